@@ -1,0 +1,143 @@
+"""The words that data and model share: views, batches, questions, and the slots that visual tokens fill.
+
+Shape letters, here and everywhere: ``V`` views, ``I`` images, ``B`` rows of a batch, ``T`` text positions, ``N`` visual slots
+of the whole batch (packed, in row-major order of ``visual_mask``), ``S`` stacks, ``P`` patches of a view, ``C`` width of
+the vision encoder, ``D`` width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int]
+"""(rows, columns)."""
+
+IGNORE = -100
+"""Label of a position that is not supervised (the value that torch's cross entropy and every Hugging Face model use)."""
+
+
+@dataclass
+class Views:
+    """The pixels of all the images of a batch, packed: nothing is padded, so images may have different crop grids.
+
+    Attributes:
+        pixels: uint8 ``[V, 3, H, W]``, RGB, all at the encoder's resolution. Image by image: the base (low-resolution, "global")
+            view first, then the crops of the high-resolution image, row by row.
+        grids: per image the (rows, columns) of its crops; ``(0, 0)`` for an image without crops.
+    """
+
+    pixels: Tensor
+    grids: list[Grid]
+
+    def __post_init__(self) -> None:
+        expected = len(self.grids) + sum(rows * cols for rows, cols in self.grids)
+        if len(self.pixels) != expected:
+            raise ValueError(f"views: {len(self.pixels)} views, but the grids {self.grids} need {expected}")
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    def base(self) -> Tensor:
+        """The base view of every image, ``[I, 3, H, W]``."""
+        return self.pixels[self._is_base()]
+
+    def crops(self) -> Tensor:
+        """The crops of all images, image by image and row by row, ``[V - I, 3, H, W]``."""
+        return self.pixels[~self._is_base()]
+
+    def _is_base(self) -> Tensor:
+        flags = [flag for rows, cols in self.grids for flag in [True] + [False] * (rows * cols)]
+        return torch.tensor(flags, dtype=torch.bool, device=self.pixels.device)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Views:
+        """The same views with their pixels on ``device``."""
+        return Views(self.pixels.to(device, non_blocking=non_blocking), self.grids)
+
+
+@dataclass(frozen=True)
+class SlotLayout:
+    """How many visual slots an image takes in the text sequence, as a function of its crop grid (picklable, for data workers).
+
+    Attributes:
+        base: (rows, columns) of the tokens of the base view.
+        crop: (rows, columns) of the tokens of each crop that are laid into the sequence; ``None`` when crops are stacked
+            or unused and so take no room in the context.
+    """
+
+    base: Grid
+    crop: Grid | None = None
+
+    def __call__(self, grid: Grid) -> int:
+        """The number of slots of an image whose crops form ``grid``."""
+        slots = self.base[0] * self.base[1]
+        if self.crop is not None:
+            slots += grid[0] * grid[1] * self.crop[0] * self.crop[1]
+        return slots
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the validation loop asks and how the answer is judged.
+
+    Attributes:
+        question_id: unique within its benchmark.
+        text: the question as asked, without the chat template.
+        references: the human answers, one or more (VQAv2 has ten).
+        type: key of the per-type breakdown, ``""`` for none.
+        valid: false for a repeat that pads the last batch of a rank; metrics leave it out.
+        key: the sample's key in its shard.
+    """
+
+    question_id: str
+    text: str
+    references: tuple[str, ...]
+    type: str = ""
+    valid: bool = True
+    key: str = ""
+
+
+@dataclass
+class Batch:
+    """One micro-batch of a rank.
+
+    Attributes:
+        input_ids: int64 ``[B, T]``. Visual slots are already expanded; the id that stands there is a valid one and never read.
+        attention_mask: int64 ``[B, T]``, 1 for real positions (text and visual).
+        visual_mask: bool ``[B, T]``, true where a visual token fills the sequence. Its true entries, in row-major order, are the
+            slots of ``views``' images in their order.
+        labels: int64 ``[B, T]``, not shifted, ``IGNORE`` where there is no loss; ``None`` for a batch of questions.
+        views: the pixels, or ``None`` when no row has an image.
+        keys: the sample keys of the rows, for messages.
+        questions: validation only: one per row. Such a batch is left-padded, ready to generate from.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    visual_mask: Tensor
+    labels: Tensor | None = None
+    views: Views | None = None
+    keys: Sequence[str] = ()
+    questions: Sequence[Question] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on ``device`` (the protocol that Lightning moves batches by)."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=non_blocking)
+
+        return Batch(
+            input_ids=move(self.input_ids),
+            attention_mask=move(self.attention_mask),
+            visual_mask=move(self.visual_mask),
+            labels=None if self.labels is None else move(self.labels),
+            views=None if self.views is None else self.views.to(device, non_blocking),
+            keys=self.keys,
+            questions=self.questions,
+        )
