@@ -1,0 +1,1 @@
+"""Benchmark scores: torchmetrics over pure scoring rules, and the table of benchmarks."""
