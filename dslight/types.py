@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -41,17 +42,26 @@ class Views:
     def __len__(self) -> int:
         return len(self.grids)
 
+    @property
+    def base_index(self) -> Tensor:
+        """Where the base views are among all views, ``[I]``."""
+        starts = accumulate((1 + rows * cols for rows, cols in self.grids[:-1]), initial=0)
+        return torch.tensor(list(starts)[: len(self.grids)], dtype=torch.int64).to(self.pixels.device)
+
+    @property
+    def crop_index(self) -> Tensor:
+        """Where the crops are among all views, ``[V - I]``."""
+        flags = torch.ones(len(self.pixels), dtype=torch.bool)
+        flags[self.base_index.cpu()] = False
+        return flags.nonzero().flatten().to(self.pixels.device)
+
     def base(self) -> Tensor:
         """The base view of every image, ``[I, 3, H, W]``."""
-        return self.pixels[self._is_base()]
+        return self.pixels[self.base_index]
 
     def crops(self) -> Tensor:
         """The crops of all images, image by image and row by row, ``[V - I, 3, H, W]``."""
-        return self.pixels[~self._is_base()]
-
-    def _is_base(self) -> Tensor:
-        flags = [flag for rows, cols in self.grids for flag in [True] + [False] * (rows * cols)]
-        return torch.tensor(flags, dtype=torch.bool, device=self.pixels.device)
+        return self.pixels[self.crop_index]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Views:
         """The same views with their pixels on ``device``."""
@@ -140,4 +150,51 @@ class Batch:
             views=None if self.views is None else self.views.to(device, non_blocking),
             keys=self.keys,
             questions=self.questions,
+        )
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """What the language model takes in: the one equation of the method.
+
+    Attributes:
+        slots: ``[S+1, N, D]``. Slot 0 fills the visual positions of the sequence; slot s is added to the residual stream there.
+        sites: the S layers at whose inputs slots 1..S are added.
+    """
+
+    slots: Tensor
+    sites: tuple[int, ...] = ()
+
+    @property
+    def base(self) -> Tensor:
+        """Slot 0, ``[N, D]``."""
+        return self.slots[0]
+
+    @property
+    def stacks(self) -> Tensor:
+        """Slots 1..S, ``[S, N, D]``."""
+        return self.slots[1:]
+
+
+@dataclass
+class DenseBatch:
+    """A batch for fitting a vision encoder alone: views and a class for each of their patches.
+
+    Attributes:
+        views: the pixels.
+        targets: int64 ``[V, P]``, the class of each patch, row by row.
+        keys: the sample keys, for messages.
+    """
+
+    views: Views
+    targets: Tensor
+    keys: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> DenseBatch:
+        """The same batch on ``device``."""
+        return DenseBatch(
+            self.views.to(device, non_blocking), self.targets.to(device, non_blocking=non_blocking), self.keys
         )

@@ -1,0 +1,1 @@
+"""What training adds to a model: optimizers per part, sharding, callbacks."""

@@ -1,0 +1,231 @@
+"""Language models: any decoder of the transformers library, taking visual tokens at its embedding and at its layers.
+
+The decoder is never copied or subclassed: slot 0 replaces the output of its token embedding at the visual positions, the stacks are
+added at the inputs of its layers, both through :mod:`dslight.nn.injector`. ``generate`` is Hugging Face's own, fed with token ids.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dslight.components.component import Component, on_meta
+from dslight.nn.injector import inject
+from dslight.types import VisualTokens
+
+
+class LanguageModel(Component, ABC):
+    """A causal decoder.
+
+    A subclass sets, in ``__init__``:
+
+    Attributes:
+        width: D, the width of the residual stream.
+        vocabulary: the number of token ids.
+    """
+
+    kind: ClassVar[str] = "language_model"
+
+    width: int
+    vocabulary: int
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[nn.Module]:
+        """The decoder layers, in order. Each takes its hidden states ``[B, T, D]`` as first argument."""
+
+    @property
+    @abstractmethod
+    def embedding(self) -> nn.Module:
+        """The token embedding."""
+
+    @property
+    @abstractmethod
+    def decoder(self) -> nn.Module:
+        """The module around embedding and layers that receives ``past_key_values``."""
+
+    @abstractmethod
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Next-token logits ``[B, T, vocabulary]``."""
+
+    @abstractmethod
+    def generate_ids(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
+        """Greedy continuation with a KV cache; returns only the new ids ``[B, new]``."""
+
+    @abstractmethod
+    def load_tokenizer(self) -> Any:
+        """The Hugging Face tokenizer that belongs to the model."""
+
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+        return len(self.layers)
+
+    @property
+    def shard_units(self) -> list[nn.Module]:
+        """One unit per layer."""
+        return list(self.layers)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_mask: Tensor, visual: VisualTokens | None) -> Tensor:
+        """Next-token logits of sequences that hold visual tokens.
+
+        Args:
+            input_ids: int64 ``[B, T]``; ids at visual positions are not read.
+            attention_mask: int64 ``[B, T]``.
+            visual_mask: bool ``[B, T]``.
+            visual: the slots, or ``None`` for plain text.
+
+        Returns:
+            ``[B, T, vocabulary]``.
+        """
+        with self._injecting(visual_mask, visual):
+            return self.logits(input_ids, attention_mask)
+
+    def generate(
+        self, input_ids: Tensor, attention_mask: Tensor, visual_mask: Tensor, visual: VisualTokens | None, **options: Any
+    ) -> Tensor:
+        """Continue left-padded prompts; arguments as in :meth:`forward`, ``options`` as in transformers' ``generate``."""
+        with self._injecting(visual_mask, visual):
+            return self.generate_ids(input_ids, attention_mask, **options)
+
+    def _injecting(self, visual_mask: Tensor, visual: VisualTokens | None) -> AbstractContextManager[None]:
+        if visual is None:
+            return nullcontext()
+        return inject(
+            self.layers,
+            visual_mask,
+            visual.stacks,
+            visual.sites,
+            fill=visual.base,
+            embedding=self.embedding,
+            decoder=self.decoder,
+        )
+
+
+class HFCausalLM(LanguageModel):
+    """Any decoder-only model that ``transformers.AutoModelForCausalLM`` knows.
+
+    Args:
+        pretrained: hub name or local folder; weights and configuration come from there.
+        config: the configuration, ``{model_type: llama, hidden_size: ..., ...}``. Alone: random weights. With ``pretrained``: what
+            the checkpoint must be, so that a recipe can be planned and checked without reading it.
+        tokenizer: hub name or local folder; default: ``pretrained``.
+        dtype: of the weights, e.g. ``bfloat16``.
+        attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ...
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        config: dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        dtype: str = "float32",
+        attention: str = "sdpa",
+    ) -> None:
+        super().__init__()
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        if pretrained is None and config is None:
+            raise ValueError("pretrained: name a checkpoint, or give a `config` for random weights")
+        if not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"dtype: {dtype!r} is no torch dtype; float32, bfloat16 and float16 are")
+        self.tokenizer_path = tokenizer or pretrained
+        options = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+        self.model: Any
+        if config is not None and (pretrained is None or on_meta()):
+            self.model = AutoModelForCausalLM.from_config(_config(config), **options)
+        elif on_meta():
+            self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(pretrained), **options)
+        else:
+            _check_agreement(config or {}, AutoConfig.from_pretrained(pretrained), str(pretrained))
+            self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)
+        self.width = int(self.model.get_input_embeddings().embedding_dim)
+        self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
+        self._layers = _find_layers(self.model)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The decoder's own list of layers."""
+        return self._layers
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The model's input embedding."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The model without its head."""
+        return self.model.get_decoder()
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Next-token logits ``[B, T, vocabulary]``."""
+        # counted over real tokens, so that left padding does not shift rotary positions; the same as arange without padding
+        position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        ).logits
+
+    def generate_ids(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
+        """Transformers' ``generate``: greedy unless ``options`` say otherwise."""
+        self.model.eval()
+        out = self.model.generate(
+            input_ids=input_ids, attention_mask=attention_mask, **{"do_sample": False, "use_cache": True} | options
+        )
+        return out[:, input_ids.shape[1] :]
+
+    def load_tokenizer(self) -> Any:
+        """The tokenizer at ``tokenizer`` (or ``pretrained``).
+
+        Raises:
+            ValueError: when the model has fewer ids than the tokenizer.
+        """
+        from transformers import AutoTokenizer
+
+        if self.tokenizer_path is None:
+            raise ValueError("tokenizer: a model made from a `config` needs a `tokenizer` (hub name or folder)")
+        path = Path(self.tokenizer_path)
+        if self.tokenizer_path.startswith(("/", ".", "runs/")) and not path.exists():
+            raise ValueError(f"tokenizer: there is no folder {path}")
+        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_path)
+        if len(tokenizer) > self.vocabulary:
+            raise ValueError(f"tokenizer: has {len(tokenizer)} tokens, the language model embeds only {self.vocabulary}")
+        return tokenizer
+
+
+def _config(config: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    if "model_type" not in config:
+        raise ValueError("config.model_type: missing; name an architecture of transformers, e.g. llama, qwen2, phi3")
+    options = dict(config)
+    kind = options.pop("model_type")
+    try:
+        known = AutoConfig.for_model(kind)
+    except ValueError as error:
+        raise ValueError(f"config.model_type: transformers has no architecture {kind!r}") from error
+    # transformers keeps a misspelt key as an attribute that nothing reads, so it is looked for here
+    unknown = [key for key in options if not hasattr(known, key)]
+    if unknown:
+        raise ValueError(f"config.{unknown[0]}: {type(known).__name__} has no such field")
+    return AutoConfig.for_model(kind, **options)
+
+
+def _check_agreement(expected: dict[str, Any], actual: Any, name: str) -> None:
+    for key, value in expected.items():
+        if getattr(actual, key, None) != value:
+            raise ValueError(f"config.{key}: the recipe says {value!r}, the checkpoint {name} has {getattr(actual, key, None)!r}")
+
+
+def _find_layers(model: Any) -> nn.ModuleList:
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [m for m in model.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if len(lists) != 1:
+        raise ValueError(f"{type(model).__name__}: found {len(lists)} lists of {count} layers in its decoder, expected one")
+    return lists[0]

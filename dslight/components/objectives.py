@@ -1,0 +1,44 @@
+"""Objectives: what a part is trained with when it is fitted alone."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dslight.components.component import Objective
+from dslight.components.vision_encoder import VisionEncoder
+from dslight.types import DenseBatch
+
+
+class PatchClassification(Objective):
+    """Dense supervised pre-training of a vision encoder: every patch names the class of the place that it shows.
+
+    One linear head for base views and one for crops, because a patch of a base view shows more of the image than a patch of a
+    crop.
+
+    Args:
+        width: C, the encoder's width (the builder gives it).
+        num_classes: the number of classes.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.base_head = nn.Linear(width, num_classes)
+        self.crop_head = nn.Linear(width, num_classes)
+
+    def forward(self, component: VisionEncoder, batch: DenseBatch) -> dict[str, Tensor]:
+        """Mean cross entropy over all patches of all views, and the accuracy of either kind of view."""
+        (features,) = component(batch.views.pixels)
+        parts = {
+            "base": (self.base_head, batch.views.base_index),
+            "crop": (self.crop_head, batch.views.crop_index),
+        }
+        losses, scores = [], {}
+        for name, (head, index) in parts.items():
+            if len(index) == 0:
+                continue
+            logits, targets = head(features[index]).flatten(0, 1).float(), batch.targets[index].flatten()
+            losses.append(F.cross_entropy(logits, targets))
+            scores[f"{name}_accuracy"] = (logits.argmax(-1) == targets).float().mean()
+        return {"loss": torch.stack(losses).mean(), **scores}

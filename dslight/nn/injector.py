@@ -1,0 +1,183 @@
+"""The injector: adds stacks of visual tokens to the residual stream of any transformer, at the inputs of chosen layers.
+
+The paper's Algorithm 1, for the language model (DeepStack-L) and the vision encoder (DeepStack-V) alike. Both show the injector
+a list of layers; nothing of a decoder is copied, and nothing is kept on a module: forward hooks live for the length of a
+``with`` block and hold their values in a closure.
+
+Decided here:
+
+- *Site l* is the input of layer l, before its norm. "After layer i" (as Qwen3-VL does) is site i + 1. Two stacks at one site sum.
+- The add is out of place and in the residual stream's dtype, so that autograd, ``output_hidden_states`` and bf16 stay sane.
+- Positions come from a mask over the *expanded* sequence, never from where a placeholder stood in the text: several images,
+  text-only rows and left padding need no special case.
+- Prefill only. How many tokens the KV cache already holds tells which window of the sequence a forward pass computes; a
+  decode step finds no visual position in it, a chunk of a chunked prefill finds its own.
+- Beams repeat the rows of a batch; rows of the mask are repeated alike.
+- Hooks of another thread's call never fire here, so two generations may run on one model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _Positions:
+    """Where the visual tokens are: (row, column) in the whole sequence, and how that maps into the window of one forward pass."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.batch, self.length = mask.shape
+        self.row, self.column = mask.nonzero(as_tuple=True)  # row-major, like the packed values
+        self.start = 0  # tokens that the KV cache already holds
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def select(self, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Flat indices into ``hidden`` ``[b, t, D]`` and the rows of ``values`` ``[N, D]`` that go there; ``None``: nothing to do."""
+        rows, length = hidden.shape[:2]
+        if self.start >= self.length or len(self) == 0:
+            return None
+        row, column = self.row, self.column - self.start
+        if self.start or length < self.length:
+            inside = (column >= 0) & (column < length)
+            row, column, values = row[inside], column[inside], values[inside]
+        repeats, rest = divmod(rows, self.batch)
+        if rest:
+            raise ValueError(f"injector: {rows} rows in the residual stream, but the visual mask has {self.batch}")
+        if repeats > 1:  # beams: row r became rows r * repeats ... r * repeats + repeats - 1
+            beam = torch.arange(repeats, device=row.device)
+            row = (row[:, None] * repeats + beam).flatten()
+            column = column.repeat_interleave(repeats)
+            values = values.repeat_interleave(repeats, dim=0)
+        return row * length + column, values.to(device=hidden.device, dtype=hidden.dtype)
+
+    def add(self, hidden: Tensor, values: Tensor) -> Tensor:
+        found = self.select(values, hidden)
+        if found is None:
+            return hidden
+        return hidden.flatten(0, 1).index_add(0, *found).view_as(hidden)
+
+    def fill(self, hidden: Tensor, values: Tensor) -> Tensor:
+        if len(self) == 0:  # the sum is 0; it ties the encoder to the loss, so that its backward runs on a text-only rank too
+            return hidden + values.sum().to(hidden.dtype)
+        found = self.select(values, hidden)
+        if found is None:
+            return hidden
+        return hidden.flatten(0, 1).index_copy(0, *found).view_as(hidden)
+
+
+def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _with_first_input(args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return (value, *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": value}
+
+
+@contextmanager
+def inject(
+    layers: Sequence[nn.Module],
+    mask: Tensor,
+    stacks: Tensor,
+    sites: Sequence[int],
+    *,
+    fill: Tensor | None = None,
+    embedding: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+) -> Iterator[None]:
+    """While the block runs, add ``stacks`` to the residual stream of ``layers``.
+
+    Args:
+        layers: the transformer's layers, each called with its hidden states ``[b, t, D]`` as first argument (or as
+            ``hidden_states``).
+        mask: bool ``[B, T]`` over the whole sequence: where visual tokens stand.
+        stacks: ``[S, N, D]``, N = ``mask.sum()``, packed in row-major order of the mask.
+        sites: the S layers at whose inputs the stacks are added.
+        fill: ``[N, D]``: replaces the output of ``embedding`` at the mask (slot 0 of a language model).
+        embedding: the token embedding; needed with ``fill``.
+        decoder: the module that receives ``past_key_values`` as a keyword; tells the window of a cached forward pass.
+
+    Raises:
+        ValueError: on a count of tokens other than the mask's, or a site that is not there.
+    """
+    positions = _Positions(mask)
+    for name, tokens in (("stacks", stacks), ("fill", fill)):
+        if tokens is not None and tokens.shape[-2] != len(positions):
+            raise ValueError(
+                f"injector: {name} has {tokens.shape[-2]} visual tokens, the sequence has {len(positions)} visual slots"
+            )
+    if len(stacks) != len(sites):
+        raise ValueError(f"injector: {len(stacks)} stacks for {len(sites)} sites {tuple(sites)}")
+    outside = [site for site in sites if not 0 <= site < len(layers)]
+    if outside:
+        raise ValueError(f"injector: no layer {outside[0]}; the transformer has layers 0 to {len(layers) - 1}")
+    thread = threading.get_ident()
+
+    def mine() -> bool:
+        return threading.get_ident() == thread
+
+    def see_window(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if mine():
+            cache = kwargs.get("past_key_values")
+            positions.start = 0 if cache is None else int(cache.get_seq_length())
+
+    def fill_embedding(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return positions.fill(output, fill) if mine() and fill is not None else output
+
+    def adder(values: Tensor) -> Callable[..., Any]:
+        def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if mine():
+                hidden = _first_input(args, kwargs)
+                added = positions.add(hidden, values)
+                if added is not hidden:
+                    return _with_first_input(args, kwargs, added)
+            return None
+
+        return add
+
+    with ExitStack() as hooks:
+        if decoder is not None:
+            hooks.callback(decoder.register_forward_pre_hook(see_window, with_kwargs=True).remove)
+        if embedding is not None and fill is not None:
+            hooks.callback(embedding.register_forward_hook(fill_embedding).remove)
+        for site, values in zip(sites, stacks, strict=True):
+            hooks.callback(layers[site].register_forward_pre_hook(adder(values), with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def record(layers: Sequence[nn.Module], taps: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """While the block runs, collect the residual stream at ``taps``: tap l is the input of layer l, after stacks were added there if
+    that layer runs; tap ``len(layers)`` is the output of the last layer. Enter after :func:`inject`: hooks run in their order.
+
+    Yields:
+        tap -> hidden states ``[b, t, D]``, filled as the forward pass goes.
+    """
+    seen: dict[int, Tensor] = {}
+    thread = threading.get_ident()
+
+    def keep(tap: int, hidden: Any) -> None:
+        if threading.get_ident() == thread:
+            seen[tap] = hidden[0] if isinstance(hidden, tuple) else hidden
+
+    def at_output(tap: int) -> Callable[..., None]:
+        return lambda module, args, output: keep(tap, output)
+
+    def at_input(tap: int) -> Callable[..., None]:
+        return lambda module, args, kwargs: keep(tap, _first_input(args, kwargs))
+
+    with ExitStack() as hooks:
+        for tap in set(taps):
+            if tap > 0:  # where the pass may end before layer `tap`, the output of the layer before it is all there is
+                hooks.callback(layers[tap - 1].register_forward_hook(at_output(tap)).remove)
+            if tap < len(layers):
+                hooks.callback(layers[tap].register_forward_pre_hook(at_input(tap), with_kwargs=True).remove)
+        yield seen

@@ -1,0 +1,29 @@
+"""The next-token loss, as a sum and a count: the mean is taken over the supervised tokens of the *global* batch.
+
+A mean per rank would give a token of a short answer on one rank more weight than a token of a long answer on another; a sum and a
+count can be reduced over ranks first.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dslight.types import IGNORE
+
+
+def next_token_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy of each label given the positions before it.
+
+    Args:
+        logits: ``[B, T, vocabulary]``, any float dtype; the loss is computed in float32.
+        labels: int64 ``[B, T]``, not shifted, ``IGNORE`` where there is no loss.
+
+    Returns:
+        The sum over supervised tokens (scalar, with gradient; 0 when there are none) and their number (int64 scalar).
+    """
+    targets = labels[:, 1:]
+    supervised = targets != IGNORE
+    total = F.cross_entropy(logits[:, :-1][supervised].float(), targets[supervised], reduction="sum")
+    return total, supervised.sum(dtype=torch.int64)

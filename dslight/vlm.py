@@ -1,0 +1,164 @@
+"""VLM: the multimodal language model, composed of four parts, and what Lightning's Trainer drives.
+
+    views -> vision encoder -> stacking scheduler -> slots [S+1, N, C] -> projector -> [S+1, N, D] -> language model
+
+Slot 0 fills the visual positions of the text sequence; slot s is added to the residual stream there, at the input of layer
+``sites[s-1]``. Everything else is decided by the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from dslight.components.component import Stage
+from dslight.components.language_model import LanguageModel
+from dslight.components.projector import Projector
+from dslight.components.stacking import StackingScheduler
+from dslight.components.vision_encoder import VisionEncoder
+from dslight.nn.loss import next_token_loss
+from dslight.train.parallel import shard
+from dslight.types import Batch, Views, VisualTokens
+
+
+class VLM(pl.LightningModule):
+    """A multimodal language model out of four parts.
+
+    Args:
+        vision_encoder: views to features.
+        projector: made once the widths are known: called with (C, D, S + 1).
+        stacking: features to slots.
+        language_model: slots and text to logits.
+
+    Raises:
+        ValueError: when the parts do not fit each other, before any weight is read; the message starts with the key to change.
+    """
+
+    def __init__(
+        self,
+        vision_encoder: VisionEncoder,
+        projector: Callable[[int, int, int], Projector],
+        stacking: StackingScheduler,
+        language_model: LanguageModel,
+    ) -> None:
+        super().__init__()
+        try:
+            stacking.check(vision_encoder, language_model.depth)
+        except ValueError as error:
+            raise ValueError(f"stacking.init_args.{error}") from None
+        self.vision_encoder = vision_encoder
+        self.stacking = stacking
+        self.projector = projector(vision_encoder.width, language_model.width, len(stacking.sites) + 1)
+        self.language_model = language_model
+        self.stage: Stage | None = None
+        self.tokenizer: Any = None
+        self.metrics = nn.ModuleDict()
+        self.generation: dict[str, dict[str, Any]] = {}
+        self.answers: list[dict[str, Any]] = []
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The four parts by the names that recipes use."""
+        return {
+            "vision_encoder": self.vision_encoder,
+            "projector": self.projector,
+            "stacking": self.stacking,
+            "language_model": self.language_model,
+        }
+
+    def judge(self, tokenizer: Any, metrics: Mapping[str, Metric], generation: Mapping[str, dict[str, Any]]) -> None:
+        """What validation needs: a tokenizer to read answers with, and per validation source a metric and ``generate`` options."""
+        self.tokenizer = tokenizer
+        self.metrics = nn.ModuleDict(metrics)
+        self.generation = dict(generation)
+
+    # --- the method ----------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Next-token logits ``[B, T, vocabulary]``."""
+        visual = self.see(batch.views)
+        return self.language_model(batch.input_ids, batch.attention_mask, batch.visual_mask, visual)
+
+    def see(self, views: Views | None) -> VisualTokens:
+        """All visual tokens of a batch: slots ``[S+1, N, D]``.
+
+        A batch without images looks at a blank one and keeps none of its tokens: under sharding every rank has to run every
+        module in every step, or the others wait for it forever.
+        """
+        seen = views if views is not None else self._blank()
+        slots = self.stacking(self.vision_encoder, seen)  # [S+1, N, C]
+        tokens = self.projector(slots)  # [S+1, N, D]
+        return VisualTokens(tokens if views is not None else tokens[:, :0], self.stacking.sites)
+
+    def generate(self, batch: Batch, **options: Any) -> Tensor:
+        """Greedy answers to a batch of left-padded prompts: the new token ids ``[B, new]``."""
+        visual = self.see(batch.views)
+        return self.language_model.generate(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, **options)
+
+    def _blank(self) -> Views:
+        grid = (1, 1) if self.stacking.uses_crops else (0, 0)
+        size = (1 + grid[0] * grid[1], 3, *self.vision_encoder.image_size)
+        return Views(torch.zeros(size, dtype=torch.uint8, device=self.device), [grid])
+
+    # --- training ------------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Next-token loss, a mean over the supervised tokens of all ranks (which average gradients: hence the world size)."""
+        assert batch.labels is not None
+        loss, count = next_token_loss(self(batch), batch.labels)
+        sums = torch.stack([loss.detach().float(), count.float()])
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        tokens = sums[1].clamp(min=1)
+        self.log("train/loss", sums[0] / tokens, prog_bar=True, batch_size=len(batch))
+        return loss * (self.trainer.world_size / tokens)
+
+    def configure_model(self) -> None:
+        """Shard the parts when the strategy has a device mesh (Lightning may call this more than once)."""
+        mesh = self.device_mesh
+        if mesh is not None:
+            shard(self, self.parts(), mesh, methods=("generate",))
+
+    def configure_optimizers(self) -> Any:
+        """The stage's optimizer over the parts that train."""
+        if self.stage is None:
+            raise RuntimeError("this model has no stage: name learning rates under `stage.train`")
+        return self.stage.optimizers(self.parts(), int(self.trainer.estimated_stepping_batches))
+
+    # --- validation ----------------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the answers of the last round."""
+        self.answers = []
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Generate answers and let the source's metric judge them."""
+        source = list(self.metrics)[dataloader_idx]
+        replies = self.answer(batch, **self.generation[source])
+        questions = batch.questions
+        self.metrics[source].update(
+            replies,
+            [list(q.references) for q in questions],
+            valid=[q.valid for q in questions],
+            types=[q.type for q in questions],
+        )
+        self.answers += [
+            {"source": source, "question_id": q.question_id, "key": q.key, "question": q.text, "answer": reply, "references": q.references}
+            for q, reply in zip(questions, replies, strict=True)
+            if q.valid
+        ]
+
+    def answer(self, batch: Batch, **options: Any) -> list[str]:
+        """Generated answers as text, special tokens dropped."""
+        ids = {"eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.tokenizer.pad_token_id}
+        return [text.strip() for text in self.tokenizer.batch_decode(self.generate(batch, **ids | options), skip_special_tokens=True)]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/<source>/<score>`` for every source."""
+        for source, metric in self.metrics.items():
+            assert isinstance(metric, Metric)
+            self.log_dict({f"val/{source}/{name}": value for name, value in metric.compute().items()}, prog_bar=True)
+            metric.reset()
