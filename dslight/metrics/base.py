@@ -18,7 +18,7 @@ Decided here, once, so that a validation loop can treat all benchmarks alike:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +36,12 @@ def ratio(part: Tensor | float, whole: Tensor | float) -> Tensor:
     """``part / whole`` as a float64 scalar, nan where ``whole`` is 0. On the CPU: not every device has float64."""
     part, whole = float(part), float(whole)
     return torch.tensor(part / whole if whole else float("nan"), dtype=torch.float64)
+
+
+def check_protocol(protocol: str, known: Sequence[str]) -> None:
+    """Refuse a protocol that is not one of ``known``."""
+    if protocol not in known:
+        raise ValueError(f"protocol: {protocol!r} is not one of {', '.join(known)}")
 
 
 class TextMetric(Metric):
@@ -118,15 +124,17 @@ class MeanScore(TextMetric):
 
     total: Tensor
     count: Tensor
+    unresolved: Tensor
 
     def __init__(self, types: Sequence[str] | None = None, **kwargs: Any) -> None:
         super().__init__(types, **kwargs)
         self._add_counts("total", len(self.types) + 1)
         self._add_counts("count", len(self.types) + 1)
+        self._add_counts("unresolved")
 
     @abstractmethod
-    def score(self, prediction: str, references: Sequence[str]) -> float:
-        """The score of one answer, in 0..1."""
+    def score(self, prediction: str, references: Sequence[str]) -> float | None:
+        """The score of one answer, in 0..1; ``None`` for one that the protocol cannot judge (it counts as 0)."""
 
     def update(
         self,
@@ -149,19 +157,21 @@ class MeanScore(TextMetric):
         self._add((kind, self.score(pred, refs)) for _, pred, refs, kind in self._rows(preds, target, valid, types))
 
     def compute(self) -> dict[str, Tensor]:
-        """``{headline: ..., "headline/type": ...}``, in 0..1."""
+        """``{headline: ..., "headline/type": ..., "unresolved": ...}``, all in 0..1."""
         total, count = self.total.tolist(), self.count.tolist()
         result = {self.headline: ratio(sum(total), sum(count) * SCALE)}
         for index, name in enumerate(self.types):
             result[self._type_key(name)] = ratio(total[index], count[index] * SCALE)
-        return result
+        return result | {"unresolved": ratio(self.unresolved, sum(count))}
 
-    def _add(self, scored: Iterator[tuple[int, float]]) -> None:
-        total, count = [0] * (len(self.types) + 1), [0] * (len(self.types) + 1)
+    def _add(self, scored: Iterable[tuple[int, float | None]]) -> None:
+        total, count, unresolved = [0] * len(self.count), [0] * len(self.count), 0
         for kind, score in scored:
-            total[kind] += round(score * SCALE)
+            total[kind] += round((score or 0.0) * SCALE)
             count[kind] += 1
+            unresolved += score is None
         # one transfer per batch; out of place, because a reset inside Lightning's inference mode makes the states
         # immutable
         self.total = self.total + torch.tensor(total, device=self.device)
         self.count = self.count + torch.tensor(count, device=self.device)
+        self.unresolved = self.unresolved + unresolved

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dslight.metrics.base import MeanScore
+from dslight.metrics.base import MeanScore, check_protocol
 from dslight.metrics.functional.vqa import VQA_PROTOCOLS, VQAProtocol, vqa_soft_score
 
 
@@ -23,8 +23,7 @@ class VQAAccuracy(MeanScore):
 
     def __init__(self, protocol: VQAProtocol = "official", types: Sequence[str] | None = None, **kwargs: Any) -> None:
         super().__init__(types, **kwargs)
-        if protocol not in VQA_PROTOCOLS:
-            raise ValueError(f"protocol: {protocol!r} is not one of {', '.join(VQA_PROTOCOLS)}")
+        check_protocol(protocol, VQA_PROTOCOLS)
         self.protocol: VQAProtocol = protocol
 
     def score(self, prediction: str, references: Sequence[str]) -> float:

@@ -70,6 +70,16 @@ def _strip_marks(text: str, comma: re.Pattern[str], period: re.Pattern[str]) -> 
     return period.sub("", result, count=_PERIODS_REMOVED)
 
 
+def strip_marks_official(text: str) -> str:
+    """The punctuation step of the official evaluator alone (multiple-choice readers use it too)."""
+    return _strip_marks(text, _OFFICIAL_COMMA, _OFFICIAL_PERIOD)
+
+
+def strip_marks_vlmevalkit(text: str) -> str:
+    """The punctuation step of VLMEvalKit alone (its yes/no reader uses it too)."""
+    return _strip_marks(text, _VLMEVALKIT_COMMA, _VLMEVALKIT_PERIOD)
+
+
 def _words(text: str) -> str:
     numbers = (_NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(_RESTORED.get(word, word) for word in numbers if word not in _ARTICLES)
@@ -77,7 +87,7 @@ def _words(text: str) -> str:
 
 def normalize_vqa_official(text: str) -> str:
     """The challenge evaluator's normalisation: marks, periods, number words, articles, contractions."""
-    return _words(_strip_marks(_clean(text), _OFFICIAL_COMMA, _OFFICIAL_PERIOD))
+    return _words(strip_marks_official(_clean(text)))
 
 
 def normalize_vqa_m4c(text: str) -> str:
@@ -88,7 +98,7 @@ def normalize_vqa_m4c(text: str) -> str:
 
 def normalize_vqa_vlmevalkit(text: str) -> str:
     """VLMEvalKit's normalisation: the official steps, but a period after a digit stays."""
-    return _words(_strip_marks(_clean(text), _VLMEVALKIT_COMMA, _VLMEVALKIT_PERIOD))
+    return _words(strip_marks_vlmevalkit(_clean(text)))
 
 
 def _normalize_lmms_eval(text: str) -> str:

@@ -1,0 +1,151 @@
+"""Multiple-choice accuracy (SEED, MMBench, MMMU, ScienceQA, AI2D, EgoSchema, NExT-QA, MVBench)."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dslight.metrics.base import MeanScore, check_protocol, ratio
+from dslight.metrics.functional.mmmu_open import mmmu_open_match
+from dslight.metrics.functional.multiple_choice import (
+    CHOICE_PROTOCOLS,
+    READS_OPTION_TEXTS,
+    ChoiceProtocol,
+    parse_choice,
+    parse_options,
+)
+
+if TYPE_CHECKING:
+    from dslight.types import Question
+
+_ANY_LETTER = dict.fromkeys(string.ascii_uppercase, "")
+ROTATION_STRIDE = 10**6
+"""MMBench numbers the k-th rotation of question i as ``i + k * 10**6``."""
+
+
+class MultipleChoiceAccuracy(MeanScore):
+    """The share of questions whose answer names the right letter.
+
+    Args:
+        protocol: how the letter is read (see ``dslight.metrics.functional.multiple_choice``).
+        types: subjects or dimensions of the breakdown.
+        circular_groups: MMBench's circular evaluation: the number of base questions (group ids are below it). A base
+            question is right only if all its rotations are; ``compute()`` then leads with ``circular_accuracy``.
+        kwargs: of ``torchmetrics.Metric``.
+    """
+
+    headline = "accuracy"
+    rotations: Tensor
+
+    def __init__(
+        self,
+        protocol: ChoiceProtocol = "letter",
+        types: Sequence[str] | None = None,
+        circular_groups: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(types, **kwargs)
+        check_protocol(protocol, CHOICE_PROTOCOLS)
+        self.protocol: ChoiceProtocol = protocol
+        self.circular_groups = circular_groups
+        if circular_groups is not None:
+            self._add_counts("rotations", circular_groups, 2)  # right, asked
+            self.headline = "circular_accuracy"
+
+    def score(
+        self, prediction: str, references: Sequence[str], options: Mapping[str, str] | None = None
+    ) -> float | None:
+        """1.0 or 0.0, ``None`` if no letter is found. MMMU's questions without options are judged as open ones."""
+        if self.protocol in ("mmmu", "mmmu_lmms_eval") and options is not None and not options:
+            return mmmu_open_match(prediction, references)
+        letter = parse_choice(prediction, options or _ANY_LETTER, self.protocol)
+        return None if letter is None else float(letter in references)
+
+    def update(
+        self,
+        preds: Sequence[str],
+        target: Sequence[Sequence[str] | str],
+        valid: Sequence[bool] | None = None,
+        types: Sequence[str] | None = None,
+        options: Sequence[Mapping[str, str]] | None = None,
+        groups: Sequence[int] | None = None,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            preds: the generated answers.
+            target: per answer the right letter (or letters).
+            valid: false for a repeated question, which is left out.
+            types: per answer the name of its type.
+            options: per answer letter -> text, in order. Needed by the protocols that look for the texts; without it,
+                the others take any capital letter for an option.
+            groups: per answer the number of its base question, for circular evaluation.
+
+        Raises:
+            ValueError: a length differs, or ``options`` or ``groups`` are needed and not given.
+        """
+        if options is None and self.protocol in READS_OPTION_TEXTS:
+            raise ValueError(
+                f"options: the protocol {self.protocol!r} reads the options' texts; pass options=[...] to update, "
+                "or call update_questions, which reads them from the questions"
+            )
+        if groups is None and self.circular_groups is not None:
+            raise ValueError("groups: circular evaluation needs the base question of every answer; pass groups=[...]")
+        for name, given in (("options", options), ("groups", groups)):
+            if given is not None and len(given) != len(preds):
+                raise ValueError(f"{name}: {len(given)} entries for {len(preds)} predictions")
+
+        asked: list[tuple[int, float | None]] = []  # per valid row: group, score
+
+        def scored() -> Iterator[tuple[int, float | None]]:
+            for row, pred, refs, kind in self._rows(preds, target, valid, types):
+                score = self.score(pred, refs, None if options is None else options[row])
+                asked.append((groups[row] if groups is not None else 0, score))
+                yield kind, score
+
+        self._add(scored())
+        if self.circular_groups is not None:
+            self._add_rotations(asked)
+
+    def _add_rotations(self, asked: Sequence[tuple[int, float | None]]) -> None:
+        for group, _ in asked:
+            if not 0 <= group < self.rotations.shape[0]:
+                raise ValueError(f"groups: base question {group} is not below circular_groups={self.circular_groups}")
+        right = torch.tensor([[score == 1.0, True] for _, score in asked], dtype=torch.int64).view(-1, 2)
+        index = torch.tensor([group for group, _ in asked], dtype=torch.int64)
+        self.rotations = self.rotations.index_add(0, index.to(self.device), right.to(self.device))
+
+    def update_questions(self, preds: Sequence[str], questions: Sequence[Question]) -> None:
+        """Add a batch; options are read from the questions' texts, groups from their ids (see ``ROTATION_STRIDE``)."""
+        groups = None
+        if self.circular_groups is not None:
+            groups = [int(question.question_id) % ROTATION_STRIDE for question in questions]
+        options = [parse_options(question.text) for question in questions]
+        if "mmmu" not in self.protocol and not all(options):
+            without = next(question for question, found in zip(questions, options, strict=True) if not found)
+            raise ValueError(
+                f"question {without.question_id!r}: its text lists no options as lines 'A. ...' or '(A) ...': "
+                f"{without.text[:80]!r}"
+            )
+        self.update(
+            preds,
+            [question.references for question in questions],
+            valid=[question.valid for question in questions],
+            types=[question.type for question in questions],
+            options=options,
+            groups=groups,
+        )
+
+    def compute(self) -> dict[str, Tensor]:
+        """As for every metric; with ``circular_groups`` the first key is ``circular_accuracy``."""
+        result = super().compute()
+        if self.circular_groups is None:
+            return result
+        right, asked = self.rotations.unbind(1)
+        circular = ratio(((right == asked) & (asked > 0)).sum(), (asked > 0).sum())
+        plain = {key.replace("circular_accuracy", "accuracy"): value for key, value in result.items()}
+        return {"circular_accuracy": circular} | plain
