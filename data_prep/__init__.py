@@ -1,0 +1,1 @@
+"""Programs that turn one source each into shards."""

@@ -1,0 +1,1 @@
+"""Shards, plan, conversations, views and loaders (see the modules)."""

@@ -1,0 +1,357 @@
+"""Chat templates: a conversation to token ids and labels, and a question to the prompt that generation starts from.
+
+Decided here, and why:
+
+* A conversation is first written as pieces of text, each marked as supervised or not, with the images between them. The
+  text between two images is tokenized once, as a whole, and a token is supervised if it starts inside a supervised
+  piece. The usual way (tokenize every round again and count) is off by one whenever a tokenizer merges across a border
+  or adds a prefix, and then masks the whole sample; positions cannot drift.
+* An answer is supervised from its first character through the token that ends it, so that the model learns to stop.
+  System text, user turns and role markers never are.
+* One image in a turn goes to the front of the turn (LLaVA's rule); several stay where the text has them.
+* The prompt of a question is written by the same code as training text, up to the place where the answer begins.
+
+The templates write what the training code of LLaVA (``plain``, ``vicuna_v1``, ``llama_2``, ``phi3``) and LLaVA-NeXT
+(``chatml``) writes; ``tokenizer`` is the chat template that the tokenizer carries; ``bare`` has no markers at all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn
+from dslight.types import IGNORE
+
+IMAGE = -200
+"""Stands in the ids for one image until the collate gives it its slots (LLaVA's value)."""
+
+
+TemplateName = Literal["plain", "bare", "vicuna_v1", "llama_2", "phi3", "chatml", "tokenizer"]
+
+
+class Piece(NamedTuple):
+    """A stretch of text. ``text`` is ``IMAGE_TOKEN`` and ``image`` true where an image stands."""
+
+    text: str
+    supervised: bool = False
+    image: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids and labels of one conversation, of equal length; ``IMAGE`` stands for each image, its label is
+    ``IGNORE``."""
+
+    ids: list[int]
+    labels: list[int]
+
+    @property
+    def supervised(self) -> int:
+        """How many tokens carry a loss. Zero teaches nothing; the collate has a policy for it."""
+        return sum(label != IGNORE for label in self.labels)
+
+
+class Template(ABC):
+    """How a conversation is written."""
+
+    adds_bos = True
+    """Whether the tokenizer's own beginning-of-sequence token is put first (false if the template writes it itself)."""
+
+    @abstractmethod
+    def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
+        """Write ``turns``; if the last one is a human's, end where the answer begins.
+
+        ``images`` says whether ``<image>`` in the text stands for an image; in a text-only conversation it is only a
+        word.
+        """
+
+    @abstractmethod
+    def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The text that ends an answer."""
+
+    def encode(
+        self,
+        conversations: Iterable[Mapping[str, str] | Turn],
+        tokenizer: PreTrainedTokenizerBase,
+        num_images: int | None = None,
+    ) -> Encoded:
+        """Ids and labels to train on.
+
+        Args:
+            conversations: turns, or LLaVA's ``{"from", "value"}``.
+            tokenizer: a fast one (labels need the character offsets of tokens).
+            num_images: images of the sample; with 0, ``<image>`` in the text is an ordinary word. Default: as many as
+                marks.
+        """
+        turns = [
+            turn if isinstance(turn, Turn) else Turn(cast(Any, turn["from"]), turn["value"]) for turn in conversations
+        ]
+        return _tokenize(self.pieces(turns, tokenizer, num_images != 0), tokenizer, self.adds_bos)
+
+    def prompt(self, text: str, num_images: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Ids of a question about ``num_images`` images (put first), ending where the answer begins."""
+        marks = "" if IMAGE_TOKEN in text else "\n".join([IMAGE_TOKEN] * num_images)
+        value = f"{marks}\n{text}" if marks and text else marks or text
+        return _tokenize(self.pieces([Turn("human", value)], tokenizer, num_images > 0), tokenizer, self.adds_bos).ids
+
+    def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Token ids at which generation ends: the last token of :meth:`stop`, and the tokenizer's own end token."""
+        ids = [_facts(tokenizer).encode(self.stop(tokenizer))[0][-1]]
+        if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+            ids.append(tokenizer.eos_token_id)
+        return ids
+
+
+@dataclass(frozen=True)
+class Markers(Template):
+    """A template of fixed strings around the turns; ``{eos}`` in them is the tokenizer's end token.
+
+    Attributes:
+        system: written once, at the start.
+        human: before a human turn.
+        human_end: after it.
+        gpt: before an answer (not supervised).
+        answer: between the marker and the answer (supervised, e.g. the space that belongs to the first word).
+        answer_end: after an answer, supervised; the last token of it ends generation.
+        between: before every human turn but the first, not supervised.
+    """
+
+    system: str = ""
+    human: str = ""
+    human_end: str = ""
+    gpt: str = ""
+    answer: str = ""
+    answer_end: str = "{eos}"
+    between: str = ""
+
+    def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
+        eos = tokenizer.eos_token or ""
+        out = [Piece(self.system)]
+        for i, turn in enumerate(turns):
+            if turn.role == "human":
+                out += [
+                    Piece(self.between if i else ""),
+                    Piece(self.human),
+                    *_with_images(turn.text, images),
+                    Piece(self.human_end),
+                    Piece(self.gpt),
+                ]
+            elif turn.text:  # an empty answer teaches nothing and is not ended: its marker stands alone
+                out.append(Piece(self.answer + turn.text + self.answer_end.replace("{eos}", eos), supervised=True))
+        return out
+
+    def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        return self.answer_end.replace("{eos}", tokenizer.eos_token or "")
+
+
+class Plain(Template):
+    """LLaVA's projector pre-training: the image, then its caption and a newline. The human's words are dropped."""
+
+    def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
+        if not turns or len(turns) > 2 or IMAGE_TOKEN not in turns[0].text:
+            raise BadSample(
+                f"template plain: needs an image and one caption, got {len(turns)} turns; use bare or a chat template"
+            )
+        out = [Piece(IMAGE_TOKEN, image=True)] * turns[0].text.count(IMAGE_TOKEN)
+        return out + [Piece(turn.text + "\n", supervised=True) for turn in turns[1:]]
+
+    def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        return "\n"
+
+
+class Bare(Template):
+    """No markers: the images, then question, answer and end token in turn. For models that learn language from the
+    recipe."""
+
+    def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
+        eos = tokenizer.eos_token or ""
+        out = []
+        for turn in turns:
+            if turn.role == "human":
+                out += [p if p.image else Piece(p.text.strip()) for p in _with_images(turn.text, images)]
+            else:
+                out.append(Piece(f" {turn.text}{eos}", supervised=True))
+        return out
+
+    def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        return tokenizer.eos_token or ""
+
+
+class TokenizerTemplate(Template):
+    """The chat template of the tokenizer (Qwen, Llama 3, Mistral, ...).
+
+    An answer is what the template adds to its own generation prompt, so the template must write the same prefix whether
+    or not more turns follow; one that rewrites earlier turns is refused by name of the turn.
+    """
+
+    adds_bos = False
+
+    def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
+        messages = [{"role": {"human": "user", "gpt": "assistant"}[turn.role], "content": turn.text} for turn in turns]
+        if images:
+            messages = [{**m, "content": "".join(p.text for p in _with_images(m["content"], True))} for m in messages]
+        out: list[Piece] = []
+        done = ""
+        for i in range(0, len(turns), 2):
+            prompt = self._render(tokenizer, messages[: i + 1], True)
+            spans = [(prompt, False)]
+            if i + 1 < len(turns):
+                full = self._render(tokenizer, messages[: i + 2], False)
+                spans += [(full.rstrip(), True), (full, False)]
+            for text, supervised in spans:
+                if not text.startswith(done):
+                    raise BadSample(
+                        f"the tokenizer's chat template rewrites earlier text at turn {i}; choose another template"
+                    )
+                piece = text[len(done) :]
+                out += [Piece(piece, supervised)] if supervised or not images else _split_images(piece)
+                done = text
+        return out
+
+    def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        prompt, full = self._render(tokenizer, turns[:1], True), self._render(tokenizer, turns, False)
+        return full[len(prompt) :].rstrip().removeprefix("b")
+
+    @staticmethod
+    def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], prompt: bool) -> str:
+        return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+
+
+TEMPLATES: dict[TemplateName, Template] = {
+    "plain": Plain(),
+    "bare": Bare(),
+    "vicuna_v1": Markers(
+        system="A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. ",
+        human="USER: ",
+        human_end=" ",
+        gpt="ASSISTANT:",
+        answer=" ",
+    ),
+    "llama_2": Markers(
+        system="[INST] <<SYS>>\nYou are a helpful language and vision assistant. You are able to understand the visual content that "
+        "the user provides, and assist the user with a variety of tasks using natural language.\n<</SYS>>\n\n",
+        human_end=" [/INST]",
+        answer=" ",
+        answer_end=" {eos}",
+        between="<s>[INST] ",
+    ),
+    "phi3": Markers(
+        system="<|system|>\nYou are a helpful AI assistant.<|end|>\n",
+        human="<|user|>\n",
+        human_end="<|end|>\n",
+        gpt="<|assistant|>\n",
+        answer_end="<|end|>",
+        between="\n",
+    ),
+    "chatml": Markers(
+        system="<|im_start|>system\nA conversation between a user and an LLM-based AI assistant. "
+        "The assistant gives helpful and honest answers.<|im_end|>",
+        human="<|im_start|>user\n",
+        human_end="<|im_end|>",
+        gpt="<|im_start|>assistant\n",
+        answer_end="<|im_end|>",
+    ),
+    "tokenizer": TokenizerTemplate(),
+}
+
+
+def template(name: TemplateName) -> Template:
+    """The template called ``name``.
+
+    Raises:
+        ValueError: listing the names there are.
+    """
+    if name not in TEMPLATES:
+        raise ValueError(f"data.template: {name!r} is none of {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]
+
+
+def _with_images(text: str, images: bool) -> list[Piece]:
+    if not images or IMAGE_TOKEN not in text:
+        return [Piece(text)]
+    if text.count(IMAGE_TOKEN) == 1:
+        rest = text.replace(IMAGE_TOKEN, "").strip()
+        return [Piece(IMAGE_TOKEN, image=True), Piece(f"\n{rest}" if rest else "")]
+    return _split_images(text)
+
+
+def _split_images(text: str) -> list[Piece]:
+    first, *others = text.split(IMAGE_TOKEN)
+    return [Piece(first), *(p for part in others for p in (Piece(IMAGE_TOKEN, image=True), Piece(part)))]
+
+
+def _tokenize(pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerBase, adds_bos: bool) -> Encoded:
+    facts = _facts(tokenizer)
+    ids = list(facts.bos) if adds_bos else []
+    labels = [IGNORE] * len(ids)
+    for text, supervised in _stretches(pieces):
+        if text is None:
+            ids.append(IMAGE)
+            labels.append(IGNORE)
+            continue
+        chunk, starts = facts.encode(text)
+        ids += chunk
+        labels += [token if supervised[start] else IGNORE for token, start in zip(chunk, starts, strict=True)]
+    return Encoded(ids, labels)
+
+
+def _stretches(pieces: Iterable[Piece]) -> Iterator[tuple[str | None, bytearray]]:
+    """The text between images, with a flag per character whether it is supervised; ``None`` for an image."""
+    texts: list[str] = []
+    flags = bytearray()
+    for piece in [*pieces, None]:
+        if piece is None or piece.image:
+            if texts:
+                yield "".join(texts), flags
+                texts, flags = [], bytearray()
+            if piece is not None:
+                yield None, flags
+        elif piece.text:
+            texts.append(piece.text)
+            flags += bytes([piece.supervised]) * len(piece.text)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What has to be known of a tokenizer: its beginning token, and how to get ids with the character each token starts
+    at."""
+
+    bos: tuple[int, ...]
+    encode: Callable[[str], tuple[list[int], list[int]]]
+
+
+@lru_cache(maxsize=8)
+def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(f"{type(tokenizer).__name__}: labels need token offsets, which only a fast tokenizer gives")
+    backend.no_truncation()
+    backend.no_padding()
+    empty = cast(list[int], tokenizer("").input_ids)
+    bos = tuple(empty[:1]) if empty[:1] == [tokenizer.bos_token_id] else ()
+
+    def ids_and_starts(text: str) -> tuple[list[int], list[int]]:
+        encoding = backend.encode(text, add_special_tokens=False)
+        return encoding.ids, [start for start, _ in encoding.offsets]
+
+    if ids_and_starts(" a")[0] != ids_and_starts("a")[0]:
+        return _Facts(bos, ids_and_starts)
+
+    # transformers 5 builds non-legacy Llama tokenizers so that the first space of a text is taken for the word prefix;
+    # with one
+    # space more the ids are those that SentencePiece gives.
+    def with_prefix(text: str) -> tuple[list[int], list[int]]:
+        if not text.startswith((" ", "▁")):
+            return ids_and_starts(text)
+        ids, starts = ids_and_starts(" " + text)
+        return ids, [max(0, start - 1) for start in starts]
+
+    return _Facts(bos, with_prefix)

@@ -1,0 +1,274 @@
+"""The data of a run as a Lightning data module: sources, mix and views from the recipe; tokenizer and sizes from the
+model.
+
+This file only connects: what is read when is the plan's (``plan``), how rows look is ``conversation``'s, ``images``'
+and ``collate``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import LightningDataModule, Trainer
+from transformers import PreTrainedTokenizerBase
+
+from dslight.data.collate import Collate, Item, OnUnusable
+from dslight.data.conversation import Template, TemplateName, template
+from dslight.data.images import ViewPolicy
+from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, TrainLoader, TrainRecords
+from dslight.data.plan import PlanSource, TrainPlan
+from dslight.data.sample import Sample, decode_image
+from dslight.data.shards import Check, ShardError, ShardReader
+from dslight.types import Question, SlotLayout
+
+
+@dataclass
+class Source:
+    """A folder of training shards and how often an epoch shows each of its records (0.5: a fresh random half per
+    epoch)."""
+
+    root: str
+    weight: float = 1.0
+
+
+@dataclass
+class ValSource:
+    """A folder of evaluation shards; ``limit`` keeps the first so many questions; ``benchmark`` says how answers are
+    judged."""
+
+    root: str
+    limit: int | None = None
+    benchmark: str = "vqa"
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """A sample to a row: decode, cut into views, tokenize. Travels to the data workers."""
+
+    template: Template
+    tokenizer: PreTrainedTokenizerBase
+    views: ViewPolicy
+    image_size: tuple[int, int]
+
+    def train(self, sample: Sample) -> Item:
+        """A training row."""
+        encoded = self.template.encode(sample.turns, self.tokenizer, len(sample.images))
+        return self._with_views(Item(sample.key, encoded.ids, encoded.labels), sample)
+
+    def ask(self, sample: Sample, question: Question, valid: bool) -> Item:
+        """A question's row."""
+        ids = self.template.prompt(question.text, len(sample.images), self.tokenizer)
+        return self._with_views(Item(sample.key, ids, question=replace(question, valid=valid)), sample)
+
+    def _with_views(self, item: Item, sample: Sample) -> Item:
+        views = [self.views(decode_image(data), self.image_size) for data in sample.images]
+        return replace(item, pixels=[pixels for pixels, _ in views], grids=[grid for _, grid in views])
+
+
+class ShardData(LightningDataModule):
+    """Conversations to train on and questions to validate with, from shards.
+
+    Args:
+        train: training sources; a plain path is a source of weight 1.
+        val: evaluation sources by name; their loaders come in this order.
+        views: how an image becomes views.
+        template: how a conversation is written (``dslight.data.conversation``).
+        global_batch_size: samples per optimizer step, over all ranks.
+        micro_batch_size: samples that a rank takes at once; default: all of its share of a step.
+        val_batch_size: questions that a rank generates for at once.
+        max_length: longest row, visual slots included.
+        num_workers: data processes per rank; 0 reads in the training process.
+        seed: of the order.
+        on_bad: a record that cannot be read ends the run, or is replaced (the same one everywhere, and logged).
+        on_unusable: a row that teaches nothing, or would be cut inside an image, ends the run, or is masked (and
+            counted).
+        check: ``full`` hashes all that is read.
+    """
+
+    def __init__(
+        self,
+        train: list[Source | str],
+        views: ViewPolicy,
+        global_batch_size: int,
+        val: dict[str, ValSource] | None = None,
+        template: TemplateName = "vicuna_v1",
+        micro_batch_size: int | None = None,
+        val_batch_size: int = 64,
+        max_length: int = 2048,
+        num_workers: int = 0,
+        seed: int = 0,
+        on_bad: OnBad = "raise",
+        on_unusable: OnUnusable = "error",
+        check: Check = "size",
+    ) -> None:
+        super().__init__()
+        self.sources = [Source(source) if isinstance(source, str) else source for source in train]
+        self.val_sources = dict(val or {})
+        self.views = views
+        self.template_name: TemplateName = template
+        self.global_batch_size, self.micro_batch_size, self.val_batch_size = (
+            global_batch_size,
+            micro_batch_size,
+            val_batch_size,
+        )
+        self.max_length, self.num_workers, self.seed = max_length, num_workers, seed
+        self.on_bad: OnBad = on_bad
+        self.on_unusable: OnUnusable = on_unusable
+        self.check: Check = check
+        self._rows: RowMaker | None = None
+        self._slots: SlotLayout | None = None
+
+    def connect(self, tokenizer: PreTrainedTokenizerBase, image_size: tuple[int, int], slots: SlotLayout) -> None:
+        """Take from the model what rows depend on; called once, before ``setup``.
+
+        Args:
+            tokenizer: the language model's, a fast one.
+            image_size: (height, width) of the views that the vision encoder takes.
+            slots: how many positions an image takes in the sequence.
+        """
+        self._rows = RowMaker(template(self.template_name), tokenizer, self.views, image_size)
+        self._slots = slots
+
+    @property
+    def rows(self) -> RowMaker:
+        """What makes rows of samples; there once the model is connected."""
+        if self._rows is None:
+            raise RuntimeError("ShardData.connect(tokenizer, image_size, slots) must be called before the data is used")
+        return self._rows
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Token ids that end an answer in this template, for ``generate(eos_token_id=...)``."""
+        return self.rows.template.stop_ids(self.rows.tokenizer)
+
+    def setup(self, stage: str) -> None:
+        """Open the shards: everything that is missing fails here, on every rank, before the first step."""
+        self._train_readers, self._plan = open_train(self.sources, self.seed, self.global_batch_size, self.check)
+        self._val_readers = {
+            name: open_shards(f"data.val.{name}.root", source.root, self.check)
+            for name, source in self.val_sources.items()
+        }
+        for name, reader in self._val_readers.items():
+            if not reader.index.questions.any():
+                raise ValueError(
+                    f"data.val.{name}.root: {reader.root} holds no questions; its records are for training"
+                )
+
+    def accumulate(self, world_size: int) -> int:
+        """Micro-batches per optimizer step: the value for ``Trainer(accumulate_grad_batches=...)``."""
+        micro = micro_size(self.global_batch_size, self.micro_batch_size, world_size)
+        return self.global_batch_size // (world_size * micro)
+
+    def train_dataloader(self) -> TrainLoader[Item]:
+        """The resumable loader of this rank."""
+        dataset = TrainRecords(self._train_readers, self._plan, self.rows.train, self.on_bad)
+        return train_loader(dataset, self._plan, self._collate, self.micro_batch_size, self.num_workers, self.trainer)
+
+    def val_dataloader(self) -> list[EvalLoader[Item]]:
+        """One loader per evaluation source, in the order of ``val``."""
+        rank, world = rank_and_world(self.trainer)
+        loaders = []
+        for name, reader in self._val_readers.items():
+            dataset = QuestionRecords(reader, self.rows.ask)
+            limit = self.val_sources[name].limit
+            items = len(dataset) if limit is None else min(limit, len(dataset))
+            loaders.append(
+                EvalLoader(dataset, items, self._collate, rank, world, self.val_batch_size, self.num_workers)
+            )
+        return loaders
+
+    @property
+    def _collate(self) -> Collate:
+        tokenizer = self.rows.tokenizer
+        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        return Collate(cast(SlotLayout, self._slots), cast(int, pad), self.max_length, self.on_unusable)
+
+
+def open_shards(key: str, root: str, check: Check) -> ShardReader:
+    """Open a folder of shards for reading; errors begin with ``key``, the place of the path in the recipe."""
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"{key}: {root!r} is no folder (seen from {Path.cwd()})")
+    try:
+        return ShardReader(root, check)
+    except ShardError as error:
+        raise ShardError(f"{key}: {error}") from error
+
+
+def open_train(
+    sources: list[Source], seed: int, global_batch: int, check: Check
+) -> tuple[list[ShardReader], TrainPlan]:
+    """The readers of all training sources, and the plan over them."""
+    if not sources:
+        raise ValueError("data.train: names no source")
+    readers = [open_shards(f"data.train[{i}].root", source.root, check) for i, source in enumerate(sources)]
+    for i, reader in enumerate(readers):
+        if reader.index.questions.all():
+            raise ValueError(f"data.train[{i}].root: {reader.root} holds questions; its records are for data.val")
+    planned = [
+        PlanSource(reader.manifest.digest, len(reader), source.weight)
+        for reader, source in zip(readers, sources, strict=True)
+    ]
+    return readers, TrainPlan(tuple(planned), seed, global_batch)
+
+
+def micro_size(global_batch: int, micro: int | None, world: int) -> int:
+    """Rows that a rank takes at once.
+
+    Raises:
+        ValueError: if the ranks cannot share the global batch equally.
+    """
+    size = micro if micro is not None else max(1, global_batch // world)
+    if global_batch % (world * size):
+        raise ValueError(
+            f"data.global_batch_size: {global_batch} is no multiple of {world} ranks x {size} rows (data.micro_batch_size)"
+        )
+    return size
+
+
+def rank_and_world(trainer: Trainer | None) -> tuple[int, int]:
+    """This process's place among those that read different data (with tensor parallelism: fewer than there are
+    processes)."""
+    kwargs = None if trainer is None else trainer.distributed_sampler_kwargs
+    return (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
+
+
+def train_loader(
+    dataset: TrainRecords[Any],
+    plan: TrainPlan,
+    collate: Callable[[list[Any]], Any],
+    micro: int | None,
+    workers: int,
+    trainer: Trainer | None,
+) -> TrainLoader[Any]:
+    """The loader of this rank under ``trainer``, whose accumulation must fit the batch sizes.
+
+    Raises:
+        ValueError: naming ``trainer.accumulate_grad_batches`` if it does not.
+    """
+    rank, world = rank_and_world(trainer)
+    size = micro_size(plan.global_batch, micro, world)
+    if trainer is None:
+        return TrainLoader(dataset, plan, collate, rank, world, size, workers)
+    needed = plan.accumulate(world, size)
+    if trainer.accumulate_grad_batches != needed:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches}, but global_batch_size {plan.global_batch} "
+            f"= {world} ranks x micro_batch_size {size} x {needed}; set it to {needed}"
+        )
+    return TrainLoader(dataset, plan, collate, rank, world, size, workers, partial(_correct_progress, trainer))
+
+
+def _correct_progress(trainer: Trainer, batches: int) -> None:
+    """Tell Lightning how much of the epoch is done.
+
+    Its own count is of the micro-batches of a rank; saved at one world size it means another number at another one, and
+    Lightning would leave the epoch early or late.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    unfinished = progress.processed - progress.completed  # 1 if saved inside the end of a batch; Lightning completes it
+    progress.ready = progress.started = progress.processed = batches
+    progress.completed = batches - unfinished
