@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def digit_split(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images float32 ``[n, 8, 8]`` in 0..1 and classes int64 ``[n]`` of a split's digits."""
     from sklearn.datasets import load_digits  # the extra "quickstart"
 
-    digits = load_digits()
+    digits: Any = load_digits()
     part = slice(0, TRAIN_DIGITS) if split == "train" else slice(TRAIN_DIGITS, None)
     return (digits.images[part] / 16).astype(np.float32), digits.target[part].astype(np.int64)
 

@@ -61,6 +61,11 @@ class Collate:
     on_unusable: OnUnusable = "error"
 
     def __call__(self, items: Sequence[Item]) -> Batch:
+        """Pad and pack ``items``.
+
+        Raises:
+            BadSample: naming the key of a row that does not fit.
+        """
         rows = [self._row(item) for item in items]
         length = max(len(row.ids) for row in rows)
         asks = rows[0].question is not None
@@ -96,8 +101,9 @@ class Collate:
         problem = ""
         if len(ids) > self.max_length:
             if item.question is not None:
+                name = item.question.question_id
                 raise BadSample(
-                    f"{item.key}: question {item.question.question_id} takes {len(ids)} positions, max_length is {self.max_length}"
+                    f"{item.key}: question {name} takes {len(ids)} positions, data.max_length {self.max_length}"
                 )
             if any(end > self.max_length for _, end in spans):
                 problem = f"{len(ids)} positions, and max_length {self.max_length} would cut an image"

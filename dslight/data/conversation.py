@@ -103,9 +103,8 @@ class Template(ABC):
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Token ids at which generation ends: the last token of :meth:`stop`, and the tokenizer's own end token."""
         ids = [_facts(tokenizer).encode(self.stop(tokenizer))[0][-1]]
-        if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
-            ids.append(tokenizer.eos_token_id)
-        return ids
+        eos = cast(int | None, tokenizer.eos_token_id)
+        return ids if eos is None or eos in ids else [*ids, eos]
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,8 @@ class Markers(Template):
     between: str = ""
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
-        eos = tokenizer.eos_token or ""
+        """See :meth:`Template.pieces`."""
+        eos = _eos(tokenizer)
         out = [Piece(self.system)]
         for i, turn in enumerate(turns):
             if turn.role == "human":
@@ -147,13 +147,15 @@ class Markers(Template):
         return out
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        return self.answer_end.replace("{eos}", tokenizer.eos_token or "")
+        """See :meth:`Template.stop`."""
+        return self.answer_end.replace("{eos}", _eos(tokenizer))
 
 
 class Plain(Template):
     """LLaVA's projector pre-training: the image, then its caption and a newline. The human's words are dropped."""
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
+        """See :meth:`Template.pieces`."""
         if not turns or len(turns) > 2 or IMAGE_TOKEN not in turns[0].text:
             raise BadSample(
                 f"template plain: needs an image and one caption, got {len(turns)} turns; use bare or a chat template"
@@ -162,6 +164,7 @@ class Plain(Template):
         return out + [Piece(turn.text + "\n", supervised=True) for turn in turns[1:]]
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """See :meth:`Template.stop`."""
         return "\n"
 
 
@@ -170,7 +173,8 @@ class Bare(Template):
     recipe."""
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
-        eos = tokenizer.eos_token or ""
+        """See :meth:`Template.pieces`."""
+        eos = _eos(tokenizer)
         out = []
         for turn in turns:
             if turn.role == "human":
@@ -180,7 +184,8 @@ class Bare(Template):
         return out
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        return tokenizer.eos_token or ""
+        """See :meth:`Template.stop`."""
+        return _eos(tokenizer)
 
 
 class TokenizerTemplate(Template):
@@ -193,6 +198,7 @@ class TokenizerTemplate(Template):
     adds_bos = False
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
+        """See :meth:`Template.pieces`."""
         messages = [{"role": {"human": "user", "gpt": "assistant"}[turn.role], "content": turn.text} for turn in turns]
         if images:
             messages = [{**m, "content": "".join(p.text for p in _with_images(m["content"], True))} for m in messages]
@@ -215,6 +221,7 @@ class TokenizerTemplate(Template):
         return out
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """See :meth:`Template.stop`."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         prompt, full = self._render(tokenizer, turns[:1], True), self._render(tokenizer, turns, False)
         return full[len(prompt) :].rstrip().removeprefix("b")
@@ -236,8 +243,8 @@ TEMPLATES: dict[TemplateName, Template] = {
         answer=" ",
     ),
     "llama_2": Markers(
-        system="[INST] <<SYS>>\nYou are a helpful language and vision assistant. You are able to understand the visual content that "
-        "the user provides, and assist the user with a variety of tasks using natural language.\n<</SYS>>\n\n",
+        system="[INST] <<SYS>>\nYou are a helpful language and vision assistant. You are able to understand the visual "
+        "content that the user provides, and assist the user with a variety of tasks using natural language.\n<</SYS>>\n\n",
         human_end=" [/INST]",
         answer=" ",
         answer_end=" {eos}",
@@ -272,6 +279,10 @@ def template(name: TemplateName) -> Template:
     if name not in TEMPLATES:
         raise ValueError(f"data.template: {name!r} is none of {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
+
+
+def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
+    return cast(str | None, tokenizer.eos_token) or ""
 
 
 def _with_images(text: str, images: bool) -> list[Piece]:

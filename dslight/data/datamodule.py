@@ -20,7 +20,7 @@ from dslight.data.collate import Collate, Item, OnUnusable
 from dslight.data.conversation import Template, TemplateName, template
 from dslight.data.images import ViewPolicy
 from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, TrainLoader, TrainRecords
-from dslight.data.plan import PlanSource, TrainPlan
+from dslight.data.plan import PlanSource, TrainPlan, accumulation
 from dslight.data.sample import Sample, decode_image
 from dslight.data.shards import Check, ShardError, ShardReader
 from dslight.types import Question, SlotLayout
@@ -161,7 +161,7 @@ class ShardData(LightningDataModule):
     def accumulate(self, world_size: int) -> int:
         """Micro-batches per optimizer step: the value for ``Trainer(accumulate_grad_batches=...)``."""
         micro = micro_size(self.global_batch_size, self.micro_batch_size, world_size)
-        return self.global_batch_size // (world_size * micro)
+        return accumulation(self.global_batch_size, world_size, micro)
 
     def train_dataloader(self) -> TrainLoader[Item]:
         """The resumable loader of this rank."""
@@ -216,17 +216,8 @@ def open_train(
 
 
 def micro_size(global_batch: int, micro: int | None, world: int) -> int:
-    """Rows that a rank takes at once.
-
-    Raises:
-        ValueError: if the ranks cannot share the global batch equally.
-    """
-    size = micro if micro is not None else max(1, global_batch // world)
-    if global_batch % (world * size):
-        raise ValueError(
-            f"data.global_batch_size: {global_batch} is no multiple of {world} ranks x {size} rows (data.micro_batch_size)"
-        )
-    return size
+    """Rows that a rank takes at once: as asked for, or all of its share of a step."""
+    return micro if micro is not None else max(1, global_batch // world)
 
 
 def rank_and_world(trainer: Trainer | None) -> tuple[int, int]:
@@ -253,11 +244,11 @@ def train_loader(
     size = micro_size(plan.global_batch, micro, world)
     if trainer is None:
         return TrainLoader(dataset, plan, collate, rank, world, size, workers)
-    needed = plan.accumulate(world, size)
+    needed = accumulation(plan.global_batch, world, size)
     if trainer.accumulate_grad_batches != needed:
         raise ValueError(
-            f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches}, but global_batch_size {plan.global_batch} "
-            f"= {world} ranks x micro_batch_size {size} x {needed}; set it to {needed}"
+            f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches}, but global_batch_size "
+            f"{plan.global_batch} = {world} ranks x micro_batch_size {size} x {needed}; set it to {needed}"
         )
     return TrainLoader(dataset, plan, collate, rank, world, size, workers, partial(_correct_progress, trainer))
 
@@ -268,7 +259,7 @@ def _correct_progress(trainer: Trainer, batches: int) -> None:
     Its own count is of the micro-batches of a rank; saved at one world size it means another number at another one, and
     Lightning would leave the epoch early or late.
     """
-    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    progress = cast(Any, trainer.fit_loop.epoch_loop.batch_progress.current)
     unfinished = progress.processed - progress.completed  # 1 if saved inside the end of a batch; Lightning completes it
     progress.ready = progress.started = progress.processed = batches
     progress.completed = batches - unfinished

@@ -68,9 +68,11 @@ class SingleView(ViewPolicy):
         super().__init__(resample)
 
     def grids(self) -> list[Grid]:
+        """See :meth:`ViewPolicy.grids`."""
         return [(0, 0)]
 
     def choose(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
+        """See :meth:`ViewPolicy.choose`."""
         return (0, 0)
 
 
@@ -86,9 +88,11 @@ class GridViews(ViewPolicy):
         self.rows, self.cols = rows, cols
 
     def grids(self) -> list[Grid]:
+        """See :meth:`ViewPolicy.grids`."""
         return [(self.rows, self.cols)]
 
     def choose(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
+        """See :meth:`ViewPolicy.choose`."""
         return (self.rows, self.cols)
 
 
@@ -107,10 +111,12 @@ class AspectGridViews(ViewPolicy):
         self.max_crops = max_crops
 
     def grids(self) -> list[Grid]:
+        """See :meth:`ViewPolicy.grids`."""
         sides = range(1, self.max_crops + 1)
         return [(rows, cols) for cols in sides for rows in sides if 1 < rows * cols <= self.max_crops]
 
     def choose(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
+        """See :meth:`ViewPolicy.choose`."""
         height, width = image_size
 
         def fit(grid: Grid) -> tuple[int, int]:

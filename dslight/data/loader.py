@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dslight.data.plan import TrainPlan, eval_share, question_rows
+from dslight.data.plan import TrainPlan, accumulation, eval_share, question_rows
 from dslight.data.sample import BadSample, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.types import IGNORE, Question
@@ -117,7 +117,7 @@ class TrainLoader(Generic[T]):
     ) -> None:
         self.dataset, self.plan, self.collate = dataset, plan, collate
         self.rank, self.world, self.micro, self.num_workers, self.on_load = rank, world, micro, num_workers, on_load
-        self.accumulate = plan.accumulate(world, micro)
+        self.accumulate = accumulation(plan.global_batch, world, micro)
         self.epoch = self.consumed = self.unusable = 0
 
     def __len__(self) -> int:

@@ -89,24 +89,12 @@ class TrainPlan:
             chosen.append(start + np.concatenate(rows))
         return rng.permutation(np.concatenate(chosen))[: self.items].astype(np.int64)
 
-    def accumulate(self, world: int, micro: int) -> int:
-        """Micro-batches of a rank per optimizer step.
-
-        Raises:
-            ValueError: if the global batch is not a multiple of ``world * micro``.
-        """
-        if self.global_batch % (world * micro):
-            raise ValueError(
-                f"data.global_batch_size: {self.global_batch} is no multiple of {world} ranks x micro_batch_size {micro}"
-            )
-        return self.global_batch // (world * micro)
-
     def micro_batches(self, epoch: int, consumed: int, rank: int, world: int, micro: int) -> np.ndarray:
         """What a rank still has to read in an epoch of which ``consumed`` items are done, int64 ``[batches, micro]``.
 
         ``consumed`` inside a global batch is taken back to its start: its optimizer step has not happened.
         """
-        self.accumulate(world, micro)
+        accumulation(self.global_batch, world, micro)
         done = consumed - consumed % self.global_batch
         return self.epoch(epoch)[done:].reshape(-1, world, micro)[:, rank]
 
@@ -114,6 +102,19 @@ class TrainPlan:
         """The record that stands in for a bad one, the same on every machine and at every resume."""
         rng = np.random.default_rng([self.seed, record, attempt])
         return int(rng.integers(self.starts[-1]))
+
+
+def accumulation(global_batch: int, world: int, micro: int) -> int:
+    """Micro-batches of a rank per optimizer step.
+
+    Raises:
+        ValueError: if the global batch is not a multiple of ``world * micro``.
+    """
+    if global_batch % (world * micro):
+        raise ValueError(
+            f"data.global_batch_size: {global_batch} is no multiple of {world} ranks x data.micro_batch_size {micro}"
+        )
+    return global_batch // (world * micro)
 
 
 def eval_share(items: int, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:

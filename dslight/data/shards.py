@@ -27,7 +27,7 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -319,7 +319,7 @@ class _OpenShard:
     """The shard under construction: a ``.tmp`` file that hashes what passes through it."""
 
     def __init__(self, root: Path, name: str) -> None:
-        from webdataset import TarWriter  # imports torch, which a reader of indexes does not need
+        from webdataset.writer import TarWriter  # imports torch, which a reader of indexes does not need
 
         self.path, self.tmp = root / name, root / f".{name}.tmp"
         self.file = _HashingFile(self.tmp)
@@ -374,7 +374,7 @@ class _HashingFile:
         try:
             self._file.write(data)
         except OSError as error:
-            where = f"after {self.count} bytes, writing {len(data)} more; the shard is not finished, nothing is lost before it"
+            where = f"after {self.count} bytes, writing {len(data)} more; this shard is given up, earlier ones are safe"
             raise OSError(error.errno, f"{error.strerror} ({where})", str(self.path)) from error
         self.count += len(data)
         self.sha256.update(data)
@@ -480,15 +480,20 @@ class Problem:
         return ": ".join(part for part in (self.shard, self.key, self.what) if part)
 
 
-def verify(root: str | Path) -> Iterator[Problem]:
-    """Read every byte of every shard and yield what is wrong with it, shard by shard and key by key."""
+def verify(
+    root: str | Path, progress: Callable[[Sequence[ShardInfo]], Iterable[ShardInfo]] = iter
+) -> Iterator[Problem]:
+    """Read every byte of every shard and yield what is wrong with it, shard by shard and key by key.
+
+    ``progress`` wraps the loop over the shards (``tqdm`` fits).
+    """
     root = Path(root)
     try:
         manifest = Manifest.load(root)
     except ShardError as error:
         yield Problem(MANIFEST, "", str(error))
         return
-    for shard in manifest.shards:
+    for shard in progress(manifest.shards):
         yield from verify_shard(root, shard)
     known = {shard.name for shard in manifest.shards}
     for path in sorted([*root.glob("*.tar"), *root.glob(".*.tmp")]):

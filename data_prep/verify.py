@@ -1,0 +1,55 @@
+"""Read every byte of folders of shards and say what is wrong with them.
+
+Run: ``python -m data_prep.verify shards/mix665k [...]``; the exit status is 1 if anything is. ``--decode`` also parses
+every record and decodes every image, which shards written here have been through already; ``--index`` first indexes
+plain WebDataset tars in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dslight.data.loader import read_sample
+from dslight.data.sample import BadSample, decode_image
+from dslight.data.shards import ShardReader, index_tars, verify
+
+
+def decode_problems(root: Path) -> Iterator[str]:
+    """What is wrong with the records of a folder whose bytes are intact."""
+    reader = ShardReader(root)
+    for row in tqdm(range(len(reader)), desc=f"{root} records", unit="record"):
+        try:
+            for image in read_sample(reader, row).images:
+                decode_image(image)
+        except BadSample as error:
+            yield str(error)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("roots", type=Path, nargs="+")
+    parser.add_argument("--decode", action="store_true", help="also parse every record and decode every image")
+    parser.add_argument("--index", action="store_true", help="first index plain WebDataset tars in place")
+    args = parser.parse_args(argv)
+    count = 0
+    for root in args.roots:
+        if args.index:
+            index_tars(root)
+        problems = [f"{root}: {problem}" for problem in verify(root, partial(tqdm, desc=str(root), unit="shard"))]
+        if args.decode and not problems:
+            problems = list(decode_problems(root))
+        print("\n".join(problems) or f"{root}: every byte is as it was written")
+        count += len(problems)
+    if count:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
