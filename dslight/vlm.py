@@ -14,13 +14,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from dslight.components.component import Stage
 from dslight.components.language_model import LanguageModel
 from dslight.components.projector import Projector
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
+from dslight.metrics.base import TextMetric
 from dslight.nn.loss import next_token_loss
 from dslight.train.parallel import shard
 from dslight.types import Batch, Views, VisualTokens
@@ -70,7 +70,7 @@ class VLM(pl.LightningModule):
             "language_model": self.language_model,
         }
 
-    def judge(self, tokenizer: Any, metrics: Mapping[str, Metric], generation: Mapping[str, dict[str, Any]]) -> None:
+    def judge(self, tokenizer: Any, metrics: Mapping[str, TextMetric], generation: Mapping[str, dict[str, Any]]) -> None:
         """What validation needs: a tokenizer to read answers with, and per validation source a metric and ``generate`` options."""
         self.tokenizer = tokenizer
         self.metrics = nn.ModuleDict(metrics)
@@ -138,27 +138,25 @@ class VLM(pl.LightningModule):
         """Generate answers and let the source's metric judge them."""
         source = list(self.metrics)[dataloader_idx]
         replies = self.answer(batch, **self.generation[source])
-        questions = batch.questions
-        self.metrics[source].update(
-            replies,
-            [list(q.references) for q in questions],
-            valid=[q.valid for q in questions],
-            types=[q.type for q in questions],
-        )
+        self.metrics[source].update_questions(replies, batch.questions)
         self.answers += [
             {"source": source, "question_id": q.question_id, "key": q.key, "question": q.text, "answer": reply, "references": q.references}
-            for q, reply in zip(questions, replies, strict=True)
+            for q, reply in zip(batch.questions, replies, strict=True)
             if q.valid
         ]
 
     def answer(self, batch: Batch, **options: Any) -> list[str]:
-        """Generated answers as text, special tokens dropped."""
-        ids = {"eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.tokenizer.pad_token_id}
-        return [text.strip() for text in self.tokenizer.batch_decode(self.generate(batch, **ids | options), skip_special_tokens=True)]
+        """Generated answers as text, special tokens dropped; ``options`` as in transformers' ``generate``."""
+        pad = self.tokenizer.pad_token_id
+        ids = self.generate(batch, pad_token_id=self.tokenizer.eos_token_id if pad is None else pad, **options)
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/<source>/<score>`` for every source."""
         for source, metric in self.metrics.items():
-            assert isinstance(metric, Metric)
-            self.log_dict({f"val/{source}/{name}": value for name, value in metric.compute().items()}, prog_bar=True)
+            assert isinstance(metric, TextMetric)
+            scores = {f"val/{source}/{name}": value for name, value in metric.compute().items() if not value.isnan()}
+            headline = f"val/{source}/{metric.headline}"
+            self.log_dict({k: v for k, v in scores.items() if k != headline})
+            self.log(headline, scores.get(headline, torch.tensor(float("nan"))), prog_bar=True)
             metric.reset()

@@ -27,10 +27,6 @@ class PartTraining:
     lr: float
     weight_decay: float = 0.0
 
-    def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"lr: must be above 0, got {self.lr}; leave the part out to freeze it")
-
 
 class Stage:
     """One stage of training.
@@ -55,6 +51,9 @@ class Stage:
 
         if not train:
             raise ValueError("train: nothing trains; give at least one part a learning rate")
+        for name, how in train.items():
+            if not how.lr > 0:
+                raise ValueError(f"train.{name}.lr: must be above 0, got {how.lr}; leave the part out to freeze it")
         names = sorted(kind.value for kind in SchedulerType)
         if schedule not in names:
             raise ValueError(f"schedule: {schedule!r} is none of {', '.join(names)}")

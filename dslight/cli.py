@@ -1,0 +1,136 @@
+"""``dslight``: one verb per thing to do with a recipe. Only argument parsing; what a verb does is in ``dslight.run`` and ``dslight.report``.
+
+Imports wait until a verb needs them, so that ``dslight --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+RECIPE = "a YAML file, e.g. recipes/quickstart/deepstack_l.yaml"
+OVERRIDES = "key=value pairs that win over the file, e.g. trainer.max_steps=100 model.stacking.init_args.start=2"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dslight", description="Compose, train and compare DeepStack-style multimodal language models."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, summary: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+
+    def recipe(to: argparse.ArgumentParser) -> None:
+        to.add_argument("recipe", type=Path, help=RECIPE)
+        to.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+
+    fit = verb("fit", "train what a recipe describes; the same command continues an interrupted run")
+    recipe(fit)
+    fit.add_argument("--fresh", action="store_true", help="delete what the run's folder holds and start anew")
+
+    validate = verb("validate", "score a trained model on the recipe's validation sources")
+    recipe(validate)
+    validate.add_argument("--ckpt", default="latest", help="a checkpoint, or `latest` (default): the newest of the run")
+
+    predict = verb("predict", "answer a question about an image")
+    recipe(predict)
+    predict.add_argument("--image", type=Path, action="append", default=[], help="a picture; may be given several times")
+    predict.add_argument("--question", required=True)
+    predict.add_argument("--ckpt", default="latest", help="a checkpoint, or `latest` (default): the newest of the run")
+    predict.add_argument("--max-new-tokens", type=int, default=64)
+
+    plan = verb("plan", "check a recipe and show what it would cost, without weights or data; exit code 1 if it is wrong")
+    recipe(plan)
+    plan.add_argument("--world-size", type=int, default=1, help="processes that the parameters are sharded over")
+    plan.add_argument("--text-tokens", type=int, default=64, help="text positions assumed for FLOPs and memory")
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+    sweep = verb("sweep", "run an ablation: every variant times every point of the grid; finished runs are skipped")
+    recipe(sweep)
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    sweep.add_argument("--index", type=int, help="only this run (for job arrays); see --list")
+    sweep.add_argument("--list", action="store_true", help="list the runs and stop")
+    sweep.add_argument("--fresh", action="store_true", help="start finished and interrupted runs anew")
+
+    report = verb("report", "one table and one page out of an ablation or of run folders")
+    report.add_argument("paths", nargs="+", type=Path, help="an ablation file, run folders, or a folder of run folders")
+    report.add_argument("--out", type=Path, help="where report.html, table.md and table.csv go")
+    report.add_argument("--baseline", help="the arm that others are compared with")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, 1 for a wrong recipe or a failed run, 130 after Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        return _VERBS[args.verb](args)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `dslight plan ... | head`
+        return 0
+    except Exception as error:
+        from dslight.recipe.errors import RecipeError
+
+        if isinstance(error, RecipeError):
+            print(f"dslight: {error}", file=sys.stderr)
+            return 1
+        raise
+
+
+def _fit(args: argparse.Namespace) -> int:
+    from dslight.recipe.compose import compose
+    from dslight.run.fit import fit
+
+    fit(compose(args.recipe, args.overrides), resume=not args.fresh)
+    return 0
+
+
+def _validate(args: argparse.Namespace) -> int:
+    from dslight.recipe.compose import compose
+    from dslight.run.evaluate import validate
+
+    validate(compose(args.recipe, args.overrides), ckpt=args.ckpt)
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from dslight.recipe.compose import compose
+    from dslight.run.evaluate import predict
+
+    recipe = compose(args.recipe, args.overrides)
+    print(predict(recipe, args.question, args.image, ckpt=args.ckpt, max_new_tokens=args.max_new_tokens))
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from dslight.recipe.compose import compose
+    from dslight.run.plan import plan
+
+    made = plan(compose(args.recipe, args.overrides), args.world_size, args.text_tokens)
+    print(made.to_json() if args.json else made.to_text())
+    return 0
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from dslight.recipe.ablation import expand
+    from dslight.run.sweep import show, sweep
+
+    ablation = expand(args.recipe, args.overrides)
+    if args.list:
+        print(show(ablation))
+        return 0
+    return sweep(ablation, jobs=args.jobs, index=args.index, fresh=args.fresh)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from dslight.report import report
+
+    report(args.paths, out=args.out, baseline=args.baseline)
+    return 0
+
+
+_VERBS = {"fit": _fit, "validate": _validate, "predict": _predict, "plan": _plan, "sweep": _sweep, "report": _report}

@@ -1,0 +1,143 @@
+"""From a composed recipe to an experiment: the only place that sees both model and data.
+
+A recipe is first built on the ``meta`` device, where modules have shapes but no memory: whether the parts fit each other, the stage
+and the views is known in seconds, even for 13B parameters, and before a weight or a sample is read. Only then is it built for real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+
+from dslight.components import Component
+from dslight.recipe.errors import RecipeError
+from dslight.recipe.schema import Section, sections
+from dslight.types import Grid, SlotLayout
+from dslight.vlm import VLM
+
+
+@dataclass
+class Experiment:
+    """A recipe with everything it names.
+
+    Attributes:
+        recipe: as composed.
+        model: what the Trainer drives: a VLM, or a component that is fitted alone.
+        data: its data module.
+        trainer: the section that makes the Trainer.
+    """
+
+    recipe: Mapping[str, Any]
+    model: VLM | Component
+    data: Any
+    trainer: Section
+
+    @property
+    def encoder(self) -> Any:
+        """The vision encoder, wherever it is."""
+        return self.model.vision_encoder if isinstance(self.model, VLM) else self.model
+
+    @property
+    def grids(self) -> list[Grid]:
+        """Every crop grid that the data may produce."""
+        return list(self.data.views.grids())
+
+    @property
+    def slots(self) -> SlotLayout | None:
+        """How many positions of the sequence an image takes; ``None`` for a component alone."""
+        return self.model.stacking.slot_layout(self.model.vision_encoder) if isinstance(self.model, VLM) else None
+
+
+def check(recipe: Mapping[str, Any]) -> Experiment:
+    """The experiment on the meta device: all shapes, no memory, no weights, no data.
+
+    Raises:
+        RecipeError: naming the key's path, the value and the limit.
+    """
+    made = sections(recipe)
+    with torch.device("meta"):
+        experiment = _assemble(recipe, made)
+    model = experiment.model
+    if isinstance(model, VLM):
+        try:
+            model.stacking.check_grids(experiment.grids)
+        except ValueError as error:
+            raise RecipeError(f"model.stacking.init_args.{error}") from None
+    for name in recipe.get("weights") or {}:
+        if name not in model.parts():
+            raise RecipeError(f"weights.{name}: there is no such part; the parts are {', '.join(model.parts())}")
+    return experiment
+
+
+def build(recipe: Mapping[str, Any], seed: int | None = None) -> Experiment:
+    """The experiment for real: checked, seeded, with its weights, connected to its data.
+
+    Args:
+        recipe: as composed.
+        seed: instead of the recipe's.
+
+    Raises:
+        RecipeError: as :func:`check`, and for files that are not there.
+    """
+    check(recipe)
+    for name, path in (recipe.get("weights") or {}).items():
+        if not Path(path).is_file():
+            raise RecipeError(f"weights.{name}: there is no file {path}")
+    seed_everything(recipe.get("seed", 0) if seed is None else seed, verbose=False)
+    experiment = _assemble(recipe, sections(recipe))
+    parts = experiment.model.parts()
+    for name, path in (recipe.get("weights") or {}).items():
+        try:
+            parts[name].load_weights(path)  # type: ignore[operator]
+        except ValueError as error:
+            raise RecipeError(f"weights.{name}: {error}") from error
+    _connect(experiment)
+    return experiment
+
+
+def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section]) -> Experiment:
+    if "model" in made:
+        model = made["model"].build()
+    else:
+        model = made["component"].build()
+        model.objective = made["objective"].build()(model.width)
+    if "stage" in made:
+        model.stage = made["stage"].build()
+        try:
+            model.stage.freeze(model.parts())
+        except ValueError as error:
+            raise RecipeError(f"stage.{error}") from None
+    data = made["data"].build() if "data" in made else None
+    if data is None:
+        raise RecipeError("data: missing; even a plan needs to know the views (data.views)")
+    return Experiment(recipe, model, data, made["trainer"])
+
+
+def _connect(experiment: Experiment) -> None:
+    """Tell the data what only the model knows, and the model what only the data knows."""
+    model, data = experiment.model, experiment.data
+    if not isinstance(model, VLM):
+        data.connect(image_size=experiment.encoder.image_size, patches=experiment.encoder.grid)
+        return
+    try:
+        tokenizer = model.language_model.load_tokenizer()
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"model.language_model.init_args.{error}") from error
+    assert experiment.slots is not None
+    data.connect(tokenizer=tokenizer, image_size=model.vision_encoder.image_size, slots=experiment.slots)
+    from dslight.metrics import benchmarks
+
+    judged = {name: benchmarks.get(source.benchmark) for name, source in data.val_sources.items()}
+    model.judge(
+        tokenizer,
+        metrics={name: benchmark.build() for name, benchmark in judged.items()},
+        generation={
+            name: {"max_new_tokens": benchmark.max_new_tokens, "eos_token_id": data.stop_ids}
+            for name, benchmark in judged.items()
+        },
+    )

@@ -1,0 +1,179 @@
+"""``dslight fit``: train what a recipe describes, in a folder of its own, to the end or until somebody stops it.
+
+The same call again continues an interrupted run from its newest checkpoint and returns at once from a finished one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dslight.data.datamodule import micro_size
+from dslight.recipe.build import Experiment, build
+from dslight.run.folder import RunFolder, environment, run_dir, write_atomically
+from dslight.vlm import VLM
+
+DEFAULTS: dict[str, Any] = {
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # the data's own plan gives every rank its share
+    "log_every_n_steps": 10,
+}
+"""Trainer arguments of every run that a recipe does not set itself."""
+
+
+def fit(recipe: Mapping[str, Any], run_dir_: str | Path | None = None, resume: bool = True) -> dict[str, Any]:
+    """Train, validate on everything, and write ``result.json``.
+
+    Args:
+        recipe: as composed.
+        run_dir_: the run's folder; default: the recipe's.
+        resume: continue what is there; false starts anew and deletes it.
+
+    Returns:
+        The contents of ``result.json``.
+
+    Raises:
+        RecipeError: before anything is trained.
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+    """
+    folder = RunFolder(run_dir_ or run_dir(recipe))
+    experiment = build(recipe)
+    folder.open(recipe, fresh=not resume)
+    done = folder.result()
+    if done is not None:
+        print(f"{folder.path}: already trained (--fresh trains it again)")
+        return done
+    return _train(experiment, folder)
+
+
+def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[Any] = (), **options: Any) -> Any:
+    """Lightning's Trainer as the recipe describes it, with ``callbacks`` beside the recipe's own; ``options`` win over both."""
+    from lightning.pytorch import Trainer
+
+    arguments = {**vars(experiment.trainer.build()), "default_root_dir": str(folder.path)}
+    arguments |= {key: value for key, value in DEFAULTS.items() if key not in experiment.trainer.values}
+    arguments |= options
+    own = arguments.get("callbacks") or []
+    arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks]
+    trainer = Trainer(**arguments)
+    data = experiment.data
+    micro = micro_size(data.global_batch_size, data.micro_batch_size, trainer.world_size)
+    trainer.accumulate_grad_batches = data.global_batch_size // (trainer.world_size * micro)
+    return trainer
+
+
+def _train(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+
+    from dslight.train.callbacks import Pace, StopCleanly
+
+    pace = Pace(folder.path / "progress.json")
+    callbacks = [StopCleanly(folder.checkpoints), pace]
+    if experiment.recipe.get("trainer", {}).get("enable_checkpointing", True):
+        callbacks.append(
+            ModelCheckpoint(
+                dirpath=folder.checkpoints,
+                filename="step-{step:08d}",
+                auto_insert_metric_name=False,
+                every_n_train_steps=experiment.recipe.get("checkpoint_every", 1000),
+                save_on_train_epoch_end=False,
+            )
+        )
+    logger = CSVLogger(folder.path, name="logs", version=f"attempt-{folder.next_attempt()}")
+    extra = {} if experiment.trainer.values.get("logger") else {"logger": logger}
+    trainer = make_trainer(experiment, folder, callbacks, **extra)
+    checkpoint = folder.latest_checkpoint()
+    if checkpoint is not None and trainer.is_global_zero:
+        print(f"continuing from {checkpoint}")
+    began = time.perf_counter()
+    model = experiment.model
+    try:
+        trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint)
+        seconds = time.perf_counter() - began
+        trainer.limit_val_batches = 1.0
+        scores = trainer.validate(model, datamodule=experiment.data, verbose=False) if _validates(experiment) else []
+    except SystemExit as stop:  # how Lightning leaves after Ctrl-C
+        raise KeyboardInterrupt from stop
+    finally:
+        if trainer.is_global_zero:
+            folder.join_logs()
+    merged = {key: value for one in scores for key, value in one.items()}
+    save_parts(experiment, folder, trainer)
+    result = {
+        "name": experiment.recipe.get("name"),
+        "seed": experiment.recipe.get("seed", 0),
+        "recipe_hash": _hash(experiment),
+        "scores": merged,
+        **_headline(experiment, merged),
+        **_ledger(experiment, pace),
+        "step_seconds": pace.step_seconds,
+        "steps": trainer.global_step,
+        "train_seconds": seconds,
+        **{key: value for key, value in environment().items() if key in ("versions", "git_commit")},
+    }
+    if trainer.is_global_zero:
+        if isinstance(model, VLM):
+            lines = [json.dumps(answer) for answer in model.answers]
+            write_atomically(folder.path / "answers.jsonl", "\n".join(lines) + "\n")
+        write_atomically(folder.result_file, json.dumps(result, indent=2))
+    return result
+
+
+def _validates(experiment: Experiment) -> bool:
+    return bool(experiment.data.val_sources)
+
+
+def _hash(experiment: Experiment) -> str:
+    from dslight.recipe.compose import recipe_hash
+
+    return recipe_hash(experiment.recipe)
+
+
+def _headline(experiment: Experiment, scores: Mapping[str, float]) -> dict[str, Any]:
+    """The first source's headline score, under the name that tables use."""
+    if isinstance(experiment.model, VLM) and experiment.model.metrics:
+        source, metric = next(iter(experiment.model.metrics.items()))
+        key = f"val/{source}/{metric.headline}"
+        return {"headline": key, "accuracy": scores.get(key)}
+    return {}
+
+
+def _ledger(experiment: Experiment, pace: Any) -> dict[str, Any]:
+    """What went in: tokens, context, parameters."""
+    model = experiment.model
+    parameters = {
+        "total": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    if not isinstance(model, VLM) or experiment.slots is None:
+        return {"parameters": parameters}
+    patches = experiment.encoder.grid[0] * experiment.encoder.grid[1]
+    grid = max(experiment.grids, key=lambda g: g[0] * g[1])
+    crops = grid[0] * grid[1] if model.stacking.uses_crops else 0
+    return {
+        "parameters": parameters,
+        "visual_tokens": patches * (1 + crops),
+        "stacked_tokens": patches * (1 + crops) - experiment.slots(grid),
+        "context_length": pace.longest_row,
+    }
+
+
+def save_parts(experiment: Experiment, folder: RunFolder, trainer: Any) -> None:
+    """Write the weights of every part that trained, whole, whatever the sharding; all ranks take part, the first one writes."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    from dslight.components.component import save_weights
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    sharded = trainer.world_size > 1
+    for name in experiment.model.stage.train if experiment.model.stage else ():
+        part: Any = experiment.model.parts()[name]
+        state = get_model_state_dict(part, options=options) if sharded else part.state_dict()
+        if trainer.is_global_zero:
+            own = {k: v for k, v in state.items() if not k.startswith("objective.")}
+            save_weights(own, folder.weights / f"{name}.safetensors")

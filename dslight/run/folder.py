@@ -1,0 +1,132 @@
+"""A run's folder: everything that one training leaves behind, and what a second call finds there.
+
+    recipe.yaml        as resolved; the run can be repeated from it
+    environment.json   versions, git commit, command
+    logs/attempt-N/    Lightning's CSV of each attempt; an interrupted run has several
+    metrics.csv        the attempts joined, without the steps that were done twice
+    checkpoints/       step-NNNNNNNN.ckpt
+    weights/           PART.safetensors of every part that trained
+    answers.jsonl      every validation question with its generated answer
+    result.json        written last: the run is finished
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dslight.recipe.compose import compose, differences, to_yaml
+from dslight.recipe.errors import RecipeError
+
+PACKAGES = ("dslight", "torch", "lightning", "transformers", "timm", "torchmetrics", "webdataset", "omegaconf", "jsonargparse")
+
+_CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
+
+
+class RunFolder:
+    """The folder at ``path``; nothing is written until :meth:`open` is called."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe_file = self.path / "recipe.yaml"
+        self.checkpoints = self.path / "checkpoints"
+        self.weights = self.path / "weights"
+        self.result_file = self.path / "result.json"
+
+    def open(self, recipe: Mapping[str, Any], fresh: bool = False) -> None:
+        """Begin or continue the run of ``recipe`` here.
+
+        Raises:
+            RecipeError: when the folder holds a run of another recipe, naming the keys that differ.
+        """
+        if fresh and self.recipe_file.exists():
+            shutil.rmtree(self.path)
+        if self.recipe_file.exists():
+            changed = differences(compose(self.recipe_file), recipe)
+            if changed:
+                raise RecipeError(
+                    f"run_dir: {self.path} holds a run of another recipe:\n  " + "\n  ".join(changed[:12]) + "\n"
+                    "choose another run_dir, or start it anew with --fresh (which deletes what is there)"
+                )
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2))
+        write_atomically(self.recipe_file, to_yaml(recipe))
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished run's result, or ``None``."""
+        return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint. A sharded one (a folder) is complete once ``meta.pt``, written last, is there."""
+        found = [
+            (int(match[1]), path)
+            for path in self.checkpoints.glob("*.ckpt")
+            if (match := _CHECKPOINT.fullmatch(path.name)) and (path.is_file() or (path / "meta.pt").exists())
+        ]
+        return max(found)[1] if found else None
+
+    def next_attempt(self) -> int:
+        """The number of this attempt, from 0."""
+        return len(list((self.path / "logs").glob("attempt-*")))
+
+    def join_logs(self) -> None:
+        """Write ``metrics.csv`` out of all attempts. A later attempt wins from the step on at which it began."""
+        rows: list[dict[str, str]] = []
+        files = sorted((self.path / "logs").glob("attempt-*/metrics.csv"), key=lambda f: int(f.parent.name.split("-")[1]))
+        for file in files:
+            with file.open(newline="") as text:
+                new = [row for row in csv.DictReader(text) if row.get("step")]
+            if new:
+                first = min(int(row["step"]) for row in new)
+                rows = [row for row in rows if int(row["step"]) < first] + new
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        lines = [",".join(columns)] + [",".join(row.get(key) or "" for key in columns) for row in rows]
+        write_atomically(self.path / "metrics.csv", "\n".join(lines) + "\n")
+
+
+def run_dir(recipe: Mapping[str, Any]) -> Path:
+    """Where the run of ``recipe`` lives: its ``run_dir``, else ``runs/<name>``."""
+    if recipe.get("run_dir"):
+        return Path(recipe["run_dir"])
+    if not recipe.get("name"):
+        raise RecipeError("name: missing; it names the run's folder (runs/<name>), unless there is a run_dir")
+    return Path("runs") / recipe["name"]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git commit and command line."""
+    return {"versions": versions(), "git_commit": git_commit(), "python": sys.version.split()[0], "command": sys.argv}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that a result may depend on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def git_commit() -> str | None:
+    """Of the folder that the program was started in, ``-dirty`` when it has changes; ``None`` outside of git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)

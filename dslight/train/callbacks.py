@@ -1,0 +1,106 @@
+"""Callbacks of every run: a clean stop, the newest checkpoint, the pace."""
+
+from __future__ import annotations
+
+import json
+import signal
+import statistics
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+
+
+class StopCleanly(pl.Callback):
+    """Ctrl-C ends the run after the current optimizer step, with a checkpoint; a second Ctrl-C ends it at once.
+
+    An interrupt in the middle of an optimizer step would leave half-updated weights beside a data position that is one batch
+    off: resuming would not be exact.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked = False
+        self._before: Any = None
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping after this step (Ctrl-C again: at once) ...", flush=True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen."""
+        self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop where the optimizer has just stepped; all ranks together."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        asked = self.asked
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt")
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Stop listening."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+
+class Pace(pl.Callback):
+    """Times the steps, and tells a watching process how far the run is.
+
+    Args:
+        file: ``progress.json`` of the run.
+        every: seconds between two writes.
+    """
+
+    def __init__(self, file: Path, every: float = 2.0) -> None:
+        self.file, self.every = file, every
+        self.seconds: list[float] = []
+        self.longest_row = 0
+        self._began: float | None = None
+        self._written = 0.0
+
+    @property
+    def step_seconds(self) -> float:
+        """Median wall-clock seconds of an optimizer step, data and logging included, validation left out."""
+        settled = self.seconds[len(self.seconds) // 10 :]
+        return statistics.median(settled) if settled else float("nan")
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note the longest sequence."""
+        ids = getattr(batch, "input_ids", None)
+        self.longest_row = max(self.longest_row, 0 if ids is None else ids.shape[1])
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The next step's clock does not count what validation takes."""
+        self._began = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """A step is timed from the end of the one before it, so that waiting for data counts."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        now = time.perf_counter()
+        if self._began is not None:
+            self.seconds.append(now - self._began)
+        self._began = now
+        if trainer.is_global_zero and now - self._written > self.every:
+            self._written = now
+            loss = trainer.callback_metrics.get("train/loss")
+            self.file.write_text(
+                json.dumps(
+                    {
+                        "step": trainer.global_step,
+                        "max_steps": int(trainer.estimated_stepping_batches),
+                        "loss": None if loss is None else float(loss),
+                        "seconds": sum(self.seconds),
+                    }
+                )
+            )
