@@ -115,9 +115,9 @@ class MultipleChoiceAccuracy(MeanScore):
         for group, _ in asked:
             if not 0 <= group < self.rotations.shape[0]:
                 raise ValueError(f"groups: base question {group} is not below circular_groups={self.circular_groups}")
-        right = torch.tensor([[score == 1.0, True] for _, score in asked], dtype=torch.int64).view(-1, 2)
+        right = torch.tensor([[score == 1.0, True] for _, score in asked], dtype=torch.int64)
         index = torch.tensor([group for group, _ in asked], dtype=torch.int64)
-        self.rotations = self.rotations.index_add(0, index.to(self.device), right.to(self.device))
+        self.rotations = self.rotations.index_add(0, index.to(self.device), right.view(len(asked), 2).to(self.device))
 
     def update_questions(self, preds: Sequence[str], questions: Sequence[Question]) -> None:
         """Add a batch; options are read from the questions' texts, groups from their ids (see ``ROTATION_STRIDE``)."""

@@ -1,0 +1,120 @@
+"""The table of benchmarks: how each asks for its answer, how long the answer may be, and which metric judges it.
+
+A number is comparable only with numbers of the same protocol, prompt and answer length, so the three stand in one row.
+The protocols are those of the data sets' authors where they score text, else those behind the numbers in papers: GQA's
+script on answers converted as LLaVA submits them, SEED by the first letter (its own script ranks likelihoods), OCRBench
+and NExT-QA as lmms-eval reads them. The suffixes and lengths are those of LLaVA and lmms-eval. TextVQA is asked without
+OCR tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from dslight.metrics.answers import ANLS, ExactMatch, RelaxedAccuracy, SubstringAccuracy
+from dslight.metrics.base import TextMetric
+from dslight.metrics.multiple_choice import MultipleChoiceAccuracy
+from dslight.metrics.vqa import VQAAccuracy
+from dslight.metrics.yes_no import MMEScore, POPEMetric
+
+SHORT = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One row of the table.
+
+    Attributes:
+        metric: makes the metric; its protocol and types are bound.
+        suffix: what the prompt ends with, after the question (and its options).
+        max_new_tokens: the longest answer.
+    """
+
+    metric: Callable[..., TextMetric]
+    suffix: str = SHORT
+    max_new_tokens: int = 16
+
+    def build(self, **overrides: Any) -> TextMetric:
+        """A fresh metric; ``overrides`` replace its arguments (``protocol``, ``types``, ...)."""
+        return self.metric(**overrides)
+
+
+_choice = MultipleChoiceAccuracy
+_MMMU_DOMAINS = (
+    "Art and Design",
+    "Business",
+    "Science",
+    "Health and Medicine",
+    "Humanities and Social Science",
+    "Tech and Engineering",
+)
+_OCRBENCH_FORMULAS = "Handwritten Mathematical Expression Recognition"  # the questions from HME100k
+_OCRBENCH_TYPES = (
+    "Regular Text Recognition",
+    "Irregular Text Recognition",
+    "Artistic Text Recognition",
+    "Handwriting Recognition",
+    "Digit String Recognition",
+    "Non-Semantic Text Recognition",
+    "Scene Text-centric VQA",
+    "Doc-oriented VQA",
+    "Key Information Extraction",
+    _OCRBENCH_FORMULAS,
+)
+
+BENCHMARKS: dict[str, Benchmark] = {
+    # any questions of one's own, with any number of references
+    "vqa": Benchmark(partial(VQAAccuracy, protocol="official")),
+    "exact": Benchmark(partial(ExactMatch, protocol="strict")),
+    # short answers
+    "vqav2": Benchmark(partial(VQAAccuracy, protocol="official", types=("yes/no", "number", "other"))),
+    "textvqa": Benchmark(partial(VQAAccuracy, protocol="m4c")),
+    "vizwiz": Benchmark(
+        partial(VQAAccuracy, protocol="m4c", types=("yes/no", "number", "other", "unanswerable")),
+        suffix=UNANSWERABLE + SHORT,
+    ),
+    "gqa": Benchmark(partial(ExactMatch, protocol="llava", types=("binary", "open"))),
+    "docvqa": Benchmark(partial(ANLS, protocol="rrc"), max_new_tokens=32),
+    "infovqa": Benchmark(partial(ANLS, protocol="rrc"), max_new_tokens=32),
+    "chartqa": Benchmark(partial(RelaxedAccuracy, protocol="pix2struct", types=("human", "augmented"))),
+    "ocrbench": Benchmark(
+        partial(SubstringAccuracy, ignore_spaces_types=(_OCRBENCH_FORMULAS,), types=_OCRBENCH_TYPES),
+        suffix="",
+        max_new_tokens=128,
+    ),
+    # yes or no; MME's own " Please answer yes or no." is left out of the question in favour of the suffix
+    "pope": Benchmark(partial(POPEMetric, protocol="official")),
+    "mme": Benchmark(partial(MMEScore, protocol="official")),
+    # letters; circular evaluation of MMBench: build("mmbench", circular_groups=...)
+    "seed": Benchmark(partial(_choice, protocol="first_char", types=("image", "video")), suffix=LETTER),
+    "mmbench": Benchmark(partial(_choice, protocol="mmbench"), suffix=LETTER),
+    "mmmu": Benchmark(partial(_choice, protocol="mmmu", types=_MMMU_DOMAINS), suffix=LETTER),  # open questions: SHORT
+    "scienceqa": Benchmark(partial(_choice, protocol="scienceqa", types=("image", "text")), suffix=LETTER),
+    "ai2d": Benchmark(partial(_choice, protocol="ai2d"), suffix=LETTER),
+    # video, as a mosaic or a sequence of frames
+    "egoschema": Benchmark(partial(_choice, protocol="egoschema"), suffix=LETTER),
+    "nextqa": Benchmark(
+        partial(_choice, protocol="mmmu_lmms_eval", types=("causal", "temporal", "descriptive")), suffix=LETTER
+    ),
+}
+
+
+def get(name: str) -> Benchmark:
+    """The row called ``name``.
+
+    Raises:
+        ValueError: there is none; the message lists the names.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark: {name!r} is not one of {', '.join(sorted(BENCHMARKS))}")
+    return BENCHMARKS[name]
+
+
+def build(name: str, **overrides: Any) -> TextMetric:
+    """A fresh metric for the benchmark ``name``; ``overrides`` replace the metric's arguments."""
+    return get(name).build(**overrides)
