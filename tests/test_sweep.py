@@ -37,6 +37,7 @@ def fit(recipe: dict, run_dir: Path, resume: bool) -> None:
         try:
             time.sleep(recipe["pause"])
         except KeyboardInterrupt:
+            time.sleep(0.3)  # a second interrupt in the middle of saving would lose the checkpoint
             checkpoint.write_text(str(step))
             raise
     result = {"recipe_hash": recipe_hash(recipe), "accuracy": 0.5 + recipe["seed"] / 10}
