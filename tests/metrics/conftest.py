@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for metric_cases, which the distributed test also runs as a program
 
 FOLDER = Path(os.environ.get("DSLIGHT_METRIC_GOLDENS", Path(__file__).parents[1] / "golden" / "metrics"))
 
