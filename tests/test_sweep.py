@@ -211,6 +211,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(ablation):
     effect = ablation("{a: {pause: 0.2, steps: 50}, b: {pause: 0.3, steps: 50}, c: {}}")
     process = start()
     wait_for(lambda: running(effect))
+    assert all(os.getpgid(int(worker)) != process.pid for worker in processes(effect.runs[:2]))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
     printed = process.communicate(timeout=30)[0]
     assert process.returncode == 130
