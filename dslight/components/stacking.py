@@ -45,6 +45,12 @@ class StackingScheduler(Component, ABC):
         return ()
 
     @property
+    def placements(self) -> list[tuple[str, int, str]]:
+        """Which group enters which layer, for people: (part, layer, group)."""
+        base = ("language_model", 0, "base tokens, in the sequence")
+        return [base, *(("language_model", site, f"+ stack {i}") for i, site in enumerate(self.sites, 1))]
+
+    @property
     def uses_crops(self) -> bool:
         """Whether the high-resolution crops are looked at."""
         return False
@@ -242,6 +248,12 @@ class DeepStackV(StackingScheduler):
         self.sampler: SamplerName = sampler
 
     @property
+    def placements(self) -> list[tuple[str, int, str]]:
+        """The stacks enter the vision encoder."""
+        stacks = [("vision_encoder", site, f"+ stack {i}") for i, site in enumerate(self.encoder_sites, 1)]
+        return [*stacks, *super().placements]
+
+    @property
     def uses_crops(self) -> bool:
         """Always."""
         return True
@@ -287,6 +299,11 @@ class SequenceConcat(StackingScheduler):
     def __init__(self, sampler: SamplerName = "block", tap: Tap = "final", position: float = 0.0) -> None:
         super().__init__(tap, position)
         self.sampler: SamplerName = sampler
+
+    @property
+    def placements(self) -> list[tuple[str, int, str]]:
+        """All tokens are in the sequence."""
+        return [("language_model", 0, "base and crop tokens, in the sequence")]
 
     @property
     def uses_crops(self) -> bool:

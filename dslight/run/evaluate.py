@@ -1,0 +1,104 @@
+"""``dslight validate`` and ``dslight predict``: use a model that has been trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dslight.recipe.build import Experiment, build
+from dslight.recipe.errors import RecipeError
+from dslight.run.folder import RunFolder, run_dir, write_atomically
+
+
+def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float]:
+    """Score a checkpoint on all of the recipe's validation sources; prints the scores and writes ``scores.json``.
+
+    Args:
+        recipe: as composed.
+        ckpt: a checkpoint, or ``latest``: the newest of the run.
+
+    Raises:
+        RecipeError: when there is nothing to validate on, or no checkpoint.
+    """
+    from dslight.run.fit import make_trainer
+
+    folder = RunFolder(run_dir(recipe))
+    checkpoint = _checkpoint(folder, ckpt)
+    experiment = build(recipe)
+    if not experiment.data.val_sources:
+        raise RecipeError("data.val: names no source to validate on")
+    trainer = make_trainer(experiment, folder, logger=False, enable_checkpointing=False)
+    found = trainer.validate(experiment.model, datamodule=experiment.data, ckpt_path=checkpoint, verbose=False)
+    scores = {key: value for one in found for key, value in one.items()}
+    if trainer.is_global_zero:
+        for key, value in scores.items():
+            print(f"{key:<40} {value:.4f}")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder.path / "scores.json", json.dumps({"checkpoint": str(checkpoint), "scores": scores}, indent=2))
+    return scores
+
+
+def predict(
+    recipe: Mapping[str, Any], question: str, images: Sequence[Path], ckpt: str = "latest", max_new_tokens: int = 64
+) -> str:
+    """The answer to one question about images.
+
+    Args:
+        recipe: as composed.
+        question: as a user would ask it; the recipe's template is put around it.
+        images: picture files of any format that Pillow reads; none for a question without an image.
+        ckpt: a checkpoint, or ``latest``: the newest of the run.
+        max_new_tokens: limit of the answer.
+
+    Raises:
+        RecipeError: when a picture or the checkpoint is not there.
+    """
+    import torch
+
+    from dslight.data.sample import BadSample, decode_image
+
+    checkpoint = _checkpoint(RunFolder(run_dir(recipe)), ckpt)
+    pictures = []
+    for path in images:
+        if not path.is_file():
+            raise RecipeError(f"--image: there is no file {path}")
+        try:
+            pictures.append(decode_image(path.read_bytes()))
+        except BadSample as error:
+            raise RecipeError(f"--image {path}: {error}") from error
+    experiment = build(recipe)
+    model: Any = experiment.model
+    load_checkpoint(experiment, checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval().to(device)
+    batch = experiment.data.ask(question, pictures).to(device)
+    with torch.inference_mode():
+        return model.answer(batch, max_new_tokens=max_new_tokens, eos_token_id=experiment.data.stop_ids)[0]
+
+
+def load_checkpoint(experiment: Experiment, path: Path) -> None:
+    """Read a model's weights from a checkpoint of its run, whole or sharded. Nothing is unpickled but tensors and plain containers."""
+    import torch
+
+    model = experiment.model
+    if path.is_dir():
+        from torch.distributed.checkpoint import load
+
+        state = {"state_dict": model.state_dict()}
+        load(state, checkpoint_id=path)
+        model.load_state_dict(state["state_dict"])
+        return
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+
+
+def _checkpoint(folder: RunFolder, ckpt: str) -> Path:
+    if ckpt != "latest":
+        if not Path(ckpt).exists():
+            raise RecipeError(f"--ckpt: there is no checkpoint {ckpt}")
+        return Path(ckpt)
+    newest = folder.latest_checkpoint()
+    if newest is None:
+        raise RecipeError(f"--ckpt: {folder.checkpoints} has no complete checkpoint; train first: dslight fit RECIPE")
+    return newest

@@ -1,0 +1,271 @@
+"""``dslight plan``: what a recipe describes and what it would cost, without a weight or a sample.
+
+Shapes come from building the recipe on the meta device, costs from running its parts on fake tensors: FLOPs are counted by torch's
+own counter from the operations that would run, activations are the tensors that autograd would keep. So there is no formula
+per architecture, and any encoder or decoder that runs can be planned. Numbers are for one sample with the largest crop grid;
+additions, norms and softmax are not counted as FLOPs (torch counts products and attention).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dslight.recipe.build import Experiment, check
+from dslight.types import Grid
+from dslight.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Part:
+    """A line of the parts table; ``lr`` is ``None`` for a frozen part."""
+
+    name: str
+    kind: str
+    parameters: int
+    trainable: int
+    lr: float | None
+    forward_flops: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes per rank. Weights, gradients and optimizer states are sharded over the world; activations are the rank's own."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    unsharded: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.unsharded + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`plan` finds out.
+
+    Attributes:
+        name: the recipe's.
+        parts: one entry per part.
+        image_size: (height, width) of a view in pixels.
+        grids: the crop grids that the views may have.
+        effective_resolution: (height, width) of all crops together, for the largest grid.
+        visual_tokens: patch tokens of all views that are read (the paper's "Vis.Tok"), for the largest grid.
+        context_length: visual positions of the sequence (the paper's "Cxt.Len"), for the largest grid.
+        text_tokens: assumed for FLOPs and memory.
+        placements: (part, layer, what enters there).
+        world_size: ranks that share the parameters.
+        micro_batch_size: samples that a rank takes at once.
+        memory: per rank.
+    """
+
+    name: str
+    parts: list[Part]
+    image_size: tuple[int, int]
+    grids: list[Grid]
+    effective_resolution: tuple[int, int]
+    visual_tokens: int
+    context_length: int
+    text_tokens: int
+    placements: list[tuple[str, int, str]]
+    world_size: int
+    micro_batch_size: int
+    memory: Memory
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def forward_flops(self) -> float:
+        """Of one sample, all parts."""
+        return sum(part.forward_flops for part in self.parts)
+
+    def to_json(self) -> str:
+        """Everything, for programs."""
+        return json.dumps({**asdict(self), "forward_flops": self.forward_flops, "memory_total": self.memory.total}, indent=2)
+
+    def to_text(self) -> str:
+        """Everything, for people."""
+        flops = self.forward_flops
+        lines = [f"{self.name}", "", f"{'part':<16}{'class':<20}{'parameters':>12}{'trainable':>12}{'lr':>9}{'forward FLOPs':>16}{'':>7}"]
+        for part in self.parts:
+            lr = "frozen" if part.lr is None else f"{part.lr:g}"
+            share = f"{part.forward_flops / flops:.0%}" if flops else ""
+            lines.append(
+                f"{part.name:<16}{part.kind:<20}{_count(part.parameters):>12}{_count(part.trainable):>12}{lr:>9}"
+                f"{_count(part.forward_flops):>16}{share:>7}"
+            )
+        totals = _count(sum(p.parameters for p in self.parts)), _count(sum(p.trainable for p in self.parts))
+        lines.append(f"{'total':<36}{totals[0]:>12}{totals[1]:>12}{'':>9}{_count(flops):>16}{'':>7}")
+        grids = ", ".join("single view" if grid == (0, 0) else f"{grid[0]}x{grid[1]} crops" for grid in self.grids)
+        lines += [
+            "",
+            f"views            {self.image_size[0]}x{self.image_size[1]} px: base view" + (f" + {grids}" if self.grids != [(0, 0)] else ""),
+            f"resolution       {self.effective_resolution[0]}x{self.effective_resolution[1]} px effective",
+            f"visual tokens    {self.visual_tokens} read, {self.context_length} in the context",
+        ]
+        if self.text_tokens:
+            lines.append(f"context length   {self.context_length} visual + {self.text_tokens} text (assumed; --text-tokens)")
+        if self.placements:
+            lines.append("")
+            lines += [f"{part + ' layer ' + str(layer):<26} {what}" for part, layer, what in self.placements]
+        m = self.memory
+        lines += [
+            "",
+            f"memory per rank  {_bytes(m.total)}: {self.world_size} rank{'s' * (self.world_size > 1)}, "
+            f"micro-batch {self.micro_batch_size}, two optimizer states, no activation checkpointing",
+            f"                 weights {_bytes(m.weights)}, gradients {_bytes(m.gradients)}, optimizer {_bytes(m.optimizer)}, "
+            f"unsharded {_bytes(m.unsharded)}, activations {_bytes(m.activations)}",
+        ]
+        return "\n".join(lines + ([""] + self.notes if self.notes else []))
+
+
+def plan(recipe: Mapping[str, Any], world_size: int = 1, text_tokens: int = 64) -> Plan:
+    """Check a recipe and count its cost.
+
+    Args:
+        recipe: as composed.
+        world_size: ranks that the parameters are sharded over.
+        text_tokens: text positions of a sample.
+
+    Raises:
+        RecipeError: when the recipe is wrong.
+    """
+    from dslight.data.datamodule import micro_size
+
+    experiment = check(recipe)
+    model, data, encoder = experiment.model, experiment.data, experiment.encoder
+    grid = max(experiment.grids, key=lambda g: g[0] * g[1])
+    crops = grid[0] * grid[1]
+    micro = micro_size(data.global_batch_size, data.micro_batch_size, world_size)
+    parameters = list(model.parameters())
+    units = [sum(p.nbytes for p in u.parameters()) for part in model.parts().values() for u in getattr(part, "shard_units", [])]
+    flops, activations = _costs(experiment, grid, text_tokens)
+    trains = model.stage.train if model.stage else {}  # type: ignore[union-attr]
+    patches = encoder.grid[0] * encoder.grid[1]
+    if isinstance(model, VLM):
+        used = crops if model.stacking.uses_crops else 0
+        context, placements = model.stacking.slot_layout(encoder)(grid), model.stacking.placements
+    else:
+        used, context, placements, text_tokens = crops, 0, [], 0
+    trainable = sum(p.nbytes for p in parameters if p.requires_grad)
+    weights = sum(p.nbytes for p in parameters)
+    return Plan(
+        name=str(recipe.get("name", "")),
+        parts=[
+            Part(
+                name,
+                type(part).__name__,
+                sum(p.numel() for p in _own(part)),
+                sum(p.numel() for p in _own(part) if p.requires_grad),
+                trains[name].lr if name in trains else None,
+                flops.get(name, 0),
+            )
+            for name, part in model.parts().items()
+        ],
+        image_size=tuple(encoder.image_size),
+        grids=experiment.grids,
+        effective_resolution=(encoder.image_size[0] * max(grid[0] if used else 1, 1), encoder.image_size[1] * max(grid[1] if used else 1, 1)),
+        visual_tokens=patches * (1 + used),
+        context_length=context,
+        text_tokens=text_tokens,
+        placements=placements,
+        world_size=world_size,
+        micro_batch_size=micro,
+        memory=Memory(
+            weights=weights // world_size,
+            gradients=trainable // world_size,
+            optimizer=2 * trainable // world_size,
+            unsharded=(weights - sum(units) + 2 * max(units, default=0)) if world_size > 1 else 0,
+            activations=activations * micro,
+        ),
+    )  # fmt: skip
+
+
+def _own(part: Any) -> list[nn.Parameter]:
+    return list(part.own_parameters() if hasattr(part, "own_parameters") else part.parameters())
+
+
+def _costs(experiment: Experiment, grid: Grid, text_tokens: int) -> tuple[dict[str, float], int]:
+    """Forward FLOPs by part, and the bytes that autograd keeps, for one sample."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model, encoder = experiment.model, experiment.encoder
+    flops: dict[str, float] = {}
+    kept: dict[int, Tensor] = {}
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _leave_meta(model)
+        weights = {p.untyped_storage()._cdata for p in [*model.parameters(), *model.buffers()]}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = tensor
+            return tensor
+
+        def measure(name: str, run: Callable[[], Any]) -> Any:
+            from torch.utils.flop_counter import FlopCounterMode
+
+            with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+                out = run()
+            flops[name] = flops.get(name, 0) + counter.get_total_flops()
+            return out
+
+        def views(count: int) -> Tensor:
+            return torch.zeros(count, 3, *encoder.image_size, dtype=torch.uint8)
+
+        crops = grid[0] * grid[1]
+        if not isinstance(model, VLM):
+            measure(model.kind, lambda: encoder(views(1 + crops)))
+            return flops, sum(t.untyped_storage().nbytes() for t in kept.values())
+        layers = model.stacking.encoded_layers(encoder)
+        (features,) = measure("vision_encoder", lambda: encoder(views(1), taps=[model.stacking.tap]))
+        if layers["crop"] or model.stacking.uses_crops:
+            tap = model.stacking.tap if layers["crop"] == layers["base"] else layers["crop"]
+            measure("vision_encoder", lambda: encoder(views(crops), taps=[tap]))
+        slots = model.stacking.slot_layout(encoder)(grid)
+        projector = model.projector
+        visual = features.new_zeros(projector.levels, slots, projector.in_width).requires_grad_(features.requires_grad)
+        tokens = measure("projector", lambda: projector(visual))
+        hook = model.language_model.embedding.register_forward_hook(
+            lambda module, args, out: out.detach().requires_grad_(tokens.requires_grad or out.requires_grad)
+        )
+        ids = torch.zeros(1, slots + text_tokens, dtype=torch.int64)
+        measure("language_model", lambda: model.language_model.logits(ids, torch.ones_like(ids)))
+        hook.remove()
+    return flops, sum(t.untyped_storage().nbytes() for t in kept.values())
+
+
+def _leave_meta(model: nn.Module) -> None:
+    """Give every parameter and buffer a fake tensor on the CPU, so that the kernels counted are those that would run; ties stay tied."""
+    made: dict[int, Any] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                module._parameters[name] = made.setdefault(id(parameter), nn.Parameter(empty, parameter.requires_grad))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = made.setdefault(id(buffer), torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu"))
+
+
+def _count(number: float) -> str:
+    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.2f} {unit}"
+    return f"{number:.0f}"
+
+
+def _bytes(number: float) -> str:
+    for limit, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= limit:
+            return f"{number / limit:.1f} {unit}"
+    return f"{number:.0f} B"
