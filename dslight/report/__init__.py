@@ -1,0 +1,1 @@
+"""The report of an ablation: a table, pictures, and a page that holds them; made from run folders alone."""

@@ -1,0 +1,92 @@
+"""The report as one HTML file that needs nothing else: no script, no font, no picture from elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells; the first ``names`` columns are words, the others numbers."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    names: int = 1
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An SVG with what it shows."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that the page shows, in its order."""
+
+    title: str
+    summary: str
+    table: Table
+    notes: Sequence[str]
+    figures: Sequence[Figure]
+    runs: Table
+    missing: Sequence[str] = ()
+    comparisons: Table | None = None
+    references: Table | None = None
+    text: str = ""
+    commands: Sequence[str] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def render(page: Page) -> str:
+    """The HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"prose": prose, "svg": Markup}
+    return environment.get_template("page.html").render(page=page)
+
+
+def prose(text: str) -> Markup:
+    """Paragraphs, ``- lists``, ``# headings``, ``**bold**``, ``*italics*``, `` `code` `` as HTML; the rest is escaped."""
+    parts = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        # a line that begins an item begins a piece of its own; the lines after it belong to it
+        pieces: list[str] = []
+        for line in map(str.strip, block.splitlines()):
+            if not pieces or line.startswith(("- ", "#")) or pieces[-1].startswith("#"):
+                pieces.append(line)
+            else:
+                pieces[-1] += f" {line}"
+        for tag, group in itertools.groupby(pieces, key=_tag):
+            texts = [_inline(piece.lstrip("#").removeprefix("- ").strip()) for piece in group]
+            if tag == "li":
+                parts.append("<ul>" + "".join(f"<li>{text}</li>" for text in texts) + "</ul>")
+            else:
+                parts += [f"<{tag}>{text}</{tag}>" for text in texts]
+    return Markup("\n".join(parts))
+
+
+def _tag(piece: str) -> str:
+    return "h3" if piece.startswith("#") else "li" if piece.startswith("- ") else "p"
+
+
+def _inline(text: str) -> str:
+    html = str(escape(text))
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
+    html = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html)
+    return re.sub(r"\*(\S(?:.*?\S)?)\*", r"<em>\1</em>", html)

@@ -1,0 +1,153 @@
+"""Read run folders: what a report is made from.
+
+A run is finished when its folder holds a ``result.json``. ``run.json`` (written by a sweep) says which arm and which
+point of the grid it is; a run without it is an arm of its own name. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dslight.recipe.ablation import Ablation
+from dslight.recipe.compose import compose, recipe_hash
+from dslight.recipe.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        path: its folder.
+        arm: the variant, or the recipe's name for a run outside a sweep.
+        point: its values of the grid.
+        seed: ``None`` when the run does not say.
+        values: ``result.json`` as it stands.
+        curves: per metric its (step, value) pairs, by step.
+        versions: of the libraries, as ``result.json`` or else ``environment.json`` has them.
+        commit: of the git checkout, or ``None``.
+    """
+
+    path: Path
+    arm: str
+    point: dict[str, Any]
+    seed: int | None
+    values: dict[str, Any]
+    curves: dict[str, list[tuple[int, float]]]
+    versions: dict[str, str]
+    commit: str | None
+
+    @property
+    def headline(self) -> str:
+        """The metric that ``accuracy`` is."""
+        return str(self.values.get("headline") or "accuracy")
+
+    @property
+    def accuracy(self) -> float | None:
+        """The headline score; ``None`` when the run has none."""
+        return self.number("accuracy")
+
+    @property
+    def setting(self) -> tuple[tuple[str, str], ...]:
+        """The point without the seed: runs of one arm that share it differ by seed alone."""
+        return tuple((key, str(value)) for key, value in self.point.items() if key != "seed")
+
+    def number(self, key: str) -> float | None:
+        """A number of ``result.json``, nested ones as ``parameters.total``; ``None`` when it is missing or not finite."""
+        value: Any = self.values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return value if is_number and abs(value) < float("inf") else None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that is not in the report, and why."""
+
+    name: str
+    reason: str
+
+
+def collect(source: Ablation | Iterable[str | Path]) -> tuple[list[Result], list[Unfinished]]:
+    """The finished runs of an ablation, or below some folders, in the ablation's order; and the runs that are left out.
+
+    Raises:
+        RecipeError: a folder that does not exist, or no run at all.
+    """
+    if isinstance(source, Ablation):
+        expected = {run.run_dir: recipe_hash(run.recipe) for run in source.runs}
+    else:
+        expected = dict.fromkeys(_run_folders([Path(path) for path in source]))
+    results, unfinished = [], []
+    for folder, wanted in expected.items():
+        values = _read_json(folder / "result.json")
+        if values is None:
+            started = any((folder / name).exists() for name in ("run.json", "recipe.yaml"))
+            unfinished.append(Unfinished(str(folder), "started, not finished" if started else "not started"))
+        elif wanted is not None and values.get("recipe_hash") != wanted:
+            unfinished.append(Unfinished(str(folder), "its result is of another recipe"))
+        else:
+            results.append(_result(folder, values))
+    return results, unfinished
+
+
+def _run_folders(roots: list[Path]) -> list[Path]:
+    folders: dict[Path, int] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise RecipeError(f"{root}: no such folder of runs")
+        for name in ("result.json", "run.json", "recipe.yaml"):
+            for file in root.rglob(name):
+                folders.setdefault(file.parent, int((_read_json(file.parent / "run.json") or {}).get("index", 0)))
+    if not folders:
+        raise RecipeError(f"{', '.join(map(str, roots))}: no runs in there (a run has a recipe.yaml and a result.json)")
+    return sorted(folders, key=lambda folder: (str(folder.parent.parent), folders[folder], str(folder)))
+
+
+def _result(folder: Path, values: dict[str, Any]) -> Result:
+    about = _read_json(folder / "run.json") or {}
+    environment = _read_json(folder / "environment.json") or {}
+    point = about.get("point") or {}
+    seed = values.get("seed", point.get("seed"))
+    return Result(
+        path=folder,
+        arm=str(about.get("arm") or values.get("arm") or values.get("name") or _recipe_name(folder)),
+        point=point,
+        seed=seed if isinstance(seed, int) else None,
+        values=values,
+        curves=_read_curves(folder / "metrics.csv"),
+        versions=values.get("versions") or environment.get("versions") or {},
+        commit=values.get("git_commit") or environment.get("git_commit"),
+    )
+
+
+def _recipe_name(folder: Path) -> str:
+    recipe = folder / "recipe.yaml"
+    return str((compose(recipe) if recipe.exists() else {}).get("name") or folder.name)
+
+
+def _read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Lightning's CSV log: sparse rows; where a step was logged twice (a resumed run) the later row holds."""
+    if not path.exists():
+        return {}
+    curves: dict[str, dict[int, float]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for name, text in row.items():
+                if name not in (None, "step", "epoch") and text and row.get("step"):
+                    curves.setdefault(name, {})[int(float(row["step"]))] = float(text)
+    return {name: sorted(points.items()) for name, points in curves.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

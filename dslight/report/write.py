@@ -1,0 +1,257 @@
+"""Write the report of an ablation, or of any run folders: ``table.md``, ``table.csv`` and ``report.html``.
+
+    dslight report recipes/ablations/effect.yaml        # or: dslight report runs/effect runs/another
+
+What an ablation file may say under ``report``: ``title``, ``baseline`` (an arm), ``text`` (prose; see ``page.prose``),
+``compare`` (pairs of arms whose difference is listed seed by seed), and ``references``: scores to compare with that are
+no runs, each ``{label, value}`` or ``{label, file, key}``, a dotted key of a JSON file.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dslight.recipe.ablation import Ablation
+from dslight.recipe.errors import RecipeError
+from dslight.report import plots
+from dslight.report.page import Figure, Page, Table, render
+from dslight.report.runs import Result, Unfinished, collect
+from dslight.report.table import Row, Unit, columns, notes, paired_differences, rows, to_csv, to_markdown, unit
+
+SETTINGS = ("title", "baseline", "text", "compare", "references")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        table: the rows, one per arm and setting.
+        results: the finished runs.
+        unfinished: the runs that are not in the report.
+        markdown: the text of ``table.md``.
+        files: ``table.md``, ``table.csv``, ``report.html``.
+    """
+
+    table: list[Row]
+    results: list[Result]
+    unfinished: list[Unfinished]
+    markdown: str
+    files: list[Path]
+
+
+def report(
+    source: Ablation | Sequence[str | Path],
+    out: Path,
+    settings: Mapping[str, Any] | None = None,
+    command: str | None = None,
+) -> Report:
+    """Collect the finished runs, write the three files into ``out``, print the table.
+
+    Args:
+        source: an ablation, or folders that are searched for runs.
+        out: folder; made if it is missing.
+        settings: as under ``report`` in an ablation file, which is the default.
+        command: what "How to reproduce" shows; by default the sweep of the ablation.
+
+    Raises:
+        RecipeError: no finished run; a setting that does not exist; an arm in ``compare`` that does not exist.
+    """
+    settings = dict(settings or (source.report if isinstance(source, Ablation) else {}))
+    if unknown := [key for key in settings if key not in SETTINGS]:
+        raise RecipeError(f"report.{unknown[0]}: no such setting; there are {', '.join(SETTINGS)}")
+    results, unfinished = collect(source)
+    if not results:
+        reasons = "\n".join(f"  {run.name}: {run.reason}" for run in unfinished)
+        raise RecipeError(f"no finished run to report on\n{reasons}")
+    baseline, scale = settings.get("baseline"), unit(results)
+    table = rows(results, baseline)
+    references = _references(settings.get("references") or [])
+    said = notes(table, scale, baseline)
+    missing = [f"{run.name}: {run.reason}" for run in unfinished]
+    markdown = _markdown(to_markdown(table, scale, baseline), said, references, scale, missing)
+    shown = columns(table, scale, baseline)
+    page = Page(
+        title=settings.get("title") or (source.name if isinstance(source, Ablation) else "Runs"),
+        summary=_summary(table, results),
+        table=Table([heading for heading, _ in shown], [[text(row) for _, text in shown] for row in table]),
+        notes=said,
+        figures=_figures(table, scale, references),
+        runs=_all_runs(results, scale),
+        missing=missing,
+        comparisons=_comparisons(results, settings.get("compare") or [], scale),
+        references=_reference_table(references, scale),
+        text=str(settings.get("text") or ""),
+        commands=_commands(source, results, command),
+        facts=_facts(results),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    contents = {"table.md": markdown, "table.csv": to_csv(results), "report.html": render(page)}
+    for name, content in contents.items():
+        (out / name).write_text(content, encoding="utf-8")
+    print(markdown)
+    print(f"written: {', '.join(str(out / name) for name in contents)}")
+    return Report(table, results, unfinished, markdown, [out / name for name in contents])
+
+
+Reference = tuple[str, float | None, str]
+"""Label, score, where it comes from (or why there is none)."""
+
+
+def _references(entries: Sequence[Mapping[str, Any]]) -> list[Reference]:
+    found: list[Reference] = []
+    for entry in entries:
+        if "label" not in entry or not ("value" in entry or {"file", "key"} <= set(entry)):
+            raise RecipeError(
+                f"report.references: {dict(entry)!r} must have a label and a value, or a label, a file and a key"
+            )
+        if "value" in entry:
+            found.append((entry["label"], float(entry["value"]), "given in the ablation file"))
+            continue
+        path, node = Path(entry["file"]), None
+        if path.is_file():
+            node = json.loads(path.read_text(encoding="utf-8"))
+            for part in str(entry["key"]).split("."):
+                node = node.get(part) if isinstance(node, Mapping) else None
+        if isinstance(node, (int, float)):
+            found.append((entry["label"], float(node), f"{path}: {entry['key']}"))
+        else:
+            found.append(
+                (entry["label"], None, f"no {entry['key']} in {path}" if path.is_file() else f"there is no {path}")
+            )
+    return found
+
+
+def _markdown(
+    table: str, said: Sequence[str], references: Sequence[Reference], scale: Unit, missing: Sequence[str]
+) -> str:
+    parts = [table]
+    if said:
+        parts.append(" ".join(said) + "\n")
+    if references:
+        parts.append(
+            "".join(
+                f"- reference: {label} {scale(score)}{scale.name} ({origin})\n" for label, score, origin in references
+            )
+        )
+    if missing:
+        parts.append(f"Not in the table, {len(missing)} runs:\n\n" + "".join(f"- {line}\n" for line in missing))
+    return "\n".join(parts)
+
+
+def _summary(table: Sequence[Row], results: Sequence[Result]) -> str:
+    seeds = sorted({len(row.results) for row in table})
+    per_arm = " or ".join(map(str, seeds)) + (" run" if seeds == [1] else " runs")
+    arms = f"{len(table)} {'arm' if len(table) == 1 else 'arms'}"
+    minutes = sum(seconds for result in results if (seconds := result.number("train_seconds")))
+    total = f"; {_duration(minutes)} of training in all" if minutes else ""
+    return f"{arms}, {per_arm} each{total}."
+
+
+def _figures(table: Sequence[Row], scale: Unit, references: Sequence[Reference]) -> list[Figure]:
+    """The pictures that the runs have data for; of the metric that most rows have, where there are several."""
+    headline = statistics.mode(row.headline for row in table)
+    same = [row for row in table if row.headline == headline]
+    rest = f" Rows judged by another metric than {headline} are left out." if len(same) < len(table) else ""
+    known = [(label, score) for label, score, _ in references if score is not None]
+    several = any(len(row.results) > 1 for row in same)
+    dots = "A bar is the mean, a dot is a run." if several else "Every bar is a single run."
+    lines = "Thin lines are runs, bold lines their mean." if several else "Every line is a single run."
+    marks = "A marker is the mean, a faint dot is a run." if several else "Every marker is a single run."
+    dashed = " Dashed: references, which are no runs of this ablation." if known else ""
+    drawn = [
+        ("Score", plots.bars(same, scale, known), dots + dashed),
+        ("Learning curves", plots.curves(same, scale), lines + " Scores on the validation set."),
+        ("Score and context length", plots.against(same, scale, "context_length", "context length (tokens)"), marks),
+        (
+            "Score and step time",
+            plots.against(same, scale, "step_seconds", "time of a step (s, median)"),
+            marks + " Step times are of one machine.",
+        ),
+    ]
+    return [Figure(title, svg, caption + rest) for title, svg, caption in drawn if svg is not None]
+
+
+def _comparisons(results: Sequence[Result], pairs: Sequence[Sequence[str]], scale: Unit) -> Table | None:
+    lines = []
+    for pair in pairs:
+        if len(pair) != 2:
+            raise RecipeError(f"report.compare: {pair!r} must be a pair of arms, as in [[deepstack, low]]")
+        for row in rows([result for result in results if result.arm in pair], baseline=pair[1]):
+            if row.arm == pair[0] and row.delta is not None:
+                base = [
+                    r
+                    for r in results
+                    if r.arm == pair[1] and r.headline == row.headline and r.setting == row.results[0].setting
+                ]
+                by_seed = paired_differences(row.results, base)
+                single = ", ".join(f"seed {seed}: {scale(value, signed=True)}" for seed, value in by_seed.items())
+                lines.append([f"{row.label} − {pair[1]}", scale(row.delta, signed=True), str(row.shared), single])
+    return Table(["difference", "mean", "seeds", "each"], lines) if lines else None
+
+
+def _reference_table(references: Sequence[Reference], scale: Unit) -> Table | None:
+    if not references:
+        return None
+    return Table(
+        ["reference", "from", f"score {scale.name}".strip()],
+        [[label, origin, scale(score)] for label, score, origin in references],
+        names=2,
+    )
+
+
+def _all_runs(results: Sequence[Result], scale: Unit) -> Table:
+    grid = [key for key in dict.fromkeys(key for result in results for key in result.point) if key != "seed"]
+    head = ["arm", *grid, "folder", "seed", f"score {scale.name}".strip(), "s/step", "steps", "training"]
+    lines = []
+    for result in results:
+        step, steps, seconds = (result.number(key) for key in ("step_seconds", "steps", "train_seconds"))
+        lines.append(
+            [
+                result.arm,
+                *(str(result.point.get(key, "–")) for key in grid),
+                str(result.path),
+                "–" if result.seed is None else str(result.seed),
+                scale(result.accuracy),
+                "–" if step is None else f"{step:.3f}",
+                "–" if steps is None else f"{steps:,.0f}",
+                "–" if seconds is None else _duration(seconds),
+            ]
+        )
+    return Table(head, lines, names=2 + len(grid))
+
+
+def _commands(source: Any, results: Sequence[Result], command: str | None) -> list[str]:
+    if command is not None:
+        return [command]
+    if isinstance(source, Ablation):
+        return [shlex.join(["dslight", "sweep", str(source.path), *source.overrides])]
+    return [
+        shlex.join(["dslight", "fit", str(result.path / "recipe.yaml")])
+        for result in results
+        if (result.path / "recipe.yaml").exists()
+    ]
+
+
+def _facts(results: Sequence[Result]) -> dict[str, str]:
+    """Commit and versions; where runs differ, all values."""
+    commits = _all_values(result.commit or "not recorded" for result in results)
+    names = dict.fromkeys(name for result in results for name in result.versions)
+    versions = {name: _all_values(result.versions.get(name, "?") for result in results) for name in names}
+    return {"git commit": commits, **versions}
+
+
+def _all_values(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(map(str, values)))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
