@@ -62,7 +62,7 @@ def render(page: Page) -> str:
 
 
 def prose(text: str) -> Markup:
-    """Paragraphs, ``- lists``, ``# headings``, ``**bold**``, ``*italics*``, `` `code` `` as HTML; the rest is escaped."""
+    """Paragraphs, ``- lists``, ``# headings``, ``**bold**``, ``*italics*``, `` `code` `` as HTML; the rest escaped."""
     parts = []
     for block in re.split(r"\n\s*\n", text.strip()):
         # a line that begins an item begins a piece of its own; the lines after it belong to it
@@ -87,6 +87,11 @@ def _tag(piece: str) -> str:
 
 def _inline(text: str) -> str:
     html = str(escape(text))
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
-    html = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html)
-    return re.sub(r"\*(\S(?:.*?\S)?)\*", r"<em>\1</em>", html)
+    parts = re.split(r"`([^`]+)`", html)  # every second part is code, in which a star is a star
+    for i, part in enumerate(parts):
+        if i % 2:
+            parts[i] = f"<code>{part}</code>"
+        else:
+            part = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", part)
+            parts[i] = re.sub(r"\*(\S(?:.*?\S)?)\*", r"<em>\1</em>", part)
+    return "".join(parts)

@@ -75,7 +75,7 @@ def bars(table: Sequence[Row], scale: Unit, references: Sequence[tuple[str, floa
 
 
 def curves(table: Sequence[Row], scale: Unit) -> str | None:
-    """Validation score against training step: thin a run, bold the mean over the steps that all runs of the arm have."""
+    """Validation score against training step: a run is thin, the mean (at the steps that all runs have) is bold."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(HEIGHT, "y")
         ends: list[tuple[int, str, float, float]] = []
@@ -128,7 +128,7 @@ def against(table: Sequence[Row], scale: Unit, key: str, title: str) -> str | No
 
 
 def apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Positions in the order of ``wanted``, at least ``gap`` from each other, and no further from it than that takes."""
+    """Positions in the order of ``wanted``, ``gap`` or more from each other, moved as little as that takes."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     blocks: list[list[float]] = []  # runs of labels that touch: [sum of wanted starts, members]
     for i, index in enumerate(order):
@@ -164,14 +164,15 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[int, str, float, float]]) -> No
 
 
 def _label_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Names beside the points, each at the first place around its point that is free, or else the freest."""
+    """Names beside the points, from the top down, each at the first free place around its point, or else the freest."""
+    points = sorted(points, key=lambda point: -point[2])
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     width, height, line = 62.0 * WIDTH, 54.0 * HEIGHT, 14.0  # of the axes and of a line of text, in points, roughly
     at = [(width * (x - left) / (right - left), height * (y - low) / (high - low)) for _, x, y in points]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in at]
     for (label, *point), (x, y) in zip(points, at, strict=True):
         long = 6.2 * len(label)
-        places = [(shift, lines * line) for lines in (0, 1, -1, 2, -2) for shift in (9.0, -9.0)]
+        places = [(shift, lines * line) for lines in (0, -1, 1, -2, 2) for shift in (9.0, -9.0)]
         corners = [(x + (shift if shift > 0 else shift - long), y + up - line / 2) for shift, up in places]
         boxes: list[Box] = [(a, b, a + long, b + line) for a, b in corners]
         page = (0.0, 0.0, width + 10, height)

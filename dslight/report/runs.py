@@ -58,7 +58,7 @@ class Result:
         return tuple((key, str(value)) for key, value in self.point.items() if key != "seed")
 
     def number(self, key: str) -> float | None:
-        """A number of ``result.json``, nested ones as ``parameters.total``; ``None`` when it is missing or not finite."""
+        """A number of ``result.json``, ``parameters.total`` for a nested one; ``None`` if missing or not finite."""
         value: Any = self.values
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None

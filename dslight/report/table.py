@@ -1,8 +1,8 @@
 """The table of an ablation: one row per arm (and point of the grid), its seeds summed up, next to the baseline.
 
 Decided here: the spread is the sample standard deviation over seeds and is left out for a single seed; a difference to
-the baseline is taken over the seeds that both have, so that a missing run does not shift it; scores of different metrics
-are never subtracted. Step times are compared with the baseline's, as seconds depend on the machine.
+the baseline is taken over the seeds that both have, so that a missing run does not shift it; scores of different
+metrics are never subtracted. Step times are compared with the baseline's, as seconds depend on the machine.
 """
 
 from __future__ import annotations
@@ -192,7 +192,9 @@ def notes(table: Sequence[Row], scale: Unit, baseline: str | None) -> list[str]:
             f"Δ is the mean difference to {baseline} over the seeds that both have"
             + (", in points." if scale.name else ".")
         )
-    elif baseline is not None:
+    elif any(row.arm == baseline for row in table) and len(table) > 1:
+        said.append(f"No row shares a metric and a seed with {baseline}, so no differences are given.")
+    elif baseline is not None and len(table) > 1:
         said.append(f"There is no finished run of {baseline} to compare with, so no differences are given.")
     if any(row.mean_of("step_seconds") for row in table):
         said.append("s/step is the median over a run's steps; runs that shared the machine slowed each other down.")

@@ -61,11 +61,13 @@ def report(
         command: what "How to reproduce" shows; by default the sweep of the ablation.
 
     Raises:
-        RecipeError: no finished run; a setting that does not exist; an arm in ``compare`` that does not exist.
+        RecipeError: no finished run; a setting, or an arm named in one, that does not exist.
     """
     settings = dict(settings or (source.report if isinstance(source, Ablation) else {}))
     if unknown := [key for key in settings if key not in SETTINGS]:
         raise RecipeError(f"report.{unknown[0]}: no such setting; there are {', '.join(SETTINGS)}")
+    if isinstance(source, Ablation):
+        _refuse_unknown_arms(source, settings)
     results, unfinished = collect(source)
     if not results:
         reasons = "\n".join(f"  {run.name}: {run.reason}" for run in unfinished)
@@ -98,6 +100,15 @@ def report(
     print(markdown)
     print(f"written: {', '.join(str(out / name) for name in contents)}")
     return Report(table, results, unfinished, markdown, [out / name for name in contents])
+
+
+def _refuse_unknown_arms(ablation: Ablation, settings: Mapping[str, Any]) -> None:
+    arms = list(dict.fromkeys(run.arm for run in ablation.runs))
+    named = [("baseline", settings.get("baseline"))]
+    named += [("compare", arm) for pair in settings.get("compare") or [] for arm in pair]
+    for key, arm in named:
+        if arm is not None and arm not in arms:
+            raise RecipeError(f"report.{key}: there is no arm {arm!r}; there are {', '.join(arms)}")
 
 
 Reference = tuple[str, float | None, str]

@@ -1,0 +1,82 @@
+"""Reading run folders. The CSV log is written by Lightning's own logger."""
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+
+from dslight.recipe.ablation import expand
+from dslight.recipe.errors import RecipeError
+from dslight.report.runs import collect
+
+
+def test_runs_below_a_folder_are_found_in_the_order_of_the_sweep(tmp_path, finish):
+    for index, arm in enumerate(["second", "first", "alone"]):
+        folder = finish(tmp_path / "runs" / arm / "seed=0", arm if arm != "alone" else None, seed=0)
+        if arm != "alone":
+            (folder / "run.json").write_text(f'{{"arm": "{arm}", "index": {2 - index}, "point": {{"seed": 0}}}}')
+    results, unfinished = collect([tmp_path])
+    assert [result.arm for result in results] == ["seed=0", "first", "second"]
+    assert results[0].path == tmp_path / "runs/alone/seed=0"
+    assert results[1].seed == 0
+    assert results[1].point == {"seed": 0}
+    assert unfinished == []
+
+
+def test_a_run_without_a_result_and_one_of_another_recipe_are_left_out_with_the_reason(tmp_path, monkeypatch, finish):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("name: a\nvariants: {w: {x: 1}, x: {x: 2}, y: {x: 3}, z: {x: 4}}\n")
+    ablation = expand("a.yaml")
+    finish(ablation.runs[0].run_dir, "w", recipe=ablation.runs[0].recipe)
+    finish(ablation.runs[1].run_dir, "x", recipe=ablation.runs[1].recipe | {"x": 9})
+    ablation.runs[2].run_dir.mkdir()
+    (ablation.runs[2].run_dir / "run.json").write_text("{}")
+    results, unfinished = collect(ablation)
+    assert [result.arm for result in results] == ["w"]
+    assert [(run.name, run.reason) for run in unfinished] == [
+        ("runs/a/x", "its result is of another recipe"),
+        ("runs/a/y", "started, not finished"),
+        ("runs/a/z", "not started"),
+    ]
+
+
+def test_the_curves_are_what_lightning_logged(tmp_path, finish):
+    folder = finish(tmp_path / "run", score=None)
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    logger = CSVLogger(folder, name="", version="")
+    for step in (10, 20, 30):
+        logger.log_metrics({"train/loss": 1 / step, "epoch": 0}, step)
+        if step % 20 == 0:
+            logger.log_metrics({"val/digits/vqa_accuracy": step / 100}, step)
+        logger.save()
+    result = collect([tmp_path])[0][0]
+    assert result.curves["val/digits/vqa_accuracy"] == [(20, 0.2)]
+    assert [step for step, _ in result.curves["train/loss"]] == [10, 20, 30]
+    assert set(result.curves) == {"train/loss", "val/digits/vqa_accuracy"}
+
+
+def test_a_step_that_a_resumed_run_logged_again_counts_once(tmp_path, finish):
+    folder = finish(tmp_path / "run")
+    (folder / "metrics.csv").write_text("step,val\n10,0.1\n20,0.2\n20,0.3\n,0.9\n30,\n")
+    assert collect([tmp_path])[0][0].curves == {"val": [(10, 0.1), (20, 0.3)]}
+
+
+def test_versions_may_stand_in_the_environment_file(tmp_path, finish):
+    folder = finish(tmp_path / "run", versions=None, git_commit=None)
+    (folder / "environment.json").write_text('{"git_commit": "abc", "versions": {"torch": "2.11"}}')
+    result = collect([tmp_path])[0][0]
+    assert (result.commit, result.versions) == ("abc", {"torch": "2.11"})
+
+
+def test_a_number_that_is_missing_or_not_a_number_is_none(tmp_path, finish):
+    folder = finish(tmp_path / "run", accuracy=float("nan"), steps=True, step_seconds=None)
+    assert "NaN" in (folder / "result.json").read_text()
+    result = collect([tmp_path])[0][0]
+    assert result.number("parameters.total") == 563_000
+    for key in ("accuracy", "steps", "step_seconds", "parameters", "parameters.more", "name.first"):
+        assert result.number(key) is None
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="no runs in there"):
+        collect([tmp_path])
+    with pytest.raises(RecipeError, match="gone: no such folder of runs"):
+        collect([tmp_path / "gone"])

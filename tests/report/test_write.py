@@ -1,0 +1,180 @@
+"""The whole report, from run folders to one HTML file."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from dslight.recipe.ablation import expand
+from dslight.recipe.errors import RecipeError
+from dslight.report.page import prose
+from dslight.report.write import report
+
+ABLATION = """
+name: effect
+variants: {low: {a: 1}, low-repeated: {a: 2}, deepstack-l: {a: 3}, all-tokens: {a: 4}}
+grid: {seed: [0, 1]}
+report:
+  title: Tokens & <stacks>
+  baseline: low
+  compare: [[deepstack-l, low-repeated]]
+  references:
+    - {label: SVM, file: svm.json, key: high.accuracy}
+    - {label: chance, value: 0.1}
+    - {label: gone, file: no.json, key: x}
+  text: |
+    # A toy
+    It shows the **mechanism**.
+"""
+
+
+class Reader(HTMLParser):
+    """The words of a page, and everything that it would load."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.loads: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "br", "img", "link", "use", "path", "rect"):
+            self.open.append(tag)
+        self.handle_startendtag(tag, attrs)
+
+    def handle_startendtag(self, tag, attrs):
+        links = [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+        self.loads += [link for link in links if not link.startswith("#")]
+
+    def handle_endtag(self, tag):
+        if tag not in ("use", "path", "rect"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data.strip())
+
+    @property
+    def text(self) -> str:
+        return " ".join(filter(None, self.words))
+
+
+@pytest.fixture
+def ablation(tmp_path, monkeypatch, finish_all):
+    monkeypatch.chdir(tmp_path)
+    Path("effect.yaml").write_text(ABLATION)
+    Path("svm.json").write_text('{"high": {"accuracy": 0.916}}')
+    ablation = expand("effect.yaml", ["b=[1, 2]"])
+    finish_all(ablation)
+    return ablation
+
+
+def read(folder: str | Path) -> Reader:
+    page = Reader((Path(folder) / "report.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert page.loads == []
+    return page
+
+
+def test_an_ablation_gets_a_table_a_csv_and_a_page_that_loads_nothing(ablation, capsys):
+    made = report(ablation, Path("out"))
+    assert [file.name for file in made.files] == ["table.md", "table.csv", "report.html"]
+    assert made.markdown in capsys.readouterr().out
+    assert made.markdown == Path("out/table.md").read_text()
+    assert len(Path("out/table.csv").read_text().splitlines()) == 9
+    text = read("out").text
+    for words in (
+        "Tokens & <stacks>",
+        "4 arms, 2 runs each",
+        "A toy It shows the mechanism",
+        "SVM svm.json: high.accuracy 91.6",
+        "gone there is no no.json –",
+        "deepstack-l − low-repeated",
+        "dslight sweep effect.yaml 'b=[1, 2]'",
+        "0123456789abcdef",
+        "2.15.0",
+        "Learning curves",
+    ):
+        assert words in text
+    assert "Not in this report" not in text
+    assert Path("out/report.html").read_text().count("<svg") == 4
+
+
+def test_missing_runs_are_listed(ablation):
+    shutil.rmtree(ablation.runs[7].run_dir)
+    (ablation.runs[5].run_dir / "result.json").unlink()
+    made = report(ablation, Path("out"))
+    assert len(made.results) == 6
+    assert "4 arms, 1 or 2 runs each" in read("out").text
+    for text in (read("out").text, made.markdown):
+        assert "runs/effect/deepstack-l/seed=1: started, not finished" in text
+        assert "runs/effect/all-tokens/seed=1: not started" in text
+
+
+def test_a_single_run_outside_a_sweep_gets_a_page_too(tmp_path, finish):
+    folder = finish(tmp_path / "only", None, 3, 0.5)
+    made = report([folder], tmp_path / "out")
+    assert [(row.label, row.spread) for row in made.table] == [("only", None)]
+    text = read(tmp_path / "out").text
+    assert "1 arm, 1 run each" in text
+    assert "Every row is a single run" in text
+    assert "Every bar is a single run." in text
+    assert f"dslight fit {folder}/recipe.yaml" in text
+
+
+def test_a_run_that_recorded_next_to_nothing_gets_a_page_too(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/result.json").write_text('{"name": "bare"}')
+    made = report([tmp_path / "run"], tmp_path / "out")
+    assert made.table[0].label == "bare"
+    text = read(tmp_path / "out").text
+    assert "bare" in text
+    assert "not recorded" in text
+    assert "Learning curves" not in text
+
+
+def test_runs_of_different_metrics_share_a_page_but_no_axis(tmp_path, finish):
+    for arm, headline in (("a", None), ("b", None), ("c", "val/docs/anls")):
+        finish(tmp_path / arm, arm, 0, 0.6, **({"headline": headline} if headline else {}))
+    report([tmp_path], tmp_path / "out")
+    html = (tmp_path / "out/report.html").read_text()
+    assert "Rows judged by another metric than val/digits/vqa_accuracy are left out." in html
+    bars = html[html.index("<svg") : html.index("</svg>")]
+    assert re.findall(r">([abc])</text>", bars) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"titel": "x"}, "report.titel: no such setting; there are title, baseline, text, compare, references"),
+        ({"compare": [["low"]]}, r"report.compare: \['low'\] must be a pair of arms"),
+        ({"compare": [["low", "lwo"]]}, "report.compare: there is no arm 'lwo'; there are low, low-repeated"),
+        ({"baseline": "lo"}, "report.baseline: there is no arm 'lo'"),
+        ({"references": [{"label": "SVM"}]}, "report.references: .* must have a label and a value"),
+    ],
+)
+def test_a_bad_setting_is_refused(ablation, settings, message):
+    with pytest.raises(RecipeError, match=message):
+        report(ablation, Path("out"), settings)
+
+
+def test_without_a_finished_run_there_is_no_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("effect.yaml").write_text(ABLATION)
+    with pytest.raises(RecipeError, match="no finished run to report on\n  runs/effect/low/seed=0: not started"):
+        report(expand("effect.yaml"), Path("out"))
+    assert not Path("out").exists()
+
+
+def test_prose_becomes_html_and_everything_else_is_escaped():
+    html = prose(
+        "# Head & *co*\nFirst line\nsecond `a*b*c` line:\n- one\n  more\n- **two** <script>\n\nLast 2 * 3 * 4."
+    )
+    assert html.split("\n") == [
+        "<h3>Head &amp; <em>co</em></h3>",
+        "<p>First line second <code>a*b*c</code> line:</p>",
+        "<ul><li>one more</li><li><strong>two</strong> &lt;script&gt;</li></ul>",
+        "<p>Last 2 * 3 * 4.</p>",
+    ]
