@@ -105,8 +105,8 @@ def convert(
             if bad > allowed:
                 quarantine.flush()
                 raise SystemExit(
-                    f"{bad} bad entries among the first {row + 1}, --max-bad {max_bad} allows {allowed} of {len(entries)}; "
-                    f"the reasons are in {out / QUARANTINE}. The last: row {row}: {reason}"
+                    f"{bad} bad entries among the first {row + 1}, --max-bad {max_bad} allows {allowed} of "
+                    f"{len(entries)}; the reasons are in {out / QUARANTINE}. The last: row {row}: {reason}"
                 )
         meta["quarantined"] = bad
     return len(entries) - bad, bad

@@ -132,6 +132,8 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
     for i, turn in enumerate(conversations):
         if turn["from"] not in _ROLES:
             raise BadSample(f"turn {i}: role {turn['from']!r} is none of {sorted(_ROLES)}")
+        if not isinstance(turn["value"], str):
+            raise BadSample(f"turn {i}: its value is no text but {turn['value']!r}")
     turns = tuple(Turn(_ROLES[turn["from"]], turn["value"]) for turn in conversations)
     if turns and turns[0].role == "gpt":
         turns = turns[1:]

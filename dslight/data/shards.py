@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 
@@ -323,7 +323,7 @@ class _OpenShard:
 
         self.path, self.tmp = root / name, root / f".{name}.tmp"
         self.file = _HashingFile(self.tmp)
-        self.tar = TarWriter(self.file, encoder=False, mtime=0)
+        self.tar = TarWriter(cast(BinaryIO, self.file), encoder=False, mtime=0)
         self.records: list[_Record] = []
         self.size = 0
 
@@ -371,6 +371,8 @@ class _HashingFile:
         self._file = path.open("wb")
 
     def write(self, data: bytes) -> int:
+        if self._file.closed:  # given up: tarfile still flushes its end when it is collected
+            return len(data)
         try:
             self._file.write(data)
         except OSError as error:

@@ -36,7 +36,8 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def write_shards() -> Callable[..., Path]:
-    """``write_shards(root, count, prefix="a", questions=0)``: ``count`` records with one small picture each, 7 to a shard."""
+    """``write_shards(root, count, prefix="a", questions=0)``: ``count`` records with one small picture each, 7 to a
+    shard."""
 
     def write(root: Path, count: int, prefix: str = "a", questions: int = 0, shard_records: int = 7) -> Path:
         rng = np.random.default_rng(0)
@@ -46,7 +47,8 @@ def write_shards() -> Callable[..., Path]:
                 record: dict[str, object] = {"id": f"{prefix}{i}"}
                 if questions:
                     record["questions"] = [
-                        {"question_id": f"{prefix}{i}-{q}", "question": "A1", "answers": [str(q)]} for q in range(questions)
+                        {"question_id": f"{prefix}{i}-{q}", "question": "A1", "answers": [str(q)]}
+                        for q in range(questions)
                     ]
                 else:
                     turns = [{"from": "human", "value": "<image>\nA1"}, {"from": "gpt", "value": str(i % 10)}]

@@ -1,4 +1,5 @@
-"""A real Lightning Trainer is killed with SIGKILL and resumed: every optimizer step must see the records it would have seen."""
+"""A real Lightning Trainer is killed with SIGKILL and resumed: every optimizer step must see the records it would have
+seen."""
 
 import json
 import multiprocessing
@@ -40,13 +41,14 @@ class Recorder(LightningModule):
         return self.layer(batch.input_ids[:1, :1].float()).sum()
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        pass
+        with (self.out / f"asked{self.global_rank}.jsonl").open("a") as file:
+            file.write(json.dumps([[q.question_id, q.valid] for q in batch.questions]) + "\n")
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.0)
 
 
-def fit(data: Path, out: Path, tokenizer, world: int, micro: int, kill_at=None, resume=None, workers=0, every=2) -> None:
+def fit(data: Path, out: Path, tokenizer, world: int, micro: int, kill_at=None, resume=None, workers=0, every=2):
     torch.set_num_threads(1)
     module = ShardData(
         [Source(str(data / "a")), Source(str(data / "b"), 0.5)],
@@ -101,7 +103,8 @@ def launch(*args, **kwargs) -> list[int]:
 
 
 def per_step(*outs: Path) -> dict[int, Counter]:
-    """Records per optimizer step over the runs in ``outs``, oldest first: a later run replaces the steps that it repeats."""
+    """Records per optimizer step over the runs in ``outs``, oldest first: a later run replaces the steps that it
+    repeats."""
     result: dict[int, Counter] = {}
     for out in outs:
         found: dict[int, Counter] = defaultdict(Counter)
@@ -118,7 +121,7 @@ def data(tmp_path_factory, write_shards) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_shards(root / "a", 33, "a")
     write_shards(root / "b", 21, "b")
-    write_shards(root / "q", 3, "q", questions=2)
+    write_shards(root / "q", 7, "q", questions=1)
     return root
 
 
@@ -169,6 +172,17 @@ def test_a_killed_run_resumes_with_the_same_global_batches(before, after, kill_a
     assert per_step(killed, resumed) == whole
 
 
+def test_two_ranks_ask_every_question_once_and_equally_often(data, tokenizer, tmp_path):
+    assert launch(data, tmp_path, tokenizer, 2, 4) == [0, 0]
+    ranks = []
+    for rank in range(2):
+        lines = (tmp_path / f"asked{rank}.jsonl").read_text().splitlines()
+        assert len(lines) == EPOCHS
+        ranks.append(json.loads(lines[0]))
+    assert [len(rank) for rank in ranks] == [4, 4]
+    assert sorted(q for rank in ranks for q, valid in rank if valid) == [f"q{i}-0" for i in range(7)]
+
+
 @pytest.mark.parametrize("kill_at", range(1, 15))
 def test_a_run_killed_after_any_step_resumes_exactly(kill_at, data, whole, tokenizer, tmp_path):
     """A checkpoint at every step, so also at the first one, at the end of an epoch and just after it."""
@@ -192,7 +206,8 @@ def test_a_resumed_run_can_be_killed_and_resumed_again_with_data_workers(data, w
 
 
 def test_a_checkpoint_inside_an_accumulation_repeats_the_unfinished_step(data, whole, tokenizer, tmp_path):
-    """Lightning saves between optimizer steps; a signal or an exception may not. The gradients of the half step are lost."""
+    """Lightning saves between optimizer steps; a signal or an exception may not. The gradients of the half step are
+    lost."""
     module = ShardData([Source(str(data / "a")), Source(str(data / "b"), 0.5)], SingleView(), GLOBAL, template="bare",
                        micro_batch_size=2)  # fmt: skip
     module.connect(tokenizer, (8, 8), SlotLayout((2, 2)))

@@ -1,0 +1,99 @@
+"""Padding, slots and the policy for rows that cannot be used."""
+
+import pytest
+import torch
+
+from dslight.data.collate import Collate, Item
+from dslight.data.conversation import IMAGE
+from dslight.data.sample import BadSample
+from dslight.types import IGNORE, Question, SlotLayout
+
+X = IGNORE
+PAD = 9
+
+
+def image(grid=(0, 0)) -> torch.Tensor:
+    return torch.full((1 + grid[0] * grid[1], 3, 2, 2), 7, dtype=torch.uint8)
+
+
+LAYOUT = SlotLayout((1, 2))
+
+
+def collate(items, layout=LAYOUT, **settings):
+    return Collate(layout, PAD, **settings)(items)
+
+
+TEXT = Item("text", [1, 2, 3], [X, 2, 3])
+PHOTO = Item("photo", [1, IMAGE, 4], [X, X, 4], [image((1, 2))], [(1, 2)])
+
+
+def test_an_image_becomes_its_slots_and_rows_are_padded_on_the_right():
+    batch = collate([TEXT, PHOTO])
+    assert batch.input_ids.tolist() == [[1, 2, 3, PAD], [1, PAD, PAD, 4]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert batch.visual_mask.tolist() == [[False] * 4, [False, True, True, False]]
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [[X, 2, 3, X], [X, X, X, 4]]
+    assert batch.views is not None
+    assert batch.views.grids == [(1, 2)]
+    assert batch.views.pixels.shape == (3, 3, 2, 2)
+    assert list(batch.keys) == ["text", "photo"]
+
+
+def test_crops_take_slots_when_the_layout_gives_them_some():
+    batch = collate([PHOTO, TEXT], SlotLayout((1, 2), (2, 2)))
+    assert batch.visual_mask.sum(1).tolist() == [2 + 2 * 4, 0]
+
+
+def test_questions_are_padded_on_the_left_and_carry_no_labels():
+    asked = [Question("1", "a", ("x",)), Question("2", "b", ("y",), valid=False)]
+    rows = [Item("a", [IMAGE, 1], None, [image()], [(0, 0)], asked[0]), Item("b", [5], question=asked[1])]
+    batch = collate(rows)
+    assert batch.input_ids.tolist() == [[PAD, PAD, 1], [PAD, PAD, 5]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch.visual_mask.tolist() == [[True, True, False], [False] * 3]
+    assert batch.labels is None
+    assert list(batch.questions) == asked
+
+
+def test_a_batch_of_text_has_no_views():
+    assert collate([TEXT]).views is None
+
+
+def test_a_long_text_is_cut_at_its_end():
+    batch = collate([Item("long", [1, IMAGE, 4, 5, 6], [X, X, 4, 5, 6], [image()], [(0, 0)])], max_length=4)
+    assert batch.input_ids.tolist() == [[1, PAD, PAD, 4]]
+
+
+CUT_IMAGE = Item("cut", [1, 2, IMAGE, 4], [X, 2, X, 4], [image()], [(0, 0)])
+NOTHING = Item("nothing", [IMAGE, 3, 4], [X, X, 4], [image()], [(0, 0)])
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [(CUT_IMAGE, "cut: 5 positions, .* would cut an image"), (NOTHING, "nothing: no supervised token in its first 3")],
+)
+def test_an_unusable_row_is_an_error_that_says_why(item, reason):
+    with pytest.raises(BadSample, match=reason):
+        collate([item], max_length=3)
+
+
+@pytest.mark.parametrize("item", [CUT_IMAGE, NOTHING])
+def test_a_dropped_row_keeps_its_place_without_image_or_loss(item):
+    batch = collate([TEXT, item], max_length=3, on_unusable="drop")
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [[X, 2, 3], [X, X, X]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert not batch.visual_mask.any()
+    assert batch.views is None
+    assert list(batch.keys) == ["text", item.key]
+
+
+def test_a_question_that_is_too_long_is_never_cut():
+    with pytest.raises(BadSample, match=r"q: question 7 takes 4 positions, data\.max_length 3"):
+        collate([Item("q", [1, 2, 3, 4], question=Question("7", "", ("x",)))], max_length=3, on_unusable="drop")
+
+
+def test_text_and_pixels_must_have_equally_many_images():
+    with pytest.raises(BadSample, match="x: its text has places for 2 images, it has 1"):
+        collate([Item("x", [IMAGE, IMAGE, 1], [X, X, 1], [image()], [(0, 0)])])

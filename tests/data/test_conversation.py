@@ -1,0 +1,77 @@
+"""Templates on the quickstart's tokenizer, where every id can be read off."""
+
+import pytest
+import transformers
+
+from dslight.data.conversation import IMAGE, TEMPLATES, template
+from dslight.data.sample import BadSample, Turn
+from dslight.types import IGNORE
+
+CHAT = [Turn("human", "<image>\nA1"), Turn("gpt", "7"), Turn("human", "B2"), Turn("gpt", "0")]
+
+
+def words(ids: list[int], tokenizer) -> list[str]:
+    return [{IMAGE: "[image]", IGNORE: "."}.get(i) or tokenizer.convert_ids_to_tokens(i) for i in ids]
+
+
+def test_bare_writes_question_and_answer_in_turn_and_supervises_answers_and_the_end(tokenizer):
+    encoded = template("bare").encode(CHAT, tokenizer)
+    assert words(encoded.ids, tokenizer) == ["[image]", "A1", "7", "B2", "0", "<eos>"]
+    assert words(encoded.labels, tokenizer) == [".", ".", "7", ".", "0", "<eos>"]
+    assert encoded.supervised == 3
+
+
+def test_a_prompt_ends_where_the_answer_begins(tokenizer):
+    assert words(template("bare").prompt("A1", 1, tokenizer), tokenizer) == ["[image]", "A1"]
+    assert words(template("bare").prompt("A1", 0, tokenizer), tokenizer) == ["A1"]
+    assert words(template("bare").prompt("A1", 2, tokenizer), tokenizer) == ["[image]", "[image]", "A1"]
+
+
+def test_several_images_stay_where_the_text_has_them(tokenizer):
+    turns = [Turn("human", "A1 <image> B1 <image>"), Turn("gpt", "1")]
+    ids = template("bare").encode(turns, tokenizer).ids
+    assert words(ids, tokenizer) == ["A1", "[image]", "B1", "[image]", "1", "<eos>"]
+
+
+def test_one_image_goes_to_the_front_of_its_turn(tokenizer):
+    turns = [Turn("human", "A1 <image> B1"), Turn("gpt", "1")]
+    assert words(template("bare").encode(turns, tokenizer).ids, tokenizer)[:3] == ["[image]", "A1", "B1"]
+
+
+def test_plain_refuses_what_it_cannot_write(tokenizer):
+    with pytest.raises(BadSample, match="template plain: needs an image and one caption, got 4 turns"):
+        template("plain").encode(CHAT, tokenizer)
+    with pytest.raises(BadSample, match="template plain"):
+        template("plain").encode([Turn("human", "A1"), Turn("gpt", "1")], tokenizer)
+
+
+def test_generation_stops_at_the_end_of_an_answer(tokenizer):
+    assert template("bare").stop_ids(tokenizer) == [tokenizer.eos_token_id]
+
+
+def test_llavas_own_entries_are_taken_as_they_are(tokenizer):
+    entries = [{"from": turn.role, "value": turn.text} for turn in CHAT]
+    assert template("bare").encode(entries, tokenizer) == template("bare").encode(CHAT, tokenizer)
+
+
+def test_an_unknown_template_is_refused_with_the_names_there_are():
+    with pytest.raises(ValueError, match="'vicuna' is none of plain, bare, vicuna_v1"):
+        template("vicuna")  # pyright: ignore[reportArgumentType]
+    assert set(TEMPLATES) == {"plain", "bare", "vicuna_v1", "llama_2", "phi3", "chatml", "tokenizer"}
+
+
+def test_a_chat_template_that_rewrites_earlier_turns_is_refused(tokenizer):
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<eos>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] if loop.last or m['role'] == 'user' else '...' }} {% endfor %}"
+    )
+    with pytest.raises(BadSample, match="rewrites earlier text at turn 2"):
+        template("tokenizer").encode(CHAT, tokenizer)
+
+
+def test_truncation_that_a_tokenizer_was_saved_with_is_not_applied(tokenizer):
+    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    backend.enable_truncation(2)
+    backend.enable_padding(length=9)
+    cut = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
+    assert template("bare").encode(CHAT, cut).ids == template("bare").encode(CHAT, tokenizer).ids

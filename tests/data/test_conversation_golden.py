@@ -1,0 +1,161 @@
+"""Ids and labels against the official LLaVA code; where that code masks wrongly, what ours does instead is stated by
+name."""
+
+import json
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from dslight.data.conversation import IMAGE, template
+from dslight.data.sample import IMAGE_TOKEN, Turn
+from dslight.types import IGNORE
+
+pytestmark = pytest.mark.golden_labels
+
+ROOT = Path(os.environ.get("DSLIGHT_LABEL_GOLDENS", Path(__file__).parents[1] / "golden" / "llava_labels"))
+CASES = {
+    "v1": ("vicuna_v1", "llama_legacy"),
+    "v1_nonlegacy": ("vicuna_v1", "llama_nonlegacy"),
+    "plain": ("plain", "llama_legacy"),
+    "llama_2": ("llama_2", "llama_legacy"),
+    "llama_2_nonlegacy": ("llama_2", "llama_nonlegacy"),
+    "phi3": ("phi3", "phi3"),
+    "next_mpt_nonlegacy": ("chatml", "llama_chatml_nonlegacy"),
+}
+QWEN = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def load_tokenizer(name: str):
+    loader = PreTrainedTokenizerFast if name == "llama_legacy" else AutoTokenizer
+    return loader.from_pretrained(ROOT / "tokenizers" / name)
+
+
+def rows(name: str) -> list[dict]:
+    return [json.loads(line) for line in (ROOT / f"{name}.jsonl").read_text().splitlines()]
+
+
+def turns_of(row: dict) -> list[Turn]:
+    turns = [Turn(turn["from"], turn["value"]) for turn in row["conversations"]]
+    return turns[1:] if turns[0].role == "gpt" else turns
+
+
+def encode(row: dict, name: str, tokenizer):
+    images = None if row["has_image"] or name == "plain" else 0
+    return template(name).encode(turns_of(row), tokenizer, images)
+
+
+def why_official_is_not_followed(row: dict, file: str) -> str:
+    turns = turns_of(row)
+    if row["mismatch"]:
+        return "all labels masked"
+    if any(turn.text.count(IMAGE_TOKEN) > 1 for turn in turns):
+        return "images of a turn merged"
+    if row["has_image"] and any(turn.role == "gpt" and IMAGE_TOKEN in turn.text for turn in turns):
+        return "image inside an answer"
+    if not row["has_image"] and len(row["input_ids"]) == 2048:
+        return "cut by the tokenizer"
+    after = [turn.text.removeprefix(f"{IMAGE_TOKEN}\n") for turn in turns if turn.text.startswith(f"{IMAGE_TOKEN}\n")]
+    if file.startswith("next_") and any(text != text.strip() for text in after):
+        return "whitespace after a leading image kept"
+    return ""
+
+
+@pytest.mark.parametrize("file", CASES)
+def test_ids_and_labels_are_those_of_the_official_code(file):
+    name, tokenizer = CASES[file][0], load_tokenizer(CASES[file][1])
+    compared = 0
+    for row in rows(file):
+        if why_official_is_not_followed(row, file):
+            continue
+        ours = encode(row, name, tokenizer)
+        assert ours.ids == row["input_ids"], row["id"]
+        assert ours.labels == row["labels"], row["id"]
+        compared += 1
+    assert compared >= 0.8 * len(rows(file))
+
+
+def supervised_text(encoded, tokenizer) -> str:
+    return tokenizer.decode([label for label in encoded.labels if label != IGNORE])
+
+
+@pytest.mark.parametrize("file", ["v1", "llama_2", "phi3", "next_mpt_nonlegacy"])
+def test_where_the_official_code_masks_a_whole_chat_ours_supervises_its_answers(file):
+    name, tokenizer = CASES[file][0], load_tokenizer(CASES[file][1])
+    end = tokenizer.decode([template(name).stop_ids(tokenizer)[0]])
+    masked = [row for row in rows(file) if row["mismatch"]]
+    assert masked
+    for row in masked:
+        assert set(row["labels"]) == {IGNORE}
+        answers = [turn.text + end for turn in turns_of(row) if turn.role == "gpt" and turn.text]
+        text = supervised_text(encode(row, name, tokenizer), tokenizer)
+        assert "".join(text.split()) == "".join("".join(answers).split()), row["id"]
+
+
+def test_where_the_official_code_merges_the_images_of_a_turn_ours_keeps_each():
+    tokenizer = load_tokenizer("llama_legacy")
+    merged = [row for row in rows("v1") if why_official_is_not_followed(row, "v1") == "images of a turn merged"]
+    assert merged
+    for row in merged:
+        marks = sum(turn.text.count(IMAGE_TOKEN) for turn in turns_of(row))
+        assert row["input_ids"].count(IMAGE) < marks
+        assert encode(row, "vicuna_v1", tokenizer).ids.count(IMAGE) == marks
+
+
+def test_where_the_official_code_puts_an_image_into_an_answer_ours_keeps_the_word():
+    tokenizer = load_tokenizer("llama_legacy")
+    inside = [row for row in rows("v1") if why_official_is_not_followed(row, "v1") == "image inside an answer"]
+    assert inside
+    for row in inside:
+        ours = encode(row, "vicuna_v1", tokenizer)
+        human = sum(turn.text.count(IMAGE_TOKEN) for turn in turns_of(row) if turn.role == "human")
+        assert ours.ids.count(IMAGE) == human < row["input_ids"].count(IMAGE)
+        assert IMAGE not in ours.labels
+
+
+@pytest.mark.parametrize("file", CASES)
+def test_the_prompt_of_a_question_is_how_its_training_text_begins(file):
+    name, tokenizer = CASES[file][0], load_tokenizer(CASES[file][1])
+    checked = 0
+    for row in rows(file):
+        turns = turns_of(row)
+        if turns[0].text.count(IMAGE_TOKEN) > 1 or not turns[0].text:
+            continue
+        images = int(IMAGE_TOKEN in turns[0].text and (row["has_image"] or name == "plain"))
+        prompt = template(name).prompt(turns[0].text, images, tokenizer)
+        ids = encode(row, name, tokenizer).ids
+        assert ids[: len(prompt)] == prompt, row["id"]
+        checked += 1
+    assert checked >= 20
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "end"), [("next_qwen", "qwen", "<|im_end|>"), ("next_llama_3", "llama_3", "<|eot_id|>")]
+)
+def test_the_tokenizers_own_template_gives_the_official_ids_and_supervises_answers_only(file, folder, end):
+    """The official code also supervises role markers of the user; ours does not. LLaVA's system text is not in the
+    template."""
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = tokenizer.chat_template or QWEN
+    compared = 0
+    for row in rows(file):
+        turns = turns_of(row)
+        if why_official_is_not_followed(row, file) or len(turns) % 2 or not all(turn.text for turn in turns):
+            continue
+        ours = encode(row, "tokenizer", tokenizer)
+        ids = ours.ids[1:]  # without the first token, which the official system text follows
+        assert row["input_ids"][-len(ids) :] == ids, row["id"]
+        theirs = [label for label in row["labels"] if label != IGNORE]
+        assert len([label for label in ours.labels if label != IGNORE]) < len(theirs)
+        answers = unicodedata.normalize("NFC", "".join(turn.text + end for turn in turns if turn.role == "gpt"))
+        assert "".join(supervised_text(ours, tokenizer).split()) == "".join(answers.split()), row["id"]
+        compared += 1
+    assert compared >= 20
+    assert tokenizer.decode([template("tokenizer").stop_ids(tokenizer)[0]]) == end

@@ -1,0 +1,121 @@
+"""LLaVA's files to shards: what is good is kept as it is, what is bad is named."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.llava import main
+from data_prep.verify import main as verify_main
+from dslight.data.sample import parse_sample
+from dslight.data.shards import ShardReader
+
+
+def save(path, kind="JPEG"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)).save(out, kind)
+    path.write_bytes(out.getvalue())
+    return out.getvalue()
+
+
+def chat(*texts):
+    return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    images = tmp_path / "images"
+    save(images / "coco" / "a.jpg")
+    save(images / "b.png", "PNG")
+    save(images / "really_a.jpg", "GIF")
+    (images / "empty.jpg").write_bytes(b"")
+    (images / "page.jpg").write_bytes(b"<html>404</html>")
+    (images / "cut.jpg").write_bytes(save(images / "whole.jpg")[:300])
+    return tmp_path
+
+
+GOOD = [
+    {"id": "1", "image": "coco/a.jpg", "conversations": chat("<image>\nQ", "A", "Q2", "A2")},
+    {"id": "1", "conversations": chat("text only, ids repeat", "A")},
+    {"id": "3", "image": ["coco/a.jpg", "b.png"], "conversations": chat("<image> and <image>", "A")},
+    {"id": "4", "image": "really_a.jpg", "conversations": chat("<image>\nQ", "A")},
+]
+BAD = [
+    ({"id": "b0", "image": "gone.jpg", "conversations": chat("<image>", "A")}, "FileNotFoundError"),
+    ({"id": "b1", "image": "empty.jpg", "conversations": chat("<image>", "A")}, "not a PNG, JPEG"),
+    ({"id": "b2", "image": "page.jpg", "conversations": chat("<image>", "A")}, "not a PNG, JPEG"),
+    ({"id": "b3", "image": "cut.jpg", "conversations": chat("<image>", "A")}, "does not decode"),
+    ({"id": "b4", "image": "b.png", "conversations": chat("<image> <image>", "A")}, "2 <image> marks"),
+    ({"id": "b5", "conversations": []}, "no answer"),
+    ({"id": "b6", "conversations": [*chat("Q"), *chat("Q")]}, "two human turns"),
+    ({"id": "b7"}, "neither conversations"),
+    ({"id": "b8", "image": 5, "conversations": chat("<image>", "A")}, "TypeError"),
+]
+
+
+def run(folder, entries, *options):
+    path = folder / "data.json"
+    path.write_text(json.dumps(entries))
+    main(["--json", str(path), "--images", str(folder / "images"), "--out", str(folder / "out"), *options])
+
+
+def test_good_entries_keep_their_text_and_their_image_bytes(folder):
+    run(folder, GOOD)
+    reader = ShardReader(folder / "out", check="full")
+    samples = [parse_sample(reader.locate(row)[1], reader.read(row)) for row in range(len(reader))]
+    assert [sample.key for sample in samples] == [f"out-{row:09d}" for row in range(4)]
+    for sample, entry in zip(samples, GOOD, strict=True):
+        assert [turn.text for turn in sample.turns] == [turn["value"] for turn in entry["conversations"]]
+    assert samples[0].images == ((folder / "images/coco/a.jpg").read_bytes(),)
+    assert len(samples[2].images) == 2
+    assert set(reader.read(2)) == {"0.jpg", "1.png", "json"}
+    assert set(reader.read(3)) == {"gif", "json"}
+    assert json.loads(reader.read(3)["json"])["sources"] == ["really_a.jpg"]
+    assert (folder / "out" / "quarantine.jsonl").read_text() == ""
+
+
+def test_bad_entries_are_quarantined_with_their_reason(folder):
+    run(folder, [*(entry for entry, _ in BAD), *GOOD], "--max-bad", "0.7")
+    lines = [json.loads(line) for line in (folder / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == list(range(len(BAD)))
+    for line, (entry, reason) in zip(lines, BAD, strict=True):
+        assert line["id"] == entry["id"]
+        assert reason in line["reason"]
+    reader = ShardReader(folder / "out")
+    assert len(reader) == len(GOOD)
+    assert reader.manifest.meta["quarantined"] == len(BAD)
+
+
+def test_too_many_bad_entries_stop_the_program_without_a_manifest(folder):
+    with pytest.raises(SystemExit, match=r"2 bad entries among the first 2, --max-bad 0\.1 allows 1 of 13"):
+        run(folder, [*(entry for entry, _ in BAD), *GOOD], "--max-bad", "0.1")
+    assert not (folder / "out" / "manifest.json").exists()
+    assert len((folder / "out" / "quarantine.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_jsonl_file_and_a_second_call(folder, capsys):
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(json.dumps(entry) for entry in GOOD) + "\n\n")
+    arguments = ["--json", str(path), "--images", str(folder / "images"), "--out", str(folder / "out"), "--name", "mix"]
+    main(arguments)
+    main(arguments)
+    assert "finished already, from 4 entries" in capsys.readouterr().out
+    assert ShardReader(folder / "out").locate(0)[1] == "mix-000000000"
+
+
+def test_verify_names_what_is_wrong_and_sets_the_exit_status(folder, capsys):
+    run(folder, GOOD)
+    out = folder / "out"
+    verify_main([str(out), "--decode"])
+    assert "every byte is as it was written" in capsys.readouterr().out
+    tar = out / "shard-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[int(ShardReader(out).index.offsets[0]) + 1] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(SystemExit) as exit_:
+        verify_main([str(out)])
+    assert exit_.value.code == 1
+    assert "shard-000000.tar: out-000000000: " in capsys.readouterr().out
