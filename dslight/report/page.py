@@ -58,7 +58,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"prose": prose, "svg": Markup}
-    return environment.get_template("page.html").render(page=page)
+    return environment.get_template("page.html").render(page=page).lstrip()
 
 
 def prose(text: str) -> Markup:

@@ -1,5 +1,7 @@
 """The pictures of a report, as SVG inside an HTML page: bars of the arms, learning curves, score against cost.
 
+Each takes rows of one metric and gives ``None`` when they have nothing to draw.
+
 Decided here: every run is drawn (a dot, a thin line), so that the reader sees how many there are; a mean is drawn on
 top and never alone. Bars begin at zero. An arm keeps its colour (Okabe and Ito's palette, which colour-blind readers
 tell apart) and is labelled where it is drawn, so nothing depends on colour. Ink and lines take the page's colours.
@@ -18,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dslight.report.table import Row, Unit
+from dslight.report.table import Row, metric_name
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 MARKERS = "osD^vPX*"
@@ -47,20 +49,20 @@ _STYLE: dict[Any, Any] = {
 WIDTH, HEIGHT = 5.7, 3.6  # inches of 72 points; about half of the page
 
 
-def bars(table: Sequence[Row], scale: Unit, references: Sequence[tuple[str, float]] = ()) -> str | None:
+def bars(table: Sequence[Row], references: Sequence[tuple[str, float]] = ()) -> str | None:
     """A bar per arm to its mean, a dot per run, a dashed line per reference (label, score)."""
-    scored = [(i, row, [scale.factor * score for score in row.scores]) for i, row in enumerate(table) if row.scores]
-    lines = sorted(((scale.factor * score, label) for label, score in references), reverse=True)
+    scored = [(i, row, [row.unit.factor * score for score in row.scores]) for i, row in enumerate(table) if row.scores]
     if not scored:
         return None
+    lines = sorted(((table[0].unit.factor * score, label) for label, score in references), reverse=True)
     everything = [0.0, *(score for *_, scores in scored for score in scores), *(x for x, _ in lines)]
     low, high = min(everything), max(everything) or 1.0
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes(max(1.9, 0.85 + 0.36 * len(scored) + 0.24 * len(lines)), "x")
+        figure, axes = _axes(0.85 + 0.36 * len(scored) + 0.24 * len(lines), "x")
         for place, (i, row, scores) in enumerate(scored):
             axes.barh(place, statistics.fmean(scores), height=0.62, color=_colour(i), alpha=0.85, linewidth=0)
             axes.scatter(scores, [place] * len(scores), s=22, color=PAPER, edgecolors=INK, linewidths=0.9, zorder=3)
-            _write(axes, scale(row.mean), (max(scores), place), 9, box=True)
+            _write(axes, row.unit(row.mean), (max(scores), place), 9, box=True)
         bottom = len(scored) - 0.5
         for level, (x, label) in enumerate(lines):
             y = -0.8 - 0.65 * (len(lines) - 1 - level)
@@ -70,11 +72,11 @@ def bars(table: Sequence[Row], scale: Unit, references: Sequence[tuple[str, floa
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_xlim(low, high + 0.14 * (high - low))
         axes.set_ylim(bottom, -0.6 - 0.65 * len(lines))
-        axes.set_xlabel(_score_label(table, scale))
+        axes.set_xlabel(metric_name(table[0]))
         return _svg(figure)
 
 
-def curves(table: Sequence[Row], scale: Unit) -> str | None:
+def curves(table: Sequence[Row]) -> str | None:
     """Validation score against training step: a run is thin, the mean (at the steps that all runs have) is bold."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(HEIGHT, "y")
@@ -86,10 +88,14 @@ def curves(table: Sequence[Row], scale: Unit) -> str | None:
             if len(runs) > 1:
                 for run in runs:
                     axes.plot(
-                        list(run), [scale.factor * y for y in run.values()], color=_colour(i), linewidth=0.9, alpha=0.5
+                        list(run),
+                        [row.unit.factor * y for y in run.values()],
+                        color=_colour(i),
+                        linewidth=0.9,
+                        alpha=0.5,
                     )
             if common:
-                mean = [scale.factor * statistics.fmean(run[step] for run in runs) for step in common]
+                mean = [row.unit.factor * statistics.fmean(run[step] for run in runs) for step in common]
                 axes.plot(
                     common, mean, color=_colour(i), linewidth=2.2, marker="o" if len(common) < 3 else None, markersize=4
                 )
@@ -99,31 +105,31 @@ def curves(table: Sequence[Row], scale: Unit) -> str | None:
         axes.set_xlim(left=0)
         _label_ends(axes, ends)
         axes.set_xlabel("training step")
-        axes.set_ylabel(_score_label(table, scale))
+        axes.set_ylabel(metric_name(table[0]))
         return _svg(figure)
 
 
-def against(table: Sequence[Row], scale: Unit, key: str, title: str) -> str | None:
+def against(table: Sequence[Row], key: str, title: str) -> str | None:
     """Score against a cost, ``key`` of ``result.json``: a faint dot per run, a marker with a label per arm."""
     points = [
-        (i, row, x, scale.factor * row.mean)
+        (i, row, x, row.unit.factor * row.mean)
         for i, row in enumerate(table)
         if (x := row.mean_of(key)) is not None and row.mean is not None
     ]
-    if len(points) < 2:
+    if len({x for _, _, x, _ in points}) < 2:  # no cost to trade the score against
         return None
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(HEIGHT, "both")
         for i, row, x, mean in points:
-            scores = [scale.factor * score for score in row.scores]
+            scores = [row.unit.factor * score for score in row.scores]
             axes.scatter([x] * len(scores), scores, s=12, color=_colour(i), alpha=0.45, linewidths=0)
             axes.scatter([x], [mean], s=46, color=_colour(i), marker=MARKERS[i % len(MARKERS)], zorder=3, linewidths=0)
         largest = max(x for _, _, x, _ in points)
         axes.set_xlim(0, 1.15 * largest)
-        axes.margins(y=0.12)
+        axes.margins(y=0.16)
         _label_points(axes, [(row.label, x, y) for _, row, x, y in points])
         axes.set_xlabel(title)
-        axes.set_ylabel(_score_label(table, scale))
+        axes.set_ylabel(metric_name(table[0]))
         return _svg(figure)
 
 
@@ -172,7 +178,7 @@ def _label_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> Non
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in at]
     for (label, *point), (x, y) in zip(points, at, strict=True):
         long = 6.2 * len(label)
-        places = [(shift, lines * line) for lines in (0, -1, 1, -2, 2) for shift in (9.0, -9.0)]
+        places = [(shift, lines * line) for lines in (0, -1, 1, -2, 2, -3, 3) for shift in (9.0, -9.0)]
         corners = [(x + (shift if shift > 0 else shift - long), y + up - line / 2) for shift, up in places]
         boxes: list[Box] = [(a, b, a + long, b + line) for a, b in corners]
         page = (0.0, 0.0, width + 10, height)
@@ -204,14 +210,10 @@ def _write(
         va="center",
         color=color,
         annotation_clip=False,
+        arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkB": 3} if up else None,
         bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5} if box else None,
         zorder=4,
     )
-
-
-def _score_label(table: Sequence[Row], scale: Unit) -> str:
-    name = table[0].headline.removeprefix("val/").replace("/", ": ").replace("_", " ")
-    return f"{name} ({scale.name})" if scale.name else name
 
 
 def _colour(i: int) -> str:

@@ -12,7 +12,7 @@ import io
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dslight.report.runs import Result
@@ -37,6 +37,7 @@ class Row:
     Attributes:
         label: the arm, and the setting where the grid has other keys than the seed.
         results: its finished runs.
+        unit: how their scores are shown, alike for all rows of a metric.
         delta: mean difference to the baseline over ``shared`` seeds; ``None`` without a baseline to compare with.
         shared: the number of those seeds.
         relative_time: step time / the baseline's step time.
@@ -45,6 +46,7 @@ class Row:
     label: str
     arm: str
     results: tuple[Result, ...]
+    unit: Unit
     delta: float | None = None
     shared: int = 0
     relative_time: float | None = None
@@ -82,19 +84,21 @@ def rows(results: Sequence[Result], baseline: str | None = None) -> list[Row]:
         groups.setdefault((result.arm, result.setting, result.headline), []).append(result)
     bases = {key[1:]: group for key, group in groups.items() if key[0] == baseline}
     settings = {setting for _, setting, _ in groups}
+    units = {metric: unit(result for result in results if result.headline == metric) for *_, metric in groups}
     table = []
     for (arm, setting, headline), group in groups.items():
         label = " ".join([arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in setting)])
-        row = Row(label if len(settings) > 1 else arm, arm, tuple(group))
+        row = Row(label if len(settings) > 1 else arm, arm, tuple(group), units[headline])
         # an arm without the grid's other keys still has the baseline of its own metric, if there is only one
         same_metric = [base for (_, base_headline), base in bases.items() if base_headline == headline]
         base = bases.get((setting, headline)) or (same_metric[0] if len(same_metric) == 1 else None)
         if base is not None and base is not group:
             differences = paired_differences(group, base)
             delta = statistics.fmean(differences.values()) if differences else None
-            row = Row(row.label, arm, row.results, delta, len(differences), _ratio(row, Row("", "", tuple(base))))
+            ratio = _ratio(row, Row("", "", tuple(base), row.unit))
+            row = replace(row, delta=delta, shared=len(differences), relative_time=ratio)
         elif base is not None:
-            row = Row(row.label, arm, row.results, relative_time=1.0 if row.mean_of("step_seconds") else None)
+            row = replace(row, relative_time=1.0 if row.mean_of("step_seconds") else None)
         table.append(row)
     return table
 
@@ -118,15 +122,16 @@ def unit(results: Iterable[Result]) -> Unit:
 Column = tuple[str, Callable[[Row], str]]
 
 
-def columns(table: Sequence[Row], scale: Unit, baseline: str | None) -> list[Column]:
+def columns(table: Sequence[Row], baseline: str | None) -> list[Column]:
     """Heading and cell text of the columns that have something to say about these rows."""
 
     def score(row: Row) -> str:
-        return scale(row.mean) + (f" ± {scale(row.spread)}" if row.spread is not None else "")
+        spread = f" ± {row.unit(row.spread)}" if row.spread is not None else ""
+        return row.unit(row.mean) + spread + (row.unit.name if several_metrics and row.scores else "")
 
     def delta(row: Row) -> str:
         partly = f" (over {row.shared})" if row.delta is not None and row.shared < len(row.scores) else ""
-        return "baseline" if row.arm == baseline else scale(row.delta, signed=True) + partly
+        return "baseline" if row.arm == baseline else row.unit(row.delta, signed=True) + partly
 
     def ratio(row: Row) -> str:
         return "–" if row.relative_time is None else f"{row.relative_time:.2f}×"
@@ -136,12 +141,12 @@ def columns(table: Sequence[Row], scale: Unit, baseline: str | None) -> list[Col
         return "–" if value is None else f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
     several_metrics = len({row.headline for row in table}) > 1
-    name = "score" if several_metrics else table[0].headline.rpartition("/")[2].replace("_", " ") if table else "score"
+    name = "score" if several_metrics or not table else metric_name(table[0]).rpartition(": ")[2]
     found: list[Column | None] = [
         ("arm", lambda row: row.label),
         ("metric", lambda row: row.headline) if several_metrics else None,
         ("seeds", lambda row: str(len(row.results))),
-        (f"{name} ({scale.name})" if scale.name else name, score),
+        (name, score),
         (f"Δ to {baseline}", delta) if any(row.delta is not None for row in table) else None,
         ("visual tokens", lambda row: _count(row, "visual_tokens")),
         ("stacked tokens", lambda row: _count(row, "stacked_tokens")),
@@ -161,9 +166,9 @@ def _differing(table: Sequence[Row]) -> list[Column]:
     return [column for column in every if len({column[1](row) for row in table}) > 1]
 
 
-def to_markdown(table: Sequence[Row], scale: Unit, baseline: str | None) -> str:
+def to_markdown(table: Sequence[Row], baseline: str | None) -> str:
     """The table of arms in (GitHub's) markdown, numbers to the right."""
-    shown = columns(table, scale, baseline)
+    shown = columns(table, baseline)
     cells = [[heading for heading, _ in shown], *([text(row) for _, text in shown] for row in table)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(shown))]
     lines = [
@@ -174,7 +179,7 @@ def to_markdown(table: Sequence[Row], scale: Unit, baseline: str | None) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:]))
 
 
-def notes(table: Sequence[Row], scale: Unit, baseline: str | None) -> list[str]:
+def notes(table: Sequence[Row], baseline: str | None) -> list[str]:
     """What a reader must know to read the table, and no more than applies to it."""
     counts = {len(row.scores) for row in table}
     said = []
@@ -190,7 +195,7 @@ def notes(table: Sequence[Row], scale: Unit, baseline: str | None) -> list[str]:
     if any(row.delta is not None for row in table):
         said.append(
             f"Δ is the mean difference to {baseline} over the seeds that both have"
-            + (", in points." if scale.name else ".")
+            + (", in points." if all(row.unit.name for row in table) else ".")
         )
     elif any(row.arm == baseline for row in table) and len(table) > 1:
         said.append(f"No row shares a metric and a seed with {baseline}, so no differences are given.")
@@ -232,6 +237,12 @@ def to_csv(results: Sequence[Result]) -> str:
             [result.arm, result.seed, *point, result.headline, result.accuracy, *cells, result.commit, result.path]
         )
     return text.getvalue()
+
+
+def metric_name(row: Row) -> str:
+    """``digits: vqa accuracy (%)``: the metric of a row in words, with its unit."""
+    name = row.headline.removeprefix("val/").replace("/", ": ").replace("_", " ")
+    return f"{name} ({row.unit.name})" if row.unit.name else name
 
 
 def _ratio(row: Row, base: Row) -> float | None:

@@ -22,7 +22,7 @@ from dslight.recipe.errors import RecipeError
 from dslight.report import plots
 from dslight.report.page import Figure, Page, Table, render
 from dslight.report.runs import Result, Unfinished, collect
-from dslight.report.table import Row, Unit, columns, notes, paired_differences, rows, to_csv, to_markdown, unit
+from dslight.report.table import Row, Unit, columns, notes, paired_differences, rows, to_csv, to_markdown
 
 SETTINGS = ("title", "baseline", "text", "compare", "references")
 
@@ -72,23 +72,29 @@ def report(
     if not results:
         reasons = "\n".join(f"  {run.name}: {run.reason}" for run in unfinished)
         raise RecipeError(f"no finished run to report on\n{reasons}")
-    baseline, scale = settings.get("baseline"), unit(results)
+    baseline = settings.get("baseline")
     table = rows(results, baseline)
+    headline = statistics.mode(row.headline for row in table)
+    main = [row for row in table if row.headline == headline]  # what can stand in one picture
     references = _references(settings.get("references") or [])
-    said = notes(table, scale, baseline)
+    said = notes(table, baseline)
     missing = [f"{run.name}: {run.reason}" for run in unfinished]
-    markdown = _markdown(to_markdown(table, scale, baseline), said, references, scale, missing)
-    shown = columns(table, scale, baseline)
+    markdown = _markdown(to_markdown(table, baseline), said, references, main[0].unit, missing)
+    shown = columns(table, baseline)
     page = Page(
         title=settings.get("title") or (source.name if isinstance(source, Ablation) else "Runs"),
         summary=_summary(table, results),
-        table=Table([heading for heading, _ in shown], [[text(row) for _, text in shown] for row in table]),
+        table=Table(
+            [heading for heading, _ in shown],
+            [[text(row) for _, text in shown] for row in table],
+            names=2 if len(main) < len(table) else 1,
+        ),
         notes=said,
-        figures=_figures(table, scale, references),
-        runs=_all_runs(results, scale),
+        figures=_figures(main, len(table) - len(main), references),
+        runs=_all_runs(results, table),
         missing=missing,
-        comparisons=_comparisons(results, settings.get("compare") or [], scale),
-        references=_reference_table(references, scale),
+        comparisons=_comparisons(results, settings.get("compare") or []),
+        references=_reference_table(references, main[0].unit),
         text=str(settings.get("text") or ""),
         commands=_commands(source, results, command),
         facts=_facts(results),
@@ -159,17 +165,16 @@ def _markdown(
 def _summary(table: Sequence[Row], results: Sequence[Result]) -> str:
     seeds = sorted({len(row.results) for row in table})
     per_arm = " or ".join(map(str, seeds)) + (" run" if seeds == [1] else " runs")
-    arms = f"{len(table)} {'arm' if len(table) == 1 else 'arms'}"
+    count = len({row.arm for row in table})
+    arms = f"{count} {'arm' if count == 1 else 'arms'}" + (f" in {len(table)} settings" if len(table) > count else "")
     minutes = sum(seconds for result in results if (seconds := result.number("train_seconds")))
     total = f"; {_duration(minutes)} of training in all" if minutes else ""
     return f"{arms}, {per_arm} each{total}."
 
 
-def _figures(table: Sequence[Row], scale: Unit, references: Sequence[Reference]) -> list[Figure]:
-    """The pictures that the runs have data for; of the metric that most rows have, where there are several."""
-    headline = statistics.mode(row.headline for row in table)
-    same = [row for row in table if row.headline == headline]
-    rest = f" Rows judged by another metric than {headline} are left out." if len(same) < len(table) else ""
+def _figures(same: Sequence[Row], left_out: int, references: Sequence[Reference]) -> list[Figure]:
+    """The pictures that the rows, all of the ``same`` metric, have data for."""
+    rest = f" Rows judged by another metric than {same[0].headline} are left out." if left_out else ""
     known = [(label, score) for label, score, _ in references if score is not None]
     several = any(len(row.results) > 1 for row in same)
     dots = "A bar is the mean, a dot is a run." if several else "Every bar is a single run."
@@ -177,19 +182,19 @@ def _figures(table: Sequence[Row], scale: Unit, references: Sequence[Reference])
     marks = "A marker is the mean, a faint dot is a run." if several else "Every marker is a single run."
     dashed = " Dashed: references, which are no runs of this ablation." if known else ""
     drawn = [
-        ("Score", plots.bars(same, scale, known), dots + dashed),
-        ("Learning curves", plots.curves(same, scale), lines + " Scores on the validation set."),
-        ("Score and context length", plots.against(same, scale, "context_length", "context length (tokens)"), marks),
+        ("Score", plots.bars(same, known), dots + dashed),
+        ("Learning curves", plots.curves(same), lines + " Scores on the validation set."),
+        ("Score and context length", plots.against(same, "context_length", "context length (tokens)"), marks),
         (
             "Score and step time",
-            plots.against(same, scale, "step_seconds", "time of a step (s, median)"),
+            plots.against(same, "step_seconds", "time of a step (s, median)"),
             marks + " Step times are of one machine.",
         ),
     ]
     return [Figure(title, svg, caption + rest) for title, svg, caption in drawn if svg is not None]
 
 
-def _comparisons(results: Sequence[Result], pairs: Sequence[Sequence[str]], scale: Unit) -> Table | None:
+def _comparisons(results: Sequence[Result], pairs: Sequence[Sequence[str]]) -> Table | None:
     lines = []
     for pair in pairs:
         if len(pair) != 2:
@@ -202,8 +207,8 @@ def _comparisons(results: Sequence[Result], pairs: Sequence[Sequence[str]], scal
                     if r.arm == pair[1] and r.headline == row.headline and r.setting == row.results[0].setting
                 ]
                 by_seed = paired_differences(row.results, base)
-                single = ", ".join(f"seed {seed}: {scale(value, signed=True)}" for seed, value in by_seed.items())
-                lines.append([f"{row.label} − {pair[1]}", scale(row.delta, signed=True), str(row.shared), single])
+                single = ", ".join(f"seed {seed}: {row.unit(value, signed=True)}" for seed, value in by_seed.items())
+                lines.append([f"{row.label} − {pair[1]}", row.unit(row.delta, signed=True), str(row.shared), single])
     return Table(["difference", "mean", "seeds", "each"], lines) if lines else None
 
 
@@ -217,9 +222,11 @@ def _reference_table(references: Sequence[Reference], scale: Unit) -> Table | No
     )
 
 
-def _all_runs(results: Sequence[Result], scale: Unit) -> Table:
+def _all_runs(results: Sequence[Result], table: Sequence[Row]) -> Table:
+    units = {row.headline: row.unit for row in table}
+    scale = f"score {next(iter(units.values())).name}".strip() if len(units) == 1 else "score"
     grid = [key for key in dict.fromkeys(key for result in results for key in result.point) if key != "seed"]
-    head = ["arm", *grid, "folder", "seed", f"score {scale.name}".strip(), "s/step", "steps", "training"]
+    head = ["arm", *grid, "folder", "seed", scale, "s/step", "steps", "training"]
     lines = []
     for result in results:
         step, steps, seconds = (result.number(key) for key in ("step_seconds", "steps", "train_seconds"))
@@ -229,7 +236,7 @@ def _all_runs(results: Sequence[Result], scale: Unit) -> Table:
                 *(str(result.point.get(key, "–")) for key in grid),
                 str(result.path),
                 "–" if result.seed is None else str(result.seed),
-                scale(result.accuracy),
+                units[result.headline](result.accuracy),
                 "–" if step is None else f"{step:.3f}",
                 "–" if steps is None else f"{steps:,.0f}",
                 "–" if seconds is None else _duration(seconds),

@@ -34,10 +34,10 @@ def test_mean_and_spread_are_numpy_s(results):
 def test_a_single_seed_has_no_spread_and_the_notes_say_so(results):
     table = rows(results(("low", 0, 0.738), ("low", 1, 0.740), ("deepstack", 0, 0.909)), "low")
     assert table[1].spread is None
-    said = " ".join(notes(table, Unit(100, "%"), "low"))
+    said = " ".join(notes(table, "low"))
     assert "Rows without ± are a single run" in said
     assert "two seeds tell little" in said
-    alone = notes(rows(table[1].results), Unit(100, "%"), None)
+    alone = notes(rows(table[1].results), None)
     assert alone[0].startswith("Every row is a single run")
     assert not any("±" in line for line in alone)
 
@@ -46,7 +46,7 @@ def test_a_difference_is_taken_over_the_seeds_that_both_have(results):
     table = rows(results(("low", 0, 0.70), ("low", 1, 0.80), ("deepstack", 1, 0.95), ("deepstack", 2, 0.10)), "low")
     assert table[1].delta == pytest.approx(0.15)
     assert table[1].shared == 1
-    assert "+15.0 (over 1)" in to_markdown(table, Unit(100, "%"), "low")
+    assert "+15.0 (over 1)" in to_markdown(table, "low")
 
 
 def test_arms_without_a_common_seed_are_not_compared(results):
@@ -77,8 +77,16 @@ def test_relative_step_time_is_over_the_baseline_s(results):
 def test_scores_of_different_metrics_are_neither_pooled_nor_subtracted(results):
     table = rows(results(("low", 0, 0.7), ("deepstack", 0, 0.9, {"headline": "val/docs/anls"})), "low")
     assert [(row.headline, row.delta) for row in table] == [("val/digits/vqa_accuracy", None), ("val/docs/anls", None)]
-    assert " metric |" in to_markdown(table, Unit(100, "%"), "low")
-    assert "different metrics" in " ".join(notes(table, Unit(100, "%"), "low"))
+    assert "70.0%" in to_markdown(table, "low")
+    assert " metric |" in to_markdown(table, "low")
+    assert "different metrics" in " ".join(notes(table, "low"))
+
+
+def test_a_run_on_another_scale_does_not_change_how_the_others_are_shown(results):
+    table = rows(results(("low", 0, 0.738), ("mme", 0, 1385.2, {"headline": "val/mme/total"})))
+    assert [row.unit.name for row in table] == ["%", ""]
+    assert " 73.8% " in to_markdown(table, None)
+    assert " 1385.2 " in to_markdown(table, None)
 
 
 def test_fractions_are_shown_in_percent_and_other_scales_as_they_are(results):
@@ -89,9 +97,7 @@ def test_fractions_are_shown_in_percent_and_other_scales_as_they_are(results):
 
 
 def test_the_markdown_is_a_table_with_aligned_columns(results):
-    lines = to_markdown(
-        rows(results(("low", 0, 0.7), ("deepstack", 0, 0.91)), "low"), Unit(100, "%"), "low"
-    ).splitlines()
+    lines = to_markdown(rows(results(("low", 0, 0.7), ("deepstack", 0, 0.91)), "low"), "low").splitlines()
     assert len({len(line) for line in lines}) == 1
     cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
     heads = [cell.strip() for cell in lines[0].strip("|").split("|")]
@@ -106,22 +112,22 @@ def test_columns_without_any_value_are_left_out(results):
         ("visual_tokens", "stacked_tokens", "context_length", "step_seconds", "steps", "parameters")
     )
     table = rows(results(("low", 0, 0.7, nothing | {"point": {}})))
-    assert to_markdown(table, Unit(100, "%"), None).splitlines()[0] == "| arm | seeds | vqa accuracy (%) |"
+    assert to_markdown(table, None).splitlines()[0] == "| arm | seeds | vqa accuracy (%) |"
 
 
 def test_unequal_training_is_said(results):
     table = rows(results(("low", 0, 0.7), ("long", 0, 0.7, {"steps": 1200})), "low")
-    assert "not trained for the same number of steps" in " ".join(notes(table, Unit(100, "%"), "low"))
-    assert "steps" in to_markdown(table, Unit(100, "%"), "low").splitlines()[0]
+    assert "not trained for the same number of steps" in " ".join(notes(table, "low"))
+    assert "steps" in to_markdown(table, "low").splitlines()[0]
 
 
 def test_a_baseline_without_a_run_is_admitted(results):
-    said = notes(rows(results(("upsampled", 0, 0.7), ("deepstack", 0, 0.7)), "low"), Unit(100, "%"), "low")
+    said = notes(rows(results(("upsampled", 0, 0.7), ("deepstack", 0, 0.7)), "low"), "low")
     assert "There is no finished run of low to compare with, so no differences are given." in said
 
 
 def test_a_baseline_that_no_row_can_be_compared_with_is_admitted(results):
-    said = notes(rows(results(("low", 1, 0.7), ("deepstack", 0, 0.7)), "low"), Unit(100, "%"), "low")
+    said = notes(rows(results(("low", 1, 0.7), ("deepstack", 0, 0.7)), "low"), "low")
     assert "No row shares a metric and a seed with low, so no differences are given." in said
 
 
