@@ -201,6 +201,7 @@ def _write(
     axes: Axes, text: str, at: tuple[float, float], shift: float, up: float = 0.0, color: str = INK, box: bool = False
 ) -> None:
     """Text ``shift`` points right (or left) of a place in the axes and ``up`` points above it; also outside of them."""
+    line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkB": 3, "relpos": (float(shift < 0), 0.5)}
     axes.annotate(
         text,
         at,
@@ -210,7 +211,7 @@ def _write(
         va="center",
         color=color,
         annotation_clip=False,
-        arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkB": 3} if up else None,
+        arrowprops=line if up else None,
         bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5} if box else None,
         zorder=4,
     )

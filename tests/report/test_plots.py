@@ -59,7 +59,7 @@ def test_there_is_no_picture_where_there_is_nothing_to_draw(tmp_path, finish):
 
 
 def test_arms_of_the_same_cost_get_no_picture_of_score_against_it(table):
-    assert against(table[:2], "context_length", "tokens") is None
+    assert against([row for row in table if row.arm in ("low", "deepstack")], "context_length", "tokens") is None
     assert against(table, "context_length", "tokens") is not None
 
 
