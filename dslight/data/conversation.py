@@ -338,8 +338,7 @@ def _stretches(pieces: Iterable[Piece]) -> Iterator[tuple[str | None, bytearray]
 
 @dataclass(frozen=True)
 class _Facts:
-    """What has to be known of a tokenizer: its beginning token, and how to get ids with the character each token starts
-    at."""
+    """What is known of a tokenizer: its beginning token, and how to get ids with the character each starts at."""
 
     bos: tuple[int, ...]
     encode: Callable[[str], tuple[list[int], list[int]]]

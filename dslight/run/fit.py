@@ -6,6 +6,7 @@ The same call again continues an interrupted run from its newest checkpoint and 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from dslight.data.datamodule import micro_size
 from dslight.recipe.build import Experiment, build
+from dslight.recipe.errors import RecipeError
 from dslight.run.folder import RunFolder, environment, run_dir, write_atomically
 from dslight.vlm import VLM
 
@@ -25,12 +27,12 @@ DEFAULTS: dict[str, Any] = {
 """Trainer arguments of every run that a recipe does not set itself."""
 
 
-def fit(recipe: Mapping[str, Any], run_dir_: str | Path | None = None, resume: bool = True) -> dict[str, Any]:
+def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: bool = True) -> dict[str, Any]:
     """Train, validate on everything, and write ``result.json``.
 
     Args:
         recipe: as composed.
-        run_dir_: the run's folder; default: the recipe's.
+        folder: the run's folder; default: the recipe's.
         resume: continue what is there; false starts anew and deletes it.
 
     Returns:
@@ -40,14 +42,16 @@ def fit(recipe: Mapping[str, Any], run_dir_: str | Path | None = None, resume: b
         RecipeError: before anything is trained.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    folder = RunFolder(run_dir_ or run_dir(recipe))
+    place = RunFolder(folder or run_dir(recipe))
+    if resume:
+        place.refuse_another(recipe)
+        done = place.result()
+        if done is not None:
+            print(f"{place.path}: already trained (--fresh trains it again)")
+            return done
     experiment = build(recipe)
-    folder.open(recipe, fresh=not resume)
-    done = folder.result()
-    if done is not None:
-        print(f"{folder.path}: already trained (--fresh trains it again)")
-        return done
-    return _train(experiment, folder)
+    place.open(recipe, fresh=not resume)
+    return _train(experiment, place)
 
 
 def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[Any] = (), **options: Any) -> Any:
@@ -55,7 +59,7 @@ def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[
     from lightning.pytorch import Trainer
 
     arguments = {**vars(experiment.trainer.build()), "default_root_dir": str(folder.path)}
-    arguments |= {key: value for key, value in DEFAULTS.items() if key not in experiment.trainer.values}
+    arguments |= {key: value for key, value in {**DEFAULTS, **_launched()}.items() if key not in experiment.trainer.values}
     arguments |= options
     own = arguments.get("callbacks") or []
     arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks]
@@ -66,9 +70,18 @@ def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[
     return trainer
 
 
-def _train(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
+def _launched() -> dict[str, int]:
+    """Trainer arguments that torchrun has decided already: how many processes there are, and on how many nodes."""
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        return {}
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {"devices": devices, "num_nodes": int(os.environ["WORLD_SIZE"]) // devices}
+
+
+def _train(experiment: Experiment, folder: RunFolder, checkpoint: Path | None) -> dict[str, Any]:
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import CSVLogger
+    from lightning.pytorch.strategies import ModelParallelStrategy
 
     from dslight.train.callbacks import Pace, StopCleanly
 
@@ -87,9 +100,14 @@ def _train(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
     logger = CSVLogger(folder.path, name="logs", version=f"attempt-{folder.next_attempt()}")
     extra = {} if experiment.trainer.values.get("logger") else {"logger": logger}
     trainer = make_trainer(experiment, folder, callbacks, **extra)
-    checkpoint = folder.latest_checkpoint()
-    if checkpoint is not None and trainer.is_global_zero:
-        print(f"continuing from {checkpoint}")
+    if checkpoint is not None:
+        if checkpoint.is_dir() and not isinstance(trainer.strategy, ModelParallelStrategy):
+            raise RecipeError(
+                f"trainer.strategy: {checkpoint} is sharded; to continue from it, name "
+                f"lightning.pytorch.strategies.ModelParallelStrategy, on one process too (with data_parallel_size: 1)"
+            )
+        if trainer.is_global_zero:
+            print(f"continuing from {checkpoint}")
     began = time.perf_counter()
     model = experiment.model
     try:
@@ -104,6 +122,7 @@ def _train(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
             folder.join_logs()
     merged = {key: value for one in scores for key, value in one.items()}
     save_parts(experiment, folder, trainer)
+    answers = _gather_answers(model, trainer) if isinstance(model, VLM) else []
     result = {
         "name": experiment.recipe.get("name"),
         "seed": experiment.recipe.get("seed", 0),
@@ -118,10 +137,22 @@ def _train(experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
     }
     if trainer.is_global_zero:
         if isinstance(model, VLM):
-            lines = [json.dumps(answer) for answer in model.answers]
+            lines = [json.dumps(answer) for answer in answers]
             write_atomically(folder.path / "answers.jsonl", "\n".join(lines) + "\n")
         write_atomically(folder.result_file, json.dumps(result, indent=2))
     return result
+
+
+def _gather_answers(model: VLM, trainer: Any) -> list[dict[str, Any]]:
+    """The answers of all ranks, in the order of the questions: a rank's share of a source is contiguous."""
+    import torch.distributed as dist
+
+    if trainer.world_size == 1:
+        return model.answers
+    shares: list[Any] = [None] * trainer.world_size
+    dist.all_gather_object(shares, model.answers)
+    order = list(model.metrics)
+    return sorted((answer for share in shares for answer in share), key=lambda answer: order.index(answer["source"]))
 
 
 def _validates(experiment: Experiment) -> bool:
@@ -166,11 +197,12 @@ def _ledger(experiment: Experiment, pace: Any) -> dict[str, Any]:
 def save_parts(experiment: Experiment, folder: RunFolder, trainer: Any) -> None:
     """Write the weights of every part that trained, whole, whatever the sharding; all ranks take part, the first one writes."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import FSDPModule
 
     from dslight.components.component import save_weights
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    sharded = trainer.world_size > 1
+    sharded = isinstance(experiment.model, FSDPModule)
     for name in experiment.model.stage.train if experiment.model.stage else ():
         part: Any = experiment.model.parts()[name]
         state = get_model_state_dict(part, options=options) if sharded else part.state_dict()

@@ -42,25 +42,29 @@ class RunFolder:
         self.weights = self.path / "weights"
         self.result_file = self.path / "result.json"
 
-    def open(self, recipe: Mapping[str, Any], fresh: bool = False) -> None:
-        """Begin or continue the run of ``recipe`` here.
+    def refuse_another(self, recipe: Mapping[str, Any]) -> None:
+        """Raise when the folder holds a run of another recipe.
 
         Raises:
-            RecipeError: when the folder holds a run of another recipe, naming the keys that differ.
+            RecipeError: naming the keys that differ.
         """
+        if not self.recipe_file.exists():
+            return
+        changed = differences(compose(self.recipe_file), recipe)
+        if changed:
+            raise RecipeError(
+                f"run_dir: {self.path} holds a run of another recipe:\n  " + "\n  ".join(changed[:12]) + "\n"
+                "choose another run_dir, or start it anew with --fresh (which deletes what is there)"
+            )
+
+    def open(self, recipe: Mapping[str, Any], fresh: bool = False) -> None:
+        """Begin the run of ``recipe`` here, or find it begun. ``fresh`` deletes what a run has left here."""
         if fresh and self.recipe_file.exists():
             shutil.rmtree(self.path)
-        if self.recipe_file.exists():
-            changed = differences(compose(self.recipe_file), recipe)
-            if changed:
-                raise RecipeError(
-                    f"run_dir: {self.path} holds a run of another recipe:\n  " + "\n  ".join(changed[:12]) + "\n"
-                    "choose another run_dir, or start it anew with --fresh (which deletes what is there)"
-                )
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2))
-        write_atomically(self.recipe_file, to_yaml(recipe))
+        if not self.recipe_file.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2))
+            write_atomically(self.recipe_file, to_yaml(recipe))
 
     def result(self) -> dict[str, Any] | None:
         """The finished run's result, or ``None``."""
