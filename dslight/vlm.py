@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from dslight.components.component import Stage
 from dslight.components.language_model import LanguageModel
@@ -96,6 +97,8 @@ class VLM(pl.LightningModule):
 
     def generate(self, batch: Batch, **options: Any) -> Tensor:
         """Greedy answers to a batch of left-padded prompts: the new token ids ``[B, new]``."""
+        if isinstance(self, FSDPModule):  # a rank whose answers are done goes on until all are: every layer is a collective
+            options["synced_gpus"] = True
         visual = self.see(batch.views)
         return self.language_model.generate(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, **options)
 

@@ -22,10 +22,18 @@ def shard(root: nn.Module, parts: Mapping[str, nn.Module], mesh: DeviceMesh, met
         parts: its parts; those with ``shard_units`` are sharded unit by unit.
         mesh: has a dimension ``data_parallel`` (Lightning's ModelParallelStrategy makes it).
         methods: methods of ``root`` besides ``forward`` that need whole parameters, e.g. ``generate``.
+
+    Raises:
+        ValueError: when the mesh is for tensor parallelism, where nothing would be sharded and all ranks read the same data.
     """
+    over = mesh["data_parallel"]
+    if over.size() < mesh.size():
+        raise ValueError(
+            f"trainer.strategy: tensor_parallel_size is {mesh.size() // over.size()} (`auto` means all processes of a node), but "
+            f"parts are sharded over data only: set data_parallel_size: {mesh.size()}, tensor_parallel_size: 1"
+        )
     if isinstance(root, FSDPModule):
         return
-    over = mesh["data_parallel"]
     for part in parts.values():
         for unit in getattr(part, "shard_units", []):
             fully_shard(unit, mesh=over)
