@@ -1,5 +1,4 @@
-"""The quickstart's data: pages of real handwritten digits, so small that a vision encoder at half resolution cannot
-read them all.
+"""The quickstart's data: pages of real handwritten digits, too small to be read well at half resolution.
 
 Run: ``python -m data_prep.digits --out data/digits``. Writes::
 
@@ -8,7 +7,7 @@ Run: ``python -m data_prep.digits --out data/digits``. Writes::
     tokenizer/  word-level: ten digits, sixteen cell names, <pad> <eos> <unk> <image>
 
 A page is 32 x 32 pixels of 8-bit grey, 4 x 4 cells, one digit of about 6 pixels in each (scikit-learn's
-``load_digits``: 1,797 digits of 43 writers; the first 1,297 for training, the last 500 for validation, so no digit
+``load_digits``: 1,797 digits; the first 1,297 for training, the last 500 for validation, so no digit
 image is in both). Training digits are also scaled, turned, sheared and varied in strength; validation digits are only
 shifted within their cell. A page is stored losslessly, and every record carries ``labels_grid``, the 4 x 4 digits, for
 fitting the vision encoder alone.

@@ -1,5 +1,4 @@
-"""The data of a run as a Lightning data module: sources, mix and views from the recipe; tokenizer and sizes from the
-model.
+"""The data of a run as a Lightning data module: sources and views from the recipe, tokenizer and sizes from the model.
 
 This file only connects: what is read when is the plan's (``plan``), how rows look is ``conversation``'s, ``images``'
 and ``collate``'s.
@@ -28,8 +27,7 @@ from dslight.types import Question, SlotLayout
 
 @dataclass
 class Source:
-    """A folder of training shards and how often an epoch shows each of its records (0.5: a fresh random half per
-    epoch)."""
+    """A folder of training shards; an epoch shows each record ``weight`` times (0.5: a fresh random half)."""
 
     root: str
     weight: float = 1.0
@@ -37,8 +35,7 @@ class Source:
 
 @dataclass
 class ValSource:
-    """A folder of evaluation shards; ``limit`` keeps the first so many questions; ``benchmark`` says how answers are
-    judged."""
+    """A folder of evaluation shards. ``limit`` keeps the first questions, ``benchmark`` says how answers are judged."""
 
     root: str
     limit: int | None = None
@@ -221,8 +218,7 @@ def micro_size(global_batch: int, micro: int | None, world: int) -> int:
 
 
 def rank_and_world(trainer: Trainer | None) -> tuple[int, int]:
-    """This process's place among those that read different data (with tensor parallelism: fewer than there are
-    processes)."""
+    """This process's place among those that read different data (fewer than all under tensor parallelism)."""
     kwargs = None if trainer is None else trainer.distributed_sampler_kwargs
     return (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
 

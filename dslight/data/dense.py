@@ -1,5 +1,4 @@
-"""Dense labels: views with a class for every patch, for fitting a vision encoder alone before it meets a language
-model.
+"""Dense labels: views with a class for every patch, for fitting a vision encoder alone.
 
 The record carries ``labels_grid``, a small map of classes over its image; a patch gets the class under its centre, in
 the base view and in each crop alike. The plan, the loader and the resuming are those of the conversations.

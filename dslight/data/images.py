@@ -47,8 +47,7 @@ class ViewPolicy(ABC):
         """The grid for an image of (height, width) ``image_size`` and views of (height, width) ``size``."""
 
     def __call__(self, image: np.ndarray | Image.Image, size: tuple[int, int]) -> tuple[Tensor, Grid]:
-        """Views of an RGB image (uint8 ``[H, W, 3]`` or Pillow): uint8 ``[1 + rows * cols, 3, h, w]`` and (rows,
-        cols)."""
+        """Views of an RGB image, uint8 ``[1 + rows * cols, 3, h, w]``, and (rows, cols)."""
         picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB")
         rows, cols = grid = self.choose((picture.height, picture.width), size)
         height, width = size

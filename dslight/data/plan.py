@@ -1,5 +1,4 @@
-"""Which record every rank reads at every step, known before the first step: a pure function of data, mix, seed and
-epoch.
+"""Which record every rank reads at every step, known before the first step: a function of data, mix, seed and epoch.
 
 Terms: an *item* is one occurrence of a record in an epoch. Items are cut into global batches of ``G``; with ``W`` ranks
 and micro-batches of ``m``, global batch ``g`` is read as ``A = G / (W m)`` rounds, and rank ``r`` of round ``a`` reads
@@ -23,8 +22,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PlanSource:
-    """What the plan knows of a source: the digest of its manifest, its number of records and its weight (1.0: once per
-    epoch)."""
+    """A source as the plan knows it: digest of its manifest, number of records, weight (1.0: once per epoch)."""
 
     digest: str
     records: int

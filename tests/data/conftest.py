@@ -36,8 +36,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def write_shards() -> Callable[..., Path]:
-    """``write_shards(root, count, prefix="a", questions=0)``: ``count`` records with one small picture each, 7 to a
-    shard."""
+    """``write_shards(root, count, prefix="a", questions=0)``: ``count`` records of one small picture, 7 to a shard."""
 
     def write(root: Path, count: int, prefix: str = "a", questions: int = 0, shard_records: int = 7) -> Path:
         rng = np.random.default_rng(0)

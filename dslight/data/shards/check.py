@@ -1,0 +1,108 @@
+"""Naming what is wrong with shards: which one, which key, which bytes."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dslight.data.shards.format import (
+    BLOCK,
+    MANIFEST,
+    Index,
+    Manifest,
+    ShardError,
+    ShardInfo,
+    file_sha256,
+    load_index,
+    member_hash,
+    padded,
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding of :func:`verify`."""
+
+    shard: str
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.shard, self.key, self.what) if part)
+
+
+def verify(
+    root: str | Path, progress: Callable[[Sequence[ShardInfo]], Iterable[ShardInfo]] = iter
+) -> Iterator[Problem]:
+    """Read every byte of every shard and yield what is wrong with it, shard by shard and key by key.
+
+    ``progress`` wraps the loop over the shards (``tqdm`` fits).
+    """
+    root = Path(root)
+    try:
+        manifest = Manifest.load(root)
+    except ShardError as error:
+        yield Problem(MANIFEST, "", str(error))
+        return
+    for shard in progress(manifest.shards):
+        yield from verify_shard(root, shard)
+    known = {shard.name for shard in manifest.shards}
+    for path in sorted([*root.glob("*.tar"), *root.glob(".*.tmp")]):
+        if path.name not in known:
+            yield Problem(path.name, "", "is not in the manifest, so no reader sees it")
+
+
+def verify_shard(root: Path, shard: ShardInfo) -> Iterator[Problem]:
+    """The problems of one shard and its index."""
+    try:
+        index = load_index(root, shard)
+    except ShardError as error:
+        yield Problem(shard.index_name, "", str(error))
+        if (root / shard.name).exists() and file_sha256(root / shard.name) != shard.sha256:
+            yield Problem(shard.name, "", "differs from what was written; without its index the keys cannot be named")
+        return
+    yield from tar_problems(root / shard.name, shard, index)
+
+
+def tar_problems(path: Path, shard: ShardInfo, index: Index) -> Iterator[Problem]:
+    """The problems of a tar with an intact index."""
+    if not path.exists():
+        yield Problem(shard.name, "", f"is missing, with its {shard.records} records")
+        return
+    size = path.stat().st_size
+    if size == shard.bytes and file_sha256(path) == shard.sha256:
+        return
+    if size != shard.bytes:
+        yield Problem(shard.name, "", f"has {size} bytes, was written with {shard.bytes}")
+    named = False
+    with path.open("rb") as file:
+        for m in range(len(index.offsets)):
+            what = _member_problem(file, int(index.offsets[m]), int(index.sizes[m]), index.hashes[m].tobytes())
+            if what:
+                named = True
+                extension = index.extensions[m].decode()
+                yield Problem(shard.name, index.key(index.row_of(m)), f"{extension} at byte {index.offsets[m]}: {what}")
+    if not named:
+        last = index.key(len(index) - 1) if len(index) else ""
+        yield Problem(shard.name, last, "the end of the tar (after this last record) is not what was written")
+
+
+def _member_problem(file: BinaryIO, offset: int, size: int, expected: bytes) -> str:
+    file.seek(offset - BLOCK)
+    data = file.read(BLOCK + padded(size))
+    if len(data) < BLOCK + size:
+        return f"cut, {max(0, len(data) - BLOCK)} of {size} bytes are left"
+    if member_hash(data[BLOCK : BLOCK + size]) != expected:
+        return "its bytes were changed"
+    try:
+        header = tarfile.TarInfo.frombuf(data[:BLOCK], "utf-8", "strict")
+    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        return f"its tar header was changed ({error})"
+    if header.size != size:
+        return f"its tar header says {header.size} bytes, the index {size}"
+    if data[BLOCK + size :].strip(b"\0") or len(data) < BLOCK + padded(size):
+        return "the padding after it was changed or cut"
+    return ""

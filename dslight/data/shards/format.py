@@ -1,0 +1,244 @@
+"""What lies in a folder of shards: the manifest, the index of a tar, and how bytes are hashed and put in place."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MANIFEST = "manifest.json"
+VERSION = 1
+BLOCK = 512
+"""Size of a tar header, and what member data is padded to."""
+
+
+class ShardError(Exception):
+    """A shard, its index or the manifest is not what was written; the message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One line of the manifest."""
+
+    name: str
+    bytes: int
+    sha256: str
+    records: int
+    questions: int
+    index_sha256: str
+
+    @property
+    def index_name(self) -> str:
+        """File name of the index beside the tar."""
+        return index_name(self.name)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of shards holds. ``meta`` is free for the program that wrote it."""
+
+    shards: tuple[ShardInfo, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the content of all shards in order; equal content has an equal digest wherever it lies."""
+        return sha256("\n".join(shard.sha256 for shard in self.shards).encode())
+
+    def save(self, root: Path) -> None:
+        """Write ``manifest.json`` atomically."""
+        body = {"format": "dslight-shards", "version": VERSION, **asdict(self)}
+        text = json.dumps({**body, "checksum": _checksum(body)}, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(root / MANIFEST, text.encode())
+
+    @classmethod
+    def load(cls, root: str | Path) -> Manifest:
+        """Read and check the manifest of ``root``.
+
+        Raises:
+            ShardError: if there is none (the writer did not finish, or these are not our shards), or it was edited.
+        """
+        path = Path(root) / MANIFEST
+        try:
+            body = json.loads(path.read_text())
+        except FileNotFoundError:
+            hint = "plain WebDataset tars are first indexed with dslight.data.shards.index_tars"
+            raise ShardError(f"{path}: missing. The folder holds no finished shards; {hint}") from None
+        except ValueError as error:
+            raise ShardError(f"{path}: not readable as JSON ({error})") from error
+        if not isinstance(body, dict) or body.get("version") != VERSION:
+            raise ShardError(f"{path}: not a manifest of version {VERSION}")
+        if body.pop("checksum", None) != _checksum(body):
+            raise ShardError(f"{path}: its checksum does not fit, so it was edited or damaged")
+        return cls(tuple(ShardInfo(**shard) for shard in body["shards"]), body["meta"])
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a record inside a tar."""
+
+    extension: str
+    offset: int
+    size: int
+    hash: bytes
+
+
+@dataclass(frozen=True)
+class Record:
+    """The files of one key."""
+
+    key: str
+    members: tuple[Member, ...]
+    questions: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where every member of one or of many shards lies. ``R`` records, ``M`` members.
+
+    Attributes:
+        keys: bytes ``[R]``, UTF-8.
+        first: int64 ``[R + 1]``; the members of record ``i`` are ``first[i] : first[i + 1]``.
+        extensions: bytes ``[M]``.
+        offsets, sizes: int64 ``[M]``, of the member's data within its tar.
+        hashes: uint8 ``[M, 16]``, BLAKE2b-128 of the member's data.
+        questions: int32 ``[R]``, questions of the record (0 for a training record).
+    """
+
+    keys: np.ndarray
+    first: np.ndarray
+    extensions: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    hashes: np.ndarray
+    questions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def key(self, row: int) -> str:
+        """Key of a record."""
+        return self.keys[row].decode()
+
+    def members(self, row: int) -> range:
+        """Positions of a record's members in the member arrays."""
+        return range(int(self.first[row]), int(self.first[row + 1]))
+
+    def row_of(self, member: int) -> int:
+        """The record that a member belongs to."""
+        return int(np.searchsorted(self.first, member, side="right")) - 1
+
+    def to_bytes(self) -> bytes:
+        """The ``.npz`` file, the same bytes for the same index (``numpy.savez`` stamps the time)."""
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            for name, value in vars(self).items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
+                    np.lib.format.write_array(member, value, allow_pickle=False)
+        return out.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Index:
+        """Read what :meth:`to_bytes` wrote."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def build(cls, records: Sequence[Record]) -> Index:
+        """Lay records out as arrays."""
+        members = [member for record in records for member in record.members]
+        return cls(
+            keys=np.array([record.key.encode() for record in records] or [b""])[: len(records)],
+            first=np.cumsum([0, *(len(record.members) for record in records)], dtype=np.int64),
+            extensions=np.array([m.extension.encode() for m in members] or [b""])[: len(members)],
+            offsets=np.array([m.offset for m in members], dtype=np.int64),
+            sizes=np.array([m.size for m in members], dtype=np.int64),
+            hashes=np.frombuffer(b"".join(m.hash for m in members), dtype=np.uint8).reshape(-1, 16),
+            questions=np.array([record.questions for record in records], dtype=np.int32),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Index]) -> Index:
+        """One index over the records of all parts, in order."""
+        starts = np.cumsum([0, *(part.first[-1] for part in parts)])
+        first = [part.first[:-1] + start for part, start in zip(parts, starts, strict=False)]
+        joined = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in cls.__dataclass_fields__
+            if name != "first"
+        }
+        return cls(first=np.concatenate([*first, starts[-1:]]), **joined)
+
+
+def index_name(tar: str) -> str:
+    """File name of the index of a tar."""
+    return tar.removesuffix(".tar") + ".idx.npz"
+
+
+def load_index(root: Path, shard: ShardInfo) -> Index:
+    """Read the index of a shard, which must be the one that the manifest names."""
+    path = root / shard.index_name
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ShardError(f"{path}: missing, though the manifest names its shard") from None
+    if sha256(data) != shard.index_sha256:
+        raise ShardError(f"{path}: is not the index that the manifest names; it is stale or damaged")
+    return Index.from_bytes(data)
+
+
+def size_problem(root: Path, shard: ShardInfo) -> str:
+    """What is wrong with a shard as far as its size tells; ``""`` if nothing."""
+    path = root / shard.name
+    if not path.exists():
+        return f"missing, with its {shard.records} records"
+    size = path.stat().st_size
+    return "" if size == shard.bytes else f"has {size} bytes, the manifest says {shard.bytes}; it was cut or replaced"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    tmp = path.with_name(f".{path.name}.tmp")
+    with tmp.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(tmp, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def padded(size: int) -> int:
+    """``size`` rounded up to whole tar blocks."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def member_hash(data: bytes) -> bytes:
+    """BLAKE2b-128: as good as SHA-256 here, and faster."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())

@@ -1,0 +1,101 @@
+"""Reading any record of a folder of shards at random."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dslight.data.shards.format import (
+    MANIFEST,
+    Index,
+    Manifest,
+    ShardError,
+    ShardInfo,
+    load_index,
+    member_hash,
+    size_problem,
+)
+
+Check = Literal["size", "full"]
+"""How a read is checked: ``size``, every byte is there; ``full``, and has the hash it was written with."""
+
+
+class ShardReader:
+    """Random access to the records of a folder of shards.
+
+    Only the folder and the check travel to a worker process; the index is read there again.
+
+    Args:
+        root: folder with a manifest.
+        check: ``size`` finds missing bytes, ``full`` hashes every member that is read and so also finds changed ones.
+
+    Raises:
+        ShardError: the manifest, an index or a shard is missing or has another size than the manifest says.
+    """
+
+    def __init__(self, root: str | Path, check: Check = "size") -> None:
+        self.root = Path(root)
+        self.check: Check = check
+        self.manifest = Manifest.load(root)
+        if not self.manifest.shards:
+            raise ShardError(f"{self.root / MANIFEST}: names no shard, so there is nothing to read")
+        parts = [load_index(self.root, shard) for shard in self.manifest.shards]
+        for shard in self.manifest.shards:
+            problem = size_problem(self.root, shard)
+            if problem:
+                raise ShardError(f"{self.root / shard.name}: {problem}")
+        self.index = Index.concatenate(parts)
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        self._descriptor = lru_cache(maxsize=64)(_Descriptor)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path, Check]]:
+        return ShardReader, (self.root, self.check)
+
+    def locate(self, row: int) -> tuple[ShardInfo, str]:
+        """The shard and the key of a record, for messages."""
+        shard = self.manifest.shards[int(np.searchsorted(self.starts, row, side="right")) - 1]
+        return shard, self.index.key(row)
+
+    def row(self, shard: int, row: int) -> int:
+        """The number of record ``row`` of shard ``shard`` in the whole folder."""
+        return int(self.starts[shard]) + row
+
+    def read(self, row: int) -> dict[str, bytes]:
+        """The members of a record by extension.
+
+        Raises:
+            ShardError: naming shard, key, member and offset, if bytes are missing or (``check="full"``) changed.
+        """
+        shard, key = self.locate(row)
+        descriptor = self._descriptor(self.root / shard.name)
+        members = {}
+        for m in self.index.members(row):
+            extension = self.index.extensions[m].decode()
+            offset, size = int(self.index.offsets[m]), int(self.index.sizes[m])
+            data = os.pread(descriptor.number, size, offset)
+            where = f"{self.root / shard.name}: {key}.{extension} at byte {offset}"
+            if len(data) != size:
+                raise ShardError(f"{where}: {len(data)} of {size} bytes are left; the shard was cut")
+            expected = self.index.hashes[m].tobytes()
+            if self.check == "full" and member_hash(data) != expected:
+                raise ShardError(f"{where}: has hash {member_hash(data).hex()}, was written with {expected.hex()}")
+            members[extension] = data
+        return members
+
+
+class _Descriptor:
+    """An open file that closes itself when the cache lets it go."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)

@@ -1,0 +1,222 @@
+"""Writing shards: nothing is visible under its final name before it is complete, synced and read back."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, cast
+
+from dslight.data.shards.check import tar_problems
+from dslight.data.shards.format import (
+    BLOCK,
+    MANIFEST,
+    Index,
+    Manifest,
+    Member,
+    Record,
+    ShardError,
+    ShardInfo,
+    index_name,
+    member_hash,
+    padded,
+    sha256,
+    write_atomically,
+)
+
+_KEY = re.compile(r"[a-z0-9_-]{1,80}")
+_IMAGE_MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (b"BM", "bmp"))
+
+
+def image_extension(data: bytes) -> str:
+    """The extension for encoded image bytes, from their first bytes (file names of public datasets lie).
+
+    Raises:
+        ValueError: if the bytes are no PNG, JPEG, WebP, GIF or BMP.
+    """
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    for magic, extension in _IMAGE_MAGIC:
+        if data.startswith(magic):
+            return extension
+    raise ValueError(f"not a PNG, JPEG, WebP, GIF or BMP image: {len(data)} bytes starting with {data[:12]!r}")
+
+
+def record_members(images: Sequence[bytes], record: Mapping[str, Any]) -> dict[str, bytes]:
+    """The tar members of one record, by extension: the original image bytes and ``json``, which lists them as
+    ``images``."""
+    names = [image_extension(data) for data in images]
+    if len(names) > 1:
+        names = [f"{i}.{name}" for i, name in enumerate(names)]
+    text = json.dumps({**record, "images": names}, ensure_ascii=False)
+    return {**dict(zip(names, images, strict=True)), "json": text.encode()}
+
+
+class ShardWriter:
+    """Write records into shards; leaving the ``with`` block without an exception writes the manifest.
+
+    The lock is the kernel's (``flock``), so a killed writer leaves none behind. A killed or failed run is simply run
+    again: the shards it finished are replaced by the same bytes, and its ``.tmp`` files are removed.
+
+    Args:
+        root: folder of this dataset; made if it is missing.
+        shard_bytes: a shard is closed once its members exceed this.
+        shard_records: or once it holds this many records.
+        meta: put into the manifest; may be filled until the block ends.
+
+    Raises:
+        ShardError: another writer holds the folder, or the folder already has a manifest.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        shard_bytes: int = 256 << 20,
+        shard_records: int = 100_000,
+        meta: dict[str, Any] | None = None,
+    ) -> None:
+        self.root, self.shard_bytes, self.shard_records = Path(root), shard_bytes, shard_records
+        self.meta: dict[str, Any] = {} if meta is None else meta
+        self.shards: list[ShardInfo] = []
+        self._keys: set[str] = set()
+        self._open: _OpenShard | None = None
+        self._lock: BinaryIO | None = None
+
+    def __enter__(self) -> ShardWriter:
+        self.root.mkdir(parents=True, exist_ok=True)
+        if (self.root / MANIFEST).exists():
+            raise ShardError(
+                f"{self.root / MANIFEST}: these shards are finished; write to another folder or delete them"
+            )
+        self._lock = (self.root / ".lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ShardError(f"{self.root}: another writer is at work there") from None
+        for leftover in self.root.glob(".*.tmp"):
+            leftover.unlink()
+        return self
+
+    def write(self, key: str, images: Sequence[bytes], record: Mapping[str, Any]) -> None:
+        """Add one record: the encoded ``images`` as they are, and ``record`` as JSON (``images`` in it is set here).
+
+        Raises:
+            ValueError: the key is not of ``[a-z0-9_-]``, at most 80 characters (a dot would merge WebDataset samples),
+                was used before, or image bytes are not an image format we keep.
+        """
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"key {key!r}: only a-z, 0-9, _ and -, at most 80 characters")
+        if key in self._keys:
+            raise ValueError(f"key {key!r}: written twice")
+        members = record_members(images, record)
+        if self._open is None:
+            self._open = _OpenShard(self.root, f"shard-{len(self.shards):06d}.tar")
+        self._open.write(key, members, len(record.get("questions", ())))
+        self._keys.add(key)
+        if self._open.size >= self.shard_bytes or len(self._open.records) >= self.shard_records:
+            self._finish_shard()
+
+    def _finish_shard(self) -> None:
+        if self._open is not None:
+            self.shards.append(self._open.finish())
+            self._open = None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._finish_shard()
+                expected = {shard.name for shard in self.shards}
+                for stale in self.root.glob("shard-*.tar"):  # of an earlier, killed run with other arguments
+                    if stale.name not in expected:
+                        stale.unlink()
+                        (self.root / index_name(stale.name)).unlink(missing_ok=True)
+                Manifest(tuple(self.shards), self.meta).save(self.root)
+        finally:
+            if self._open is not None:
+                self._open.discard()
+            if self._lock is not None:
+                self._lock.close()
+
+
+class _OpenShard:
+    """The shard under construction: a ``.tmp`` file that hashes what passes through it."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        from webdataset.writer import TarWriter  # imports torch, which a reader of indexes does not need
+
+        self.path, self.tmp = root / name, root / f".{name}.tmp"
+        self.file = _HashingFile(self.tmp)
+        self.tar = TarWriter(cast(BinaryIO, self.file), encoder=False, mtime=0)
+        self.records: list[Record] = []
+        self.size = 0
+
+    def write(self, key: str, members: Mapping[str, bytes], questions: int) -> None:
+        entries = []
+        for extension in sorted(members):  # TarWriter's own order; a header is one block because keys are short
+            data = members[extension]
+            entries.append(Member(extension, self.size + BLOCK, len(data), member_hash(data)))
+            self.size += BLOCK + padded(len(data))
+        self.tar.write({"__key__": key, **members})
+        if self.tar.tarstream.offset != self.size:
+            raise ShardError(f"{self.tmp}: {key}: the tar is at {self.tar.tarstream.offset}, the index at {self.size}")
+        self.records.append(Record(key, tuple(entries), questions))
+
+    def finish(self) -> ShardInfo:
+        self.tar.close()
+        self.file.sync_and_close()
+        index = Index.build(self.records)
+        data = index.to_bytes()
+        info = ShardInfo(
+            name=self.path.name,
+            bytes=self.file.count,
+            sha256=self.file.sha256.hexdigest(),
+            records=len(index),
+            questions=int(index.questions.sum()),
+            index_sha256=sha256(data),
+        )
+        problems = list(tar_problems(self.tmp, info, index))
+        if problems:
+            raise ShardError(f"{self.tmp}: read back wrong: {problems[0]}")
+        os.replace(self.tmp, self.path)
+        write_atomically(self.path.parent / info.index_name, data)  # syncs the folder too
+        return info
+
+    def discard(self) -> None:
+        self.file.close()
+        self.tmp.unlink(missing_ok=True)
+
+
+class _HashingFile:
+    """A file opened for writing that counts and hashes its bytes, and says how far it got when the disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count, self.sha256 = path, 0, hashlib.sha256()
+        self._file = path.open("wb")
+
+    def write(self, data: bytes) -> int:
+        if self._file.closed:  # given up: tarfile still flushes its end when it is collected
+            return len(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            where = f"after {self.count} bytes, writing {len(data)} more; this shard is given up, earlier ones are safe"
+            raise OSError(error.errno, f"{error.strerror} ({where})", str(self.path)) from error
+        self.count += len(data)
+        self.sha256.update(data)
+        return len(data)
+
+    def sync_and_close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        with suppress(OSError):  # a full disk again, of a file that is thrown away
+            self._file.close()
