@@ -72,6 +72,8 @@ def test_another_class_path_replaces_the_node_and_the_same_or_none_merges(write)
     assert compose(path, ["m.projector.class_path=Linear"])["m"]["projector"] == {"class_path": "Linear"}
     for same in ("m.projector={class_path: MLP, init_args: {depth: 3}}", "m.projector.init_args.depth=3"):
         assert compose(path, [same])["m"]["projector"]["init_args"] == {"depth": 3, "act": "gelu"}
+    nameless = write("n.yaml", "m: {init_args: {depth: 2}}\n")
+    assert compose(nameless, ["m.class_path=MLP"])["m"] == {"init_args": {"depth": 2}, "class_path": "MLP"}
     assert compose(path, ["m.projector=null"])["m"] == {"projector": None, "other": 1}
 
 
