@@ -48,6 +48,11 @@ class Experiment:
         return list(self.data.views.grids())
 
     @property
+    def largest_grid(self) -> Grid:
+        """The grid of most crops; of several, the squarest."""
+        return max(self.grids, key=lambda grid: (grid[0] * grid[1], -abs(grid[0] - grid[1])))
+
+    @property
     def slots(self) -> SlotLayout | None:
         """How many positions of the sequence an image takes; ``None`` for a component alone."""
         return self.model.stacking.slot_layout(self.model.vision_encoder) if isinstance(self.model, VLM) else None

@@ -42,16 +42,19 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
         RecipeError: before anything is trained.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
+    from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
     place = RunFolder(folder or run_dir(recipe))
     if resume:
         place.refuse_another(recipe)
         done = place.result()
         if done is not None:
-            print(f"{place.path}: already trained (--fresh trains it again)")
+            rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
             return done
     experiment = build(recipe)
-    place.open(recipe, fresh=not resume)
-    return _train(experiment, place)
+    if rank_zero_only.rank == 0:  # the other ranks write nothing, and nobody trains before all are there
+        place.open(recipe, fresh=not resume)
+    return _train(experiment, place, place.latest_checkpoint() if resume else None)
 
 
 def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[Any] = (), **options: Any) -> Any:
@@ -184,7 +187,7 @@ def _ledger(experiment: Experiment, pace: Any) -> dict[str, Any]:
     if not isinstance(model, VLM) or experiment.slots is None:
         return {"parameters": parameters}
     patches = experiment.encoder.grid[0] * experiment.encoder.grid[1]
-    grid = max(experiment.grids, key=lambda g: g[0] * g[1])
+    grid = experiment.largest_grid
     crops = grid[0] * grid[1] if model.stacking.uses_crops else 0
     return {
         "parameters": parameters,

@@ -142,7 +142,7 @@ def plan(recipe: Mapping[str, Any], world_size: int = 1, text_tokens: int = 64) 
 
     experiment = check(recipe)
     model, data, encoder = experiment.model, experiment.data, experiment.encoder
-    grid = max(experiment.grids, key=lambda g: g[0] * g[1])
+    grid = experiment.largest_grid
     crops = grid[0] * grid[1]
     micro = micro_size(data.global_batch_size, data.micro_batch_size, world_size)
     parameters = list(model.parameters())
