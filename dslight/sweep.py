@@ -33,7 +33,7 @@ from dslight.recipe.compose import compose, differences, recipe_hash
 from dslight.recipe.errors import RecipeError
 from dslight.sweep_worker import DONE, FAILED, INTERRUPTED, READY, Fit, Worker
 
-FIT = "dslight.train.run.fit"
+FIT = "dslight.run.fit.fit"
 GRACE = 300.0
 """Seconds that interrupted runs get to save their checkpoints; a second Ctrl-C ends the wait."""
 STATUS_EVERY = 60.0
@@ -73,6 +73,16 @@ def sweep(
     if len(queue) < len(runs):
         print(f"{ablation.name}: {len(runs) - len(queue)} of {len(runs)} runs are done already")
     return _Sweep(ablation.name, len(runs), queue, jobs, fit).run()
+
+
+def show(ablation: Ablation) -> str:
+    """The runs, one per line: index, whether it is done, name, folder."""
+    width = max(len(describe(run)) for run in ablation.runs)
+    lines = []
+    for run in ablation.runs:
+        state = "done" if is_done(run) else "started" if (run.run_dir / "run.json").exists() else "-"
+        lines.append(f"{run.index:4}  {state:7}  {describe(run):{width}}  {run.run_dir}")
+    return "\n".join(lines)
 
 
 def is_done(run: Run) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from dslight.recipe.ablation import Run, expand
 from dslight.recipe.compose import recipe_hash, to_yaml
 from dslight.recipe.errors import RecipeError
-from dslight.sweep import seconds_left, sweep
+from dslight.sweep import seconds_left, show, sweep
 
 FIT = "test_sweep.fit"  # the workers import this file by name
 
@@ -154,6 +154,17 @@ def test_fresh_does_not_delete_a_folder_that_no_sweep_has_made(ablation):
     with pytest.raises(RecipeError, match=r"not the folder of a sweep's run"):
         sweep(effect, fit=FIT, fresh=True)
     assert (effect.runs[0].run_dir / "thesis.txt").exists()
+
+
+def test_the_list_says_which_runs_are_done(ablation):
+    effect = ablation("{good: {}, bad: {fail_at: 1}, later: {steps: 5}}")
+    sweep(effect, index=0, fit=FIT)
+    sweep(effect, index=1, fit=FIT)
+    assert [line.split() for line in show(effect).splitlines()] == [
+        ["0", "done", "good", "runs/effect/good"],
+        ["1", "started", "bad", "runs/effect/bad"],
+        ["2", "-", "later", "runs/effect/later"],
+    ]
 
 
 def test_an_index_runs_only_that_run(ablation):

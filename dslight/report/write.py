@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dslight.recipe.ablation import Ablation
+from dslight.recipe.ablation import Ablation, expand
 from dslight.recipe.errors import RecipeError
 from dslight.report import plots
 from dslight.report.page import Figure, Page, Table, render
@@ -48,22 +48,34 @@ class Report:
 
 def report(
     source: Ablation | Sequence[str | Path],
-    out: Path,
+    out: str | Path | None = None,
+    baseline: str | None = None,
     settings: Mapping[str, Any] | None = None,
     command: str | None = None,
 ) -> Report:
     """Collect the finished runs, write the three files into ``out``, print the table.
 
     Args:
-        source: an ablation, or folders that are searched for runs.
-        out: folder; made if it is missing.
+        source: an ablation, or the path of its file, or folders that are searched for runs.
+        out: folder; made if it is missing. Default: the folder of the ablation or of the runs; ``report`` for several.
+        baseline: the arm that others are compared with, instead of the one in ``settings``.
         settings: as under ``report`` in an ablation file, which is the default.
         command: what "How to reproduce" shows; by default the sweep of the ablation.
 
     Raises:
         RecipeError: no finished run; a setting, or an arm named in one, that does not exist.
     """
+    if not isinstance(source, Ablation):
+        paths = [Path(path) for path in source]
+        source = expand(paths[0]) if len(paths) == 1 and paths[0].is_file() else paths
+    if isinstance(source, Ablation):
+        home = source.run_dir
+    else:
+        home = Path(source[0] if len(source) == 1 else "report")
+    out = home if out is None else Path(out)
     settings = dict(settings or (source.report if isinstance(source, Ablation) else {}))
+    if baseline is not None:
+        settings["baseline"] = baseline
     if unknown := [key for key in settings if key not in SETTINGS]:
         raise RecipeError(f"report.{unknown[0]}: no such setting; there are {', '.join(SETTINGS)}")
     if isinstance(source, Ablation):

@@ -9,8 +9,8 @@ import pytest
 
 from dslight.recipe.ablation import expand
 from dslight.recipe.errors import RecipeError
+from dslight.report import report
 from dslight.report.page import prose
-from dslight.report.write import report
 
 ABLATION = """
 name: effect
@@ -157,7 +157,7 @@ def test_runs_of_different_metrics_share_a_page_but_no_axis(tmp_path, finish):
 )
 def test_a_bad_setting_is_refused(ablation, settings, message):
     with pytest.raises(RecipeError, match=message):
-        report(ablation, Path("out"), settings)
+        report(ablation, Path("out"), settings=settings)
 
 
 def test_without_a_finished_run_there_is_no_report(tmp_path, monkeypatch):
@@ -166,6 +166,15 @@ def test_without_a_finished_run_there_is_no_report(tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="no finished run to report on\n  runs/effect/low/seed=0: not started"):
         report(expand("effect.yaml"), Path("out"))
     assert not Path("out").exists()
+
+
+def test_the_ablation_file_will_do_and_the_page_lies_with_its_runs(ablation):
+    Path("again.yaml").write_text("bases: [effect.yaml]\nb: [1, 2]\n")
+    made = report(["again.yaml"], baseline="low-repeated")
+    assert [str(file) for file in made.files][2] == "runs/effect/report.html"
+    assert "Δ to low-repeated" in made.markdown
+    assert [str(file) for file in report(["runs/effect"]).files][2] == "runs/effect/report.html"
+    assert str(report(["runs/effect/low", "runs/effect/all-tokens"]).files[2]) == "report/report.html"
 
 
 def test_prose_becomes_html_and_everything_else_is_escaped():
