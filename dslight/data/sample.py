@@ -1,10 +1,10 @@
 """One record of a shard as a checked object, and the decoding of its images.
 
 The record is LLaVA's (``conversations`` of ``from``/``value`` turns, ``<image>`` where an image stands), or, for
-evaluation, one image with several ``questions``; the image and ``txt`` caption of img2dataset are understood too. Decided here: everything that is wrong with a record is found in one place, and the message
-names its key. Decoding follows what a viewer shows: EXIF orientation applied, transparency over white, 16-bit grey
-scaled (not clipped) to 8 bit, and the pixel count is checked before any pixel is decoded, since a few bytes of PNG can
-ask for gigabytes.
+evaluation, one image with several ``questions``; the image and ``txt`` caption of img2dataset are understood too.
+Decided here: everything that is wrong with a record is found in one place, and the message names its key. Decoding
+follows what a viewer shows: EXIF orientation applied, transparency over white, 16-bit grey scaled (not clipped) to 8
+bit, and the pixel count is checked before any pixel is decoded, since a few bytes of PNG can ask for gigabytes.
 """
 
 from __future__ import annotations

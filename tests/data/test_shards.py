@@ -123,7 +123,9 @@ def test_a_killed_writer_leaves_only_whole_shards_and_a_second_run_makes_the_sam
         root = tmp_path / f"killed{attempt}"
         process = context.Process(target=write_slowly, args=(root,))
         process.start()
-        time.sleep(pauses.uniform(0.005, 0.1))
+        while len(list(root.glob("*.tar"))) < 2 * attempt and process.is_alive():
+            pass
+        time.sleep(pauses.uniform(0, 0.003))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         if not (root / "manifest.json").exists():
@@ -135,6 +137,17 @@ def test_a_killed_writer_leaves_only_whole_shards_and_a_second_run_makes_the_sam
             write_slowly(root)
         assert folder_bytes(root) == expected
     assert unfinished >= 3
+
+
+def test_a_shard_gets_its_name_only_by_renaming_the_whole_file(tmp_path, monkeypatch):
+    def refuse(source, target):
+        assert source.stat().st_size % 10240 == 0  # a tar with its end
+        raise OSError("no rename today")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="no rename today"), ShardWriter(tmp_path) as writer:
+        writer.write("a", [], {})
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def fill_disk(root: Path, out) -> None:
@@ -232,6 +245,20 @@ def test_every_flipped_bit_is_found_and_named(tmp_path, write_shards):
             assert keys_of(problems) == {index.key(row)}
             with pytest.raises(ShardError, match=index.key(row)):
                 ShardReader(root, check="full").read(row)
+
+
+def test_a_bit_outside_the_data_is_named_by_the_record_it_belongs_to(tmp_path, write_shards):
+    root = write_shards(tmp_path, 7)
+    path, index = root / "shard-000000.tar", ShardReader(root).index
+    whole = path.read_bytes()
+    header, padding = int(index.offsets[4]) - 400, int(index.offsets[4] + index.sizes[4])
+    for position, what in ((header, "tar header"), (padding, "padding after it")):
+        damaged = bytearray(whole)
+        damaged[position] ^= 4
+        path.write_bytes(damaged)
+        (problem,) = verify(root)
+        assert problem.key == "a-0002"
+        assert what in problem.what
 
 
 def test_missing_foreign_and_stale_files_are_each_named(tmp_path, write_shards):
