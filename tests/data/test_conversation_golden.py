@@ -86,6 +86,11 @@ def supervised_text(encoded, tokenizer) -> str:
     return tokenizer.decode([label for label in encoded.labels if label != IGNORE])
 
 
+def letters(text: str) -> str:
+    """Without whitespace, which decoding does not keep, and in one of the two Unicode spellings (Qwen's normalises)."""
+    return "".join(unicodedata.normalize("NFC", text).split())
+
+
 @pytest.mark.parametrize("file", ["v1", "llama_2", "phi3", "next_mpt_nonlegacy"])
 def test_where_the_official_code_masks_a_whole_chat_ours_supervises_its_answers(file):
     name, tokenizer = CASES[file][0], load_tokenizer(CASES[file][1])
@@ -96,7 +101,7 @@ def test_where_the_official_code_masks_a_whole_chat_ours_supervises_its_answers(
         assert set(row["labels"]) == {IGNORE}
         answers = [turn.text + end for turn in turns_of(row) if turn.role == "gpt" and turn.text]
         text = supervised_text(encode(row, name, tokenizer), tokenizer)
-        assert "".join(text.split()) == "".join("".join(answers).split()), row["id"]
+        assert letters(text) == letters("".join(answers)), row["id"]
 
 
 def test_where_the_official_code_merges_the_images_of_a_turn_ours_keeps_each():
@@ -154,8 +159,9 @@ def test_the_tokenizers_own_template_gives_the_official_ids_and_supervises_answe
         assert row["input_ids"][-len(ids) :] == ids, row["id"]
         theirs = [label for label in row["labels"] if label != IGNORE]
         assert len([label for label in ours.labels if label != IGNORE]) < len(theirs)
-        answers = unicodedata.normalize("NFC", "".join(turn.text + end for turn in turns if turn.role == "gpt"))
-        assert "".join(supervised_text(ours, tokenizer).split()) == "".join(answers.split()), row["id"]
+        answers = "".join(turn.text + end for turn in turns if turn.role == "gpt")
+        text = supervised_text(ours, tokenizer)
+        assert letters(text) == letters(answers), row["id"]
         compared += 1
     assert compared >= 20
     assert tokenizer.decode([template("tokenizer").stop_ids(tokenizer)[0]]) == end
