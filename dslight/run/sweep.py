@@ -31,7 +31,7 @@ from tqdm import tqdm
 from dslight.recipe.ablation import Ablation, Run
 from dslight.recipe.compose import compose, differences, recipe_hash
 from dslight.recipe.errors import RecipeError
-from dslight.sweep_worker import DONE, FAILED, INTERRUPTED, READY, Fit, Worker
+from dslight.run.sweep_worker import DONE, FAILED, INTERRUPTED, READY, Fit, Worker
 
 FIT = "dslight.run.fit.fit"
 GRACE = 300.0

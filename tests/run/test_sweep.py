@@ -13,7 +13,7 @@ import pytest
 from dslight.recipe.ablation import Run, expand
 from dslight.recipe.compose import recipe_hash, to_yaml
 from dslight.recipe.errors import RecipeError
-from dslight.sweep import seconds_left, show, sweep
+from dslight.run.sweep import seconds_left, show, sweep
 
 FIT = "test_sweep.fit"  # the workers import this file by name
 
@@ -188,7 +188,7 @@ def test_a_function_that_cannot_be_imported_is_an_error_and_not_a_failed_run(abl
         sweep(ablation("{low: {}}"), fit="nowhere.fit")
 
 
-COMMAND = "import sys; from dslight.sweep import sweep; from dslight.recipe.ablation import expand; "
+COMMAND = "import sys; from dslight.run.sweep import sweep; from dslight.recipe.ablation import expand; "
 COMMAND += f"sys.exit(sweep(expand('effect.yaml', sys.argv[1:]), jobs=2, fit='{FIT}'))"
 
 
