@@ -32,6 +32,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from dslight.recipe.errors import RecipeError
 
 COMMAND_LINE = "command line"
+HOW_IT_RUNS = re.compile(
+    r"(run_dir|data\.(num_workers|micro_batch_size)|trainer\.(devices|num_nodes|accelerator|strategy|logger|enable_\w+))(\.|$)"
+)
+"""Keys that say where, on what and in which portions a recipe is run, not what it computes: a run may be continued with others."""
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 
 
@@ -184,7 +188,7 @@ def recipe_hash(recipe: Mapping[str, Any]) -> str:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """``key: old -> new`` for every leaf in which ``b`` differs from ``a``; where a run is written is left out."""
+    """``key: old -> new`` for every leaf in which ``b`` differs from ``a``; how it is run (``HOW_IT_RUNS``) is left out."""
     old, new = _identity(a), _identity(b)
     keys = [*old, *(key for key in new if key not in old)]
     return [
@@ -216,7 +220,7 @@ def nest(key: str, value: Any) -> dict[str, Any]:
 
 
 def _identity(recipe: Mapping[str, Any]) -> dict[str, str]:
-    return {key: json.dumps(value, default=str) for key, value in flatten(recipe).items() if key != "run_dir"}
+    return {key: json.dumps(value, default=str) for key, value in flatten(recipe).items() if not HOW_IT_RUNS.match(key)}
 
 
 def _leaf(recipe: Mapping[str, Any], key: str) -> Any:

@@ -12,6 +12,7 @@ from dslight.recipe.compose import (
     differences,
     flatten,
     merge,
+    nest,
     recipe_hash,
     source_of,
     to_yaml,
@@ -212,3 +213,33 @@ def test_the_hash_changes_exactly_when_there_are_differences():
     changed = {"a": {"b": True, "c": [1]}, "name": "n", "extra": None}
     assert differences(base, changed) == ["a.b: 1 -> true", "a.c.1: 2 -> (absent)", "extra: (absent) -> null"]
     assert recipe_hash(base) != recipe_hash(changed)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"run_dir": "elsewhere"},
+        {"trainer": {"devices": 8, "num_nodes": 2, "accelerator": "gpu", "enable_progress_bar": False, "max_steps": 3}},
+        {
+            "trainer": {
+                "strategy": {"class_path": "a.B", "init_args": {"data_parallel_size": 16}},
+                "logger": False,
+                "max_steps": 3,
+            }
+        },
+        {"data": {"num_workers": 4, "micro_batch_size": 2, "seed": 0}},
+    ],
+)
+def test_where_and_in_which_portions_a_recipe_runs_makes_no_other_recipe(changed):
+    base = {"trainer": {"max_steps": 3}, "data": {"seed": 0, "micro_batch_size": 8}, "run_dir": "runs/x"}
+    assert differences(base, base | changed) == []
+    assert recipe_hash(base) == recipe_hash(base | changed)
+
+
+@pytest.mark.parametrize(
+    "key", ["trainer.max_steps", "trainer.precision", "data.global_batch_size", "data.num_workers_x"]
+)
+def test_what_a_recipe_computes_makes_another_recipe(key):
+    assert differences({"trainer": {"devices": 1}}, {"trainer": {"devices": 2}} | nest(key, 4)) == [
+        f"{key}: (absent) -> 4"
+    ]
