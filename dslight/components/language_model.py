@@ -145,6 +145,7 @@ class HFCausalLM(LanguageModel):
         else:
             _check_agreement(config or {}, AutoConfig.from_pretrained(pretrained), str(pretrained))
             self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)
+        self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
         self.width = int(self.model.get_input_embeddings().embedding_dim)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         self._layers = _find_layers(self.model)
@@ -174,10 +175,14 @@ class HFCausalLM(LanguageModel):
 
     def generate_ids(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
         """Transformers' ``generate``: greedy unless ``options`` say otherwise."""
+        training = self.model.training
         self.model.eval()
-        out = self.model.generate(
-            input_ids=input_ids, attention_mask=attention_mask, **{"do_sample": False, "use_cache": True} | options
-        )
+        try:
+            out = self.model.generate(
+                input_ids=input_ids, attention_mask=attention_mask, **{"do_sample": False, "use_cache": True} | options
+            )
+        finally:
+            self.model.train(training)
         return out[:, input_ids.shape[1] :]
 
     def load_tokenizer(self) -> Any:

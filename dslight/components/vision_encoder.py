@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -160,7 +161,7 @@ class TimmEncoder(VisionEncoder):
         from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 
         if not timm.is_model(name):
-            close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
+            close = ", ".join(get_close_matches(name.split(".")[0], timm.list_models())) or "see timm.list_models()"
             raise ValueError(f"name: timm has no model {name!r}; similar: {close}")
         options: dict[str, Any] = {"num_classes": 0, **(model_args or {})}
         try:
