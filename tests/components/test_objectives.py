@@ -1,0 +1,59 @@
+"""Dense pre-training of a vision encoder alone, through Lightning's Trainer."""
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from dslight.components import PatchClassification
+from dslight.train.optim import PartTraining, Stage
+from dslight.types import DenseBatch
+
+
+def bright_patches(make_views, grids, seed):
+    """Which quarter of the brightness range a patch lies in: a target that the pixels do hold."""
+    views = make_views(grids, seed)
+    level = torch.randint(0, 4, (len(views.pixels), 4, 4), generator=torch.Generator().manual_seed(seed))
+    plane = F.interpolate(level[:, None].float(), scale_factor=4)  # nearest
+    views.pixels.copy_((plane * 64 + 16).expand(-1, 3, -1, -1))
+    return DenseBatch(views, level.flatten(1))
+
+
+def test_loss_and_accuracies_are_torchs_over_each_kind_of_view(tiny_encoder, make_views):
+    encoder, objective = tiny_encoder(), PatchClassification(16, 4)
+    batch = bright_patches(make_views, [(2, 2), (1, 2)], 0)
+    scores = objective(encoder, batch)
+    features, base = encoder(batch.views.pixels)[0], torch.tensor([0, 5])
+    crop = torch.tensor([1, 2, 3, 4, 6, 7])
+    losses = []
+    for name, head, index in (("base", objective.base_head, base), ("crop", objective.crop_head, crop)):
+        logits, targets = head(features[index]), batch.targets[index]
+        losses.append(F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
+        torch.testing.assert_close(scores[f"{name}_accuracy"], (logits.argmax(-1) == targets).float().mean())
+    torch.testing.assert_close(scores["loss"], (losses[0] + losses[1]) / 2)
+
+
+def test_views_without_crops_have_one_loss(tiny_encoder, make_views):
+    scores = PatchClassification(16, 4)(tiny_encoder(), bright_patches(make_views, [(0, 0)] * 3, 0))
+    assert set(scores) == {"loss", "base_accuracy"}
+
+
+def test_an_encoder_fitted_alone_learns(tiny_encoder, make_views):
+    pl.seed_everything(0, verbose=False)
+    encoder = tiny_encoder()
+    encoder.objective = PatchClassification(16, 4)
+    encoder.stage = Stage({"vision_encoder": PartTraining(3e-3), "objective": PartTraining(3e-3)}, schedule="constant")
+    encoder.stage.freeze(encoder.parts())
+    batches = [bright_patches(make_views, [(2, 2)] * 4, seed) for seed in range(61)]
+    train, held_out = (DataLoader(part, batch_size=None) for part in (batches[:60], batches[60:]))
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", **quiet)
+    trainer.fit(encoder, train, held_out)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert set(metrics) >= {"train/loss", "val/loss", "val/base_accuracy", "val/crop_accuracy"}
+    assert metrics["val/crop_accuracy"] > 0.6  # chance: 0.25

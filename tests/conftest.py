@@ -1,0 +1,126 @@
+"""What the tests of the model share: numbers of the authors' code, and tiny real models."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Goldens:
+    """The folder that ``golden/deepstack_vl/README.md`` describes, or (``DSLIGHT_GOLDENS``) the untrimmed one."""
+
+    root: Path
+
+    def config(self, case: str) -> dict[str, Any]:
+        return json.loads(self._path(f"{case}/config.json").read_text())
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        return load_file(self._path(name))
+
+    def _path(self, name: str) -> Path:
+        if not (self.root / name).exists():
+            pytest.skip(f"{name} is only in the untrimmed goldens (DSLIGHT_GOLDENS)")
+        return self.root / name
+
+    def outputs(self, case: str) -> dict[str, Tensor]:
+        return self.tensors(f"{case}/outputs.safetensors")
+
+    def grids(self, case: str) -> list[tuple[int, int]]:
+        return [(grid["rows"], grid["columns"]) for grid in self.config(case)["grids"]]
+
+    def weights(self, prefix: str, extra: str | None = None) -> dict[str, Tensor]:
+        """The weights whose names start with ``prefix``, without it."""
+        state = self.tensors("weights.safetensors") | (self.tensors(extra) if extra else {})
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+    def projector(self) -> torch.nn.Sequential:
+        """The authors' projector, out of torch's own modules."""
+        net = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.GELU(), torch.nn.Linear(48, 48))
+        net.load_state_dict(self.weights("model.mm_projector."))
+        return net.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Goldens:
+    return Goldens(Path(os.environ.get("DSLIGHT_GOLDENS", Path(__file__).parent / "golden" / "deepstack_vl")))
+
+
+@pytest.fixture(scope="session")
+def same() -> Callable[..., None]:
+    """``same(ours, golden)``: equal up to ``atol``; a trimmed golden keeps every k-th entry of its last axis."""
+
+    def check(ours: Tensor, expected: Tensor, atol: float = 2e-4) -> None:
+        step = ours.shape[-1] // expected.shape[-1]
+        torch.testing.assert_close(ours[..., ::step].detach(), expected, atol=atol, rtol=0)
+
+    return check
+
+
+DECODERS: dict[str, dict[str, Any]] = {
+    "llama": {"num_key_value_heads": 2, "intermediate_size": 48},
+    "qwen2": {"num_key_value_heads": 2, "intermediate_size": 48},
+    "phi3": {"num_key_value_heads": 2, "intermediate_size": 48, "pad_token_id": 0},
+    "gemma3_text": {"num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8, "sliding_window": 8},
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+}
+"""Architectures of transformers that differ in how layers are called, embeddings scaled and positions made."""
+
+
+@pytest.fixture
+def tiny_lm() -> Callable[..., Any]:
+    """``tiny_lm(kind, **config)``: a random decoder of 4 layers, width 32, 64 ids, that no token id stops."""
+    from dslight.components import HFCausalLM
+
+    def make(kind: str = "llama", attention: str = "sdpa", **config: Any) -> HFCausalLM:
+        torch.manual_seed(0)
+        shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 64}
+        ends = {"bos_token_id": 1, "eos_token_id": None}
+        lm = HFCausalLM(config={"model_type": kind, **shape, **ends, **DECODERS[kind], **config}, attention=attention)
+        with torch.no_grad():  # transformers' init (0.02) leaves all logits nearly equal at this size
+            for parameter in lm.parameters():
+                if parameter.ndim >= 2:
+                    parameter.normal_(std=0.2)
+        return lm.eval()
+
+    return make
+
+
+@pytest.fixture
+def tiny_encoder() -> Callable[..., Any]:
+    """``tiny_encoder(name, **model_args)``: 4 random layers, width 16, 16 x 16 pixels in patches of 4."""
+    from dslight.components import TimmEncoder
+
+    def make(name: str = "vit_tiny_patch16_224", **model_args: Any) -> TimmEncoder:
+        torch.manual_seed(0)
+        shape = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 4, "num_heads": 2}
+        encoder = TimmEncoder(name, model_args={**shape, **model_args})
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                if parameter.ndim >= 2:
+                    parameter.normal_(std=0.2)
+        return encoder.eval()
+
+    return make
+
+
+@pytest.fixture
+def make_views() -> Callable[..., Any]:
+    """``make_views(grids)``: random 16 x 16 views."""
+    from dslight.types import Views
+
+    def make(grids: list[tuple[int, int]], seed: int = 0) -> Views:
+        count = len(grids) + sum(rows * cols for rows, cols in grids)
+        generator = torch.Generator().manual_seed(seed)
+        return Views(torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator), grids)
+
+    return make

@@ -1,0 +1,102 @@
+"""The import arrows of the package, read from its source, and a command line that answers at once."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "dslight"
+MODEL = ("dslight.vlm", "dslight.components")
+LIGHTNING_FREE = (
+    "nn",
+    "metrics/functional",
+    *(f"data/{x}" for x in ("sample", "conversation", "images", "shards", "plan")),
+)
+
+
+def files(*under: str) -> list[Path]:
+    """The modules of some folders or, without the ending, single modules."""
+    found = [path for name in under for path in [ROOT / f"{name}.py", *(ROOT / name).rglob("*.py")] if path.is_file()]
+    assert found, under
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever it does so."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            assert node.module
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def reaches(path: Path, *modules: str) -> list[str]:
+    return [
+        name for name in sorted(imports(path)) if name.startswith(tuple(f"{m}." for m in modules)) or name in modules
+    ]
+
+
+@pytest.mark.parametrize("path", files("nn"), ids=lambda path: path.stem)
+def test_nn_knows_torch_and_the_shared_words_only(path):
+    outside = {name.split(".")[0] for name in imports(path)} - {"torch", "dslight"} - sys.stdlib_module_names
+    assert not outside
+    assert [name for name in reaches(path, "dslight") if not name.startswith(("dslight.types", "dslight.nn"))] == []
+
+
+@pytest.mark.parametrize("path", files(*LIGHTNING_FREE), ids=lambda path: path.stem)
+def test_lightning_stays_out_of_the_plain_parts(path):
+    assert reaches(path, "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics") == []
+
+
+@pytest.mark.parametrize(
+    ("under", "forbidden"),
+    [
+        (["types"], ["dslight"]),
+        (
+            ["components"],
+            ["dslight.vlm", *(f"dslight.{x}" for x in ("data", "metrics", "recipe", "train", "run", "report"))],
+        ),
+        (["vlm"], ["dslight.data", "dslight.recipe", "dslight.run", "dslight.report", "dslight.cli"]),
+        (["data"], [*MODEL, "dslight.nn", *(f"dslight.{x}" for x in ("metrics", "recipe", "train", "run", "report"))]),
+        (["metrics"], [*MODEL, "dslight.nn", *(f"dslight.{x}" for x in ("data", "recipe", "train", "run", "report"))]),
+        (["train"], [*MODEL, "dslight.nn", "dslight.data", "dslight.recipe", "dslight.run", "dslight.report"]),
+        (["recipe"], ["dslight.run", "dslight.report", "dslight.cli"]),
+        (["report"], [*MODEL, "dslight.nn", "dslight.data", "dslight.train", "dslight.cli"]),
+    ],
+    ids=lambda value: value[0].removeprefix("dslight."),
+)
+def test_imports_go_one_way(under, forbidden):
+    wrong = {str(path.relative_to(ROOT)): found for path in files(*under) if (found := reaches(path, *forbidden))}
+    assert wrong == {}
+
+
+def test_only_the_builder_sees_model_and_data():
+    """``run`` holds both in an experiment that the builder made, and may use helpers of the data."""
+    both = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*.py")
+        if reaches(path, *MODEL) and reaches(path, "dslight.data") and path.parent.name != "run"
+    }
+    assert both <= {"recipe/build.py", "recipe/schema.py"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["report", "--help"]], ids=" ".join)
+def test_help_answers_without_torch(arguments):
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['dslight', *{arguments}]\n"
+        "try:\n    runpy.run_module('dslight', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'torch', 'lightning', 'transformers', 'timm', 'torchmetrics', 'numpy', 'jsonargparse'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT.parent, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: dslight")
+    assert done.stdout.splitlines()[-1] == "heavy: []"
