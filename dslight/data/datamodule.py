@@ -6,7 +6,7 @@ and ``collate``'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, TrainLoader,
 from dslight.data.plan import PlanSource, TrainPlan, accumulation
 from dslight.data.sample import Sample, decode_image
 from dslight.data.shards import Check, ShardError, ShardReader
-from dslight.types import Question, SlotLayout
+from dslight.types import Batch, Question, SlotLayout
 
 
 @dataclass
@@ -154,6 +154,15 @@ class ShardData(LightningDataModule):
                 raise ValueError(
                     f"data.val.{name}.root: {reader.root} holds no questions; its records are for training"
                 )
+
+    def ask(self, question: str, images: Sequence[bytes] = ()) -> Batch:
+        """One question about encoded images, as the validation loop would ask it: a left-padded batch of one row.
+
+        Raises:
+            BadSample: an image that does not decode, or a question above ``max_length``.
+        """
+        sample = Sample(key="question", id="question", images=tuple(images))
+        return self._collate([self.rows.ask(sample, Question("question", question, references=()), valid=True)])
 
     def accumulate(self, world_size: int) -> int:
         """Micro-batches per optimizer step: the value for ``Trainer(accumulate_grad_batches=...)``."""

@@ -1,7 +1,8 @@
 """From a composed recipe to an experiment: the only place that sees both model and data.
 
-A recipe is first built on the ``meta`` device, where modules have shapes but no memory: whether the parts fit each other, the stage
-and the views is known in seconds, even for 13B parameters, and before a weight or a sample is read. Only then is it built for real.
+A recipe is first built on the ``meta`` device, where modules have shapes but no memory: whether the parts fit each
+other, the stage and the views is known in seconds, even for 13B parameters, and before a weight or a sample is read.
+Only then is it built for real.
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import seed_everything
+from safetensors import SafetensorError
 
 from dslight.components import Component
+from dslight.data.datamodule import micro_size
+from dslight.data.plan import accumulation
+from dslight.data.shards import ShardError
+from dslight.metrics.benchmarks import BENCHMARKS
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.schema import Section, sections
+from dslight.recipe.explain import closest
+from dslight.recipe.schema import Section, located, sections
 from dslight.types import Grid, SlotLayout
 from dslight.vlm import VLM
 
@@ -72,28 +79,38 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
         try:
             model.stacking.check_grids(experiment.grids)
         except ValueError as error:
-            raise RecipeError(f"model.stacking.init_args.{error}") from None
+            raise RecipeError(located("model.stacking.init_args", error)) from None
     for name in recipe.get("weights") or {}:
         if name not in model.parts():
-            raise RecipeError(f"weights.{name}: there is no such part; the parts are {', '.join(model.parts())}")
+            parts = model.parts()
+            raise RecipeError(
+                f"weights.{name}: there is no such part{closest(name, parts)}; the parts are {', '.join(parts)}"
+            )
+    _check_data(experiment.data)
     return experiment
 
 
-def build(recipe: Mapping[str, Any], seed: int | None = None) -> Experiment:
+def build(recipe: Mapping[str, Any], reads_data: bool = True) -> Experiment:
     """The experiment for real: checked, seeded, with its weights, connected to its data.
 
     Args:
         recipe: as composed.
-        seed: instead of the recipe's.
+        reads_data: also refuse a recipe whose shards are not there; false for a use that reads none of them.
 
     Raises:
-        RecipeError: as :func:`check`, and for files that are not there.
+        RecipeError: as :func:`check`, and for files that are not there. All are looked for before a weight is read.
     """
-    check(recipe)
+    checked = check(recipe)
+    tokenizer = _tokenizer(checked.model)
+    if reads_data:
+        try:
+            checked.data.setup("fit")
+        except (ValueError, OSError, ShardError) as error:
+            raise RecipeError(str(error)) from error
     for name, path in (recipe.get("weights") or {}).items():
         if not Path(path).is_file():
             raise RecipeError(f"weights.{name}: there is no file {path}")
-    seed_everything(recipe.get("seed", 0) if seed is None else seed, verbose=False)
+    seed_everything(recipe.get("seed", 0), verbose=False)
     experiment = _assemble(recipe, sections(recipe))
     parts = experiment.model.parts()
     for name, path in (recipe.get("weights") or {}).items():
@@ -101,7 +118,9 @@ def build(recipe: Mapping[str, Any], seed: int | None = None) -> Experiment:
             parts[name].load_weights(path)  # type: ignore[operator]
         except ValueError as error:
             raise RecipeError(f"weights.{name}: {error}") from error
-    _connect(experiment)
+        except SafetensorError as error:
+            raise RecipeError(f"weights.{name}: {path} is no safetensors file ({error})") from error
+    _connect(experiment, tokenizer)
     return experiment
 
 
@@ -117,27 +136,54 @@ def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section]) -> Experim
             model.stage.freeze(model.parts())
         except ValueError as error:
             raise RecipeError(f"stage.{error}") from None
-    data = made["data"].build() if "data" in made else None
-    if data is None:
-        raise RecipeError("data: missing; even a plan needs to know the views (data.views)")
-    return Experiment(recipe, model, data, made["trainer"])
+    return Experiment(recipe, model, made["data"].build(), made["trainer"])
 
 
-def _connect(experiment: Experiment) -> None:
+def _check_data(data: Any) -> None:
+    for key in ("global_batch_size", "micro_batch_size", "val_batch_size"):
+        size = getattr(data, key)
+        if size is not None and size < 1:
+            raise RecipeError(f"data.{key}: must be at least 1, got {size}")
+    batches_per_step(data, world_size=1)
+    for name, source in data.val_sources.items():
+        if source.benchmark not in BENCHMARKS:
+            raise RecipeError(
+                f"data.val.{name}.benchmark: there is no {source.benchmark!r}{closest(source.benchmark, BENCHMARKS)}; "
+                f"there are {', '.join(sorted(BENCHMARKS))}"
+            )
+
+
+def batches_per_step(data: Any, world_size: int) -> int:
+    """Micro-batches of a rank per optimizer step, when ``world_size`` ranks share the global batch.
+
+    Raises:
+        RecipeError: when the batch sizes do not divide.
+    """
+    micro = micro_size(data.global_batch_size, data.micro_batch_size, world_size)
+    try:
+        return accumulation(data.global_batch_size, world_size, micro)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _tokenizer(model: VLM | Component) -> Any:
+    if not isinstance(model, VLM):
+        return None
+    try:
+        return model.language_model.load_tokenizer()
+    except (ValueError, OSError) as error:
+        raise RecipeError(located("model.language_model.init_args", error)) from error
+
+
+def _connect(experiment: Experiment, tokenizer: Any) -> None:
     """Tell the data what only the model knows, and the model what only the data knows."""
     model, data = experiment.model, experiment.data
     if not isinstance(model, VLM):
         data.connect(image_size=experiment.encoder.image_size, patches=experiment.encoder.grid)
         return
-    try:
-        tokenizer = model.language_model.load_tokenizer()
-    except (ValueError, OSError) as error:
-        raise RecipeError(f"model.language_model.init_args.{error}") from error
     assert experiment.slots is not None
     data.connect(tokenizer=tokenizer, image_size=model.vision_encoder.image_size, slots=experiment.slots)
-    from dslight.metrics import benchmarks
-
-    judged = {name: benchmarks.get(source.benchmark) for name, source in data.val_sources.items()}
+    judged = {name: BENCHMARKS[source.benchmark] for name, source in data.val_sources.items()}
     model.judge(
         tokenizer,
         metrics={name: benchmark.build() for name, benchmark in judged.items()},

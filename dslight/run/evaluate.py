@@ -22,21 +22,25 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
     Raises:
         RecipeError: when there is nothing to validate on, or no checkpoint.
     """
-    from dslight.run.fit import make_trainer
+    from dslight.run.fit import data_errors, make_trainer
 
     folder = RunFolder(run_dir(recipe))
     checkpoint = _checkpoint(folder, ckpt)
     experiment = build(recipe)
     if not experiment.data.val_sources:
         raise RecipeError("data.val: names no source to validate on")
-    trainer = make_trainer(experiment, folder, logger=False, enable_checkpointing=False)
-    found = trainer.validate(experiment.model, datamodule=experiment.data, ckpt_path=checkpoint, verbose=False)
+    whole = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 1.0}
+    trainer = make_trainer(experiment, folder, **whole)
+    with data_errors():
+        found = trainer.validate(experiment.model, datamodule=experiment.data, ckpt_path=checkpoint, verbose=False)
     scores = {key: value for one in found for key, value in one.items()}
     if trainer.is_global_zero:
         for key, value in scores.items():
             print(f"{key:<40} {value:.4f}")
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder.path / "scores.json", json.dumps({"checkpoint": str(checkpoint), "scores": scores}, indent=2))
+        write_atomically(
+            folder.path / "scores.json", json.dumps({"checkpoint": str(checkpoint), "scores": scores}, indent=2)
+        )
     return scores
 
 
@@ -58,28 +62,32 @@ def predict(
     import torch
 
     from dslight.data.sample import BadSample, decode_image
+    from dslight.run.fit import data_errors
 
     checkpoint = _checkpoint(RunFolder(run_dir(recipe)), ckpt)
-    pictures = []
     for path in images:
         if not path.is_file():
             raise RecipeError(f"--image: there is no file {path}")
         try:
-            pictures.append(decode_image(path.read_bytes()))
+            decode_image(path.read_bytes())
         except BadSample as error:
             raise RecipeError(f"--image {path}: {error}") from error
-    experiment = build(recipe)
+    experiment = build(recipe, reads_data=False)
     model: Any = experiment.model
     load_checkpoint(experiment, checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.eval().to(device)
-    batch = experiment.data.ask(question, pictures).to(device)
+    with data_errors():
+        batch = experiment.data.ask(question, [path.read_bytes() for path in images]).to(device)
     with torch.inference_mode():
         return model.answer(batch, max_new_tokens=max_new_tokens, eos_token_id=experiment.data.stop_ids)[0]
 
 
 def load_checkpoint(experiment: Experiment, path: Path) -> None:
-    """Read a model's weights from a checkpoint of its run, whole or sharded. Nothing is unpickled but tensors and plain containers."""
+    """Read a model's weights from a checkpoint of its run, whole or sharded.
+
+    Nothing is unpickled but tensors and plain containers.
+    """
     import torch
 
     model = experiment.model

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dslight.data.datamodule import micro_size
-from dslight.recipe.build import Experiment, build
+from dslight.data.sample import BadSample
+from dslight.data.shards import ShardError
+from dslight.recipe.build import Experiment, batches_per_step, build
 from dslight.recipe.errors import RecipeError
 from dslight.run.folder import RunFolder, environment, run_dir, write_atomically
 from dslight.vlm import VLM
@@ -44,6 +46,8 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
     """
     from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+    if "stage" not in recipe:
+        raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
     place = RunFolder(folder or run_dir(recipe))
     if resume:
         place.refuse_another(recipe)
@@ -58,19 +62,38 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
 
 
 def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[Any] = (), **options: Any) -> Any:
-    """Lightning's Trainer as the recipe describes it, with ``callbacks`` beside the recipe's own; ``options`` win over both."""
+    """Lightning's Trainer as the recipe describes it, with ``callbacks`` beside the recipe's own.
+
+    ``options`` win over both. Micro-batches are accumulated up to the recipe's global batch.
+
+    Raises:
+        RecipeError: for Trainer arguments that this machine cannot fulfil, or batch sizes that its ranks cannot share.
+    """
     from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     arguments = {**vars(experiment.trainer.build()), "default_root_dir": str(folder.path)}
-    arguments |= {key: value for key, value in {**DEFAULTS, **_launched()}.items() if key not in experiment.trainer.values}
+    arguments |= {
+        key: value for key, value in {**DEFAULTS, **_launched()}.items() if key not in experiment.trainer.values
+    }
     arguments |= options
     own = arguments.get("callbacks") or []
     arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks]
-    trainer = Trainer(**arguments)
-    data = experiment.data
-    micro = micro_size(data.global_batch_size, data.micro_batch_size, trainer.world_size)
-    trainer.accumulate_grad_batches = data.global_batch_size // (trainer.world_size * micro)
+    try:
+        trainer = Trainer(**arguments)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise RecipeError(f"trainer: {error}") from error
+    trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     return trainer
+
+
+@contextmanager
+def data_errors() -> Iterator[None]:
+    """A shard or a sample that turns out to be bad while it is read is the user's to mend, as a wrong recipe is."""
+    try:
+        yield
+    except (ShardError, BadSample) as error:
+        raise RecipeError(str(error)) from error
 
 
 def _launched() -> dict[str, int]:
@@ -114,10 +137,13 @@ def _train(experiment: Experiment, folder: RunFolder, checkpoint: Path | None) -
     began = time.perf_counter()
     model = experiment.model
     try:
-        trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint)
-        seconds = time.perf_counter() - began
-        trainer.limit_val_batches = 1.0
-        scores = trainer.validate(model, datamodule=experiment.data, verbose=False) if _validates(experiment) else []
+        with data_errors():
+            trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint)
+            seconds = time.perf_counter() - began
+            trainer.limit_val_batches = 1.0
+            scores = (
+                trainer.validate(model, datamodule=experiment.data, verbose=False) if _validates(experiment) else []
+            )
     except SystemExit as stop:  # how Lightning leaves after Ctrl-C
         raise KeyboardInterrupt from stop
     finally:
@@ -198,17 +224,21 @@ def _ledger(experiment: Experiment, pace: Any) -> dict[str, Any]:
 
 
 def save_parts(experiment: Experiment, folder: RunFolder, trainer: Any) -> None:
-    """Write the weights of every part that trained, whole, whatever the sharding; all ranks take part, the first one writes."""
+    """Write the weights of every part that trained, whole, whatever the sharding.
+
+    All ranks take part, the first one writes.
+    """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.fsdp import FSDPModule
 
     from dslight.components.component import save_weights
 
+    model: Any = experiment.model
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    sharded = isinstance(experiment.model, FSDPModule)
-    for name in experiment.model.stage.train if experiment.model.stage else ():
-        part: Any = experiment.model.parts()[name]
-        state = get_model_state_dict(part, options=options) if sharded else part.state_dict()
+    sharded = isinstance(model, FSDPModule)
+    for name in model.stage.train:
+        part = model.parts()[name]
+        state: dict[str, Any] = get_model_state_dict(part, options=options) if sharded else part.state_dict()
         if trainer.is_global_zero:
             own = {k: v for k, v in state.items() if not k.startswith("objective.")}
             save_weights(own, folder.weights / f"{name}.safetensors")

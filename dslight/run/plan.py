@@ -1,9 +1,9 @@
 """``dslight plan``: what a recipe describes and what it would cost, without a weight or a sample.
 
-Shapes come from building the recipe on the meta device, costs from running its parts on fake tensors: FLOPs are counted by torch's
-own counter from the operations that would run, activations are the tensors that autograd would keep. So there is no formula
-per architecture, and any encoder or decoder that runs can be planned. Numbers are for one sample with the largest crop grid;
-additions, norms and softmax are not counted as FLOPs (torch counts products and attention).
+Shapes come from building the recipe on the meta device, costs from running its parts on fake tensors: FLOPs are counted
+by torch's own counter from the operations that would run, activations are the tensors that autograd would keep. So
+there is no formula per architecture, and any encoder or decoder that runs can be planned. Numbers are for one sample
+with the largest crop grid; additions, norms and softmax are not counted as FLOPs (torch counts products and attention).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dslight.recipe.build import Experiment, check
+from dslight.recipe.build import Experiment, batches_per_step, check
 from dslight.types import Grid
 from dslight.vlm import VLM
 
@@ -35,7 +35,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes per rank. Weights, gradients and optimizer states are sharded over the world; activations are the rank's own."""
+    """Bytes per rank. Weights, gradients and optimizer states are sharded over the world, activations are not."""
 
     weights: int
     gradients: int
@@ -89,12 +89,18 @@ class Plan:
 
     def to_json(self) -> str:
         """Everything, for programs."""
-        return json.dumps({**asdict(self), "forward_flops": self.forward_flops, "memory_total": self.memory.total}, indent=2)
+        return json.dumps(
+            {**asdict(self), "forward_flops": self.forward_flops, "memory_total": self.memory.total}, indent=2
+        )
 
     def to_text(self) -> str:
         """Everything, for people."""
         flops = self.forward_flops
-        lines = [f"{self.name}", "", f"{'part':<16}{'class':<20}{'parameters':>12}{'trainable':>12}{'lr':>9}{'forward FLOPs':>16}{'':>7}"]
+        lines = [
+            f"{self.name}",
+            "",
+            f"{'part':<16}{'class':<20}{'parameters':>12}{'trainable':>12}{'lr':>9}{'forward FLOPs':>16}{'':>7}",
+        ]
         for part in self.parts:
             lr = "frozen" if part.lr is None else f"{part.lr:g}"
             share = f"{part.forward_flops / flops:.0%}" if flops else ""
@@ -107,12 +113,15 @@ class Plan:
         grids = ", ".join("single view" if grid == (0, 0) else f"{grid[0]}x{grid[1]} crops" for grid in self.grids)
         lines += [
             "",
-            f"views            {self.image_size[0]}x{self.image_size[1]} px: base view" + (f" + {grids}" if self.grids != [(0, 0)] else ""),
+            f"views            {self.image_size[0]}x{self.image_size[1]} px: base view"
+            + (f" + {grids}" if self.grids != [(0, 0)] else ""),
             f"resolution       {self.effective_resolution[0]}x{self.effective_resolution[1]} px effective",
             f"visual tokens    {self.visual_tokens} read, {self.context_length} in the context",
         ]
         if self.text_tokens:
-            lines.append(f"context length   {self.context_length} visual + {self.text_tokens} text (assumed; --text-tokens)")
+            lines.append(
+                f"context length   {self.context_length} visual + {self.text_tokens} text (assumed; --text-tokens)"
+            )
         if self.placements:
             lines.append("")
             lines += [f"{part + ' layer ' + str(layer):<26} {what}" for part, layer, what in self.placements]
@@ -121,10 +130,10 @@ class Plan:
             "",
             f"memory per rank  {_bytes(m.total)}: {self.world_size} rank{'s' * (self.world_size > 1)}, "
             f"micro-batch {self.micro_batch_size}, two optimizer states, no activation checkpointing",
-            f"                 weights {_bytes(m.weights)}, gradients {_bytes(m.gradients)}, optimizer {_bytes(m.optimizer)}, "
-            f"unsharded {_bytes(m.unsharded)}, activations {_bytes(m.activations)}",
+            f"                 weights {_bytes(m.weights)}, gradients {_bytes(m.gradients)}, "
+            f"optimizer {_bytes(m.optimizer)}, unsharded {_bytes(m.unsharded)}, activations {_bytes(m.activations)}",
         ]
-        return "\n".join(lines + ([""] + self.notes if self.notes else []))
+        return "\n".join(lines + (["", *self.notes] if self.notes else []))
 
 
 def plan(recipe: Mapping[str, Any], world_size: int = 1, text_tokens: int = 64) -> Plan:
@@ -138,18 +147,21 @@ def plan(recipe: Mapping[str, Any], world_size: int = 1, text_tokens: int = 64) 
     Raises:
         RecipeError: when the recipe is wrong.
     """
-    from dslight.data.datamodule import micro_size
-
     experiment = check(recipe)
     model, data, encoder = experiment.model, experiment.data, experiment.encoder
     grid = experiment.largest_grid
     crops = grid[0] * grid[1]
-    micro = micro_size(data.global_batch_size, data.micro_batch_size, world_size)
+    micro = data.global_batch_size // (world_size * batches_per_step(data, world_size))
     parameters = list(model.parameters())
-    units = [sum(p.nbytes for p in u.parameters()) for part in model.parts().values() for u in getattr(part, "shard_units", [])]
+    units = [
+        sum(p.nbytes for p in u.parameters())
+        for part in model.parts().values()
+        for u in getattr(part, "shard_units", [])
+    ]
     flops, activations = _costs(experiment, grid, text_tokens)
     trains = model.stage.train if model.stage else {}  # type: ignore[union-attr]
     patches = encoder.grid[0] * encoder.grid[1]
+    height, width = encoder.image_size
     if isinstance(model, VLM):
         used = crops if model.stacking.uses_crops else 0
         context, placements = model.stacking.slot_layout(encoder)(grid), model.stacking.placements
@@ -170,9 +182,9 @@ def plan(recipe: Mapping[str, Any], world_size: int = 1, text_tokens: int = 64) 
             )
             for name, part in model.parts().items()
         ],
-        image_size=tuple(encoder.image_size),
+        image_size=(height, width),
         grids=experiment.grids,
-        effective_resolution=(encoder.image_size[0] * max(grid[0] if used else 1, 1), encoder.image_size[1] * max(grid[1] if used else 1, 1)),
+        effective_resolution=(height * (grid[0] if used else 1), width * (grid[1] if used else 1)),
         visual_tokens=patches * (1 + used),
         context_length=context,
         text_tokens=text_tokens,
@@ -245,7 +257,10 @@ def _costs(experiment: Experiment, grid: Grid, text_tokens: int) -> tuple[dict[s
 
 
 def _leave_meta(model: nn.Module) -> None:
-    """Give every parameter and buffer a fake tensor on the CPU, so that the kernels counted are those that would run; ties stay tied."""
+    """Give every parameter and buffer a fake tensor on the CPU: the kernels counted are those that would run.
+
+    Tied weights stay tied.
+    """
     made: dict[int, Any] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -254,7 +269,9 @@ def _leave_meta(model: nn.Module) -> None:
                 module._parameters[name] = made.setdefault(id(parameter), nn.Parameter(empty, parameter.requires_grad))
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = made.setdefault(id(buffer), torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu"))
+                module._buffers[name] = made.setdefault(
+                    id(buffer), torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+                )
 
 
 def _count(number: float) -> str:

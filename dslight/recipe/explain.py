@@ -1,0 +1,200 @@
+"""The first thing that is wrong with a section of a recipe, as ``key.path: what, the value, what is possible``.
+
+jsonargparse decides what is accepted, but its messages lose the key's path inside lists and mappings, and it passes
+over a misspelt key whose value is an empty mapping. So the section is walked along the same signatures: names and
+classes are looked up here, and every leaf is put to jsonargparse alone. What the walk cannot judge (``**kwargs``,
+functions, class names without their module) it leaves to jsonargparse.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from importlib import import_module
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser
+
+_LONGEST_LIST = 15
+"""Names that a message lists; of more (Lightning's Trainer has 37) only the closest one helps."""
+_WORDS = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    NoneType: "null",
+    dict: "a mapping",
+}
+
+
+def arguments_fault(path: str, owner: Callable[..., Any], values: Mapping[str, Any], given: int = 0) -> str | None:
+    """What is wrong with ``values`` as arguments of ``owner``, a class; ``None`` when nothing is found.
+
+    Args:
+        path: the key of ``values`` in the recipe.
+        owner: the class.
+        values: argument name -> what the recipe says.
+        given: how many of the first arguments the program fills in itself.
+    """
+    parameters = dict(list(inspect.signature(owner).parameters.items())[given:])
+    named = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    for name in values:
+        if name not in named and len(named) == len(parameters):
+            return f"{path}.{name}: there is no such argument{closest(name, named)}{_listing('it takes', named)}"
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and values.get(name) is None:
+            return f"{path}.{name}: missing; {getattr(owner, '__name__', owner)} needs it"
+    types = _types(owner)
+    faults = (fault(f"{path}.{name}", types.get(name, Any), value) for name, value in values.items() if name in named)
+    return next(filter(None, faults), None)
+
+
+def fault(path: str, kind: Any, value: Any) -> str | None:
+    """What is wrong with ``value`` where ``kind``, a type, is expected; ``None`` when nothing is found."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return _union_fault(path, kind, value)
+    if origin is dict and isinstance(value, Mapping):
+        return next(filter(None, (fault(f"{path}.{key}", inner[1], item) for key, item in value.items())), None)
+    if origin in (list, collections.abc.Iterable) and isinstance(value, list):
+        return next(filter(None, (fault(f"{path}.{i}", inner[0], item) for i, item in enumerate(value))), None)
+    if origin is collections.abc.Callable and isinstance(value, Mapping) and isinstance(inner[-1], type):
+        return _class_fault(path, inner[-1], value, given=len(inner[0]))
+    if isinstance(kind, type) and isinstance(value, Mapping) and kind not in _WORDS:
+        plain = dataclasses.is_dataclass(kind) and "class_path" not in value
+        return arguments_fault(path, kind, value) if plain else _class_fault(path, kind, value)
+    return (
+        None
+        if _accepted(kind, value)
+        else f"{path}: expected {words(kind)}, got {value!r}{_closest_choice(kind, value)}"
+    )
+
+
+def words(kind: Any) -> str:
+    """A type, for people."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(words(one) for one in inner)
+    if origin is Literal:
+        return ", ".join(map(str, inner[:-1])) + " or " * (len(inner) > 1) + str(inner[-1])
+    if origin is tuple and Ellipsis not in inner:
+        return f"a list of {len(inner)} values"
+    if origin in (list, tuple, collections.abc.Iterable):
+        return "a list"
+    if origin is dict:
+        return "a mapping"
+    if origin is collections.abc.Callable and isinstance(inner[-1], type):
+        return words(inner[-1])
+    if dataclasses.is_dataclass(kind):
+        return f"a mapping with {', '.join(field.name for field in dataclasses.fields(kind))}"
+    if isinstance(kind, type):
+        return _WORDS.get(kind) or f"the class_path and init_args of a {kind.__name__}"
+    return str(kind)
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean X?``, if there is an X close to ``name``."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _union_fault(path: str, kind: Any, value: Any) -> str | None:
+    """The fault of the member that ``value`` was meant for: the one in which the fault lies deepest."""
+    members = [one for one in get_args(kind) if isinstance(value, (Mapping, list)) and _nests(one, value)]
+    if not members:
+        return (
+            None
+            if _accepted(kind, value)
+            else f"{path}: expected {words(kind)}, got {value!r}{_closest_choice(kind, value)}"
+        )
+    faults = [fault(path, one, value) for one in members]
+    return None if None in faults else max(filter(None, faults), key=lambda text: text.split(": ")[0].count("."))
+
+
+def _nests(kind: Any, value: Any) -> bool:
+    origin = get_origin(kind)
+    if isinstance(value, Mapping):
+        return origin in (dict, collections.abc.Callable) or (
+            isinstance(kind, type) and kind not in (str, int, float, bool, NoneType)
+        )
+    return origin in (list, tuple, collections.abc.Iterable)
+
+
+def _class_fault(path: str, base: type, value: Mapping[str, Any], given: int = 0) -> str | None:
+    for key in value:
+        if key not in ("class_path", "init_args", "dict_kwargs"):
+            hint = closest(key, ("class_path", "init_args")) or "; put the arguments of a class under init_args"
+            return f"{path}.{key}: beside class_path there is only init_args{hint}"
+    class_path = value.get("class_path")
+    at = f"{path}.class_path"
+    if not isinstance(class_path, str):
+        return f"{at}: missing; name a {base.__name__}{_listing('there are', _concrete(base))}"
+    if "." not in class_path:
+        return None
+    module_path, _, name = class_path.rpartition(".")
+    try:
+        module = import_module(module_path)
+    except Exception as error:  # whatever a stranger's module raises belongs to this key
+        return f"{at}: cannot import {class_path}, {type(error).__name__}: {error}"
+    found = getattr(module, name, None)
+    if found is None:
+        return f"{at}: {module_path} has no {name}{closest(name, vars(module))}"
+    if not isinstance(found, type) and callable(found) and (given or _accepted(base, value)):
+        return None
+    if not isinstance(found, type) or not issubclass(found, base):
+        return f"{at}: {class_path} is no {base.__name__}{_listing('there are', _concrete(base))}"
+    if inspect.isabstract(found):
+        return f"{at}: {class_path} is abstract{_listing('there are', _concrete(found))}"
+    arguments = value.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        return f"{path}.init_args: expected a mapping, got {arguments!r}"
+    return arguments_fault(f"{path}.init_args", found, arguments, given)
+
+
+def _concrete(base: type) -> list[str]:
+    """The paths of the subclasses that this library brings."""
+    found, queue = [], [base]
+    while queue:
+        one = queue.pop()
+        queue += type.__subclasses__(one)
+        if not inspect.isabstract(one) and one is not base and one.__module__.startswith("dslight."):
+            package = one.__module__.rpartition(".")[0]
+            short = package if getattr(import_module(package), one.__name__, None) is one else one.__module__
+            found.append(f"{short}.{one.__name__}")
+    return sorted(found)
+
+
+def _types(owner: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(owner.__init__ if isinstance(owner, type) else owner)
+    except Exception:  # a stranger's annotations may name what only a type checker imports
+        return {}
+
+
+def _accepted(kind: Any, value: Any) -> bool:
+    """Whether jsonargparse takes ``value`` for ``kind``."""
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        parser.add_argument("--value", type=kind)
+    except Exception:  # no type that a parser can hold is left to the whole section's parser
+        return True
+    try:
+        parser.parse_object({"value": deepcopy(value)})
+    except Exception:
+        return False
+    return value is not None or kind in (Any, NoneType) or NoneType in get_args(kind)
+
+
+def _closest_choice(kind: Any, value: Any) -> str:
+    choices = [one for part in (kind, *get_args(kind)) if get_origin(part) is Literal for one in get_args(part)]
+    return closest(str(value), map(str, choices))
+
+
+def _listing(before: str, names: Iterable[str]) -> str:
+    names = list(names)
+    return f"; {before} {', '.join(names)}" if 0 < len(names) <= _LONGEST_LIST else ""
