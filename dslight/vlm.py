@@ -23,7 +23,7 @@ from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
 from dslight.metrics.base import TextMetric
 from dslight.nn.loss import next_token_loss
-from dslight.train.parallel import shard
+from dslight.train.parallel import shard, states_by_name, states_by_number
 from dslight.types import Batch, Views, VisualTokens
 
 
@@ -93,6 +93,9 @@ class VLM(pl.LightningModule):
         seen = views if views is not None else self._blank()
         slots = self.stacking(self.vision_encoder, seen)  # [S+1, N, C]
         tokens = self.projector(slots)  # [S+1, N, D]
+        missing = self.stacking.missing(self.vision_encoder, seen.grids)
+        if missing is not None:
+            tokens = tokens.masked_fill(missing.to(tokens.device)[..., None], 0)
         return VisualTokens(tokens if views is not None else tokens[:, :0], self.stacking.sites)
 
     def generate(self, batch: Batch, **options: Any) -> Tensor:
@@ -130,6 +133,19 @@ class VLM(pl.LightningModule):
         if self.stage is None:
             raise RuntimeError("this model has no stage: name learning rates under `stage.train`")
         return self.stage.optimizers(self.parts(), int(self.trainer.estimated_stepping_batches))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write optimizer states by parameter name, so that a sharded run can continue an unsharded one and the other way round."""
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        for i, optimizer in enumerate(self.trainer.optimizers if "optimizer_states" in checkpoint else []):
+            numbered = [p for group in optimizer.param_groups for p in group["params"]]
+            order = list(names.values()) if isinstance(self, FSDPModule) else [names[id(p)] for p in numbered]
+            checkpoint["optimizer_states"][i] = states_by_name(checkpoint["optimizer_states"][i], order)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give the optimizer the numbers that it expects."""
+        if not isinstance(self, FSDPModule):  # there the strategy has loaded the states already, by name
+            checkpoint["optimizer_states"] = [states_by_number(state) for state in checkpoint.get("optimizer_states", [])]
 
     # --- validation ----------------------------------------------------------------------------------------------------------
 

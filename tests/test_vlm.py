@@ -287,6 +287,19 @@ def test_only_the_row_of_an_image_sees_it(make_vlm, make_views, name):
     assert (difference[0, 2:] > 1e-4).all()
 
 
+@pytest.mark.parametrize("projector", [MLPProjector, PerLevelMLPProjector])
+def test_a_stack_without_a_crop_adds_nothing(make_vlm, make_views, projector):
+    """The authors pad with zeros behind the projector; its biases would make a constant of a zero before it."""
+    vlm = make_vlm("DeepStackL", projector)
+    tokens = vlm.see(make_views([(1, 3), (1, 2), (0, 0)])).slots.unflatten(1, (-1, 16))
+    assert tokens.abs().amax((2, 3)).bool().tolist() == [
+        [True, True, True],
+        [True, True, False],
+        [True, True, False],
+        [True, False, False],
+    ]
+
+
 @pytest.mark.parametrize("name", ["DeepStackL", "DeepStackV", "SequenceConcat"])
 def test_the_crops_change_the_answer_and_the_baseline_does_not_look(make_vlm, make_views, name):
     for vlm, looks in ((make_vlm(name), True), (make_vlm("LowResolution"), False)):

@@ -59,6 +59,13 @@ class StackingScheduler(Component, ABC):
     def forward(self, encoder: VisionEncoder, views: Views) -> Tensor:
         """From views to slots ``[S+1, N, C]``, the N slots image by image, in each image row by row."""
 
+    def missing(self, encoder: VisionEncoder, grids: Sequence[Grid]) -> Tensor | None:
+        """Which slots no crop fills, bool ``[S+1, N]`` on the CPU; ``None``: all are filled.
+
+        They are zero behind the projector too, as in the paper's code: its biases would make a constant out of a zero.
+        """
+        return None
+
     def slot_layout(self, encoder: VisionEncoder) -> SlotLayout:
         """How many positions of the sequence an image takes."""
         return SlotLayout(base=encoder.grid)
@@ -214,6 +221,14 @@ class DeepStackL(StackingScheduler):
         base = self._base(encoder, features[: len(views)])
         stacks = self._groups(encoder, features[len(views) :], views.grids, len(self.sites), self.sampler)
         return torch.cat([base[None], stacks]).flatten(1, 2)
+
+    def missing(self, encoder: VisionEncoder, grids: Sequence[Grid]) -> Tensor | None:
+        """The last stacks of the images that have fewer than S crops."""
+        sizes = [rows * cols for rows, cols in grids]
+        if not self.uses_crops or min(sizes) >= len(self.sites):
+            return None
+        lacking = [[stack > size for size in sizes] for stack in range(len(self.sites) + 1)]  # slot 0 never lacks
+        return torch.tensor(lacking).repeat_interleave(encoder.grid[0] * encoder.grid[1], dim=1)
 
     def check_grids(self, grids: Sequence[Grid]) -> None:
         """As for every scheduler; and each crop needs a stack."""

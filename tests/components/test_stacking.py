@@ -69,6 +69,23 @@ def test_missing_stacks_are_exactly_zero(tiny_encoder, make_views):
         assert all(slots[s, 0].any() for s in range(3))
 
 
+def test_missing_stacks_are_named_slot_by_slot(tiny_encoder):
+    encoder, four = tiny_encoder(), DeepStackL(num_stacks=4)
+    missing = four.missing(encoder, [(2, 2), (1, 2), (0, 0)])
+    assert missing.shape == (5, 48)
+    assert missing[:, ::16].tolist() == [
+        [False, False, False],
+        [False, False, True],
+        [False, False, True],
+        [False, True, True],
+        [False, True, True],
+    ]
+    assert torch.equal(missing, missing[:, ::16].repeat_interleave(16, dim=1))
+    assert four.missing(encoder, [(2, 2), (4, 1)]) is None
+    assert DeepStackL(num_stacks=4, source="base").missing(encoder, [(0, 0)]) is None
+    assert LowResolution().missing(encoder, [(0, 0)]) is None
+
+
 def test_images_without_crops_among_others_have_zero_stacks(tiny_encoder, make_views):
     encoder, views = tiny_encoder(), make_views([(0, 0), (2, 1), (0, 0)])
     slots = DeepStackL(num_stacks=2)(encoder, views).unflatten(1, (-1, 16))
