@@ -2,7 +2,8 @@
 
 Run: ``python -m data_prep.digits --out data/digits``. Writes::
 
-    train/      shards of pages; each is a conversation of one question per cell, in random order
+    train/      shards of pages; each is a conversation of one question per cell, in random order (every fourth page asks for
+                one to four cells only, so that the end of an answer is seen after few questions too)
     val/        shards of pages of other digits, with questions
     tokenizer/  word-level: ten digits, sixteen cell names, <pad> <eos> <unk> <image>
 
@@ -104,7 +105,9 @@ def write_split(root: Path, split: str, count: int, seed: int, meta: dict[str, o
                 record = {"id": key, "labels_grid": labels.tolist()}
                 order = rng.permutation(len(NAMES))
                 if split == "train":
-                    record["conversations"] = conversation(order, labels)
+                    # some conversations are short: the end of an answer has to be seen after the first question too
+                    asked = len(order) if (start + i) % 4 else 1 + (start + i) // 4 % 4
+                    record["conversations"] = conversation(order[:asked], labels)
                 else:
                     record["questions"] = questions(key, order[:QUESTIONS], labels)
                 writer.write(key, [png(page)], record)
