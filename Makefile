@@ -25,7 +25,7 @@ test-all: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 quickstart: install
 	$(BIN)/python -m data_prep.digits --out runs/quickstart/data

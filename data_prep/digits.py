@@ -2,8 +2,8 @@
 
 Run: ``python -m data_prep.digits --out data/digits``. Writes::
 
-    train/      shards of pages; each is a conversation of one question per cell, in random order (every fourth page asks for
-                one to four cells only, so that the end of an answer is seen after few questions too)
+    train/      shards of pages; each is a conversation of one question per cell, in random order
+                (every fourth page asks for one to four cells only: answers must be seen to end after few questions too)
     val/        shards of pages of other digits, with questions
     tokenizer/  word-level: ten digits, sixteen cell names, <pad> <eos> <unk> <image>
 

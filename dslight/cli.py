@@ -1,4 +1,5 @@
-"""``dslight``: one verb per thing to do with a recipe. Only argument parsing; what a verb does is in ``dslight.run`` and ``dslight.report``.
+"""``dslight``: one verb per thing to do with a recipe. Only argument parsing; what a verb does is in ``dslight.run``
+and ``dslight.report``.
 
 Imports wait until a verb needs them, so that ``dslight --help`` answers at once.
 """

@@ -7,9 +7,10 @@ the vision encoder, ``D`` width of the language model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +67,10 @@ class Views:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Views:
         """The same views with their pixels on ``device``."""
         return Views(self.pixels.to(device, non_blocking=non_blocking), self.grids)
+
+    def pin_memory(self) -> Views:
+        """The same views in page-locked memory."""
+        return Views(self.pixels.pin_memory(), self.grids)
 
 
 @dataclass(frozen=True)
@@ -139,15 +144,19 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on ``device`` (the protocol that Lightning moves batches by)."""
 
-        def move(x: Tensor) -> Tensor:
-            return x.to(device, non_blocking=non_blocking)
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (the protocol of torch's DataLoader)."""
+        return self._map(lambda x: x.pin_memory())
+
+    def _map(self, move: Callable[[Any], Any]) -> Batch:
         return Batch(
             input_ids=move(self.input_ids),
             attention_mask=move(self.attention_mask),
             visual_mask=move(self.visual_mask),
             labels=None if self.labels is None else move(self.labels),
-            views=None if self.views is None else self.views.to(device, non_blocking),
+            views=None if self.views is None else move(self.views),
             keys=self.keys,
             questions=self.questions,
         )
@@ -182,19 +191,24 @@ class DenseBatch:
 
     Attributes:
         views: the pixels.
-        targets: int64 ``[V, P]``, the class of each patch, row by row.
-        keys: the sample keys, for messages.
+        targets: int64 ``[V, P]``, the class of each patch, row by row; views in the order of ``views.pixels``.
+        keys: the sample keys of the images, for messages.
+        valid: bool ``[I]``, false for a repeat that pads a rank's share of validation.
     """
 
     views: Views
     targets: Tensor
-    keys: Sequence[str] = ()
+    keys: Sequence[str]
+    valid: Tensor
 
     def __len__(self) -> int:
         return len(self.views)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> DenseBatch:
         """The same batch on ``device``."""
-        return DenseBatch(
-            self.views.to(device, non_blocking), self.targets.to(device, non_blocking=non_blocking), self.keys
-        )
+        targets, valid = (x.to(device, non_blocking=non_blocking) for x in (self.targets, self.valid))
+        return DenseBatch(self.views.to(device, non_blocking), targets, self.keys, valid)
+
+    def pin_memory(self) -> DenseBatch:
+        """The same batch in page-locked memory (the protocol of torch's DataLoader)."""
+        return DenseBatch(self.views.pin_memory(), self.targets.pin_memory(), self.keys, self.valid.pin_memory())

@@ -1,9 +1,9 @@
 """Component: what every interchangeable part of a multimodal model owns about itself.
 
-A part is a LightningModule, so it can be fitted alone (the vision encoder's own pretraining) and carries its device, dtype and
-trainer. Inside a VLM, though, Lightning calls hooks only on the *root* module: the ``setup``, ``configure_optimizers`` or ``on_*``
-of a nested part would silently never run. So a part that overrides one is refused when its class is made; what such a hook
-would do belongs into ``__init__``, the VLM or a callback.
+A part is a LightningModule, so it can be fitted alone (the vision encoder's own pretraining) and carries its device,
+dtype and trainer. Inside a VLM, though, Lightning calls hooks only on the *root* module: the ``setup``,
+``configure_optimizers`` or ``on_*`` of a nested part would silently never run. So a part that overrides one is refused
+when its class is made; what such a hook would do belongs into ``__init__``, the VLM or a callback.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Stage(Protocol):
 
 
 class Objective(nn.Module):
-    """What a part is fitted with when it is fitted alone: ``forward(component, batch)`` -> named scalars, ``loss`` among them."""
+    """What a part is fitted with when it is fitted alone: ``forward(component, batch)`` -> named scalars, ``loss``
+    among them.
+    """
 
     def forward(self, component: Any, batch: Any) -> dict[str, Tensor]:
         """Compute the loss of ``component`` on ``batch`` and whatever else is worth logging."""
@@ -66,15 +68,19 @@ class Component(pl.LightningModule):
         self.objective: Objective | None = None
         self.stage: Stage | None = None
 
-    # --- facts that sharding, optimisation and checkpoints read --------------------------------------------------------------
+    # --- facts that sharding, optimisation and checkpoints read
 
     @property
     def shard_units(self) -> list[nn.Module]:
-        """The modules that are sharded, checkpointed and compiled one by one; whatever is in none of them goes with the root."""
+        """The modules that are sharded, checkpointed and compiled one by one; whatever is in none of them goes with
+        the root.
+        """
         return []
 
     def param_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimizer groups of the trainable parameters: matrices decay, vectors and scalars (biases, norms, gates) do not."""
+        """Optimizer groups of the trainable parameters: matrices decay, vectors and scalars (biases, norms, gates)
+        do not.
+        """
         trainable = [p for p in self.own_parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trainable if p.ndim >= 2], "lr": lr, "weight_decay": weight_decay},
@@ -101,7 +107,7 @@ class Component(pl.LightningModule):
         super().train(mode and not frozen)
         return self
 
-    # --- weights -------------------------------------------------------------------------------------------------------------
+    # --- weights
 
     def load_weights(self, path: str | Path) -> None:
         """Read the part's weights from a safetensors file that :func:`save_weights` wrote.
@@ -124,11 +130,16 @@ class Component(pl.LightningModule):
             raise WeightsError(f"{path} does not fit {type(self).__name__}:\n  {shown}")
         self.load_state_dict(given, strict=False)  # strictness was checked above; only the objective may be absent
 
-    # --- fitted alone --------------------------------------------------------------------------------------------------------
+    # --- fitted alone
 
     def parts(self) -> dict[str, nn.Module]:
-        """What a stage may train when this part is fitted alone: the part under its kind's name, and the objective's heads."""
-        return {self.kind: self} | ({"objective": self.objective} if self.objective is not None else {})
+        """What a stage may train when this part is fitted alone: the part under its kind's name, and the objective's
+        heads.
+        """
+        parts: dict[str, nn.Module] = {self.kind: self}
+        if self.objective is not None:
+            parts["objective"] = self.objective
+        return parts
 
     def _objective(self, batch: Any) -> dict[str, Tensor]:
         if self.objective is None:
@@ -165,5 +176,7 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
 
 
 def on_meta() -> bool:
-    """Whether modules are being built without memory (``with torch.device("meta")``): then nothing may be read from disk."""
+    """Whether modules are being built without memory (``with torch.device("meta")``): then nothing may be read from
+    disk.
+    """
     return torch.get_default_device().type == "meta"

@@ -1,7 +1,8 @@
 """Language models: any decoder of the transformers library, taking visual tokens at its embedding and at its layers.
 
-The decoder is never copied or subclassed: slot 0 replaces the output of its token embedding at the visual positions, the stacks are
-added at the inputs of its layers, both through :mod:`dslight.nn.injector`. ``generate`` is Hugging Face's own, fed with token ids.
+The decoder is never copied or subclassed: slot 0 replaces the output of its token embedding at the visual positions,
+the stacks are added at the inputs of its layers, both through :mod:`dslight.nn.injector`. ``generate`` is Hugging
+Face's own, fed with token ids.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,9 @@ class LanguageModel(Component, ABC):
     def generate(
         self, input_ids: Tensor, attention_mask: Tensor, visual_mask: Tensor, visual: VisualTokens | None, **options: Any
     ) -> Tensor:
-        """Continue left-padded prompts; arguments as in :meth:`forward`, ``options`` as in transformers' ``generate``."""
+        """Continue left-padded prompts; arguments as in :meth:`forward`, ``options`` as in transformers'
+        ``generate``.
+        """
         with self._injecting(visual_mask, visual):
             return self.generate_ids(input_ids, attention_mask, **options)
 
@@ -113,8 +116,8 @@ class HFCausalLM(LanguageModel):
 
     Args:
         pretrained: hub name or local folder; weights and configuration come from there.
-        config: the configuration, ``{model_type: llama, hidden_size: ..., ...}``. Alone: random weights. With ``pretrained``: what
-            the checkpoint must be, so that a recipe can be planned and checked without reading it.
+        config: the configuration, ``{model_type: llama, hidden_size: ..., ...}``. Alone: random weights. With
+            ``pretrained``: what the checkpoint must be, so that a recipe can be planned and checked without reading it.
         tokenizer: hub name or local folder; default: ``pretrained``.
         dtype: of the weights, e.g. ``bfloat16``.
         attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ...
@@ -140,20 +143,20 @@ class HFCausalLM(LanguageModel):
         self.model: Any
         if config is not None and (pretrained is None or on_meta()):
             self.model = AutoModelForCausalLM.from_config(_config(config), **options)
-        elif on_meta():
+        elif pretrained is not None and on_meta():
             self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(pretrained), **options)
-        else:
-            _check_agreement(config or {}, AutoConfig.from_pretrained(pretrained), str(pretrained))
+        elif pretrained is not None:
+            _check_agreement(config or {}, AutoConfig.from_pretrained(pretrained), pretrained)
             self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
         self.width = int(self.model.get_input_embeddings().embedding_dim)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
-        self._layers = _find_layers(self.model)
+        _find_layers(self.model)  # refused here rather than in the first step
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The decoder's own list of layers."""
-        return self._layers
+        return _find_layers(self.model)  # not kept: a second attribute would put every weight twice into the state dict
 
     @property
     def embedding(self) -> nn.Module:
@@ -167,7 +170,8 @@ class HFCausalLM(LanguageModel):
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``."""
-        # counted over real tokens, so that left padding does not shift rotary positions; the same as arange without padding
+        # counted over real tokens, so that left padding does not shift rotary positions; the same as arange without
+        # padding
         position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         return self.model(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
@@ -228,9 +232,9 @@ def _check_agreement(expected: dict[str, Any], actual: Any, name: str) -> None:
             raise ValueError(f"config.{key}: the recipe says {value!r}, the checkpoint {name} has {getattr(actual, key, None)!r}")
 
 
-def _find_layers(model: Any) -> nn.ModuleList:
+def _find_layers(model: Any) -> Sequence[nn.Module]:
     count = model.config.get_text_config().num_hidden_layers
     lists = [m for m in model.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m) == count]
     if len(lists) != 1:
         raise ValueError(f"{type(model).__name__}: found {len(lists)} lists of {count} layers in its decoder, expected one")
-    return lists[0]
+    return cast(Sequence[nn.Module], lists[0])

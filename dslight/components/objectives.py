@@ -30,9 +30,10 @@ class PatchClassification(Objective):
     def forward(self, component: VisionEncoder, batch: DenseBatch) -> dict[str, Tensor]:
         """Mean cross entropy over all patches of all views, and the accuracy of either kind of view."""
         (features,) = component(batch.views.pixels)
+        crops = torch.tensor([rows * cols for rows, cols in batch.views.grids], device=batch.valid.device)
         parts = {
-            "base": (self.base_head, batch.views.base_index),
-            "crop": (self.crop_head, batch.views.crop_index),
+            "base": (self.base_head, batch.views.base_index[batch.valid]),
+            "crop": (self.crop_head, batch.views.crop_index[batch.valid.repeat_interleave(crops)]),
         }
         losses, scores = [], {}
         for name, (head, index) in parts.items():

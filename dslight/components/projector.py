@@ -42,7 +42,8 @@ def mlp(in_width: int, out_width: int, layers: int) -> nn.Sequential:
 
 
 class MLPProjector(Projector):
-    """One MLP shared by the base tokens and every stack, as in the paper (two layers: LLaVA-1.5's ``mlp2x_gelu``; one: LLaVA's linear).
+    """One MLP shared by the base tokens and every stack, as in the paper (two layers: LLaVA-1.5's ``mlp2x_gelu``; one:
+    LLaVA's linear).
 
     Args:
         in_width: C.
@@ -61,7 +62,8 @@ class MLPProjector(Projector):
 
 
 class PerLevelMLPProjector(Projector):
-    """An MLP of its own for the base tokens and for every stack (as in Qwen3-VL and SliMM, whose stacks differ in kind).
+    """An MLP of its own for the base tokens and for every stack (as in Qwen3-VL and SliMM, whose stacks differ in
+    kind).
 
     Args:
         in_width: C.

@@ -1,11 +1,12 @@
 """Stacking schedulers: which visual tokens enter the language model where. The subject of the paper.
 
-A scheduler asks the vision encoder for features and arranges them into slots ``[S+1, N, C]``: slot 0 fills the sequence, slot s is
-added at ``sites[s-1]``. Contract, tested: row t of every slot belongs to the same image, and with ``2d`` sampling shows the same
-place in it.
+A scheduler asks the vision encoder for features and arranges them into slots ``[S+1, N, C]``: slot 0 fills the
+sequence, slot s is added at ``sites[s-1]``. Contract, tested: row t of every slot belongs to the same image, and with
+``2d`` sampling shows the same place in it.
 
-Four schedulers, one choice of the paper each: :class:`LowResolution` (LLaVA, the baseline), :class:`DeepStackL` (section 3.2),
-:class:`DeepStackV` (section 3.3) and :class:`SequenceConcat` (all tokens in the context: "Global+Hi-Res String" of Table 7).
+Four schedulers, one choice of the paper each: :class:`LowResolution` (LLaVA, the baseline), :class:`DeepStackL`
+(section 3.2), :class:`DeepStackV` (section 3.3) and :class:`SequenceConcat` (all tokens in the context: "Global+Hi-Res
+String" of Table 7).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class StackingScheduler(Component, ABC):
 
     Args:
         tap: where the encoder is read (see :data:`~dslight.components.vision_encoder.Tap`).
-        position: amplitude of a 2-D sine-cosine code that is added to the features, on the base view's grid and on the mosaic's. 0
-            (the paper): the encoder's own positions are all there is, and these start anew in every crop.
+        position: amplitude of a 2-D sine-cosine code that is added to the features, on the base view's grid and on the
+            mosaic's. 0 (the paper): the encoder's own positions are all there is, and these start anew in every crop.
     """
 
     kind: ClassVar[str] = "stacking"
@@ -102,7 +103,7 @@ class StackingScheduler(Component, ABC):
         if self.uses_crops and all(grid == (0, 0) for grid in grids):
             raise ValueError(f"{type(self).__name__} looks at high-resolution crops, but the views have none: choose views with a grid")
 
-    # --- shared by the schedulers --------------------------------------------------------------------------------------------
+    # --- shared by the schedulers
 
     def _placed(self, tokens: Tensor) -> Tensor:
         """Add the position code of its own grid to a token map ``[..., height, width, C]``."""
@@ -174,7 +175,8 @@ class LowResolution(StackingScheduler):
 
 
 class DeepStackL(StackingScheduler):
-    """LLM-side DeepStack (Algorithm 1): the base view fills the sequence, stack s is added at the input of layer start + s * interval.
+    """LLM-side DeepStack (Algorithm 1): the base view fills the sequence, stack s is added at the input of layer start
+    + s * interval.
 
     Args:
         num_stacks: S; at least the largest number of crops of an image.
@@ -243,13 +245,15 @@ def _check_num_stacks(num_stacks: int, grids: Sequence[Grid]) -> None:
 
 
 class DeepStackV(StackingScheduler):
-    """ViT-side DeepStack: crops pass the first ``start`` encoder layers, then their tokens are stacked onto the base view inside the encoder.
+    """ViT-side DeepStack: crops pass the first ``start`` encoder layers, then their tokens are stacked onto the base
+    view inside the encoder.
 
     From layer ``start`` on only the base view is encoded, so the vision encoder should train (the paper's section 4.3).
 
     Args:
         num_stacks: S; at least the largest number of crops of an image.
-        start: N, the number of encoder layers that the crops pass and the first site (0 = right after the patch embedding).
+        start: N, the number of encoder layers that the crops pass and the first site (0 = right after the patch
+            embedding).
         interval: encoder layers between two sites.
         sampler: how the crops' mosaic becomes stacks.
         tap: where the encoder is read in the end.
@@ -303,7 +307,8 @@ class DeepStackV(StackingScheduler):
 
 
 class SequenceConcat(StackingScheduler):
-    """The full-length rival: the base tokens and then all the crops' tokens stand in the sequence ("Global+Hi-Res String", Table 7).
+    """The full-length rival: the base tokens and then all the crops' tokens stand in the sequence ("Global+Hi-Res
+    String", Table 7).
 
     Args:
         sampler: the order of the crops' tokens: group by group of this sampler; ``block`` is crop by crop.

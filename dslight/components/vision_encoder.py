@@ -1,8 +1,8 @@
 """Vision encoders (elsewhere: vision towers): from pixels to patch features at one or several depths.
 
-A new encoder is a subclass of :class:`VisionEncoder` that sets six facts about itself and defines :meth:`~VisionEncoder.encode`. Taps and
-ViT-side stacking then work without another line, because both are done from outside, at the inputs of ``layers``.
-Run ``dslight.testing.VisionEncoderContract`` over it.
+A new encoder is a subclass of :class:`VisionEncoder` that sets six facts about itself and defines
+:meth:`~VisionEncoder.encode`. Taps and ViT-side stacking then work without another line, because both are done from
+outside, at the inputs of ``layers``. Run ``dslight.testing.VisionEncoderContract`` over it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from dslight.nn.injector import inject, record
 from dslight.types import Grid
 
 Tap = int | Literal["final"]
-"""Where features are read: l = the input of layer l (Hugging Face's ``hidden_states[l]``; negative counts from the end, so -2 is
-LLaVA's ``mm_vision_select_layer``), ``final`` = the encoder's own output, with its last norm."""
+"""Where features are read: l = the input of layer l (Hugging Face's ``hidden_states[l]``; negative counts from the
+end, so -2 is LLaVA's ``mm_vision_select_layer``), ``final`` = the encoder's own output, with its last norm.
+"""
 
 
 class VisionEncoder(Component, ABC):
@@ -59,10 +60,12 @@ class VisionEncoder(Component, ABC):
 
         Args:
             pixels: float ``[V, 3, H, W]``, normalised.
-            depth: how many layers are needed. Running more is allowed, but wasted; at ``len(self.layers)`` the result counts.
+            depth: how many layers are needed. Running more is allowed, but wasted; at ``len(self.layers)`` the result
+                counts.
 
         Returns:
-            The final features of the patches ``[V, P, C]``, last norm included; ignored unless ``depth`` is the full depth.
+            The final features of the patches ``[V, P, C]``, last norm included; ignored unless ``depth`` is the full
+            depth.
         """
 
     @property
@@ -140,7 +143,8 @@ class TimmEncoder(VisionEncoder):
     Args:
         name: timm's model name, e.g. ``vit_large_patch14_clip_336.openai``.
         pretrained: load timm's weights from the hub (never while building without memory).
-        model_args: more arguments of ``timm.create_model``, e.g. ``{img_size: 16, patch_size: 4, embed_dim: 64, depth: 5}``.
+        model_args: more arguments of ``timm.create_model``, e.g. ``{img_size: 16, patch_size: 4, embed_dim: 64, depth:
+            5}``.
         mean: normalisation, per channel; default: what the weights were trained with.
         std: normalisation, per channel.
         sincos_position: initialise the position embedding with this amplitude times the 2-D sine-cosine code (random

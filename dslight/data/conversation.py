@@ -171,9 +171,9 @@ class Plain(Template):
 class Bare(Template):
     """No markers: the images, then questions and answers in turn, the end token after the last answer.
 
-    For models that learn language from the recipe. An end token after every answer would be learnt first, as it is always right,
-    and measurably delays the rest. So the data should hold conversations of different lengths: a model that never saw an end
-    after the first answer will not stop there.
+    For models that learn language from the recipe. An end token after every answer would be learnt first, as it is
+    always right, and measurably delays the rest. So the data should hold conversations of different lengths: a model
+    that never saw an end after the first answer will not stop there.
     """
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:

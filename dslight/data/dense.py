@@ -19,36 +19,7 @@ from dslight.data.images import ViewPolicy
 from dslight.data.loader import EvalLoader, OnBad, TrainLoader, TrainRecords, read_sample
 from dslight.data.sample import BadSample, Sample, decode_image
 from dslight.data.shards import Check, ShardReader
-from dslight.types import Grid, Views
-
-
-@dataclass
-class DenseBatch:
-    """Views and the class of every patch.
-
-    Attributes:
-        views: as in :class:`dslight.types.Batch`.
-        targets: int64 ``[V, P]``, patches row by row, in the order of ``views.pixels``.
-        keys: per image.
-        valid: bool ``[I]``, false for a repeat that pads a rank's share of validation.
-    """
-
-    views: Views
-    targets: Tensor
-    keys: Sequence[str]
-    valid: Tensor
-
-    def __len__(self) -> int:
-        return len(self.views)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> DenseBatch:
-        """The same batch on ``device``."""
-        return DenseBatch(
-            self.views.to(device, non_blocking),
-            self.targets.to(device, non_blocking=non_blocking),
-            self.keys,
-            self.valid.to(device, non_blocking=non_blocking),
-        )
+from dslight.types import DenseBatch, Grid, Views
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """The injector: adds stacks of visual tokens to the residual stream of any transformer, at the inputs of chosen layers.
 
-The paper's Algorithm 1, for the language model (DeepStack-L) and the vision encoder (DeepStack-V) alike. Both show the injector
-a list of layers; nothing of a decoder is copied, and nothing is kept on a module: forward hooks live for the length of a
-``with`` block and hold their values in a closure.
+The paper's Algorithm 1, for the language model (DeepStack-L) and the vision encoder (DeepStack-V) alike. Both show the
+injector a list of layers; nothing of a decoder is copied, and nothing is kept on a module: forward hooks live for the
+length of a ``with`` block and hold their values in a closure.
 
 Decided here:
 
-- *Site l* is the input of layer l, before its norm. "After layer i" (as Qwen3-VL does) is site i + 1. Two stacks at one site sum.
-- The add is out of place and in the residual stream's dtype, so that autograd, ``output_hidden_states`` and bf16 stay sane.
-- Positions come from a mask over the *expanded* sequence, never from where a placeholder stood in the text: several images,
-  text-only rows and left padding need no special case.
+- *Site l* is the input of layer l, before its norm. "After layer i" (as Qwen3-VL does) is site i + 1. Two stacks at one
+  site sum.
+- The add is out of place and in the residual stream's dtype, so that autograd, ``output_hidden_states`` and bf16 stay
+  sane.
+- Positions come from a mask over the *expanded* sequence, never from where a placeholder stood in the text: several
+  images, text-only rows and left padding need no special case.
 - Prefill only. How many tokens the KV cache already holds tells which window of the sequence a forward pass computes; a
   decode step finds no visual position in it, a chunk of a chunked prefill finds its own.
 - Beams repeat the rows of a batch; rows of the mask are repeated alike.
@@ -28,7 +30,9 @@ from torch import Tensor, nn
 
 
 class _Positions:
-    """Where the visual tokens are: (row, column) in the whole sequence, and how that maps into the window of one forward pass."""
+    """Where the visual tokens are: (row, column) in the whole sequence, and how that maps into the window of one
+    forward pass.
+    """
 
     def __init__(self, mask: Tensor) -> None:
         self.batch, self.length = mask.shape
@@ -39,7 +43,9 @@ class _Positions:
         return len(self.row)
 
     def select(self, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Flat indices into ``hidden`` ``[b, t, D]`` and the rows of ``values`` ``[N, D]`` that go there; ``None``: nothing to do."""
+        """Flat indices into ``hidden`` ``[b, t, D]`` and the rows of ``values`` ``[N, D]`` that go there; ``None``:
+        nothing to do.
+        """
         rows, length = hidden.shape[:2]
         if self.start >= self.length or len(self) == 0:
             return None
@@ -155,8 +161,9 @@ def inject(
 
 @contextmanager
 def record(layers: Sequence[nn.Module], taps: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """While the block runs, collect the residual stream at ``taps``: tap l is the input of layer l, after stacks were added there if
-    that layer runs; tap ``len(layers)`` is the output of the last layer. Enter after :func:`inject`: hooks run in their order.
+    """While the block runs, collect the residual stream at ``taps``: tap l is the input of layer l, after stacks were
+    added there if that layer runs; tap ``len(layers)`` is the output of the last layer. Enter after :func:`inject`:
+    hooks run in their order.
 
     Yields:
         tap -> hidden states ``[b, t, D]``, filled as the forward pass goes.

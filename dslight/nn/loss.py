@@ -1,7 +1,7 @@
 """The next-token loss, as a sum and a count: the mean is taken over the supervised tokens of the *global* batch.
 
-A mean per rank would give a token of a short answer on one rank more weight than a token of a long answer on another; a sum and a
-count can be reduced over ranks first.
+A mean per rank would give a token of a short answer on one rank more weight than a token of a long answer on another; a
+sum and a count can be reduced over ranks first.
 """
 
 from __future__ import annotations

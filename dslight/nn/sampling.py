@@ -1,10 +1,10 @@
 """Sampling: from the token mosaic of the high-resolution crops to groups that are each as long as the base view.
 
-The paper's section 3.2 and its Table 5. The crops' tokens are laid out as one mosaic ``[rows*h, cols*w]``; a sampler splits
-it into ``rows*cols`` groups of ``h*w`` tokens, group ``i*cols + j`` being
+The paper's section 3.2 and its Table 5. The crops' tokens are laid out as one mosaic ``[rows*h, cols*w]``; a sampler
+splits it into ``rows*cols`` groups of ``h*w`` tokens, group ``i*cols + j`` being
 
-- ``2d``: the cells ``(y*rows + i, x*cols + j)``: dilated sampling, so that token t of every group lies inside the place that
-  token t of the base view covers ("2d Spatial"; the paper's choice and the only aligned one);
+- ``2d``: the cells ``(y*rows + i, x*cols + j)``: dilated sampling, so that token t of every group lies inside the place
+  that token t of the base view covers ("2d Spatial"; the paper's choice and the only aligned one);
 - ``block``: crop ``(i, j)`` as it is ("2d Grid");
 - ``1d``: every ``rows*cols``-th token of the mosaic read row by row ("1d Sequential").
 

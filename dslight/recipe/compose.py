@@ -35,7 +35,9 @@ COMMAND_LINE = "command line"
 HOW_IT_RUNS = re.compile(
     r"(run_dir|data\.(num_workers|micro_batch_size)|trainer\.(devices|num_nodes|accelerator|strategy|logger|enable_\w+))(\.|$)"
 )
-"""Keys that say where, on what and in which portions a recipe is run, not what it computes: a run may be continued with others."""
+"""Keys that say where, on what and in which portions a recipe is run, not what it computes: a run may be continued
+with others.
+"""
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 
 
@@ -188,7 +190,9 @@ def recipe_hash(recipe: Mapping[str, Any]) -> str:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """``key: old -> new`` for every leaf in which ``b`` differs from ``a``; how it is run (``HOW_IT_RUNS``) is left out."""
+    """``key: old -> new`` for every leaf in which ``b`` differs from ``a``; how it is run (``HOW_IT_RUNS``) is left
+    out.
+    """
     old, new = _identity(a), _identity(b)
     keys = [*old, *(key for key in new if key not in old)]
     return [

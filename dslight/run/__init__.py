@@ -1,1 +1,3 @@
-"""What the verbs of the command line do: fit, evaluate, predict, plan, sweep. Each is a function that Python code may call too."""
+"""What the verbs of the command line do: fit, evaluate, predict, plan, sweep. Each is a function that Python code
+may call too.
+"""

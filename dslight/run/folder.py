@@ -71,7 +71,9 @@ class RunFolder:
         return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint. A sharded one (a folder) is complete once ``meta.pt``, written last, is there."""
+        """The newest complete checkpoint. A sharded one (a folder) is complete once ``meta.pt``, written last, is
+        there.
+        """
         found = [
             (int(match[1]), path)
             for path in self.checkpoints.glob("*.ckpt")

@@ -16,8 +16,8 @@ import lightning.pytorch as pl
 class StopCleanly(pl.Callback):
     """Ctrl-C ends the run after the current optimizer step, with a checkpoint; a second Ctrl-C ends it at once.
 
-    An interrupt in the middle of an optimizer step would leave half-updated weights beside a data position that is one batch
-    off: resuming would not be exact.
+    An interrupt in the middle of an optimizer step would leave half-updated weights beside a data position that is one
+    batch off: resuming would not be exact.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Stages: which parts train, at which learning rate, under which schedule.
 
-A part trains when the stage gives it a learning rate; every other part is frozen. So LLaVA's two stages are two short sections of a
-recipe: ``{projector: {lr: 1e-3}}`` and ``{projector: {lr: 2e-5}, language_model: {lr: 2e-5}}``.
+A part trains when the stage gives it a learning rate; every other part is frozen. So LLaVA's two stages are two short
+sections of a recipe: ``{projector: {lr: 1e-3}}`` and ``{projector: {lr: 2e-5}, language_model: {lr: 2e-5}}``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Stage:
     Args:
         train: part name -> learning rate and weight decay. Parts that are not named are frozen.
         optimizer: makes the optimizer from parameter groups; learning rate and weight decay come from ``train``.
-        schedule: a name that ``transformers.get_scheduler`` knows: ``cosine``, ``linear``, ``constant_with_warmup``, ...
+        schedule: a name that ``transformers.get_scheduler`` knows: ``cosine``, ``linear``, ``constant_with_warmup``,
+            ...
         warmup_ratio: share of all steps that the learning rate rises linearly.
         warmup_steps: the same as a number of steps; wins over the ratio.
     """

@@ -299,3 +299,8 @@ def test_the_facts_that_other_parts_read(tiny_lm):
     lm = tiny_lm("gpt2")
     assert (lm.depth, lm.width, lm.vocabulary) == (4, 32, 64)
     assert lm.shard_units == list(lm.model.transformer.h)
+
+
+def test_every_weight_stands_once_in_the_state_dict(tiny_lm):
+    lm = tiny_lm("llama")
+    assert sum(v.numel() for v in lm.state_dict().values()) == sum(p.numel() for p in lm.parameters())

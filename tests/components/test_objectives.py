@@ -16,7 +16,7 @@ def bright_patches(make_views, grids, seed):
     level = torch.randint(0, 4, (len(views.pixels), 4, 4), generator=torch.Generator().manual_seed(seed))
     plane = F.interpolate(level[:, None].float(), scale_factor=4)  # nearest
     views.pixels.copy_((plane * 64 + 16).expand(-1, 3, -1, -1))
-    return DenseBatch(views, level.flatten(1))
+    return DenseBatch(views, level.flatten(1), ["page"] * len(views), torch.ones(len(views), dtype=torch.bool))
 
 
 def test_loss_and_accuracies_are_torchs_over_each_kind_of_view(tiny_encoder, make_views):
