@@ -1,0 +1,52 @@
+"""A Lightning callback that the recipes of these tests name: it tells what cannot be seen from outside of a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch.distributed.tensor import DTensor
+
+
+class Probe(pl.Callback):
+    """Writes ``probe-RANK.json`` into the folder ``PROBE_FOLDER``.
+
+    It also presses Ctrl-C on rank ``STOP_RANK`` in step ``STOP_STEP`` (counted from 1), and cuts the answer to question
+    i at 2 i + 1 tokens, so that ranks are done at different times.
+    """
+
+    def __init__(self) -> None:
+        self.images: list[int] = []
+        self.start: int | None = None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.start = trainer.global_step if self.start is None else self.start
+        self.images.append(0 if batch.views is None else len(batch.views))
+        if [str(trainer.global_step + 1), str(trainer.global_rank)] == [
+            os.environ.get(k) for k in ("STOP_STEP", "STOP_RANK")
+        ]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        sizes = {
+            name: {"whole": p.numel(), "here": p.to_local().numel() if isinstance(p, DTensor) else p.numel()}
+            for name, p in pl_module.named_parameters()
+        }
+        report = {
+            "sharded": all(isinstance(p, DTensor) for p in pl_module.parameters()),
+            "sizes": sizes,
+            "images": self.images,
+            "start": self.start,
+            "world_size": trainer.world_size,
+        }
+        (Path(os.environ["PROBE_FOLDER"]) / f"probe-{trainer.global_rank}.json").write_text(json.dumps(report))
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        number = int(batch.questions[0].question_id.removeprefix("q"))
+        pl_module.generation["pages"]["max_new_tokens"] = 2 * number + 1
