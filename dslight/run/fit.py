@@ -44,7 +44,7 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
         RecipeError: before anything is trained.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+    from lightning.pytorch.utilities import rank_zero_info
 
     if "stage" not in recipe:
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
@@ -55,10 +55,7 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
         if done is not None:
             rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
             return done
-    experiment = build(recipe)
-    if rank_zero_only.rank == 0:  # the other ranks write nothing, and nobody trains before all are there
-        place.open(recipe, fresh=not resume)
-    return _train(experiment, place, place.latest_checkpoint() if resume else None)
+    return _train(build(recipe), place, resume)
 
 
 def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[Any] = (), **options: Any) -> Any:
@@ -104,7 +101,7 @@ def _launched() -> dict[str, int]:
     return {"devices": devices, "num_nodes": int(os.environ["WORLD_SIZE"]) // devices}
 
 
-def _train(experiment: Experiment, folder: RunFolder, checkpoint: Path | None) -> dict[str, Any]:
+def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str, Any]:
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import CSVLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
@@ -123,9 +120,12 @@ def _train(experiment: Experiment, folder: RunFolder, checkpoint: Path | None) -
                 save_on_train_epoch_end=False,
             )
         )
-    logger = CSVLogger(folder.path, name="logs", version=f"attempt-{folder.next_attempt()}")
+    logger = CSVLogger(folder.path, name="logs", version=f"attempt-{folder.next_attempt() if resume else 0}")
     extra = {} if experiment.trainer.values.get("logger") else {"logger": logger}
     trainer = make_trainer(experiment, folder, callbacks, **extra)
+    if trainer.is_global_zero:  # the other ranks write nothing, and nobody trains before all are there
+        folder.open(experiment.recipe, fresh=not resume)
+    checkpoint = folder.latest_checkpoint() if resume else None
     if checkpoint is not None:
         if checkpoint.is_dir() and not isinstance(trainer.strategy, ModelParallelStrategy):
             raise RecipeError(
