@@ -124,3 +124,13 @@ def make_views() -> Callable[..., Any]:
         return Views(torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator), grids)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory) -> Path:
+    """The quickstart's data at tiny size: ``train`` (48 pages), ``val`` (3 pages with 24 questions) and ``tokenizer``."""
+    from data_prep.digits import main
+
+    root = tmp_path_factory.mktemp("pages")
+    main(["--out", str(root), "--train-pages", "48", "--val-pages", "3"])
+    return root
