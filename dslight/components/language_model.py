@@ -100,6 +100,13 @@ class LanguageModel(Component, ABC):
     def _injecting(self, visual_mask: Tensor, visual: VisualTokens | None) -> AbstractContextManager[None]:
         if visual is None:
             return nullcontext()
+        layer = self.layers[0]
+        checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
+        if visual.sites and checkpointed and type(layer).__call__ is not nn.Module.__call__:
+            raise RuntimeError(
+                "gradient checkpointing: this version of transformers recomputes a layer together with its hooks, and so "
+                "without the stacks, which are gone by then; use a newer one (5.23 recomputes the layer's forward alone)"
+            )
         return inject(
             self.layers,
             visual_mask,

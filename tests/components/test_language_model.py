@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dslight.components import HFCausalLM
 from dslight.types import VisualTokens
@@ -163,6 +164,26 @@ def test_a_prompt_in_chunks_is_the_prompt_in_one_pass(tiny_lm, kind, cuts):
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=0)
 
 
+def test_checkpointing_that_would_forget_the_stacks_is_refused(tiny_lm):
+    """Older transformers recompute ``__call__``: gradients would be wrong without a word when reentrant."""
+    lm, (ids, attention, mask, visual) = tiny_lm().train(), batch()
+    layer = type(lm.layers[0])
+    older = type("Older", (layer,), {"__call__": lambda self, *args, **kwargs: layer.__call__(self, *args, **kwargs)})
+    for each in lm.layers:
+        each.__class__ = older
+    lm(ids, attention, mask, visual)
+    for each in lm.layers:
+        each.gradient_checkpointing = True
+    with pytest.raises(RuntimeError, match="recomputes a layer together with its hooks"):
+        lm(ids, attention, mask, visual)
+    lm.eval()
+    lm(ids, attention, mask, visual)  # nothing is recomputed
+
+
+@pytest.mark.skipif(
+    "__call__" in vars(GradientCheckpointingLayer),
+    reason="this transformers recomputes __call__, hooks and all, when the injector is gone; it is refused instead",
+)
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")  # the new name is not in every 5.x
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("reentrant", [False, True])
