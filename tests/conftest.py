@@ -128,7 +128,7 @@ def make_views() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory) -> Path:
-    """The quickstart's data at tiny size: ``train`` (48 pages), ``val`` (3 pages with 24 questions) and ``tokenizer``."""
+    """The quickstart's data at tiny size: ``train`` (48 pages), ``val`` (3 pages, 24 questions), ``tokenizer``."""
     from data_prep.digits import main
 
     root = tmp_path_factory.mktemp("pages")

@@ -171,12 +171,8 @@ def _tokenizer(model: VLM | Component) -> Any:
         return None
     try:
         return model.language_model.load_tokenizer()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise RecipeError(located("model.language_model.init_args", error)) from error
-    except OSError as error:
-        raise RecipeError(
-            f"model.language_model: its tokenizer cannot be read, {str(error).splitlines()[0]}"
-        ) from error
 
 
 def _connect(experiment: Experiment, tokenizer: Any) -> None:

@@ -93,10 +93,8 @@ class Section:
             if frame.tb_frame.f_code.co_name == "__init__" and owner is not None:
                 path = next((at for at, name in self._classes() if name == type(owner).__name__), path)
             frame = frame.tb_next
-        message = " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
-        if message.startswith(f"{self.key}."):
-            return message
-        return located(path, message)
+        message = str(error) or type(error).__name__
+        return message if message.startswith(f"{self.key}.") else located(path, message)
 
     def _classes(self) -> list[tuple[str, str]]:
         """(key path of its arguments, class name) of every class that the section names."""
@@ -117,8 +115,9 @@ class Section:
 
 
 def located(path: str, message: object) -> str:
-    """``message`` behind the key ``path`` of the arguments that it may begin with one of."""
-    return f"{path}.{message}" if _KEYED.match(str(message)) else f"{path.removesuffix('.init_args')}: {message}"
+    """``message``, on one line, behind the key ``path`` of the arguments that it may begin with one of."""
+    text = " ".join(str(message).split())
+    return f"{path}.{text}" if _KEYED.match(text) else f"{path.removesuffix('.init_args')}: {text}"
 
 
 def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
@@ -132,8 +131,9 @@ def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
             raise RecipeError(f"{key}: a recipe has no such key{closest(key, KEYS)}; it has {', '.join(KEYS)}")
         if value is not None and (not isinstance(value, KEYS[key]) or isinstance(value, bool)):
             raise RecipeError(f"{key}: expected {words(KEYS[key])}, got {value!r}")
-    if (recipe.get("checkpoint_every") or 1) < 1:
-        raise RecipeError(f"checkpoint_every: must be at least 1 step, got {recipe['checkpoint_every']}")
+    every = recipe.get("checkpoint_every")
+    if every is not None and every < 1:
+        raise RecipeError(f"checkpoint_every: must be at least 1 step, got {every}")
     for name, path in (recipe.get("weights") or {}).items():
         if not isinstance(path, str):
             raise RecipeError(f"weights.{name}: expected the path of a safetensors file, got {path!r}")

@@ -60,6 +60,8 @@ class Stage:
             raise ValueError(f"schedule: {schedule!r} is none of {', '.join(names)}")
         if not 0 <= warmup_ratio < 1:
             raise ValueError(f"warmup_ratio: must be in 0..1, got {warmup_ratio}")
+        if warmup_steps is not None and warmup_steps < 0:
+            raise ValueError(f"warmup_steps: must be at least 0, got {warmup_steps}")
         self.train = train
         self.optimizer = optimizer
         self.schedule = schedule
