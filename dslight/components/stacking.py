@@ -46,6 +46,11 @@ class StackingScheduler(Component, ABC):
         return ()
 
     @property
+    def num_stacks(self) -> int:
+        """S, wherever the stacks are added."""
+        return len(self.sites)
+
+    @property
     def placements(self) -> list[tuple[str, int, str]]:
         """Which group enters which layer, for people: (part, layer, group)."""
         base = ("language_model", 0, "base tokens, in the sequence")
@@ -87,7 +92,9 @@ class StackingScheduler(Component, ABC):
         except ValueError as error:
             raise ValueError(f"tap: {error}") from None
         if self.position and encoder.width % 4:
-            raise ValueError(f"position: the 2-D sine-cosine code needs a width divisible by 4; the encoder's is {encoder.width}")
+            raise ValueError(
+                f"position: the 2-D sine-cosine code needs a width divisible by 4; the encoder's is {encoder.width}"
+            )
         if self.sites and max(self.sites) >= language_model_depth:
             raise ValueError(
                 f"start: {len(self.sites)} stacks at layers {_listed(self.sites)} need {max(self.sites) + 1} layers; "
@@ -101,7 +108,9 @@ class StackingScheduler(Component, ABC):
             ValueError: starting with the argument to change.
         """
         if self.uses_crops and all(grid == (0, 0) for grid in grids):
-            raise ValueError(f"{type(self).__name__} looks at high-resolution crops, but the views have none: choose views with a grid")
+            raise ValueError(
+                f"{type(self).__name__} looks at high-resolution crops, but the views have none: choose views with a grid"
+            )
 
     # --- shared by the schedulers
 
@@ -119,7 +128,9 @@ class StackingScheduler(Component, ABC):
         """Base features ``[I, P, C]`` with their positions."""
         return self._placed(features.unflatten(1, encoder.grid)).flatten(1, 2)
 
-    def _groups(self, encoder: VisionEncoder, crops: Tensor, grids: Sequence[Grid], count: int, sampler: SamplerName) -> Tensor:
+    def _groups(
+        self, encoder: VisionEncoder, crops: Tensor, grids: Sequence[Grid], count: int, sampler: SamplerName
+    ) -> Tensor:
         """Sample the crops' features into stacks.
 
         Args:
@@ -267,6 +278,11 @@ class DeepStackV(StackingScheduler):
         self.sampler: SamplerName = sampler
 
     @property
+    def num_stacks(self) -> int:
+        """S; the language model gets none of them."""
+        return len(self.encoder_sites)
+
+    @property
     def placements(self) -> list[tuple[str, int, str]]:
         """The stacks enter the vision encoder."""
         stacks = [("vision_encoder", site, f"+ stack {i}") for i, site in enumerate(self.encoder_sites, 1)]
@@ -298,7 +314,9 @@ class DeepStackV(StackingScheduler):
                 f"the vision encoder has {encoder.depth}"
             )
         if last > reached:
-            raise ValueError(f"tap: features are read at layer {reached}, before the last stack is added at layer {last}")
+            raise ValueError(
+                f"tap: features are read at layer {reached}, before the last stack is added at layer {last}"
+            )
 
     def check_grids(self, grids: Sequence[Grid]) -> None:
         """As for every scheduler; and each crop needs a stack."""

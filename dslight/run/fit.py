@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +108,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     from dslight.train.callbacks import Pace, StopCleanly
 
     pace = Pace(folder.path / "progress.json")
-    callbacks = [StopCleanly(folder.checkpoints), pace]
+    callbacks: list[Any] = [pace, StopCleanly(folder.checkpoints)]
     if experiment.recipe.get("trainer", {}).get("enable_checkpointing", True):
         callbacks.append(
             ModelCheckpoint(
@@ -134,12 +133,10 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
             )
         if trainer.is_global_zero:
             print(f"continuing from {checkpoint}")
-    began = time.perf_counter()
     model = experiment.model
     try:
         with data_errors():
             trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint)
-            seconds = time.perf_counter() - began
             trainer.limit_val_batches = 1.0
             scores = (
                 trainer.validate(model, datamodule=experiment.data, verbose=False) if _validates(experiment) else []
@@ -161,7 +158,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
         **_ledger(experiment, pace),
         "step_seconds": pace.step_seconds,
         "steps": trainer.global_step,
-        "train_seconds": seconds,
+        "train_seconds": pace.train_seconds,
         **{key: value for key, value in environment().items() if key in ("versions", "git_commit")},
     }
     if trainer.is_global_zero:
@@ -218,7 +215,7 @@ def _ledger(experiment: Experiment, pace: Any) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "visual_tokens": patches * (1 + crops),
-        "stacked_tokens": patches * (1 + crops) - experiment.slots(grid),
+        "stacked_tokens": patches * model.stacking.num_stacks,
         "context_length": pace.longest_row,
     }
 

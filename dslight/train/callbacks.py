@@ -6,6 +6,7 @@ import json
 import signal
 import statistics
 import time
+from collections import deque
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,7 +36,9 @@ class StopCleanly(pl.Callback):
         """Listen."""
         self._before = signal.signal(signal.SIGINT, self._ask)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Stop where the optimizer has just stepped; all ranks together."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
@@ -63,18 +66,36 @@ class Pace(pl.Callback):
 
     def __init__(self, file: Path, every: float = 2.0) -> None:
         self.file, self.every = file, every
-        self.seconds: list[float] = []
+        self.seconds: deque[float] = deque(maxlen=2000)
+        self.train_seconds = 0.0
         self.longest_row = 0
         self._began: float | None = None
-        self._written = 0.0
+        self._counted = self._written = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in checkpoints: a run that was interrupted reports on all of its attempts."""
+        return {"seconds": list(self.seconds), "train_seconds": self.train_seconds, "longest_row": self.longest_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.seconds.extend(state_dict["seconds"])
+        self.train_seconds, self.longest_row = state_dict["train_seconds"], state_dict["longest_row"]
 
     @property
-    def step_seconds(self) -> float:
-        """Median wall-clock seconds of an optimizer step, data and logging included, validation left out."""
-        settled = self.seconds[len(self.seconds) // 10 :]
-        return statistics.median(settled) if settled else float("nan")
+    def step_seconds(self) -> float | None:
+        """Median wall-clock seconds of an optimizer step, data and logging included, validation left out; ``None``
+        before two steps are done.
+        """
+        settled = list(self.seconds)[len(self.seconds) // 10 :]
+        return statistics.median(settled) if settled else None
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of the whole training, validation included."""
+        self._counted = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Note the longest sequence."""
         ids = getattr(batch, "input_ids", None)
         self.longest_row = max(self.longest_row, 0 if ids is None else ids.shape[1])
@@ -83,7 +104,9 @@ class Pace(pl.Callback):
         """The next step's clock does not count what validation takes."""
         self._began = None
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """A step is timed from the end of the one before it, so that waiting for data counts."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
@@ -91,6 +114,8 @@ class Pace(pl.Callback):
         if self._began is not None:
             self.seconds.append(now - self._began)
         self._began = now
+        self.train_seconds += now - self._counted
+        self._counted = now
         if trainer.is_global_zero and now - self._written > self.every:
             self._written = now
             loss = trainer.callback_metrics.get("train/loss")
@@ -100,7 +125,7 @@ class Pace(pl.Callback):
                         "step": trainer.global_step,
                         "max_steps": int(trainer.estimated_stepping_batches),
                         "loss": None if loss is None else float(loss),
-                        "seconds": sum(self.seconds),
+                        "seconds": self.train_seconds,
                     }
                 )
             )
