@@ -38,12 +38,14 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = verb("predict", "answer a question about an image")
     recipe(predict)
-    predict.add_argument("--image", type=Path, action="append", default=[], help="a picture; may be given several times")
+    predict.add_argument(
+        "--image", type=Path, action="append", default=[], help="a picture; may be given several times"
+    )
     predict.add_argument("--question", required=True)
     predict.add_argument("--ckpt", default="latest", help="a checkpoint, or `latest` (default): the newest of the run")
     predict.add_argument("--max-new-tokens", type=int, default=64)
 
-    plan = verb("plan", "check a recipe and show what it would cost, without weights or data; exit code 1 if it is wrong")
+    plan = verb("plan", "check a recipe and show its cost, without weights or data; exit code 1 if it is wrong")
     recipe(plan)
     plan.add_argument("--world-size", type=int, default=1, help="processes that the parameters are sharded over")
     plan.add_argument("--text-tokens", type=int, default=64, help="text positions assumed for FLOPs and memory")

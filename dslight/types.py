@@ -1,8 +1,8 @@
 """The words that data and model share: views, batches, questions, and the slots that visual tokens fill.
 
-Shape letters, here and everywhere: ``V`` views, ``I`` images, ``B`` rows of a batch, ``T`` text positions, ``N`` visual slots
-of the whole batch (packed, in row-major order of ``visual_mask``), ``S`` stacks, ``P`` patches of a view, ``C`` width of
-the vision encoder, ``D`` width of the language model.
+Shape letters, here and everywhere: ``V`` views, ``I`` images, ``B`` rows of a batch, ``T`` text positions, ``N`` visual
+slots of the whole batch (packed, in row-major order of ``visual_mask``), ``S`` stacks, ``P`` patches of a view, ``C``
+width of the vision encoder, ``D`` width of the language model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ Grid = tuple[int, int]
 """(rows, columns)."""
 
 IGNORE = -100
-"""Label of a position that is not supervised (the value that torch's cross entropy and every Hugging Face model use)."""
+"""Label of a position that is not supervised (the value that torch's cross entropy and every Hugging Face model
+use).
+"""
 
 
 @dataclass
@@ -27,8 +29,8 @@ class Views:
     """The pixels of all the images of a batch, packed: nothing is padded, so images may have different crop grids.
 
     Attributes:
-        pixels: uint8 ``[V, 3, H, W]``, RGB, all at the encoder's resolution. Image by image: the base (low-resolution, "global")
-            view first, then the crops of the high-resolution image, row by row.
+        pixels: uint8 ``[V, 3, H, W]``, RGB, all at the encoder's resolution. Image by image: the base (low-resolution,
+            "global") view first, then the crops of the high-resolution image, row by row.
         grids: per image the (rows, columns) of its crops; ``(0, 0)`` for an image without crops.
     """
 
@@ -75,12 +77,13 @@ class Views:
 
 @dataclass(frozen=True)
 class SlotLayout:
-    """How many visual slots an image takes in the text sequence, as a function of its crop grid (picklable, for data workers).
+    """How many visual slots an image takes in the text sequence, as a function of its crop grid (picklable, for data
+    workers).
 
     Attributes:
         base: (rows, columns) of the tokens of the base view.
-        crop: (rows, columns) of the tokens of each crop that are laid into the sequence; ``None`` when crops are stacked
-            or unused and so take no room in the context.
+        crop: (rows, columns) of the tokens of each crop that are laid into the sequence; ``None`` when crops are
+            stacked or unused and so take no room in the context.
     """
 
     base: Grid
@@ -120,10 +123,11 @@ class Batch:
     """One micro-batch of a rank.
 
     Attributes:
-        input_ids: int64 ``[B, T]``. Visual slots are already expanded; the id that stands there is a valid one and never read.
+        input_ids: int64 ``[B, T]``. Visual slots are already expanded; the id that stands there is a valid one and
+            never read.
         attention_mask: int64 ``[B, T]``, 1 for real positions (text and visual).
-        visual_mask: bool ``[B, T]``, true where a visual token fills the sequence. Its true entries, in row-major order, are the
-            slots of ``views``' images in their order.
+        visual_mask: bool ``[B, T]``, true where a visual token fills the sequence. Its true entries, in row-major
+            order, are the slots of ``views``' images in their order.
         labels: int64 ``[B, T]``, not shifted, ``IGNORE`` where there is no loss; ``None`` for a batch of questions.
         views: the pixels, or ``None`` when no row has an image.
         keys: the sample keys of the rows, for messages.
@@ -167,7 +171,8 @@ class VisualTokens:
     """What the language model takes in: the one equation of the method.
 
     Attributes:
-        slots: ``[S+1, N, D]``. Slot 0 fills the visual positions of the sequence; slot s is added to the residual stream there.
+        slots: ``[S+1, N, D]``. Slot 0 fills the visual positions of the sequence; slot s is added to the residual
+            stream there.
         sites: the S layers at whose inputs slots 1..S are added.
     """
 

@@ -59,8 +59,8 @@ class Component(pl.LightningModule):
         for name in vars(cls):
             if name in _ROOT_ONLY or (name.startswith("on_") and hasattr(pl.LightningModule, name)):
                 raise TypeError(
-                    f"{cls.__name__}.{name}: Lightning calls this hook on the root module only, never on a part inside a VLM. "
-                    f"Do the work in __init__, in the VLM or in a callback."
+                    f"{cls.__name__}.{name}: Lightning calls this hook on the root module only, never on a part inside "
+                    f"a VLM. Do the work in __init__, in the VLM or in a callback."
                 )
 
     def __init__(self) -> None:
@@ -143,7 +143,9 @@ class Component(pl.LightningModule):
 
     def _objective(self, batch: Any) -> dict[str, Tensor]:
         if self.objective is None:
-            raise RuntimeError(f"{type(self).__name__} is fitted alone, but has no objective: name one under `objective:`")
+            raise RuntimeError(
+                f"{type(self).__name__} is fitted alone, but has no objective: name one under `objective:`"
+            )
         return self.objective(self, batch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -160,7 +162,9 @@ class Component(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Fitted alone: the stage's optimizer over the part and its objective."""
         if self.stage is None:
-            raise RuntimeError(f"{type(self).__name__} is fitted alone, but has no stage: name learning rates under `stage.train`")
+            raise RuntimeError(
+                f"{type(self).__name__} is fitted alone, but has no stage: name learning rates under `stage.train`"
+            )
         return self.stage.optimizers(self.parts(), int(self.trainer.estimated_stepping_batches))
 
 

@@ -73,7 +73,9 @@ class LanguageModel(Component, ABC):
         """One unit per layer."""
         return list(self.layers)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_mask: Tensor, visual: VisualTokens | None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, visual_mask: Tensor, visual: VisualTokens | None
+    ) -> Tensor:
         """Next-token logits of sequences that hold visual tokens.
 
         Args:
@@ -89,7 +91,12 @@ class LanguageModel(Component, ABC):
             return self.logits(input_ids, attention_mask)
 
     def generate(
-        self, input_ids: Tensor, attention_mask: Tensor, visual_mask: Tensor, visual: VisualTokens | None, **options: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        visual_mask: Tensor,
+        visual: VisualTokens | None,
+        **options: Any,
     ) -> Tensor:
         """Continue left-padded prompts; arguments as in :meth:`forward`, ``options`` as in transformers'
         ``generate``.
@@ -104,8 +111,8 @@ class LanguageModel(Component, ABC):
         checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
         if visual.sites and checkpointed and type(layer).__call__ is not nn.Module.__call__:
             raise RuntimeError(
-                "gradient checkpointing: this version of transformers recomputes a layer together with its hooks, and so "
-                "without the stacks, which are gone by then; use a newer one (5.23 recomputes the layer's forward alone)"
+                "gradient checkpointing: this version of transformers recomputes a layer together with its hooks, and "
+                "so without the stacks, which are gone by then; use a newer one (5.23 recomputes forward alone)"
             )
         return inject(
             self.layers,
@@ -127,7 +134,8 @@ class HFCausalLM(LanguageModel):
             ``pretrained``: what the checkpoint must be, so that a recipe can be planned and checked without reading it.
         tokenizer: hub name or local folder; default: ``pretrained``.
         dtype: of the weights, e.g. ``bfloat16``.
-        attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ...
+        attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ...; default: what
+            transformers chooses for the architecture, ``sdpa`` nearly always.
     """
 
     def __init__(
@@ -136,7 +144,7 @@ class HFCausalLM(LanguageModel):
         config: dict[str, Any] | None = None,
         tokenizer: str | None = None,
         dtype: str = "float32",
-        attention: str = "sdpa",
+        attention: str | None = None,
     ) -> None:
         super().__init__()
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -211,7 +219,9 @@ class HFCausalLM(LanguageModel):
             raise ValueError(f"tokenizer: there is no folder {path}")
         tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_path)
         if len(tokenizer) > self.vocabulary:
-            raise ValueError(f"tokenizer: has {len(tokenizer)} tokens, the language model embeds only {self.vocabulary}")
+            raise ValueError(
+                f"tokenizer: has {len(tokenizer)} tokens, the language model embeds only {self.vocabulary}"
+            )
         return tokenizer
 
 
@@ -236,12 +246,16 @@ def _config(config: dict[str, Any]) -> Any:
 def _check_agreement(expected: dict[str, Any], actual: Any, name: str) -> None:
     for key, value in expected.items():
         if getattr(actual, key, None) != value:
-            raise ValueError(f"config.{key}: the recipe says {value!r}, the checkpoint {name} has {getattr(actual, key, None)!r}")
+            raise ValueError(
+                f"config.{key}: the recipe says {value!r}, the checkpoint {name} has {getattr(actual, key, None)!r}"
+            )
 
 
 def _find_layers(model: Any) -> Sequence[nn.Module]:
     count = model.config.get_text_config().num_hidden_layers
     lists = [m for m in model.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m) == count]
     if len(lists) != 1:
-        raise ValueError(f"{type(model).__name__}: found {len(lists)} lists of {count} layers in its decoder, expected one")
+        raise ValueError(
+            f"{type(model).__name__}: found {len(lists)} lists of {count} layers in its decoder, expected one"
+        )
     return cast(Sequence[nn.Module], lists[0])

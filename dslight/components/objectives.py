@@ -14,8 +14,8 @@ from dslight.types import DenseBatch
 class PatchClassification(Objective):
     """Dense supervised pre-training of a vision encoder: every patch names the class of the place that it shows.
 
-    One linear head for base views and one for crops, because a patch of a base view shows more of the image than a patch of a
-    crop.
+    One linear head for base views and one for crops, because a patch of a base view shows more of the image than a
+    patch of a crop.
 
     Args:
         width: C, the encoder's width (the builder gives it).

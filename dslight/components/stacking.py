@@ -109,7 +109,8 @@ class StackingScheduler(Component, ABC):
         """
         if self.uses_crops and all(grid == (0, 0) for grid in grids):
             raise ValueError(
-                f"{type(self).__name__} looks at high-resolution crops, but the views have none: choose views with a grid"
+                f"{type(self).__name__} looks at high-resolution crops, but the views have none: "
+                f"choose views with a grid"
             )
 
     # --- shared by the schedulers
@@ -301,8 +302,8 @@ class DeepStackV(StackingScheduler):
         return features.flatten(0, 1)[None]
 
     def encoded_layers(self, encoder: VisionEncoder) -> dict[str, int]:
-        """Crops stop where stacking begins."""
-        return {"base": encoder.resolve_tap(self.tap), "crop": self.encoder_sites[0]}
+        """Crops stop where stacking begins, after the first layer at the earliest (the embedding is read at its input)."""
+        return {"base": encoder.resolve_tap(self.tap), "crop": max(self.encoder_sites[0], 1)}
 
     def check(self, encoder: VisionEncoder, language_model_depth: int) -> None:
         """As for every scheduler; and the encoder needs a layer for every site."""
@@ -310,8 +311,8 @@ class DeepStackV(StackingScheduler):
         last, reached = max(self.encoder_sites), encoder.resolve_tap(self.tap)
         if last >= encoder.depth:
             raise ValueError(
-                f"start: {len(self.encoder_sites)} stacks at layers {_listed(self.encoder_sites)} need {last + 1} layers; "
-                f"the vision encoder has {encoder.depth}"
+                f"start: {len(self.encoder_sites)} stacks at layers {_listed(self.encoder_sites)} need {last + 1} "
+                f"layers; the vision encoder has {encoder.depth}"
             )
         if last > reached:
             raise ValueError(

@@ -95,7 +95,9 @@ class VisionEncoder(Component, ABC):
             return self.depth
         index = tap if tap >= 0 else self.depth + 1 + tap
         if not 0 <= index <= self.depth:
-            raise ValueError(f"tap {tap} is beyond the encoder's depth: it has {self.depth} layers, so taps 0 to {self.depth}")
+            raise ValueError(
+                f"tap {tap} is beyond the encoder's depth: it has {self.depth} layers, so taps 0 to {self.depth}"
+            )
         return index
 
     def forward(
@@ -128,12 +130,17 @@ class VisionEncoder(Component, ABC):
             # a tap at the embedding or at a site is read when the layer behind it is entered, so that layer has to run
             needed = [min(index + (index == 0 or index in sites), self.depth) for index in indices]
             final = self.encode(self.normalise(pixels), depth=max(needed))
-        features = [final if tap == "final" else seen[index][:, self.prefix_tokens :] for tap, index in zip(taps, indices, strict=True)]
+        features = [
+            final if tap == "final" else seen[index][:, self.prefix_tokens :]
+            for tap, index in zip(taps, indices, strict=True)
+        ]
         for tap, feature in zip(taps, features, strict=True):
             expected = (len(pixels), patches, self.width)
             if feature is None or feature.shape != expected:
                 got = None if feature is None else tuple(feature.shape)
-                raise ValueError(f"{type(self).__name__}: tap {tap} gave features {got}, its grid and width promise {expected}")
+                raise ValueError(
+                    f"{type(self).__name__}: tap {tap} gave features {got}, its grid and width promise {expected}"
+                )
         return features  # type: ignore[return-value]  # None was refused above
 
 

@@ -70,7 +70,9 @@ class _Positions:
         return hidden.flatten(0, 1).index_add(0, *found).view_as(hidden)
 
     def fill(self, hidden: Tensor, values: Tensor) -> Tensor:
-        if len(self) == 0:  # the sum is 0; it ties the encoder to the loss, so that its backward runs on a text-only rank too
+        if (
+            len(self) == 0
+        ):  # the sum is 0; it ties the encoder to the loss, so that its backward runs on a text-only rank too
             return hidden + values.sum().to(hidden.dtype)
         found = self.select(values, hidden)
         if found is None:
@@ -82,7 +84,9 @@ def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
 
-def _with_first_input(args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _with_first_input(
+    args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if args:
         return (value, *args[1:]), kwargs
     return args, {**kwargs, "hidden_states": value}

@@ -105,7 +105,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     from lightning.pytorch.loggers import CSVLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
 
-    from dslight.train.callbacks import Pace, StopCleanly
+    from dslight.train.callbacks import Pace, SaveAtEnd, StopCleanly
 
     pace = Pace(folder.path / "progress.json")
     callbacks: list[Any] = [pace, StopCleanly(folder.checkpoints)]

@@ -1,13 +1,13 @@
 """A run's folder: everything that one training leaves behind, and what a second call finds there.
 
-    recipe.yaml        as resolved; the run can be repeated from it
-    environment.json   versions, git commit, command
-    logs/attempt-N/    Lightning's CSV of each attempt; an interrupted run has several
-    metrics.csv        the attempts joined, without the steps that were done twice
-    checkpoints/       step-NNNNNNNN.ckpt
-    weights/           PART.safetensors of every part that trained
-    answers.jsonl      every validation question with its generated answer
-    result.json        written last: the run is finished
+recipe.yaml        as resolved; the run can be repeated from it
+environment.json   versions, git commit, command
+logs/attempt-N/    Lightning's CSV of each attempt; an interrupted run has several
+metrics.csv        the attempts joined, without the steps that were done twice
+checkpoints/       step-NNNNNNNN.ckpt
+weights/           PART.safetensors of every part that trained
+answers.jsonl      every validation question with its generated answer
+result.json        written last: the run is finished
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ from typing import Any
 from dslight.recipe.compose import compose, differences, to_yaml
 from dslight.recipe.errors import RecipeError
 
-PACKAGES = ("dslight", "torch", "lightning", "transformers", "timm", "torchmetrics", "webdataset", "omegaconf", "jsonargparse")
+PACKAGES = (
+    "dslight",
+    "torch",
+    "lightning",
+    "transformers",
+    "timm",
+    "torchmetrics",
+    "webdataset",
+    "omegaconf",
+    "jsonargparse",
+)
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
@@ -88,7 +98,9 @@ class RunFolder:
     def join_logs(self) -> None:
         """Write ``metrics.csv`` out of all attempts. A later attempt wins from the step on at which it began."""
         rows: list[dict[str, str]] = []
-        files = sorted((self.path / "logs").glob("attempt-*/metrics.csv"), key=lambda f: int(f.parent.name.split("-")[1]))
+        files = sorted(
+            (self.path / "logs").glob("attempt-*/metrics.csv"), key=lambda f: int(f.parent.name.split("-")[1])
+        )
         for file in files:
             with file.open(newline="") as text:
                 new = [row for row in csv.DictReader(text) if row.get("step")]

@@ -56,6 +56,19 @@ class StopCleanly(pl.Callback):
             self._before = None
 
 
+class SaveAtEnd(pl.Callback):
+    """The checkpoint of the last step, whatever ``checkpoint_every`` is: it is what validate and predict read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save unless the periodic checkpoint fell on this step."""
+        path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
+        if not path.exists():
+            trainer.save_checkpoint(path)
+
+
 class Pace(pl.Callback):
     """Times the steps, and tells a watching process how far the run is.
 
