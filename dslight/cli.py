@@ -67,7 +67,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 1 for a wrong recipe or a failed run, 130 after Ctrl-C."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if wrong := [text for text in rest if text.startswith("-") or "overrides" not in args]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if rest:  # argparse takes no key=value that stands behind an option
+        args.overrides = [*args.overrides, *rest]
     try:
         return _VERBS[args.verb](args)
     except KeyboardInterrupt:

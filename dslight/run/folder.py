@@ -4,7 +4,8 @@ recipe.yaml        as resolved; the run can be repeated from it
 environment.json   versions, git commit, command
 logs/attempt-N/    Lightning's CSV of each attempt; an interrupted run has several
 metrics.csv        the attempts joined, without the steps that were done twice
-checkpoints/       step-NNNNNNNN.ckpt
+progress.json      how far the run is, for whoever watches it
+checkpoints/       step-NNNNNNNN.ckpt, the last step's always
 weights/           PART.safetensors of every part that trained
 answers.jsonl      every validation question with its generated answer
 result.json        written last: the run is finished
