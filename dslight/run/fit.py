@@ -110,14 +110,15 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     pace = Pace(folder.path / "progress.json")
     callbacks: list[Any] = [pace, StopCleanly(folder.checkpoints)]
     if experiment.recipe.get("trainer", {}).get("enable_checkpointing", True):
+        every = experiment.recipe.get("checkpoint_every", 1000)
         periodic = ModelCheckpoint(
             dirpath=folder.checkpoints,
             filename="step-{step:08d}",
             auto_insert_metric_name=False,
-            every_n_train_steps=experiment.recipe.get("checkpoint_every", 1000),
+            every_n_train_steps=every,
             save_on_train_epoch_end=False,
         )
-        callbacks += [periodic, SaveAtEnd(folder.checkpoints)]
+        callbacks += [periodic, SaveAtEnd(folder.checkpoints, every)]
     logger = CSVLogger(folder.path, name="logs", version=f"attempt-{folder.next_attempt() if resume else 0}")
     extra = {} if experiment.trainer.values.get("logger") else {"logger": logger}
     trainer = make_trainer(experiment, folder, callbacks, **extra)

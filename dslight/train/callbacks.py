@@ -57,16 +57,18 @@ class StopCleanly(pl.Callback):
 
 
 class SaveAtEnd(pl.Callback):
-    """The checkpoint of the last step, whatever ``checkpoint_every`` is: it is what validate and predict read."""
+    """The checkpoint of the last step, where the periodic one (every ``every`` steps) does not fall on it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    It is what validate and predict read. Saving is collective, so all ranks decide by the step, not by what files exist.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save unless the periodic checkpoint fell on this step."""
-        path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
-        if not path.exists():
-            trainer.save_checkpoint(path)
+        """Save."""
+        if trainer.global_step % self.every:
+            trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt")
 
 
 class Pace(pl.Callback):
