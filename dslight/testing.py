@@ -140,7 +140,8 @@ class VisionEncoderContract:
             beside, _ = encoder(pixels(encoder), taps=[tap, "final"])
             assert torch.allclose(alone, beside, atol=self.atol), (
                 f"tap {tap} alone differs from tap {tap} beside `final`: encode(pixels, depth={max(tap, 1)}) must run "
-                f"the same first layers as encode(pixels, depth={encoder.depth}), and nothing may be random in eval"
+                f"the same first layers as encode(pixels, depth={encoder.depth}), and nothing may be random "
+                f"in eval mode"
             )
 
     # --- stacking inside the encoder (DeepStack-V)
@@ -263,8 +264,8 @@ class VisionEncoderContract:
             save_weights(encoder.own_state(), file)
             other.load_weights(file)
         assert torch.allclose(other(pixels(encoder))[0], encoder(pixels(encoder))[0], atol=self.atol), (
-            "an encoder with the same weights file gives other features: keep all that is random or learnt in parameters "
-            "or persistent buffers"
+            "an encoder with the same weights file gives other features: keep everything random or learnt in "
+            "parameters or persistent buffers"
         )
 
     def test_shard_units_cover_the_layers_once(self) -> None:
