@@ -17,12 +17,16 @@ OVERRIDES = "key=value pairs that win over the file, e.g. trainer.max_steps=100 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="dslight", description="Compose, train and compare DeepStack-style multimodal language models."
+        prog="dslight",
+        description="Compose, train and compare DeepStack-style multimodal language models.",
+        allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, summary: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        return verbs.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
+        )
 
     def recipe(to: argparse.ArgumentParser) -> None:
         to.add_argument("recipe", type=Path, help=RECIPE)

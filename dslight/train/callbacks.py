@@ -59,7 +59,7 @@ class StopCleanly(pl.Callback):
 class SaveAtEnd(pl.Callback):
     """The checkpoint of the last step, where the periodic one (every ``every`` steps) does not fall on it.
 
-    It is what validate and predict read. Saving is collective, so all ranks decide by the step, not by what files exist.
+    It is what validate and predict read. Saving is collective, so all ranks decide by the step, not by the files.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
