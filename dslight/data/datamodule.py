@@ -6,7 +6,7 @@ and ``collate``'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,9 +56,9 @@ class RowMaker:
         encoded = self.template.encode(sample.turns, self.tokenizer, len(sample.images))
         return self._with_views(Item(sample.key, encoded.ids, encoded.labels), sample)
 
-    def ask(self, sample: Sample, question: Question, valid: bool) -> Item:
-        """A question's row."""
-        ids = self.template.prompt(question.text, len(sample.images), self.tokenizer)
+    def ask(self, sample: Sample, question: Question, valid: bool, suffix: str = "") -> Item:
+        """A question's row; ``suffix`` is what its benchmark puts behind every question."""
+        ids = self.template.prompt(question.text + suffix, len(sample.images), self.tokenizer)
         return self._with_views(Item(sample.key, ids, question=replace(question, valid=valid)), sample)
 
     def _with_views(self, item: Item, sample: Sample) -> Item:
@@ -118,15 +118,24 @@ class ShardData(LightningDataModule):
         self.check: Check = check
         self._rows: RowMaker | None = None
         self._slots: SlotLayout | None = None
+        self._suffixes: dict[str, str] = {}
 
-    def connect(self, tokenizer: PreTrainedTokenizerBase, image_size: tuple[int, int], slots: SlotLayout) -> None:
+    def connect(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_size: tuple[int, int],
+        slots: SlotLayout,
+        suffixes: Mapping[str, str] | None = None,
+    ) -> None:
         """Take from the model what rows depend on; called once, before ``setup``.
 
         Args:
             tokenizer: the language model's, a fast one.
             image_size: (height, width) of the views that the vision encoder takes.
             slots: how many positions an image takes in the sequence.
+            suffixes: by evaluation source, what stands behind each of its questions.
         """
+        self._suffixes = dict(suffixes or {})
         self._rows = RowMaker(template(self.template_name), tokenizer, self.views, image_size)
         self._slots = slots
 
@@ -143,8 +152,10 @@ class ShardData(LightningDataModule):
         return self.rows.template.stop_ids(self.rows.tokenizer)
 
     def setup(self, stage: str) -> None:
-        """Open the shards: everything that is missing fails here, on every rank, before the first step."""
-        self._train_readers, self._plan = open_train(self.sources, self.seed, self.global_batch_size, self.check)
+        """Open the shards: everything that is missing fails here, on every rank, before the first step. Only a fit needs
+        what is trained on."""
+        if stage == "fit":
+            self._train_readers, self._plan = open_train(self.sources, self.seed, self.global_batch_size, self.check)
         self._val_readers = {
             name: open_shards(f"data.val.{name}.root", source.root, self.check)
             for name, source in self.val_sources.items()
@@ -179,7 +190,7 @@ class ShardData(LightningDataModule):
         rank, world = rank_and_world(self.trainer)
         loaders = []
         for name, reader in self._val_readers.items():
-            dataset = QuestionRecords(reader, self.rows.ask)
+            dataset = QuestionRecords(reader, partial(self.rows.ask, suffix=self._suffixes.get(name, "")))
             limit = self.val_sources[name].limit
             items = len(dataset) if limit is None else min(limit, len(dataset))
             loaders.append(

@@ -132,8 +132,9 @@ class DenseLabelData(LightningDataModule):
         return self._make
 
     def setup(self, stage: str) -> None:
-        """Open the shards."""
-        self._train_readers, self._plan = open_train(self.sources, self.seed, self.global_batch_size, self.check)
+        """Open the shards; only a fit needs those that are trained on."""
+        if stage == "fit":
+            self._train_readers, self._plan = open_train(self.sources, self.seed, self.global_batch_size, self.check)
         self._val_readers = {
             name: open_shards(f"data.val.{name}.root", source.root, self.check)
             for name, source in self.val_sources.items()

@@ -68,9 +68,9 @@ _OCRBENCH_TYPES = (
 )
 
 BENCHMARKS: dict[str, Benchmark] = {
-    # any questions of one's own, with any number of references
-    "vqa": Benchmark(partial(VQAAccuracy, protocol="official")),
-    "exact": Benchmark(partial(ExactMatch, protocol="strict")),
+    # any questions of one's own, asked as they are, with any number of references
+    "vqa": Benchmark(partial(VQAAccuracy, protocol="official"), suffix=""),
+    "exact": Benchmark(partial(ExactMatch, protocol="strict"), suffix=""),
     # short answers
     "vqav2": Benchmark(partial(VQAAccuracy, protocol="official", types=("yes/no", "number", "other"))),
     "textvqa": Benchmark(partial(VQAAccuracy, protocol="m4c")),

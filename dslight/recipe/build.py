@@ -182,8 +182,13 @@ def _connect(experiment: Experiment, tokenizer: Any) -> None:
         data.connect(image_size=experiment.encoder.image_size, patches=experiment.encoder.grid)
         return
     assert experiment.slots is not None
-    data.connect(tokenizer=tokenizer, image_size=model.vision_encoder.image_size, slots=experiment.slots)
     judged = {name: BENCHMARKS[source.benchmark] for name, source in data.val_sources.items()}
+    data.connect(
+        tokenizer=tokenizer,
+        image_size=model.vision_encoder.image_size,
+        slots=experiment.slots,
+        suffixes={name: benchmark.suffix for name, benchmark in judged.items()},
+    )
     model.judge(
         tokenizer,
         metrics={name: benchmark.build() for name, benchmark in judged.items()},

@@ -79,6 +79,19 @@ def test_every_question_is_asked_once_in_order(tmp_path, write_shards, tokenizer
     assert all(q.valid for loader in loaders for batch in loader for q in batch.questions)
 
 
+def test_a_benchmarks_suffix_stands_behind_each_of_its_questions(tmp_path, write_shards, tokenizer):
+    root = str(write_shards(tmp_path, 3, questions=1))
+    module = ShardData(
+        [root], SingleView(), 1, val={"plain": ValSource(root), "suffixed": ValSource(root)}, template="bare"
+    )
+    module.connect(tokenizer, (8, 8), SlotLayout((2, 2)), suffixes={"suffixed": " B2"})
+    module.setup("validate")
+    plain, suffixed = (next(iter(loader)) for loader in module.val_dataloader())
+    assert suffixed.input_ids[:, :-1].tolist() == plain.input_ids.tolist()
+    assert tokenizer.batch_decode(suffixed.input_ids[:, -1:]) == ["B2"] * 3
+    assert [question.text for question in suffixed.questions] == [question.text for question in plain.questions]
+
+
 def test_missing_folders_are_named_by_their_place_in_the_recipe(tmp_path, write_shards, tokenizer):
     good = str(write_shards(tmp_path / "good", 4))
     (tmp_path / "empty").mkdir()
