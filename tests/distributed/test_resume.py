@@ -30,10 +30,7 @@ def test_a_stopped_run_continues_on_another_number_of_processes(whole, fit, tmp_
     second = fit(file, tmp_path, ranks=after, sharded=True)
     assert second.code == 0, second.output[-4000:]
     assert second.probe(0)["start"] == STOP
-    seen = {
-        step: loss for step, loss in uninterrupted.losses().items() if step != STOP - 1
-    }  # it ends before that is logged
-    assert second.losses() == pytest.approx(seen, abs=1e-5)
+    assert second.losses() == pytest.approx(uninterrupted.losses(), abs=1e-5)
     assert second.answers() == uninterrupted.answers()
 
 
@@ -47,9 +44,7 @@ def test_a_run_that_gathers_its_checkpoints_continues_with_and_without_sharding(
     second = fit(file, tmp_path, ranks=after)
     assert second.code == 0, second.output[-4000:]
     assert second.probe(0)["start"] == STOP
-    assert max(second.losses()) == 5
-    for step, loss in second.losses().items():
-        assert loss == pytest.approx(uninterrupted.losses()[step], abs=1e-5), step
+    assert second.losses() == pytest.approx(uninterrupted.losses(), abs=1e-5)
 
 
 def test_a_sharded_checkpoint_needs_a_sharding_strategy(whole, fit, tmp_path):
