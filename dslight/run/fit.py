@@ -108,7 +108,8 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     from dslight.train.callbacks import Pace, SaveAtEnd, StopCleanly
 
     pace = Pace(folder.path / "progress.json")
-    callbacks: list[Any] = [pace, StopCleanly(folder.checkpoints)]
+    stop = StopCleanly(folder.checkpoints)
+    callbacks: list[Any] = [pace, stop]
     if experiment.recipe.get("trainer", {}).get("enable_checkpointing", True):
         every = experiment.recipe.get("checkpoint_every", 1000)
         periodic = ModelCheckpoint(
@@ -137,12 +138,14 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     try:
         with data_errors():
             trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint)
+            if stop.asked:  # in the validation after the last step
+                raise KeyboardInterrupt
             trainer.limit_val_batches = 1.0
             scores = (
                 trainer.validate(model, datamodule=experiment.data, verbose=False) if _validates(experiment) else []
             )
-    except SystemExit as stop:  # how Lightning leaves after Ctrl-C
-        raise KeyboardInterrupt from stop
+    except SystemExit as left:  # how Lightning leaves after Ctrl-C
+        raise KeyboardInterrupt from left
     finally:
         if trainer.is_global_zero:
             folder.join_logs()

@@ -1,14 +1,16 @@
 """A run's folder: everything that one training leaves behind, and what a second call finds there.
 
-recipe.yaml        as resolved; the run can be repeated from it
-environment.json   versions, git commit, command
-logs/attempt-N/    Lightning's CSV of each attempt; an interrupted run has several
-metrics.csv        the attempts joined, without the steps that were done twice
-progress.json      how far the run is, for whoever watches it
-checkpoints/       step-NNNNNNNN.ckpt, the last step's always
-weights/           PART.safetensors of every part that trained
-answers.jsonl      every validation question with its generated answer
-result.json        written last: the run is finished
+    recipe.yaml        as resolved; the run can be repeated from it
+    environment.json   versions, git commit, command
+    logs/attempt-N/    Lightning's CSV of each attempt; an interrupted run has several
+    metrics.csv        the attempts joined, without the steps that were done twice
+    progress.json      how far the run is, for whoever watches it
+    checkpoints/       step-NNNNNNNN.ckpt, the last step's always
+    weights/           PART.safetensors of every part that trained
+    answers.jsonl      every validation question with its generated answer
+    result.json        written last: the run is finished
+
+Nothing else is a run's; a sweep puts its ``run.json`` and ``log.txt`` beside these.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ class RunFolder:
         return len(list((self.path / "logs").glob("attempt-*")))
 
     def join_logs(self) -> None:
-        """Write ``metrics.csv`` out of all attempts. A later attempt wins from the step on at which it began."""
+        """Write ``metrics.csv`` out of all attempts. A later attempt wins from the step on at which it trained."""
         rows: list[dict[str, str]] = []
         files = sorted(
             (self.path / "logs").glob("attempt-*/metrics.csv"), key=lambda f: int(f.parent.name.split("-")[1])
@@ -105,9 +107,10 @@ class RunFolder:
         for file in files:
             with file.open(newline="") as text:
                 new = [row for row in csv.DictReader(text) if row.get("step")]
-            if new:
-                first = min(int(row["step"]) for row in new)
-                rows = [row for row in rows if int(row["step"]) < first] + new
+            trained = [int(row["step"]) for row in new if any(row[key] for key in row if key.startswith("train/"))]
+            if trained:  # an attempt that had only to be validated repeats no step
+                rows = [row for row in rows if int(row["step"]) < min(trained)]
+            rows += new
         columns = list(dict.fromkeys(key for row in rows for key in row))
         lines = [",".join(columns)] + [",".join(row.get(key) or "" for key in columns) for row in rows]
         write_atomically(self.path / "metrics.csv", "\n".join(lines) + "\n")

@@ -23,7 +23,7 @@ class StopCleanly(pl.Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.asked = False
+        self.asked = self.saved = False
         self._before: Any = None
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
@@ -39,14 +39,32 @@ class StopCleanly(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop where the optimizer has just stepped; all ranks together."""
+        """Save where the optimizer has just stepped; all ranks together."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         asked = self.asked
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked:
+            self.saved = True
             trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Leave: by now the loss of the last step has been logged."""
+        self._leave()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave before a validation that is due after the last step."""
+        self._leave()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave where the last step ended the epoch."""
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.saved:
             raise KeyboardInterrupt
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
