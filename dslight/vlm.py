@@ -2,14 +2,14 @@
 
     views -> vision encoder -> stacking scheduler -> slots [S+1, N, C] -> projector -> [S+1, N, D] -> language model
 
-Slot 0 fills the visual positions of the text sequence; slot s is added to the residual stream there, at the input of layer
-``sites[s-1]``. Everything else is decided by the parts.
+Slot 0 fills the visual positions of the text sequence; slot s is added to the residual stream there, at the input of
+layer ``sites[s-1]``. Everything else is decided by the parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -37,7 +37,8 @@ class VLM(pl.LightningModule):
         language_model: slots and text to logits.
 
     Raises:
-        ValueError: when the parts do not fit each other, before any weight is read; the message starts with the key to change.
+        ValueError: when the parts do not fit each other, before any weight is read; the message starts with the key to
+        change.
     """
 
     def __init__(
@@ -71,13 +72,15 @@ class VLM(pl.LightningModule):
             "language_model": self.language_model,
         }
 
-    def judge(self, tokenizer: Any, metrics: Mapping[str, TextMetric], generation: Mapping[str, dict[str, Any]]) -> None:
-        """What validation needs: a tokenizer to read answers with, and per validation source a metric and ``generate`` options."""
+    def judge(
+        self, tokenizer: Any, metrics: Mapping[str, TextMetric], generation: Mapping[str, dict[str, Any]]
+    ) -> None:
+        """What validation needs: a tokenizer to read answers with, and by source a metric and ``generate`` options."""
         self.tokenizer = tokenizer
         self.metrics = nn.ModuleDict(metrics)
         self.generation = dict(generation)
 
-    # --- the method ----------------------------------------------------------------------------------------------------------
+    # --- the method
 
     def forward(self, batch: Batch) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``."""
@@ -87,8 +90,8 @@ class VLM(pl.LightningModule):
     def see(self, views: Views | None) -> VisualTokens:
         """All visual tokens of a batch: slots ``[S+1, N, D]``.
 
-        A batch without images looks at a blank one and keeps none of its tokens: under sharding every rank has to run every
-        module in every step, or the others wait for it forever.
+        A batch without images looks at a blank one and keeps none of its tokens: under sharding every rank has to run
+        every module in every step, or the others wait for it forever.
         """
         seen = views if views is not None else self._blank()
         slots = self.stacking(self.vision_encoder, seen)  # [S+1, N, C]
@@ -100,8 +103,8 @@ class VLM(pl.LightningModule):
 
     def generate(self, batch: Batch, **options: Any) -> Tensor:
         """Greedy answers to a batch of left-padded prompts: the new token ids ``[B, new]``."""
-        if isinstance(self, FSDPModule):  # a rank whose answers are done goes on until all are: every layer is a collective
-            options["synced_gpus"] = True
+        if isinstance(self, FSDPModule):
+            options["synced_gpus"] = True  # a rank whose answers are done goes on until all are: layers are collectives
         visual = self.see(batch.views)
         return self.language_model.generate(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, **options)
 
@@ -110,10 +113,12 @@ class VLM(pl.LightningModule):
         size = (1 + grid[0] * grid[1], 3, *self.vision_encoder.image_size)
         return Views(torch.zeros(size, dtype=torch.uint8, device=self.device), [grid])
 
-    # --- training ------------------------------------------------------------------------------------------------------------
+    # --- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Next-token loss, a mean over the supervised tokens of all ranks (which average gradients: hence the world size)."""
+        """Next-token loss, a mean over the supervised tokens of all ranks (which average gradients: hence the world
+        size).
+        """
         assert batch.labels is not None
         loss, count = next_token_loss(self(batch), batch.labels)
         sums = torch.stack([loss.detach().float(), count.float()])
@@ -135,7 +140,9 @@ class VLM(pl.LightningModule):
         return self.stage.optimizers(self.parts(), int(self.trainer.estimated_stepping_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write optimizer states by parameter name, so that a sharded run can continue an unsharded one and the other way round."""
+        """Write optimizer states by parameter name, so that a sharded run can continue an unsharded one and the
+        other way round.
+        """
         names = {id(parameter): name for name, parameter in self.named_parameters()}
         for i, optimizer in enumerate(self.trainer.optimizers if "optimizer_states" in checkpoint else []):
             numbered = [p for group in optimizer.param_groups for p in group["params"]]
@@ -145,9 +152,10 @@ class VLM(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give the optimizer the numbers that it expects."""
         if not isinstance(self, FSDPModule):  # there the strategy has loaded the states already, by name
-            checkpoint["optimizer_states"] = [states_by_number(state) for state in checkpoint.get("optimizer_states", [])]
+            states = checkpoint.get("optimizer_states", [])
+            checkpoint["optimizer_states"] = [states_by_number(state) for state in states]
 
-    # --- validation ----------------------------------------------------------------------------------------------------------
+    # --- validation
 
     def on_validation_epoch_start(self) -> None:
         """Forget the answers of the last round."""
@@ -157,9 +165,16 @@ class VLM(pl.LightningModule):
         """Generate answers and let the source's metric judge them."""
         source = list(self.metrics)[dataloader_idx]
         replies = self.answer(batch, **self.generation[source])
-        self.metrics[source].update_questions(replies, batch.questions)
+        cast(TextMetric, self.metrics[source]).update_questions(replies, batch.questions)
         self.answers += [
-            {"source": source, "question_id": q.question_id, "key": q.key, "question": q.text, "answer": reply, "references": q.references}
+            {
+                "source": source,
+                "question_id": q.question_id,
+                "key": q.key,
+                "question": q.text,
+                "answer": reply,
+                "references": q.references,
+            }
             for q, reply in zip(batch.questions, replies, strict=True)
             if q.valid
         ]

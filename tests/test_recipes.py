@@ -1,4 +1,4 @@
-"""Every recipe that is shipped goes through the real command line: all are planned, those of the quickstart are trained."""
+"""Every shipped recipe goes through the real command line: all are planned, those of the quickstart are trained."""
 
 import json
 from pathlib import Path

@@ -302,7 +302,7 @@ class DeepStackV(StackingScheduler):
         return features.flatten(0, 1)[None]
 
     def encoded_layers(self, encoder: VisionEncoder) -> dict[str, int]:
-        """Crops stop where stacking begins, after the first layer at the earliest (the embedding is read at its input)."""
+        """Crops stop where stacking begins; the first layer always runs (the embedding is read at its input)."""
         return {"base": encoder.resolve_tap(self.tap), "crop": max(self.encoder_sites[0], 1)}
 
     def check(self, encoder: VisionEncoder, language_model_depth: int) -> None:

@@ -152,8 +152,8 @@ class ShardData(LightningDataModule):
         return self.rows.template.stop_ids(self.rows.tokenizer)
 
     def setup(self, stage: str) -> None:
-        """Open the shards: everything that is missing fails here, on every rank, before the first step. Only a fit needs
-        what is trained on."""
+        """Open the shards: all that is missing fails here, on every rank, before the first step. Only a fit needs what
+        is trained on."""
         if stage == "fit":
             self._train_readers, self._plan = open_train(self.sources, self.seed, self.global_batch_size, self.check)
         self._val_readers = {
