@@ -120,7 +120,7 @@ class VisionEncoderContract:
         encoder = self._eval()
         features = encoder(pixels(encoder), taps=list(range(encoder.depth + 1)))
         for layer, (before, after) in enumerate(pairwise(features)):
-            assert not torch.allclose(before, after, atol=1e-7), (
+            assert not torch.equal(before, after), (  # a layer scale of 1e-5 leaves little, but not nothing
                 f"taps {layer} and {layer + 1} are equal: layer {layer} did not run, or encode does not go through "
                 f"`layers`"
             )

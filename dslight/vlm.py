@@ -62,6 +62,7 @@ class VLM(pl.LightningModule):
         self.metrics = nn.ModuleDict()
         self.generation: dict[str, dict[str, Any]] = {}
         self.answers: list[dict[str, Any]] = []
+        self._sums: Tensor | None = None  # loss and tokens of the step so far
 
     def parts(self) -> dict[str, nn.Module]:
         """The four parts by the names that recipes use."""
@@ -71,6 +72,17 @@ class VLM(pl.LightningModule):
             "stacking": self.stacking,
             "language_model": self.language_model,
         }
+
+    def train_with(self, stage: Stage) -> None:
+        """Let ``stage`` say what trains. What lies behind the encoder's tap is frozen: no gradient gets there.
+
+        Raises:
+            ValueError: as :meth:`Stage.freeze`.
+        """
+        self.stage = stage
+        stage.freeze(self.parts())
+        for module in self.vision_encoder.unused(self.stacking.tap):
+            module.requires_grad_(False)
 
     def judge(
         self, tokenizer: Any, metrics: Mapping[str, TextMetric], generation: Mapping[str, dict[str, Any]]
@@ -116,16 +128,35 @@ class VLM(pl.LightningModule):
     # --- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Next-token loss, a mean over the supervised tokens of all ranks (which average gradients: hence the world
-        size).
+        """Next-token loss, a mean over the supervised tokens of all ranks and all micro-batches of a step.
+
+        Ranks average gradients and Lightning divides by the number of micro-batches; both are undone here. How many
+        tokens a step has is known when its last micro-batch is through: then :meth:`on_before_optimizer_step` divides.
         """
         assert batch.labels is not None
         loss, count = next_token_loss(self(batch), batch.labels)
         sums = torch.stack([loss.detach().float(), count.float()])
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        if self.trainer.accumulate_grad_batches == 1:
+            return loss * (self.trainer.world_size / self._log_loss(sums))
+        self._sums = sums if self._sums is None else self._sums + sums
+        return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """From the gradient of a sum over the tokens of the step to that of their mean; before clipping."""
+        if self._sums is None:
+            return
+        tokens = float(self._log_loss(self._sums))
+        self._sums = None
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(tokens)
+
+    def _log_loss(self, sums: Tensor) -> Tensor:
+        """Log the mean; returns the number of tokens."""
         tokens = sums[1].clamp(min=1)
-        self.log("train/loss", sums[0] / tokens, prog_bar=True, batch_size=len(batch))
-        return loss * (self.trainer.world_size / tokens)
+        self.log("train/loss", sums[0] / tokens, prog_bar=True, batch_size=1)
+        return tokens
 
     def configure_model(self) -> None:
         """Shard the parts when the strategy has a device mesh (Lightning may call this more than once)."""

@@ -103,7 +103,8 @@ class Component(pl.LightningModule):
 
     def train(self, mode: bool = True) -> Component:
         """As ``nn.Module.train``; a frozen part stays in evaluation mode."""
-        frozen = not any(p.requires_grad for p in self.parameters())
+        flags = [p.requires_grad for p in self.parameters()]
+        frozen = bool(flags) and not any(flags)
         super().train(mode and not frozen)
         return self
 
@@ -131,6 +132,11 @@ class Component(pl.LightningModule):
         self.load_state_dict(given, strict=False)  # strictness was checked above; only the objective may be absent
 
     # --- fitted alone
+
+    def train_with(self, stage: Stage) -> None:
+        """Let ``stage`` say what trains: the part, the objective's heads, or both."""
+        self.stage = stage
+        stage.freeze(self.parts())
 
     def parts(self) -> dict[str, nn.Module]:
         """What a stage may train when this part is fitted alone: the part under its kind's name, and the objective's

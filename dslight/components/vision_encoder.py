@@ -73,6 +73,10 @@ class VisionEncoder(Component, ABC):
         """The number of layers."""
         return len(self.layers)
 
+    def unused(self, tap: Tap) -> list[nn.Module]:
+        """The modules whose output is not used when features are read at ``tap``."""
+        return [] if tap == "final" else list(self.layers)[self.resolve_tap(tap) :]
+
     @property
     def shard_units(self) -> list[nn.Module]:
         """One unit per layer."""
@@ -181,6 +185,10 @@ class TimmEncoder(VisionEncoder):
             raise ValueError(f"model_args: timm's {name} refuses {model_args}: {error}") from error
         if not isinstance(getattr(self.model, "blocks", None), nn.ModuleList | nn.Sequential):
             raise ValueError(f"name: {name} has no transformer blocks, so there is nothing to tap or to stack on")
+        # pooling heads are not run; left in, they would be parameters that no gradient ever reaches
+        for name, replacement in (("attn_pool", None), ("fc_norm", nn.Identity())):
+            if getattr(self.model, name, None) is not None:
+                setattr(self.model, name, replacement)
         self.width = int(self.model.num_features)
         self.grid = tuple(self.model.patch_embed.grid_size)
         self.image_size = tuple(self.model.patch_embed.img_size)
@@ -198,6 +206,10 @@ class TimmEncoder(VisionEncoder):
     def layers(self) -> Sequence[nn.Module]:
         """The model's ``blocks``."""
         return self.model.blocks
+
+    def unused(self, tap: Tap) -> list[nn.Module]:
+        """Behind a tap before the end lies the last norm too."""
+        return super().unused(tap) + ([] if tap == "final" else [self.model.norm])
 
     def encode(self, pixels: Tensor, depth: int) -> Tensor | None:
         """The whole network, or only its first layers."""

@@ -131,9 +131,8 @@ def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section]) -> Experim
         model = made["component"].build()
         model.objective = made["objective"].build()(model.width)
     if "stage" in made:
-        model.stage = made["stage"].build()
         try:
-            model.stage.freeze(model.parts())
+            model.train_with(made["stage"].build())
         except ValueError as error:
             raise RecipeError(f"stage.{error}") from None
     return Experiment(recipe, model, made["data"].build(), made["trainer"])

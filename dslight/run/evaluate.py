@@ -31,8 +31,19 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
         raise RecipeError("data.val: names no source to validate on")
     whole = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 1.0}
     trainer = make_trainer(experiment, folder, **whole)
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    in_place = isinstance(trainer.strategy, ModelParallelStrategy)  # every rank reads its own share
+    if not in_place:
+        load_checkpoint(experiment, checkpoint)
     with data_errors():
-        found = trainer.validate(experiment.model, datamodule=experiment.data, ckpt_path=checkpoint, verbose=False)
+        found = trainer.validate(
+            experiment.model,
+            datamodule=experiment.data,
+            ckpt_path=checkpoint if in_place else None,
+            verbose=False,
+            weights_only=True,
+        )
     scores = {key: value for one in found for key, value in one.items()}
     if trainer.is_global_zero:
         for key, value in scores.items():

@@ -5,8 +5,9 @@ The same call again continues an interrupted run from its newest checkpoint and 
 
 from __future__ import annotations
 
-import json
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,7 @@ from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.recipe.build import Experiment, batches_per_step, build
 from dslight.recipe.errors import RecipeError
-from dslight.run.folder import RunFolder, environment, run_dir, write_atomically
-from dslight.vlm import VLM
+from dslight.run.folder import RunFolder, run_dir
 
 DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
@@ -68,6 +68,7 @@ def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[
     from lightning.pytorch import Trainer
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+    _quieten()
     arguments = {**vars(experiment.trainer.build()), "default_root_dir": str(folder.path)}
     arguments |= {
         key: value for key, value in {**DEFAULTS, **_launched()}.items() if key not in experiment.trainer.values
@@ -81,6 +82,26 @@ def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[
         raise RecipeError(f"trainer: {error}") from error
     trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     return trainer
+
+
+def _quieten() -> None:
+    """Leave out what Lightning says at every start (devices, tips) and warns of what is meant to be so."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for meant in (
+        r"Found \d+ module\(s\) in eval mode",  # frozen parts
+        r".*does not have many workers",  # small pictures are read faster in the training process
+        r"Total length of `list` across ranks is zero",  # a recipe without validation
+        r"It is recommended to use `self.log\(.*sync_dist=True",  # the metrics are reduced already
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own, towards torch
+    ):
+        warnings.filterwarnings("ignore", message=meant)
+
+
+def _trained(experiment: Experiment) -> list[str]:
+    """The parts that train, with their parameters."""
+    parts = experiment.model.parts()
+    counts = {name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts.items()}
+    return [f"{name} ({count:,} parameters)" for name, count in counts.items() if count]
 
 
 @contextmanager
@@ -105,11 +126,14 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     from lightning.pytorch.loggers import CSVLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
 
-    from dslight.train.callbacks import Pace, SaveAtEnd, StopCleanly
+    from dslight.run.result import write_result
+    from dslight.train.callbacks import AuditGradients, Bar, Pace, SaveAtEnd, StopCleanly
 
     pace = Pace(folder.path / "progress.json")
     stop = StopCleanly(folder.checkpoints)
-    callbacks: list[Any] = [pace, stop]
+    callbacks: list[Any] = [pace, stop, AuditGradients()]
+    if experiment.trainer.values.get("enable_progress_bar", True):
+        callbacks.append(Bar())
     if experiment.recipe.get("trainer", {}).get("enable_checkpointing", True):
         every = experiment.recipe.get("checkpoint_every", 1000)
         periodic = ModelCheckpoint(
@@ -126,23 +150,25 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     if trainer.is_global_zero:  # the other ranks write nothing, and nobody trains before all are there
         folder.open(experiment.recipe, fresh=not resume)
     checkpoint = folder.latest_checkpoint() if resume else None
-    if checkpoint is not None:
-        if checkpoint.is_dir() and not isinstance(trainer.strategy, ModelParallelStrategy):
-            raise RecipeError(
-                f"trainer.strategy: {checkpoint} is sharded; to continue from it, name "
-                f"lightning.pytorch.strategies.ModelParallelStrategy, on one process too (with data_parallel_size: 1)"
-            )
-        if trainer.is_global_zero:
-            print(f"continuing from {checkpoint}")
+    if checkpoint is not None and checkpoint.is_dir() and not isinstance(trainer.strategy, ModelParallelStrategy):
+        raise RecipeError(
+            f"trainer.strategy: {checkpoint} is sharded; to continue from it, name "
+            f"lightning.pytorch.strategies.ModelParallelStrategy, on one process too (with data_parallel_size: 1)"
+        )
     model = experiment.model
+    if trainer.is_global_zero:
+        start = f"continuing from {checkpoint}" if checkpoint else "training " + ", ".join(_trained(experiment))
+        print(f"{folder.path}: {start}")
     try:
         with data_errors():
-            trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint)
+            trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True)
             if stop.asked:  # in the validation after the last step
                 raise KeyboardInterrupt
             trainer.limit_val_batches = 1.0
             scores = (
-                trainer.validate(model, datamodule=experiment.data, verbose=False) if _validates(experiment) else []
+                trainer.validate(model, datamodule=experiment.data, verbose=False)
+                if experiment.data.val_sources
+                else []
             )
     except SystemExit as left:  # how Lightning leaves after Ctrl-C
         raise KeyboardInterrupt from left
@@ -150,95 +176,9 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
         if trainer.is_global_zero:
             folder.join_logs()
     merged = {key: value for one in scores for key, value in one.items()}
-    save_parts(experiment, folder, trainer)
-    answers = _gather_answers(model, trainer) if isinstance(model, VLM) else []
-    result = {
-        "name": experiment.recipe.get("name"),
-        "seed": experiment.recipe.get("seed", 0),
-        "recipe_hash": _hash(experiment),
-        "scores": merged,
-        **_headline(experiment, merged),
-        **_ledger(experiment, pace),
-        "step_seconds": pace.step_seconds,
-        "steps": trainer.global_step,
-        "train_seconds": pace.train_seconds,
-        **{key: value for key, value in environment().items() if key in ("versions", "git_commit")},
-    }
+    result = write_result(experiment, folder, trainer, pace, merged)
     if trainer.is_global_zero:
-        if isinstance(model, VLM):
-            lines = [json.dumps(answer) for answer in answers]
-            write_atomically(folder.path / "answers.jsonl", "\n".join(lines) + "\n")
-        write_atomically(folder.result_file, json.dumps(result, indent=2))
+        headline = result.get("headline") or next(iter(merged), None)
+        score = f"{headline} {merged[headline]:.4f}, " if headline in merged else ""
+        print(f"{folder.path}: {score}{trainer.global_step} steps in {pace.train_seconds / 60:.1f} min")
     return result
-
-
-def _gather_answers(model: VLM, trainer: Any) -> list[dict[str, Any]]:
-    """The answers of all ranks, in the order of the questions: a rank's share of a source is contiguous."""
-    import torch.distributed as dist
-
-    if trainer.world_size == 1:
-        return model.answers
-    shares: list[Any] = [None] * trainer.world_size
-    dist.all_gather_object(shares, model.answers)
-    order = list(model.metrics)
-    return sorted((answer for share in shares for answer in share), key=lambda answer: order.index(answer["source"]))
-
-
-def _validates(experiment: Experiment) -> bool:
-    return bool(experiment.data.val_sources)
-
-
-def _hash(experiment: Experiment) -> str:
-    from dslight.recipe.compose import recipe_hash
-
-    return recipe_hash(experiment.recipe)
-
-
-def _headline(experiment: Experiment, scores: Mapping[str, float]) -> dict[str, Any]:
-    """The first source's headline score, under the name that tables use."""
-    if isinstance(experiment.model, VLM) and experiment.model.metrics:
-        source, metric = next(iter(experiment.model.metrics.items()))
-        key = f"val/{source}/{metric.headline}"
-        return {"headline": key, "accuracy": scores.get(key)}
-    return {}
-
-
-def _ledger(experiment: Experiment, pace: Any) -> dict[str, Any]:
-    """What went in: tokens, context, parameters."""
-    model = experiment.model
-    parameters = {
-        "total": sum(p.numel() for p in model.parameters()),
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-    }
-    if not isinstance(model, VLM) or experiment.slots is None:
-        return {"parameters": parameters}
-    patches = experiment.encoder.grid[0] * experiment.encoder.grid[1]
-    grid = experiment.largest_grid
-    crops = grid[0] * grid[1] if model.stacking.uses_crops else 0
-    return {
-        "parameters": parameters,
-        "visual_tokens": patches * (1 + crops),
-        "stacked_tokens": patches * model.stacking.num_stacks,
-        "context_length": pace.longest_row,
-    }
-
-
-def save_parts(experiment: Experiment, folder: RunFolder, trainer: Any) -> None:
-    """Write the weights of every part that trained, whole, whatever the sharding.
-
-    All ranks take part, the first one writes.
-    """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-    from torch.distributed.fsdp import FSDPModule
-
-    from dslight.components.component import save_weights
-
-    model: Any = experiment.model
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    sharded = isinstance(model, FSDPModule)
-    for name in model.stage.train:
-        part = model.parts()[name]
-        state: dict[str, Any] = get_model_state_dict(part, options=options) if sharded else part.state_dict()
-        if trainer.is_global_zero:
-            own = {k: v for k, v in state.items() if not k.startswith("objective.")}
-            save_weights(own, folder.weights / f"{name}.safetensors")

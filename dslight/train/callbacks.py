@@ -12,6 +12,8 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class StopCleanly(pl.Callback):
@@ -87,6 +89,48 @@ class SaveAtEnd(pl.Callback):
         """Save."""
         if trainer.global_step % self.every:
             trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt")
+
+
+class AuditGradients(pl.Callback):
+    """Fails the first step, by name, where what trains is not what the stage says.
+
+    A parameter that is meant to train and gets no gradient stays as it was made, and makes a sharded run impossible to
+    resume; one that is meant to be frozen and gets a gradient is trained by accident. Neither shows in the loss.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Look once."""
+        if self.done:
+            return
+        self.done = True
+        named = list(pl_module.named_parameters())
+        idle = [name for name, p in named if p.requires_grad and p.grad is None]
+        stray = [name for name, p in named if not p.requires_grad and p.grad is not None]
+        if idle:
+            raise RuntimeError(
+                f"stage.train: {len(idle)} parameters are meant to train, but no gradient reaches them: {_some(idle)}. "
+                f"Remove them from the model, or leave their part out of stage.train"
+            )
+        if stray:
+            raise RuntimeError(f"stage.train: {len(stray)} frozen parameters got a gradient: {_some(stray)}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar without the logger's version."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        shown = super().get_metrics(trainer, pl_module)
+        return {key: value for key, value in shown.items() if key != "v_num"}
 
 
 class Pace(pl.Callback):

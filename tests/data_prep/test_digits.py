@@ -26,15 +26,19 @@ def samples(root):
     return [parse_sample(reader.locate(row)[1], reader.read(row)) for row in range(len(reader))]
 
 
-def test_a_training_page_asks_for_every_cell_once_in_random_order(out):
+def test_a_training_page_asks_for_its_cells_once_in_random_order(out):
     orders = set()
+    lengths = []
     for sample in samples(out / "train"):
         asked = [turn.text.removeprefix("<image>\n") for turn in sample.turns[::2]]
         answers = [int(turn.text) for turn in sample.turns[1::2]]
-        assert sorted(asked) == sorted(NAMES)
+        assert len(set(asked)) == len(asked)
+        assert set(asked) <= set(NAMES)
         assert answers == [sample.labels_grid["ABCD".index(name[0]), int(name[1]) - 1] for name in asked]
         orders.add(tuple(asked))
-    assert len(orders) == 60
+        lengths.append(len(asked))
+    assert len(orders) > 50
+    assert lengths[:16] == [1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16, 4, 16, 16, 16]
 
 
 def test_a_validation_page_has_eight_different_questions(out):

@@ -195,7 +195,14 @@ COMMAND += f"sys.exit(sweep(expand('effect.yaml', sys.argv[1:]), jobs=2, fit='{F
 def start(*overrides: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", COMMAND, *overrides]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background starts deaf to it
+    )
 
 
 def wait_for(condition, seconds: float = 20.0) -> None:
