@@ -84,11 +84,10 @@ class Section:
             made = make(self.config)[self.key]
         except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
             raise RecipeError(self._located(error)) from error
-        if (
-            self.key == "trainer"
-        ):  # typing caches int | float in either order, and then 1 batch becomes 1.0, all of them
+        if self.key == "trainer":
+            # jsonargparse may take an int for a float where both are allowed: then 1 batch becomes 1.0, all of them
             for name, value in self.values.items():
-                if False:
+                if type(value) is int:
                     made[name] = value
         return made
 

@@ -430,6 +430,15 @@ def test_checking_needs_neither_memory_nor_weights_nor_data(model_recipe):
     assert experiment.slots((2, 2)) == 16
 
 
+@pytest.mark.parametrize("name", ["limit_val_batches", "val_check_interval", "limit_train_batches"])
+def test_one_batch_is_not_all_of_them(name, component_recipe):
+    """The Trainer takes a number of batches (1) or a share of them (1.0)."""
+    for value in (1, 1.0):
+        recipe = component_recipe | {"trainer": component_recipe["trainer"] | {name: value}}
+        made = vars(check(recipe).trainer.build())[name]
+        assert (made, type(made)) == (value, type(value))
+
+
 def test_building_is_a_function_of_the_seed(component_recipe):
     recipe = {key: value for key, value in component_recipe.items() if key != "weights"}
     states = [build(recipe | {"seed": seed}).model.state_dict() for seed in (0, 0, 1)]

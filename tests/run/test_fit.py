@@ -86,6 +86,7 @@ def test_a_second_fit_returns_at_once_and_changes_nothing(whole, recipe, capsys)
 
 def test_a_changed_recipe_is_refused_by_the_key_and_fresh_starts_anew(fit, recipe, tmp_path, capsys):
     run = fit(tmp_path / "run", "trainer.max_steps=1")
+    assert run.checkpoints() == ["step-00000001.ckpt"]  # the last step's, although only every third is due
     (run.path / "left.txt").write_text("of the first run")
     changed = ["fit", str(recipe), f"run_dir={run.path}", "trainer.max_steps=1", "stage.train.projector.lr=0.5"]
     capsys.readouterr()
