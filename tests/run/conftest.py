@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -101,6 +102,13 @@ def interrupted(recipe) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(folder: Path, moment: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"INTERRUPT": moment, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
         call = [sys.executable, "-m", "dslight", "fit", str(recipe), f"run_dir={folder}"]
-        return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            call,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background are deaf to it
+        )
 
     return run
