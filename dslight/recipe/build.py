@@ -131,8 +131,9 @@ def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section]) -> Experim
         model = made["component"].build()
         model.objective = made["objective"].build()(model.width)
     if "stage" in made:
+        stage = made["stage"].build()
         try:
-            model.train_with(made["stage"].build())
+            model.train_with(stage)
         except ValueError as error:
             raise RecipeError(f"stage.{error}") from None
     return Experiment(recipe, model, made["data"].build(), made["trainer"])
