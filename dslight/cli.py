@@ -129,12 +129,14 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _sweep(args: argparse.Namespace) -> int:
     from dslight.recipe.ablation import expand
-    from dslight.run.sweep import show, sweep
+    from dslight.run.sweep import check_all, show, sweep
 
     ablation = expand(args.recipe, args.overrides)
     if args.list:
         print(show(ablation))
         return 0
+    if args.index is None:
+        check_all(ablation)
     return sweep(ablation, jobs=args.jobs, index=args.index, fresh=args.fresh)
 
 

@@ -20,12 +20,13 @@ class PatchClassification(Objective):
     Args:
         width: C, the encoder's width (the builder gives it).
         num_classes: the number of classes.
+        crops: whether the views have crops.
     """
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_classes: int, crops: bool = True) -> None:
         super().__init__()
         self.base_head = nn.Linear(width, num_classes)
-        self.crop_head = nn.Linear(width, num_classes)
+        self.crop_head = nn.Linear(width, num_classes) if crops else None
 
     def forward(self, component: VisionEncoder, batch: DenseBatch) -> dict[str, Tensor]:
         """Mean cross entropy over all patches of all views, and the accuracy of either kind of view."""
@@ -37,7 +38,7 @@ class PatchClassification(Objective):
         }
         losses, scores = [], {}
         for name, (head, index) in parts.items():
-            if len(index) == 0:
+            if head is None or len(index) == 0:
                 continue
             logits, targets = head(features[index]).flatten(0, 1).float(), batch.targets[index].flatten()
             losses.append(F.cross_entropy(logits, targets))

@@ -22,7 +22,7 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
     Raises:
         RecipeError: when there is nothing to validate on, or no checkpoint.
     """
-    from dslight.run.fit import data_errors, make_trainer
+    from dslight.run.fit import make_trainer, users_errors
 
     folder = RunFolder(run_dir(recipe))
     checkpoint = _checkpoint(folder, ckpt)
@@ -36,7 +36,7 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
     in_place = isinstance(trainer.strategy, ModelParallelStrategy)  # every rank reads its own share
     if not in_place:
         load_checkpoint(experiment, checkpoint)
-    with data_errors():
+    with users_errors():
         found = trainer.validate(
             experiment.model,
             datamodule=experiment.data,
@@ -73,7 +73,7 @@ def predict(
     import torch
 
     from dslight.data.sample import BadSample, decode_image
-    from dslight.run.fit import data_errors
+    from dslight.run.fit import users_errors
 
     checkpoint = _checkpoint(RunFolder(run_dir(recipe)), ckpt)
     for path in images:
@@ -88,7 +88,7 @@ def predict(
     load_checkpoint(experiment, checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.eval().to(device)
-    with data_errors():
+    with users_errors():
         batch = experiment.data.ask(question, [path.read_bytes() for path in images]).to(device)
     with torch.inference_mode():
         return model.answer(batch, max_new_tokens=max_new_tokens, eos_token_id=experiment.data.stop_ids)[0]

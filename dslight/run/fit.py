@@ -105,11 +105,13 @@ def _trained(experiment: Experiment) -> list[str]:
 
 
 @contextmanager
-def data_errors() -> Iterator[None]:
-    """A shard or a sample that turns out to be bad while it is read is the user's to mend, as a wrong recipe is."""
+def users_errors() -> Iterator[None]:
+    """What only shows while a run goes on and is the user's to mend: a bad shard or sample, a part that cannot train."""
+    from dslight.train.callbacks import GradientFault
+
     try:
         yield
-    except (ShardError, BadSample) as error:
+    except (ShardError, BadSample, GradientFault) as error:
         raise RecipeError(str(error)) from error
 
 
@@ -160,7 +162,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
         start = f"continuing from {checkpoint}" if checkpoint else "training " + ", ".join(_trained(experiment))
         print(f"{folder.path}: {start}")
     try:
-        with data_errors():
+        with users_errors():
             trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True)
             if stop.asked:  # in the validation after the last step
                 raise KeyboardInterrupt

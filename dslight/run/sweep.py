@@ -85,6 +85,22 @@ def show(ablation: Ablation) -> str:
     return "\n".join(lines)
 
 
+def check_all(ablation: Ablation) -> None:
+    """Check every run that is not done before any of them starts.
+
+    Raises:
+        RecipeError: for the first wrong recipe, with its arm.
+    """
+    from dslight.recipe.build import check
+
+    for run in ablation.runs:
+        if not is_done(run):
+            try:
+                check(run.recipe)
+            except RecipeError as error:
+                raise RecipeError(f"{error} ({describe(run)})") from error
+
+
 def is_done(run: Run) -> bool:
     """Whether the run's folder holds the result of this very recipe."""
     result = read_json(run.run_dir / "result.json")
