@@ -106,12 +106,12 @@ def _trained(experiment: Experiment) -> list[str]:
 
 @contextmanager
 def users_errors() -> Iterator[None]:
-    """What only shows while a run goes on and is the user's to mend: a bad shard or sample, a part that cannot train."""
-    from dslight.train.callbacks import GradientFault
+    """What only shows while a run goes on and is the user's to mend: a bad sample, a part that cannot train."""
+    from dslight.train.callbacks import GradientError
 
     try:
         yield
-    except (ShardError, BadSample, GradientFault) as error:
+    except (ShardError, BadSample, GradientError) as error:
         raise RecipeError(str(error)) from error
 
 

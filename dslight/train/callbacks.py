@@ -91,7 +91,7 @@ class SaveAtEnd(pl.Callback):
             trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt")
 
 
-class GradientFault(RuntimeError):
+class GradientError(RuntimeError):
     """What trains is not what the stage says."""
 
 
@@ -116,12 +116,12 @@ class AuditGradients(pl.Callback):
         idle = [name for name, p in named if p.requires_grad and p.grad is None]
         stray = [name for name, p in named if not p.requires_grad and p.grad is not None]
         if idle:
-            raise GradientFault(
+            raise GradientError(
                 f"stage.train: {len(idle)} parameters are meant to train, but no gradient reaches them: {_some(idle)}. "
                 f"Remove them from the model, or leave their part out of stage.train"
             )
         if stray:
-            raise GradientFault(f"stage.train: {len(stray)} frozen parameters got a gradient: {_some(stray)}")
+            raise GradientError(f"stage.train: {len(stray)} frozen parameters got a gradient: {_some(stray)}")
 
 
 def _some(names: list[str]) -> str:
