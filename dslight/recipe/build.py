@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import seed_everything
@@ -90,21 +90,21 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def build(recipe: Mapping[str, Any], reads_data: bool = True) -> Experiment:
+def build(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = "fit") -> Experiment:
     """The experiment for real: checked, seeded, with its weights, connected to its data.
 
     Args:
         recipe: as composed.
-        reads_data: also refuse a recipe whose shards are not there; false for a use that reads none of them.
+        opens: what the shards are wanted for: those that it needs have to be there.
 
     Raises:
         RecipeError: as :func:`check`, and for files that are not there. All are looked for before a weight is read.
     """
     checked = check(recipe)
     tokenizer = _tokenizer(checked.model)
-    if reads_data:
+    if opens is not None:
         try:
-            checked.data.setup("fit")
+            checked.data.setup(opens)
         except (ValueError, OSError, ShardError) as error:
             raise RecipeError(str(error)) from error
     for name, path in (recipe.get("weights") or {}).items():

@@ -69,10 +69,9 @@ class Section:
             self.parser.add_class_arguments(kind, key, instantiate=kind is not Trainer)
         if problem:
             raise RecipeError(problem)
+        copy = deepcopy(dict(values))  # the parser writes into what it is given
         try:
-            self.config: Namespace = self.parser.parse_object(
-                {key: deepcopy(dict(values))}
-            )  # it writes into what it is given
+            self.config: Namespace = self.parser.parse_object({key: copy})
         except Exception as error:  # whatever a stranger's module raises while it is imported belongs to this key too
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise RecipeError(f"{key}: {lines[-1].strip()}") from error

@@ -26,7 +26,7 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
 
     folder = RunFolder(run_dir(recipe))
     checkpoint = _checkpoint(folder, ckpt)
-    experiment = build(recipe)
+    experiment = build(_without_weights(recipe), opens="validate")
     if not experiment.data.val_sources:
         raise RecipeError("data.val: names no source to validate on")
     whole = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 1.0}
@@ -83,7 +83,7 @@ def predict(
             decode_image(path.read_bytes())
         except BadSample as error:
             raise RecipeError(f"--image {path}: {error}") from error
-    experiment = build(recipe, reads_data=False)
+    experiment = build(_without_weights(recipe), opens=None)
     model: Any = experiment.model
     load_checkpoint(experiment, checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -110,6 +110,11 @@ def load_checkpoint(experiment: Experiment, path: Path) -> None:
         model.load_state_dict(state["state_dict"])
         return
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+
+
+def _without_weights(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without the files that a training begins with: a checkpoint has all weights."""
+    return {key: value for key, value in recipe.items() if key != "weights"}
 
 
 def _checkpoint(folder: RunFolder, ckpt: str) -> Path:

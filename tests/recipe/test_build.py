@@ -454,4 +454,4 @@ def test_an_experiment_is_built_without_its_shards_where_none_is_read(component_
     recipe["data"]["train"] = ["/no/pages"]
     with pytest.raises(RecipeError, match=r"data\.train"):
         build(recipe)
-    assert build(recipe, reads_data=False).encoder.grid == (4, 4)
+    assert build(recipe, opens=None).encoder.grid == (4, 4)

@@ -89,3 +89,9 @@ def test_a_question_that_is_too_long_is_refused(trained, capsys):
 def test_a_recipe_without_validation_sources_cannot_be_validated(trained, capsys):
     assert main(call("validate", trained, "data.val=null")) == 1
     assert capsys.readouterr().err.startswith("dslight: data.val: names no source")
+
+
+def test_validate_needs_neither_the_training_data_nor_the_weights_that_training_began_with(trained, tmp_path, capsys):
+    away = ["data.train=[nowhere]", f"weights.vision_encoder={tmp_path / 'gone.safetensors'}"]
+    assert main(["validate", str(trained.path / "recipe.yaml"), f"run_dir={trained.path}", *away]) == 0
+    assert "val/pages/vqa_accuracy" in capsys.readouterr().out
