@@ -154,8 +154,8 @@ COMPONENT_FAULTS = {
     "component.class_path=dslight.components.TimEncoder": "component.class_path: dslight.components has no TimEncoder; "
     "did you mean TimmEncoder?",
     "objective.init_args.num_clases=3": "objective.init_args.num_clases: there is no such argument; "
-    "did you mean num_classes?; it takes num_classes",
-    "objective.init_args.width=3": "objective.init_args.width: there is no such argument; it takes num_classes",
+    "did you mean num_classes?; it takes num_classes, crops",
+    "objective.init_args.width=3": "objective.init_args.width: there is no such argument; it takes num_classes, crops",
     "-objective.init_args.num_classes": "objective.init_args.num_classes: missing; PatchClassification needs it",
     "objective=null": "objective: missing; a `component` is fitted alone with an objective",
     "-objective": "objective: missing; a `component` is fitted alone with an objective",
