@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = verb("plan", "check a recipe and show its cost, without weights or data; exit code 1 if it is wrong")
     recipe(plan)
-    plan.add_argument("--world-size", type=int, default=1, help="processes that the parameters are sharded over")
+    plan.add_argument("--world-size", type=int, help="processes that share the parameters (default: the recipe's)")
     plan.add_argument("--text-tokens", type=int, default=64, help="text positions assumed for FLOPs and memory")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--fresh", action="store_true", help="start finished and interrupted runs anew")
 
     report = verb("report", "one table and one page out of an ablation or of run folders")
-    report.add_argument("paths", nargs="+", type=Path, help="an ablation file, run folders, or a folder of run folders")
+    report.add_argument("paths", nargs="+", help="an ablation file (with its overrides), or folders of runs")
     report.add_argument("--out", type=Path, help="where report.html, table.md and table.csv go")
     report.add_argument("--baseline", help="the arm that others are compared with")
     return parser
@@ -143,7 +143,14 @@ def _sweep(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from dslight.report import report
 
-    report(args.paths, out=args.out, baseline=args.baseline)
+    paths = [Path(text) for text in args.paths if "=" not in text or Path(text).exists()]
+    overrides = [text for text in args.paths if Path(text) not in paths]
+    if overrides and len(paths) == 1 and paths[0].is_file():  # an ablation that was swept with the same overrides
+        from dslight.recipe.ablation import expand
+
+        report(expand(paths[0], overrides), out=args.out, baseline=args.baseline)
+    else:
+        report([Path(text) for text in args.paths], out=args.out, baseline=args.baseline)
     return 0
 
 

@@ -87,6 +87,7 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
                 f"weights.{name}: there is no such part{closest(name, parts)}; the parts are {', '.join(parts)}"
             )
     _check_data(experiment.data)
+    _check_mesh(recipe)
     return experiment
 
 
@@ -100,16 +101,7 @@ def build(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
     Raises:
         RecipeError: as :func:`check`, and for files that are not there. All are looked for before a weight is read.
     """
-    checked = check(recipe)
-    tokenizer = _tokenizer(checked.model)
-    if opens is not None:
-        try:
-            checked.data.setup(opens)
-        except (ValueError, OSError, ShardError) as error:
-            raise RecipeError(str(error)) from error
-    for name, path in (recipe.get("weights") or {}).items():
-        if not Path(path).is_file():
-            raise RecipeError(f"weights.{name}: there is no file {path}")
+    tokenizer = ready(recipe, opens)
     seed_everything(recipe.get("seed", 0), verbose=False)
     experiment = _assemble(recipe, sections(recipe))
     parts = experiment.model.parts()
@@ -122,6 +114,46 @@ def build(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
             raise RecipeError(f"weights.{name}: {path} is no safetensors file ({error})") from error
     _connect(experiment, tokenizer)
     return experiment
+
+
+def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = "fit") -> Any:
+    """Check a recipe and look for every file that it needs; returns the tokenizer (``None`` for a component alone).
+
+    Raises:
+        RecipeError: as :func:`check`, and for files that are not there: the shards first.
+    """
+    checked = check(recipe)
+    if opens is not None:
+        try:
+            checked.data.setup(opens)
+        except (ValueError, OSError, ShardError) as error:
+            raise RecipeError(str(error)) from error
+    tokenizer = _tokenizer(checked.model)
+    for name, path in (recipe.get("weights") or {}).items():
+        if not Path(path).is_file():
+            raise RecipeError(f"weights.{name}: there is no file {path}")
+    return tokenizer
+
+
+def world_size(recipe: Mapping[str, Any]) -> int:
+    """The number of processes that the recipe's trainer names; 1 where it leaves that to the machine."""
+    trainer = recipe.get("trainer") or {}
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    return devices * nodes if isinstance(devices, int) and isinstance(nodes, int) and devices > 0 else 1
+
+
+def _check_mesh(recipe: Mapping[str, Any]) -> None:
+    trainer = recipe.get("trainer") or {}
+    strategy = trainer.get("strategy")
+    sizes = (strategy.get("init_args") or {}) if isinstance(strategy, Mapping) else {}
+    data, tensor = sizes.get("data_parallel_size"), sizes.get("tensor_parallel_size")
+    if "devices" not in trainer or not isinstance(data, int) or not isinstance(tensor, int):
+        return
+    if data * tensor != world_size(recipe):
+        raise RecipeError(
+            f"trainer.strategy.init_args.data_parallel_size: {data} x tensor_parallel_size {tensor} is not the "
+            f"number of processes, {world_size(recipe)} (trainer.devices x trainer.num_nodes)"
+        )
 
 
 def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section]) -> Experiment:

@@ -17,6 +17,7 @@ from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.recipe.build import Experiment, batches_per_step, build
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.schema import sections
 from dslight.run.folder import RunFolder, run_dir
 
 DEFAULTS: dict[str, Any] = {
@@ -47,6 +48,7 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
 
     if "stage" not in recipe:
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
+    sections(recipe)  # a misspelt key is no other recipe
     place = RunFolder(folder or run_dir(recipe))
     if resume:
         place.refuse_another(recipe)

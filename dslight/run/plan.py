@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.recipe.build import Experiment, batches_per_step, check
+from dslight.recipe.build import world_size as named_world_size
 from dslight.types import Grid
 from dslight.vlm import VLM
 
@@ -136,18 +137,19 @@ class Plan:
         return "\n".join(lines + (["", *self.notes] if self.notes else []))
 
 
-def plan(recipe: Mapping[str, Any], world_size: int = 1, text_tokens: int = 64) -> Plan:
+def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: int = 64) -> Plan:
     """Check a recipe and count its cost.
 
     Args:
         recipe: as composed.
-        world_size: ranks that the parameters are sharded over.
+        world_size: ranks that the parameters are sharded over; default: the processes that the recipe names.
         text_tokens: text positions of a sample.
 
     Raises:
         RecipeError: when the recipe is wrong.
     """
     experiment = check(recipe)
+    world_size = world_size or named_world_size(recipe)
     model, data, encoder = experiment.model, experiment.data, experiment.encoder
     grid = experiment.largest_grid
     crops = grid[0] * grid[1]

@@ -86,17 +86,17 @@ def show(ablation: Ablation) -> str:
 
 
 def check_all(ablation: Ablation) -> None:
-    """Check every run that is not done before any of them starts.
+    """Check every run that is not done, and look for the files that it needs, before any of them starts.
 
     Raises:
         RecipeError: for the first wrong recipe, with its arm.
     """
-    from dslight.recipe.build import check
+    from dslight.recipe.build import ready
 
     for run in ablation.runs:
         if not is_done(run):
             try:
-                check(run.recipe)
+                ready(run.recipe)
             except RecipeError as error:
                 raise RecipeError(f"{error} ({describe(run)})") from error
 
