@@ -1,6 +1,7 @@
-"""The words that data and model share: views, batches, questions, and the slots that visual tokens fill.
+"""The words that data and model share: views, batches, questions and visual tokens.
 
-Shape letters, here and everywhere: ``V`` views, ``I`` images, ``B`` rows of a batch, ``T`` text positions, ``N`` visual
+Shape letters, here and everywhere: ``V`` views, ``I`` images, ``K`` crops, ``M`` maps (views whose tokens stand
+in the sequence), ``B`` rows of a batch, ``T`` text positions, ``N`` visual
 slots of the whole batch (packed, in row-major order of ``visual_mask``), ``S`` stacks, ``P`` patches of a view, ``C``
 width of the vision encoder, ``D`` width of the language model.
 """
@@ -8,7 +9,7 @@ width of the vision encoder, ``D`` width of the language model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -30,71 +31,76 @@ class Views:
 
     Attributes:
         pixels: uint8 ``[V, 3, H, W]``, RGB, all at the encoder's resolution. Image by image: the base (low-resolution,
-            "global") view first, then the crops of the high-resolution image, row by row.
+            "global") view first, then the crops of the high-resolution image, row by row; then, where there are fine
+            crops, those of the base view, row by row, and those of each crop.
         grids: per image the (rows, columns) of its crops; ``(0, 0)`` for an image without crops.
+        fine: n: the base view and every crop are seen again, enlarged, as n x n fine crops (DeepStack-L-HD); 0: not.
+        sizes: per image its own (height, width) in pixels, which tells where a crop holds padding; empty: not known.
     """
 
     pixels: Tensor
     grids: list[Grid]
+    fine: int = 0
+    sizes: list[Grid] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        expected = len(self.grids) + sum(rows * cols for rows, cols in self.grids)
+        expected = sum(self.per_image)
         if len(self.pixels) != expected:
-            raise ValueError(f"views: {len(self.pixels)} views, but the grids {self.grids} need {expected}")
+            fine = f" with {self.fine} x {self.fine} fine crops each" if self.fine else ""
+            raise ValueError(f"views: {len(self.pixels)} views, but the grids {self.grids}{fine} need {expected}")
+        if self.sizes and len(self.sizes) != len(self.grids):
+            raise ValueError(f"views: {len(self.sizes)} image sizes for {len(self.grids)} images")
 
     def __len__(self) -> int:
         return len(self.grids)
 
     @property
+    def per_image(self) -> list[int]:
+        """The number of views of each image."""
+        return [(1 + rows * cols) * (1 + self.fine**2) for rows, cols in self.grids]
+
+    @property
     def base_index(self) -> Tensor:
         """Where the base views are among all views, ``[I]``."""
-        starts = accumulate((1 + rows * cols for rows, cols in self.grids[:-1]), initial=0)
-        return torch.tensor(list(starts)[: len(self.grids)], dtype=torch.int64).to(self.pixels.device)
+        return self._index(lambda tiles: (0, 1))
 
     @property
     def crop_index(self) -> Tensor:
-        """Where the crops are among all views, ``[V - I]``."""
-        flags = torch.ones(len(self.pixels), dtype=torch.bool)
-        flags[self.base_index.cpu()] = False
-        return flags.nonzero().flatten().to(self.pixels.device)
+        """Where the crops are among all views, image by image and row by row, ``[K]``."""
+        return self._index(lambda tiles: (1, tiles))
+
+    @property
+    def tile_index(self) -> Tensor:
+        """Where base views and crops are among all views, ``[I + K]``: image by image, the base view first."""
+        return self._index(lambda tiles: (0, tiles))
+
+    @property
+    def fine_index(self) -> Tensor:
+        """Where the fine crops are among all views, ``[(I + K) * n * n]``, in the order of ``tile_index``."""
+        return self._index(lambda tiles: (tiles, tiles * (1 + self.fine**2)))
 
     def base(self) -> Tensor:
         """The base view of every image, ``[I, 3, H, W]``."""
         return self.pixels[self.base_index]
 
     def crops(self) -> Tensor:
-        """The crops of all images, image by image and row by row, ``[V - I, 3, H, W]``."""
+        """The crops of all images, image by image and row by row, ``[K, 3, H, W]``."""
         return self.pixels[self.crop_index]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Views:
         """The same views with their pixels on ``device``."""
-        return Views(self.pixels.to(device, non_blocking=non_blocking), self.grids)
+        return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Views:
         """The same views in page-locked memory."""
-        return Views(self.pixels.pin_memory(), self.grids)
+        return replace(self, pixels=self.pixels.pin_memory())
 
-
-@dataclass(frozen=True)
-class SlotLayout:
-    """How many visual slots an image takes in the text sequence, as a function of its crop grid (picklable, for data
-    workers).
-
-    Attributes:
-        base: (rows, columns) of the tokens of the base view.
-        crop: (rows, columns) of the tokens of each crop that are laid into the sequence; ``None`` when crops are
-            stacked or unused and so take no room in the context.
-    """
-
-    base: Grid
-    crop: Grid | None = None
-
-    def __call__(self, grid: Grid) -> int:
-        """The number of slots of an image whose crops form ``grid``."""
-        slots = self.base[0] * self.base[1]
-        if self.crop is not None:
-            slots += grid[0] * grid[1] * self.crop[0] * self.crop[1]
-        return slots
+    def _index(self, span: Callable[[int], tuple[int, int]]) -> Tensor:
+        """The indices of a span of views of each image, given as a function of its number of tiles (base + crops)."""
+        starts = accumulate(self.per_image, initial=0)
+        spans = [(start, *span(1 + rows * cols)) for start, (rows, cols) in zip(starts, self.grids, strict=False)]
+        found = [start + i for start, first, last in spans for i in range(first, last)]
+        return torch.tensor(found, dtype=torch.int64).to(self.pixels.device)
 
 
 @dataclass(frozen=True)
@@ -174,10 +180,13 @@ class VisualTokens:
         slots: ``[S+1, N, D]``. Slot 0 fills the visual positions of the sequence; slot s is added to the residual
             stream there.
         sites: the S layers at whose inputs slots 1..S are added.
+        operation: what is added instead of the stack itself, given (index of the stack, residual stream at the slots
+            ``[n, D]``, the stack there ``[n, D]``): a gate, for instance.
     """
 
     slots: Tensor
     sites: tuple[int, ...] = ()
+    operation: Callable[[int, Tensor, Tensor], Tensor] | None = None
 
     @property
     def base(self) -> Tensor:

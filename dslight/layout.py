@@ -1,0 +1,105 @@
+"""Where the tokens of an image stand in the text sequence: how many slots it takes, and which token fills which.
+
+One pure function, shared by the data (which makes room) and the stacking scheduler (which fills it), so the two cannot
+disagree. An image has maps of tokens: one of its base view, one of each crop, all of one size. Decided here, after the
+codes of LLaVA and LLaVA-NeXT:
+
+- maps stand one after the other, each read row by row; or, with ``newline``, the base map is followed by the *mosaic*
+  of the crops, read row by row with a newline token at the end of every row ("anyres"; DeepStack-L-HD); behind an image
+  without crops stands one newline token;
+- ``unpad`` leaves out the rows or columns of the mosaic that show only padding (LLaVA-NeXT's ``spatial_unpad``);
+- ``fill_to`` lays maps of zeros behind the crops of images that have fewer (the released DeepStack code's strings).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from dslight.types import Grid
+
+NEWLINE = -1
+"""Stands in an order for the newline token."""
+ZERO = -2
+"""Stands in an order for a token of zeros."""
+
+
+@dataclass(frozen=True)
+class SlotLayout:
+    """The slots of an image as a function of its crop grid and its size (picklable, for data workers).
+
+    Attributes:
+        tokens: (rows, columns) of the tokens of one map.
+        base: whether the base view's map stands in the sequence.
+        crops: whether the crops' maps do; otherwise crops are stacked or unused, and take no room in the context.
+        newline: see the module's docstring.
+        unpad: see the module's docstring.
+        fill_to: the least number of crop maps.
+    """
+
+    tokens: Grid
+    base: bool = True
+    crops: bool = False
+    newline: bool = False
+    unpad: bool = False
+    fill_to: int = 0
+
+    def __call__(self, grid: Grid, size: Grid | None = None) -> int:
+        """The number of slots of an image.
+
+        Args:
+            grid: (rows, columns) of its crops.
+            size: its own (height, width) in pixels; needed with ``unpad``.
+        """
+        return len(self.order(grid, size))
+
+    def order(self, grid: Grid, size: Grid | None = None) -> tuple[int, ...]:
+        """Which token fills each slot: an index into the tokens of the image's maps in the sequence (base, then crops,
+        each row by row), or ``NEWLINE``, or ``ZERO``.
+
+        Raises:
+            ValueError: with ``unpad`` and no size.
+        """
+        return _order(self, grid, size if self.unpad else None)
+
+
+@lru_cache(maxsize=4096)
+def _order(layout: SlotLayout, grid: Grid, size: Grid | None) -> tuple[int, ...]:
+    if layout.unpad and size is None:
+        raise ValueError("layout: unpad needs the size of every image, and these views have none")
+    area = layout.tokens[0] * layout.tokens[1]
+    first = area if layout.base else 0  # where the crops' tokens begin
+    order = list(range(first))
+    if layout.crops and layout.newline:
+        order += _mosaic(layout, grid, size, first) if grid != (0, 0) else [NEWLINE]
+    elif layout.crops:
+        count = grid[0] * grid[1]
+        order += range(first, first + count * area)
+        order += [ZERO] * (max(layout.fill_to - count, 0) * area)
+    return tuple(order)
+
+
+def _mosaic(layout: SlotLayout, grid: Grid, size: Grid | None, first: int) -> Iterator[int]:
+    height, width = layout.tokens
+    rows, cols = range(grid[0] * height), range(grid[1] * width)
+    if size is not None and rows and cols:
+        rows, cols = _unpadded(rows, cols, size)
+    for y in rows:
+        for x in cols:
+            tile = (y // height) * grid[1] + x // width
+            yield first + (tile * height + y % height) * width + x % width
+        yield NEWLINE
+
+
+def _unpadded(rows: range, cols: range, size: Grid) -> tuple[range, range]:
+    """The part of a mosaic that shows the image, when it was padded on two sides to fit the mosaic's shape.
+
+    Rounded as in transformers' ``unpad_image``, which LLaVA-NeXT's checkpoints were converted with.
+    """
+    (height, width), (large_h, large_w) = size, (len(rows), len(cols))
+    if width / height > large_w / large_h:
+        edge = (large_h - int(round(height * (large_w / width), 7))) // 2
+        return rows[edge : large_h - edge], cols
+    edge = (large_w - int(round(width * (large_h / height), 7))) // 2
+    return rows, cols[edge : large_w - edge]
