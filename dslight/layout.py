@@ -54,6 +54,10 @@ class SlotLayout:
         """
         return len(self.order(grid, size))
 
+    def maps(self, grid: Grid) -> int:
+        """The number of maps of an image that stand in the sequence."""
+        return self.base + (grid[0] * grid[1] if self.crops else 0)
+
     def order(self, grid: Grid, size: Grid | None = None) -> tuple[int, ...]:
         """Which token fills each slot: an index into the tokens of the image's maps in the sequence (base, then crops,
         each row by row), or ``NEWLINE``, or ``ZERO``.

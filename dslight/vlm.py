@@ -1,6 +1,7 @@
 """VLM: the multimodal language model, composed of four parts, and what Lightning's Trainer drives.
 
-    views -> vision encoder -> stacking scheduler -> slots [S+1, N, C] -> projector -> [S+1, N, D] -> language model
+    views -> vision encoder -> stacking scheduler -> maps [M, h, w, C] per level -> projector -> maps [.., D]
+          -> stacking scheduler -> slots [S+1, N, D] -> language model
 
 Slot 0 fills the visual positions of the text sequence; slot s is added to the residual stream there, at the input of
 layer ``sites[s-1]``. Everything else is decided by the parts.
@@ -9,6 +10,7 @@ layer ``sites[s-1]``. Everything else is decided by the parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -32,7 +34,7 @@ class VLM(pl.LightningModule):
 
     Args:
         vision_encoder: views to features.
-        projector: made once the widths are known: called with (C, D, S + 1).
+        projector: made once the widths are known: called with (C of each level, D).
         stacking: features to slots.
         language_model: slots and text to logits.
 
@@ -44,7 +46,7 @@ class VLM(pl.LightningModule):
     def __init__(
         self,
         vision_encoder: VisionEncoder,
-        projector: Callable[[int, int, int], Projector],
+        projector: Callable[[list[int], int], Projector],
         stacking: StackingScheduler,
         language_model: LanguageModel,
     ) -> None:
@@ -53,9 +55,14 @@ class VLM(pl.LightningModule):
             stacking.check(vision_encoder, language_model.depth)
         except ValueError as error:
             raise ValueError(f"stacking.init_args.{error}") from None
+        stacking.connect(language_model.width)
         self.vision_encoder = vision_encoder
         self.stacking = stacking
-        self.projector = projector(vision_encoder.width, language_model.width, len(stacking.sites) + 1)
+        try:
+            self.projector = projector(stacking.widths(vision_encoder), language_model.width)
+            self.projector.out_grid(stacking.map_grid(vision_encoder))
+        except ValueError as error:
+            raise ValueError(f"projector.init_args.{error}") from None
         self.language_model = language_model
         self.stage: Stage | None = None
         self.tokenizer: Any = None
@@ -79,9 +86,17 @@ class VLM(pl.LightningModule):
         Raises:
             ValueError: as :meth:`Stage.freeze`.
         """
+        operation = self.stacking.operation
+        if operation is not None and operation.starts_closed and "stacking" not in stage.train:
+            raise ValueError(
+                "train: the stacking's operation starts closed, so its stacks would never be added; give stacking a "
+                "learning rate, or the operation an init other than 0"
+            )
         self.stage = stage
         stage.freeze(self.parts())
-        for module in self.vision_encoder.unused(self.stacking.tap):
+        encoder = self.vision_encoder
+        deepest = max(self.stacking.taps(), key=lambda tap: (encoder.resolve_tap(tap), tap == "final"))
+        for module in encoder.unused(deepest):
             module.requires_grad_(False)
 
     def judge(
@@ -106,12 +121,9 @@ class VLM(pl.LightningModule):
         every module in every step, or the others wait for it forever.
         """
         seen = views if views is not None else self._blank()
-        slots = self.stacking(self.vision_encoder, seen)  # [S+1, N, C]
-        tokens = self.projector(slots)  # [S+1, N, D]
-        missing = self.stacking.missing(self.vision_encoder, seen.grids)
-        if missing is not None:
-            tokens = tokens.masked_fill(missing.to(tokens.device)[..., None], 0)
-        return VisualTokens(tokens if views is not None else tokens[:, :0], self.stacking.sites)
+        maps = self.stacking(self.vision_encoder, seen)  # per level [M, height, width, C]
+        visual = self.stacking.lay_out(self.projector(maps), seen)  # slots [S+1, N, D]
+        return visual if views is not None else replace(visual, slots=visual.slots[:, :0])
 
     def generate(self, batch: Batch, **options: Any) -> Tensor:
         """Greedy answers to a batch of left-padded prompts: the new token ids ``[B, new]``."""
@@ -121,9 +133,9 @@ class VLM(pl.LightningModule):
         return self.language_model.generate(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, **options)
 
     def _blank(self) -> Views:
-        grid = (1, 1) if self.stacking.uses_crops else (0, 0)
-        size = (1 + grid[0] * grid[1], 3, *self.vision_encoder.image_size)
-        return Views(torch.zeros(size, dtype=torch.uint8, device=self.device), [grid])
+        grid, fine = self.stacking.smallest_grid, self.stacking.fine
+        count, size = (1 + grid[0] * grid[1]) * (1 + fine**2), self.vision_encoder.image_size
+        return Views(torch.zeros(count, 3, *size, dtype=torch.uint8, device=self.device), [grid], fine, [size])
 
     # --- training
 

@@ -4,23 +4,46 @@ from dslight.components.component import Component, Objective
 from dslight.components.language_model import HFCausalLM, LanguageModel
 from dslight.components.objectives import PatchClassification
 from dslight.components.projector import MLPProjector, PerLevelMLPProjector, Projector
-from dslight.components.stacking import DeepStackL, DeepStackV, LowResolution, SequenceConcat, StackingScheduler
-from dslight.components.vision_encoder import TimmEncoder, VisionEncoder
+from dslight.components.operation import ConditionedGate, GatedAdd, Operation
+from dslight.components.schedulers.deepstack import DeepStack, Stack
+from dslight.components.schedulers.presets import (
+    ChannelConcat,
+    DeepStackHD,
+    DeepStackL,
+    DeepStackTaps,
+    DeepStackV,
+    LowResolution,
+    SequenceConcat,
+)
+from dslight.components.stacking import StackingScheduler
+from dslight.components.vision_encoder import VisionEncoder
+from dslight.components.vision_encoders import FusedEncoder, HFVisionEncoder, TimmEncoder, TimmFeatureMaps
 
 __all__ = [
+    "ChannelConcat",
     "Component",
+    "ConditionedGate",
+    "DeepStack",
+    "DeepStackHD",
     "DeepStackL",
+    "DeepStackTaps",
     "DeepStackV",
+    "FusedEncoder",
+    "GatedAdd",
     "HFCausalLM",
+    "HFVisionEncoder",
     "LanguageModel",
     "LowResolution",
     "MLPProjector",
     "Objective",
+    "Operation",
     "PatchClassification",
     "PerLevelMLPProjector",
     "Projector",
     "SequenceConcat",
+    "Stack",
     "StackingScheduler",
     "TimmEncoder",
+    "TimmFeatureMaps",
     "VisionEncoder",
 ]

@@ -30,6 +30,9 @@ class WeightsError(ValueError):
 class Stage(Protocol):
     """What trains, and how (``dslight.train.optim.Stage``); declared here so that parts need not know the trainer."""
 
+    train: Mapping[str, Any]
+    """Part name -> how it trains."""
+
     def freeze(self, parts: Mapping[str, nn.Module]) -> None:
         """Leave gradients only to the parts that train."""
         ...

@@ -23,10 +23,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+Operation = Callable[[Tensor, Tensor], Tensor]
+"""What is added, ``[n, D]``, given the residual stream at the slots and the stack there, both ``[n, D]``."""
 
 
 class _Positions:
@@ -63,11 +68,16 @@ class _Positions:
             values = values.repeat_interleave(repeats, dim=0)
         return row * length + column, values.to(device=hidden.device, dtype=hidden.dtype)
 
-    def add(self, hidden: Tensor, values: Tensor) -> Tensor:
+    def add(self, hidden: Tensor, values: Tensor, operation: Operation | None = None) -> Tensor:
+        if operation is not None and len(self) == 0:  # as in fill: a gate gets its zero gradient on a text-only rank
+            return hidden + operation(hidden.new_zeros(0, hidden.shape[-1]), values.to(hidden.dtype)).sum()
         found = self.select(values, hidden)
         if found is None:
             return hidden
-        return hidden.flatten(0, 1).index_add(0, *found).view_as(hidden)
+        flat, (index, rows) = hidden.flatten(0, 1), found
+        if operation is not None:
+            rows = operation(flat.index_select(0, index), rows).to(hidden.dtype)
+        return flat.index_add(0, index, rows).view_as(hidden)
 
     def fill(self, hidden: Tensor, values: Tensor) -> Tensor:
         if (
@@ -102,6 +112,7 @@ def inject(
     fill: Tensor | None = None,
     embedding: nn.Module | None = None,
     decoder: nn.Module | None = None,
+    operation: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[None]:
     """While the block runs, add ``stacks`` to the residual stream of ``layers``.
 
@@ -114,6 +125,8 @@ def inject(
         fill: ``[N, D]``: replaces the output of ``embedding`` at the mask (slot 0 of a language model).
         embedding: the token embedding; needed with ``fill``.
         decoder: the module that receives ``past_key_values`` as a keyword; tells the window of a cached forward pass.
+        operation: what is added instead of the stack itself, given (index of the stack, residual stream at the slots
+            ``[n, D]``, the stack there ``[n, D]``).
 
     Raises:
         ValueError: on a count of tokens other than the mask's, or a site that is not there.
@@ -142,11 +155,13 @@ def inject(
     def fill_embedding(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return positions.fill(output, fill) if mine() and fill is not None else output
 
-    def adder(values: Tensor) -> Callable[..., Any]:
+    def adder(index: int, values: Tensor) -> Callable[..., Any]:
+        change = None if operation is None else partial(operation, index)
+
         def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if mine():
                 hidden = _first_input(args, kwargs)
-                added = positions.add(hidden, values)
+                added = positions.add(hidden, values, change)
                 if added is not hidden:
                     return _with_first_input(args, kwargs, added)
             return None
@@ -158,8 +173,8 @@ def inject(
             hooks.callback(decoder.register_forward_pre_hook(see_window, with_kwargs=True).remove)
         if embedding is not None and fill is not None:
             hooks.callback(embedding.register_forward_hook(fill_embedding).remove)
-        for site, values in zip(sites, stacks, strict=True):
-            hooks.callback(layers[site].register_forward_pre_hook(adder(values), with_kwargs=True).remove)
+        for index, (site, values) in enumerate(zip(sites, stacks, strict=True)):
+            hooks.callback(layers[site].register_forward_pre_hook(adder(index, values), with_kwargs=True).remove)
         yield
 
 

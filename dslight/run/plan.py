@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -164,11 +165,13 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
     trains = model.stage.train if model.stage else {}  # type: ignore[union-attr]
     patches = encoder.grid[0] * encoder.grid[1]
     height, width = encoder.image_size
-    if isinstance(model, VLM):
-        used = crops if model.stacking.uses_crops else 0
-        context, placements = model.stacking.slot_layout(encoder)(grid), model.stacking.placements
+    if isinstance(model, VLM) and experiment.slots is not None:
+        stacking = model.stacking
+        context = experiment.slots(grid, (grid[0] * height, grid[1] * width))  # of an image of the grid's own shape
+        read, placements = sum(run.views for run in stacking.passes(grid)), stacking.placements
+        magnified = max(1, stacking.fine) * (1 if stacking.uses_crops else 0)
     else:
-        used, context, placements, text_tokens = crops, 0, [], 0
+        read, context, placements, text_tokens, magnified = 1 + crops, 0, [], 0, 1
     trainable = sum(p.nbytes for p in parameters if p.requires_grad)
     weights = sum(p.nbytes for p in parameters)
     return Plan(
@@ -186,8 +189,8 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         ],
         image_size=(height, width),
         grids=experiment.grids,
-        effective_resolution=(height * (grid[0] if used else 1), width * (grid[1] if used else 1)),
-        visual_tokens=patches * (1 + used),
+        effective_resolution=(height * max(1, grid[0] * magnified), width * max(1, grid[1] * magnified)),
+        visual_tokens=patches * read,
         context_length=context,
         text_tokens=text_tokens,
         placements=placements,
@@ -236,18 +239,19 @@ def _costs(experiment: Experiment, grid: Grid, text_tokens: int) -> tuple[dict[s
         def views(count: int) -> Tensor:
             return torch.zeros(count, 3, *encoder.image_size, dtype=torch.uint8)
 
-        crops = grid[0] * grid[1]
-        if not isinstance(model, VLM):
-            measure(model.kind, lambda: encoder(views(1 + crops)))
+        if not isinstance(model, VLM) or experiment.slots is None:
+            measure(model.kind, lambda: encoder(views(1 + grid[0] * grid[1])))
             return flops, sum(t.untyped_storage().nbytes() for t in kept.values())
-        layers = model.stacking.encoded_layers(encoder)
-        (features,) = measure("vision_encoder", lambda: encoder(views(1), taps=[model.stacking.tap]))
-        if layers["crop"] or model.stacking.uses_crops:
-            tap = model.stacking.tap if layers["crop"] == layers["base"] else layers["crop"]
-            measure("vision_encoder", lambda: encoder(views(crops), taps=[tap]))
-        slots = model.stacking.slot_layout(encoder)(grid)
-        projector = model.projector
-        visual = features.new_zeros(projector.levels, slots, projector.in_width).requires_grad_(features.requires_grad)
+        features: list[Tensor] = []
+        for run in model.stacking.passes(grid):
+            features = measure("vision_encoder", partial(encoder, views(run.views), taps=run.taps))
+        slots = experiment.slots(grid, (grid[0] * encoder.image_size[0], grid[1] * encoder.image_size[1]))
+        projector, (height, width) = model.projector, model.stacking.map_grid(encoder)
+        maps = experiment.slots.maps(grid)
+        visual = [
+            features[0].new_zeros(maps, height, width, c).requires_grad_(features[0].requires_grad)
+            for c in projector.in_widths
+        ]
         tokens = measure("projector", lambda: projector(visual))
         hook = model.language_model.embedding.register_forward_hook(
             lambda module, args, out: out.detach().requires_grad_(tokens.requires_grad or out.requires_grad)

@@ -71,11 +71,10 @@ def _ledger(experiment: Experiment, pace: Any) -> dict[str, Any]:
     if not isinstance(model, VLM) or experiment.slots is None:
         return {"parameters": parameters}
     patches = experiment.encoder.grid[0] * experiment.encoder.grid[1]
-    grid = experiment.largest_grid
-    crops = grid[0] * grid[1] if model.stacking.uses_crops else 0
+    views = sum(run.views for run in model.stacking.passes(experiment.largest_grid))
     return {
         "parameters": parameters,
-        "visual_tokens": patches * (1 + crops),
+        "visual_tokens": patches * views,
         "stacked_tokens": patches * model.stacking.num_stacks,
         "context_length": pace.longest_row,
     }

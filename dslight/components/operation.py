@@ -1,0 +1,91 @@
+"""Operations: what a stack does to the residual stream at its slots. The paper adds it as it is.
+
+An operation is a small module that is handed the residual stream and the stack, both at the visual slots of one site,
+and returns what is added there. So a gate may be a learned number (:class:`GatedAdd`, which the paper names as future
+work) or depend on what the decoder thinks so far (:class:`ConditionedGate`, after Cross-Layer Injection, arXiv
+2601.10710). No operation at all is the paper's plain add, and costs nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class Operation(nn.Module, ABC):
+    """Base of the operations.
+
+    Args:
+        width: D, of the residual stream.
+        stacks: S.
+    """
+
+    starts_closed: bool = False
+    """Whether nothing is added until the operation has learned something: then it has to train."""
+
+    def __init__(self, width: int, stacks: int) -> None:
+        super().__init__()
+        self.width, self.stacks = width, stacks
+
+    @abstractmethod
+    def forward(self, stack: int, hidden: Tensor, values: Tensor) -> Tensor:
+        """What is added at the slots.
+
+        Args:
+            stack: which one, 0 to S - 1.
+            hidden: the residual stream at the slots, ``[n, D]``.
+            values: the stack there, ``[n, D]``.
+
+        Returns:
+            ``[n, D]``.
+        """
+
+
+class GatedAdd(Operation):
+    """One learned scalar per stack: ``hidden + g_s * values``.
+
+    Args:
+        width: D.
+        stacks: S.
+        init: the scalars at the start; 0: training begins from the model without stacks.
+        activation: ``tanh`` keeps the gate within -1..1, as Flamingo's does.
+    """
+
+    def __init__(
+        self, width: int, stacks: int, init: float = 0.0, activation: Literal["none", "tanh"] = "none"
+    ) -> None:
+        super().__init__(width, stacks)
+        self.gate = nn.Parameter(torch.full((stacks,), init))
+        self.activation = activation
+        self.starts_closed = init == 0
+
+    def forward(self, stack: int, hidden: Tensor, values: Tensor) -> Tensor:
+        """See :meth:`Operation.forward`."""
+        gate = self.gate[stack].tanh() if self.activation == "tanh" else self.gate[stack]
+        return gate.to(values.dtype) * values
+
+
+class ConditionedGate(Operation):
+    """A gate that reads the residual stream: ``hidden + tanh(w_s . rms_norm(hidden) + b_s) * values``, a number per slot
+    and stack.
+
+    Args:
+        width: D.
+        stacks: S.
+        init: the biases at the start; the weights start at 0, so at first all slots of a stack have one gate.
+    """
+
+    def __init__(self, width: int, stacks: int, init: float = 0.0) -> None:
+        super().__init__(width, stacks)
+        self.weight = nn.Parameter(torch.zeros(stacks, width))
+        self.bias = nn.Parameter(torch.full((stacks,), init))
+        self.starts_closed = init == 0
+
+    def forward(self, stack: int, hidden: Tensor, values: Tensor) -> Tensor:
+        """See :meth:`Operation.forward`."""
+        seen = nn.functional.rms_norm(hidden.float(), (self.width,))
+        gate = torch.tanh(seen @ self.weight[stack].float() + self.bias[stack].float())
+        return gate.to(values.dtype)[:, None] * values

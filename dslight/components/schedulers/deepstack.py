@@ -1,0 +1,476 @@
+"""DeepStack: the engine. Every way in which the field stacks visual tokens is a point on its axes.
+
+    source (view x tap) x sampler x target (language model | vision encoder) x sites x base policy x operation
+
+What it does in one forward pass: the views whose tokens stand in the sequence, and the views that stacks are made of,
+pass the vision encoder and are read at their taps (twice only where stacks enter the encoder itself, because these come
+from an earlier layer). Samplers make groups of the length of the base map. Behind the projector, groups that no crop
+fills are zeroed and the maps are read into the sequence.
+
+Decided here: stacks that an image has too few crops for are zero *behind* the projector, whose biases would make a
+constant out of a zero; two groups at one site sum; sites count layers from 0 and mean their inputs, before the norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dslight.components.operation import Operation
+from dslight.components.schedulers.groups import make_groups, placed, unfilled
+from dslight.components.stacking import EncoderPass, StackingScheduler
+from dslight.components.vision_encoder import Tap, VisionEncoder
+from dslight.layout import NEWLINE, SlotLayout
+from dslight.nn.sampling import MOSAIC_SAMPLERS, ONE_GROUP, SamplerName
+from dslight.types import Grid, Views, VisualTokens
+
+View = Literal["base", "crops", "fine"]
+InSequence = Literal["base", "crops", "tiles"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One source of stacks, and where they go.
+
+    Attributes:
+        sites: the layers at whose inputs the groups are added, one group each. A sampler that makes one group only adds
+            it at every site.
+        view: what is read: ``crops`` of the image, ``fine`` crops of each view in the sequence, or the ``base`` (the
+            views in the sequence themselves).
+        sampler: how the tokens become groups (see :mod:`dslight.nn.sampling`).
+        tap: where the encoder is read; default: the scheduler's tap, or for stacks into the encoder their first site.
+        merge: side of the block that ``patch_merge`` makes one token of, and ``corner`` takes the corners of.
+        after: count sites as "after layer l" (Qwen3-VL), one more than "at the input of layer l".
+    """
+
+    sites: list[int]
+    view: View = "crops"
+    sampler: SamplerName = "2d"
+    tap: Tap | None = None
+    merge: int = 2
+    after: bool = False
+
+    @property
+    def at(self) -> tuple[int, ...]:
+        """The sites as inputs of layers."""
+        return tuple(site + self.after for site in self.sites)
+
+    @property
+    def up(self) -> int:
+        """n: the sampler makes its groups out of n x n crops or blocks; 0 where any number will do."""
+        if self.sampler in ("patch_merge", "corner"):
+            return self.merge
+        return isqrt(len(self.sites)) if self.view == "fine" and self.sampler not in ONE_GROUP else 0
+
+
+class DeepStack(StackingScheduler):
+    """Stacks of any source into the language model, the vision encoder, or both.
+
+    Args:
+        stacks: into the language model.
+        encoder_stacks: into the vision encoder; their views leave it at their tap and only the views of the sequence
+            go on.
+        sequence: whose tokens stand in the sequence: the ``base`` view's, the ``crops``', or both (``tiles``).
+        base: ``fill`` the slots with the tokens of these views, or leave them ``zero`` for the stacks alone to write on
+            (Granite 4 Vision; the paper's Figure 3a).
+        tap: where the encoder is read for the sequence; several taps are concatenated along the channels.
+        order: how the crops' tokens stand in the sequence: ``block`` is crop by crop, ``2d`` and ``1d`` are group by
+            group of that sampler.
+        newline: the crops stand as one mosaic with a learned newline token at the end of each row (LLaVA-NeXT).
+        newline_in_stacks: each stack adds the newline token at the newline slots again (DeepStack-L-HD's code).
+        unpad: leave out rows or columns of the mosaic that only show padding (LLaVA-NeXT).
+        fill_to: maps of zeros behind the crops of images that have fewer (the released code's strings).
+        operation: what a stack does to the residual stream, called with (D, S); default: it is added.
+        position: amplitude of a 2-D sine-cosine code that is added to the features, on the base view's grid and on the
+            mosaic's. 0 (the paper): the encoder's own positions are all there is, and these start anew in every crop.
+    """
+
+    blames: str = "stacks"
+    """The argument that messages about sites and counts begin with."""
+
+    def __init__(
+        self,
+        stacks: list[Stack] | None = None,
+        encoder_stacks: list[Stack] | None = None,
+        sequence: InSequence = "base",
+        base: Literal["fill", "zero"] = "fill",
+        tap: Tap | list[Tap] = "final",
+        order: SamplerName = "block",
+        newline: bool = False,
+        newline_in_stacks: bool = True,
+        unpad: bool = False,
+        fill_to: int = 0,
+        operation: Callable[[int, int], Operation] | None = None,
+        position: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.stacks, self.encoder_stacks = list(stacks or []), list(encoder_stacks or [])
+        self.sequence: InSequence = sequence
+        self.base = base
+        self.base_taps: list[Tap] = list(tap) if isinstance(tap, list) else [tap]
+        self.order: SamplerName = order
+        self.has_newline, self.newline_in_stacks, self.unpad, self.fill_to = newline, newline_in_stacks, unpad, fill_to
+        self.make_operation = operation
+        self.position = position
+        self._check_arguments()
+
+    # --- what it is
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """Of all stacks into the language model, in their order."""
+        return tuple(site for stack in self.stacks for site in stack.at)
+
+    @property
+    def encoder_sites(self) -> tuple[int, ...]:
+        """Of all stacks into the vision encoder, in their order."""
+        return tuple(site for stack in self.encoder_stacks for site in stack.at)
+
+    @property
+    def num_stacks(self) -> int:
+        """S, of both sides."""
+        return len(self.sites) + len(self.encoder_sites)
+
+    @property
+    def placements(self) -> list[tuple[str, int, str]]:
+        """Which group enters which layer, the encoder first."""
+        what = {"base": "base tokens", "crops": "crop tokens", "tiles": "base and crop tokens"}[self.sequence]
+        base = f"{what}, in the sequence" if self.base == "fill" else "zeros, in the sequence"
+        encoder = [("vision_encoder", site, f"+ stack {i}") for i, site in enumerate(self.encoder_sites, 1)]
+        after = len(encoder)
+        stacks = [("language_model", site, f"+ stack {i}") for i, site in enumerate(self.sites, 1 + after)]
+        return [*encoder, ("language_model", 0, base), *stacks]
+
+    @property
+    def fine(self) -> int:
+        """The n that the samplers of fine crops ask for; 2 where any will do."""
+        ups = [stack.up or 2 for stack in [*self.stacks, *self.encoder_stacks] if stack.view == "fine"]
+        return max(ups, default=0)
+
+    @property
+    def smallest_grid(self) -> Grid:
+        """One crop, or as many as ``patch_merge`` needs."""
+        needed = [max(s.up, 1) for s in [*self.stacks, *self.encoder_stacks] if s.view == "crops"]
+        side = max([*needed, int(self.sequence != "base")], default=0)
+        return (side, side)
+
+    def taps(self) -> list[Tap]:
+        """Of the sequence and of the stacks."""
+        own = self.base_taps if self.base == "fill" or not self.stacks else []
+        return _distinct([*own, *(self._tap(s) for s in self.stacks), *(self._tap(s) for s in self.encoder_stacks)])
+
+    def widths(self, encoder: VisionEncoder) -> list[int]:
+        """C; times the number of taps for the base, times ``merge**2`` behind a ``patch_merge``."""
+        base = [encoder.width * len(self.base_taps)] if self.base == "fill" else []
+        return base + [
+            encoder.width * (s.merge**2 if s.sampler == "patch_merge" else 1) for s in self.stacks for _ in s.sites
+        ]
+
+    def map_grid(self, encoder: VisionEncoder) -> Grid:
+        """The encoder's grid; where only stacks write, that of their groups."""
+        grids = [encoder.grid] if self.base == "fill" else []
+        grids += [_group_grid(s, encoder.grid) for s in self.stacks]
+        return grids[0]
+
+    def layout(self, tokens: Grid) -> SlotLayout:
+        """See :meth:`StackingScheduler.layout`."""
+        return SlotLayout(
+            tokens=tokens,
+            base=self.sequence != "crops",
+            crops=self.sequence != "base",
+            newline=self.has_newline,
+            unpad=self.unpad,
+            fill_to=self.fill_to,
+        )
+
+    def passes(self, grid: Grid) -> list[EncoderPass]:
+        """One, or two where the views of the stacks leave the encoder elsewhere than those of the sequence."""
+        count = {"base": 1, "crops": grid[0] * grid[1], "tiles": 1 + grid[0] * grid[1]}
+        count["fine"] = count[self.sequence] * self.fine**2
+        return [
+            EncoderPass(sum(count[view] for view in views), tuple(taps))
+            for views, taps in self._passes()
+            if any(count[view] for view in views)
+        ]
+
+    # --- what it does
+
+    def connect(self, width: int) -> None:
+        """The newline token starts at zero, as in the released code."""
+        if self.has_newline:
+            self.newline = nn.Parameter(torch.zeros(width))
+        if self.make_operation is not None:
+            self.operation = self.make_operation(width, len(self.sites))
+
+    def forward(self, encoder: VisionEncoder, views: Views) -> list[Tensor]:
+        """See :meth:`StackingScheduler.forward`."""
+        index = {"base": views.base_index, "crops": views.crop_index, "tiles": views.tile_index}
+        sequence = index[self.sequence]
+        if self.fine:
+            index["fine"] = views.fine_index
+        seen: dict[tuple[str, Tap], Tensor] = {}
+        for names, taps in self._passes():
+            entering = names[0] == self.sequence and bool(self.encoder_stacks)
+            stacks = self._encoder_groups(seen, encoder, views) if entering else None
+            features = encoder(
+                views.pixels[torch.cat([index[name] for name in names])],
+                taps=taps,
+                stacks=stacks,
+                sites=self.encoder_sites if entering else (),
+            )
+            sizes = [len(index[name]) for name in names]
+            for tap, feature in zip(taps, features, strict=True):
+                for name, part in zip(names, feature.unflatten(1, encoder.grid).split(sizes), strict=True):
+                    seen[name, tap] = part
+        levels = [self._base(seen, views)] if self.base == "fill" else []
+        for stack in self.stacks:
+            groups = self._groups(stack, seen, views, len(sequence))
+            levels += groups.expand(len(stack.sites), *groups.shape[1:]).unbind(0)
+        return levels
+
+    def lay_out(self, tokens: Tensor, views: Views) -> VisualTokens:
+        """See :meth:`StackingScheduler.lay_out`."""
+        zero = self._unfilled(views.grids)
+        if zero is not None:
+            tokens = tokens.masked_fill(zero.to(tokens.device)[:, :, None, None, None], 0)
+        if self.base == "zero":
+            tokens = torch.cat([torch.zeros_like(tokens[:1]), tokens])
+        layout = self.layout((tokens.shape[2], tokens.shape[3]))
+        slots = tokens.flatten(1, 3)
+        if self.has_newline or self.unpad or self.fill_to:
+            slots = torch.cat([slots, self._extra(slots)], dim=1)[:, self._order(layout, views).to(slots.device)]
+        return VisualTokens(slots, self.sites, self.operation)
+
+    # --- steps of the two
+
+    def _tap(self, stack: Stack) -> Tap:
+        if stack.tap is not None:
+            return stack.tap
+        return stack.at[0] if stack in self.encoder_stacks else self.base_taps[0]
+
+    def _passes(self) -> list[tuple[list[str], list[Tap]]]:
+        """Which views pass the encoder together, and where they are read. The views of the sequence go last."""
+        own: list[Tap] = list(self.base_taps) if self.base == "fill" else []
+        own = _distinct([*own, *(self._tap(s) for s in self.stacks if s.view == "base")])
+        others = [s for s in [*self.stacks, *self.encoder_stacks] if s.view != "base"]
+        views = _distinct([s.view for s in others])
+        taps = _distinct([self._tap(s) for s in others])
+        if not views:
+            return [([self.sequence], own)]
+        if not self.encoder_stacks and (own == taps or not own):
+            return [([self.sequence, *views] if own else list(views), taps)]
+        return [(list(views), taps), ([self.sequence], own or taps[:1])]
+
+    def _base(self, seen: dict[tuple[str, Tap], Tensor], views: Views) -> Tensor:
+        """The maps of the sequence's views, ``[M, height, width, C]``, with their positions."""
+        maps = torch.cat([seen[self.sequence, tap] for tap in self.base_taps], dim=-1)
+        if self.sequence == "base":
+            return placed(maps, self.position)
+        if self.order == "block" and not self.position:
+            return maps
+        counts = [rows * cols for rows, cols in views.grids]
+        first = int(self.sequence == "tiles")
+        images = maps.split([first + count for count in counts])
+        crops = torch.cat([image[first:] for image in images])
+        groups = make_groups(crops, views.grids, max(counts), self.order, self.position)
+        return torch.cat(
+            [
+                torch.cat([placed(image[:first], self.position), groups[:count, i]])
+                for i, (image, count) in enumerate(zip(images, counts, strict=True))
+            ]
+        )
+
+    def _groups(self, stack: Stack, seen: dict[tuple[str, Tap], Tensor], views: Views, maps: int) -> Tensor:
+        """The groups of one source, ``[len(sites) or 1, M, height, width, C]``."""
+        if stack.view == "base":
+            tokens = placed(seen[self.sequence, self._tap(stack)], self.position)
+            if stack.sampler == "identity":
+                return tokens[None]
+            return make_groups(tokens, [(1, 1)] * maps, len(stack.sites), stack.sampler, 0.0, stack.merge)
+        grids = views.grids if stack.view == "crops" else [(self.fine, self.fine)] * maps
+        count = 1 if stack.sampler in ONE_GROUP else len(stack.sites)
+        return make_groups(seen[stack.view, self._tap(stack)], grids, count, stack.sampler, self.position)
+
+    def _encoder_groups(self, seen: dict[tuple[str, Tap], Tensor], encoder: VisionEncoder, views: Views) -> Tensor:
+        """The stacks into the encoder, ``[S, M, P, C]``."""
+        maps = sum(1 + rows * cols for rows, cols in views.grids) if self.sequence == "tiles" else len(views)
+        made = [(stack, self._groups(stack, seen, views, maps)) for stack in self.encoder_stacks]
+        return torch.cat([groups.expand(len(s.sites), *groups.shape[1:]) for s, groups in made]).flatten(2, 3)
+
+    def _unfilled(self, grids: Sequence[Grid]) -> Tensor | None:
+        """Which maps of which level no crop fills, bool ``[levels, M]``; ``None``: all are filled."""
+        if not any(stack.view == "crops" for stack in self.stacks):
+            return None
+        levels = [torch.zeros(1, len(grids), dtype=torch.bool)] if self.base == "fill" else []
+        for s in self.stacks:
+            count = len(s.sites)
+            none = torch.zeros(count, len(grids), dtype=torch.bool)
+            levels.append(unfilled(grids, count, s.sampler) if s.view == "crops" else none)
+        found = torch.cat(levels)
+        return found if found.any() else None
+
+    def _extra(self, slots: Tensor) -> Tensor:
+        """The newline token and the token of zeros, behind all others: ``[S+1, 2, D]``."""
+        extra = torch.zeros_like(slots[:, :1]).expand(-1, 2, -1)
+        if self.newline is None:
+            return extra
+        laid = [level == 0 if self.base == "fill" else False for level in range(len(slots))]
+        laid = [here or (self.newline_in_stacks and level > 0) for level, here in enumerate(laid)]
+        newline = torch.tensor(laid, device=slots.device).to(slots.dtype)[:, None] * self.newline.to(slots.dtype)
+        return torch.stack([newline, extra[:, 0]], dim=1)
+
+    def _order(self, layout: SlotLayout, views: Views) -> Tensor:
+        """Which token fills each slot of the batch: an index into all maps' tokens, with two more behind them."""
+        area = layout.tokens[0] * layout.tokens[1]
+        maps = [layout.maps(grid) for grid in views.grids]
+        total = sum(maps) * area
+        orders, start = [], 0
+        for i, grid in enumerate(views.grids):
+            order = torch.tensor(layout.order(grid, views.sizes[i] if views.sizes else None), dtype=torch.int64)
+            extra = torch.where(order == NEWLINE, total, total + 1)
+            orders.append(torch.where(order < 0, extra, order + start))
+            start += maps[i] * area
+        return torch.cat(orders)
+
+    # --- what cannot be
+
+    def _check_arguments(self) -> None:
+        """Combinations that are wrong whatever the other parts are."""
+        for name, stacks in (("stacks", self.stacks), ("encoder_stacks", self.encoder_stacks)):
+            for i, stack in enumerate(stacks):
+                problem = _problem(stack, self.sequence, inside=name == "encoder_stacks")
+                if problem:
+                    raise ValueError(f"{name}[{i}].{problem}")
+        if self.base == "zero" and not self.stacks:
+            raise ValueError("base: zero leaves the language model without visual tokens; add stacks, or set base: fill")
+        if self.base == "zero" and len({s.sampler == "corner" and s.merge for s in self.stacks}) > 1:
+            raise ValueError("stacks: corner groups are smaller than the groups of the other samplers; they cannot mix")
+        if self.base == "fill" and any(s.sampler == "corner" for s in self.stacks):
+            raise ValueError(
+                "base: fill lays whole maps into the sequence, but `corner` makes smaller groups; set base: zero"
+            )
+        if self.order not in ("block", "2d", "1d"):
+            raise ValueError(f"order: {self.order} is no order of the crops' tokens; block, 2d and 1d are")
+        if self.order != "block" and (self.has_newline or self.sequence == "base"):
+            raise ValueError(f"order: {self.order} needs crops in the sequence without newlines; set order: block")
+        if self.sequence == "base" and (self.has_newline or self.fill_to):
+            name = "newline" if self.has_newline else "fill_to"
+            raise ValueError(f"{name}: belongs to crops in the sequence; set sequence: tiles")
+        if self.unpad and not self.has_newline:
+            raise ValueError("unpad: leaves out parts of the mosaic, which only newline: true lays; set it too")
+        if self.fill_to and self.has_newline:
+            raise ValueError("fill_to: lays maps behind maps, but newline: true lays one mosaic; set one of the two")
+        if self.has_newline and self.sequence != "tiles":
+            raise ValueError("newline: the mosaic stands behind the base view; set sequence: tiles")
+        if self.make_operation is not None and not self.stacks:
+            raise ValueError("operation: acts on stacks into the language model, and there are none")
+
+    def check(self, encoder: VisionEncoder, language_model_depth: int) -> None:
+        """See :meth:`StackingScheduler.check`."""
+        for tap in self.taps():
+            try:
+                encoder.resolve_tap(tap)
+            except ValueError as error:
+                raise ValueError(f"tap: {error}") from None
+        if self.position and encoder.width % 4:
+            raise ValueError(
+                f"position: the 2-D sine-cosine code needs a width divisible by 4; the encoder's is {encoder.width}"
+            )
+        self._check_depth(self.sites, language_model_depth, "language model")
+        for stack in self.stacks:
+            if stack.sampler == "corner" and any(side % stack.merge for side in encoder.grid):
+                raise ValueError(
+                    f"{self.blames}: corner takes blocks of {stack.merge} x {stack.merge}; the encoder's map of "
+                    f"{encoder.grid[0]} x {encoder.grid[1]} tokens does not divide"
+                )
+        if self.encoder_stacks:
+            self._check_encoder(encoder)
+
+    def _check_encoder(self, encoder: VisionEncoder) -> None:
+        self._check_depth(self.encoder_sites, encoder.depth, "vision encoder")
+        last = max(self.encoder_sites)
+        for tap in self.base_taps:
+            reached = encoder.resolve_tap(tap)
+            if last > reached:
+                raise ValueError(
+                    f"tap: features are read at layer {reached}, before the last stack is added at layer {last}"
+                )
+
+    def _check_depth(self, sites: Sequence[int], depth: int, part: str) -> None:
+        if sites and max(sites) >= depth:
+            raise ValueError(
+                f"{self.blames}: {len(sites)} stacks at layers {', '.join(map(str, sites))} need {max(sites) + 1} "
+                f"layers; the {part} has {depth}"
+            )
+
+    def check_views(self, grids: Sequence[Grid], fine: int = 0) -> None:
+        """See :meth:`StackingScheduler.check_views`."""
+        name = type(self).__name__
+        if self.uses_crops and all(grid == (0, 0) for grid in grids):
+            raise ValueError(
+                f"{name} looks at high-resolution crops, but the views have none: choose views with a grid"
+            )
+        if self.fine and fine != self.fine:
+            raise ValueError(
+                f"{self.blames}: needs {self.fine} x {self.fine} fine crops of every view, but the views have "
+                + (f"{fine} x {fine}; set their `up`" if fine else "none: choose HDViews")
+            )
+        most = max((rows * cols for rows, cols in grids), default=0)
+        for stack in [*self.stacks, *self.encoder_stacks]:
+            if stack.view != "crops":
+                continue
+            if stack.sampler == "patch_merge" and any(grid != (stack.merge, stack.merge) for grid in grids):
+                raise ValueError(
+                    f"{self.blames}: patch_merge needs {stack.merge} x {stack.merge} crops of every image, but the "
+                    f"views may cut others; choose GridViews"
+                )
+            if stack.sampler not in ONE_GROUP and most > len(stack.sites):
+                argument = "num_stacks" if self.blames == "start" else self.blames
+                raise ValueError(
+                    f"{argument}: {len(stack.sites)} stacks cannot take the {most} crops that the views may cut"
+                )
+        if self.fill_to and most > self.fill_to:
+            raise ValueError(f"fill_to: {self.fill_to} maps cannot take the {most} crops that the views may cut")
+
+
+def _problem(stack: Stack, sequence: InSequence, inside: bool) -> str:
+    """What is wrong with a stack by itself, starting with its attribute; empty: nothing."""
+    if not stack.sites:
+        return "sites: empty; name at least one layer"
+    if min(stack.sites) < 0:
+        return f"sites: layers count from 0, got {min(stack.sites)}"
+    if stack.merge < 1:
+        return f"merge: must be at least 1, got {stack.merge}"
+    if stack.view == "base":
+        if inside:
+            return "view: base cannot be stacked into the encoder that is just reading it; choose crops"
+        if stack.sampler not in ("identity", "corner"):
+            return f"sampler: {stack.sampler} samples crops; a view by itself takes identity or corner"
+    elif stack.sampler not in MOSAIC_SAMPLERS:
+        return f"sampler: {stack.sampler} samples a view by itself; choose 2d for crops, or view: base"
+    if stack.view == "crops" and sequence != "base":
+        return "view: the crops stand in the sequence already; choose fine, or sequence: base"
+    if stack.view == "fine" and sequence != "tiles":
+        return "view: fine crops belong to base view and crops in the sequence; set sequence: tiles"
+    groups = stack.sampler not in ONE_GROUP
+    if stack.view == "fine" and groups and stack.up**2 != len(stack.sites):
+        return f"sites: {len(stack.sites)} layers cannot take n x n groups; name 1, 4 or 9"
+    if stack.sampler == "corner" and len(stack.sites) > stack.merge**2:
+        return f"sites: {len(stack.sites)} layers, but blocks of {stack.merge} x {stack.merge} have fewer corners"
+    if inside and stack.sampler == "patch_merge":
+        return "sampler: patch_merge changes the width, and the encoder has one width; choose 2d"
+    return ""
+
+
+def _group_grid(stack: Stack, grid: Grid) -> Grid:
+    return (grid[0] // stack.merge, grid[1] // stack.merge) if stack.sampler == "corner" else grid
+
+
+def _distinct(items: Sequence[T]) -> list[T]:
+    return list(dict.fromkeys(items))
