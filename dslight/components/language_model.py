@@ -122,6 +122,7 @@ class LanguageModel(Component, ABC):
             fill=visual.base,
             embedding=self.embedding,
             decoder=self.decoder,
+            operation=visual.operation,
         )
 
 
