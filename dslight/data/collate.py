@@ -1,4 +1,4 @@
-"""Samples to batches: encoded samples are padded, and each image mark becomes as many slots as its grid needs.
+"""Samples to batches: encoded samples are padded, and each image mark becomes as many slots as its grid and size need.
 
 Decided here: training rows are padded on the right; question rows on the left, ready to generate from. The id at a slot
 is the pad id: it is a valid one that nobody reads. A row that is too long is cut at the end, but never inside the slots
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from dslight.data.conversation import IMAGE
 from dslight.data.sample import BadSample
-from dslight.types import IGNORE, Batch, Grid, Question, SlotLayout, Views
+from dslight.layout import SlotLayout
+from dslight.types import IGNORE, Batch, Grid, Question, Views
 
 OnUnusable = Literal["drop", "error"]
 
@@ -30,8 +31,9 @@ class Item:
     Attributes:
         key: the sample's key.
         ids, labels: with ``IMAGE`` for each image; a question has no labels.
-        pixels: per image uint8 ``[1 + rows * cols, 3, h, w]``.
-        grids: per image.
+        pixels: per image its views, uint8 ``[V, 3, h, w]``, in the order of :class:`~dslight.types.Views`.
+        grids: per image the (rows, columns) of its crops.
+        sizes: per image its own (height, width).
         question: of an evaluation row.
     """
 
@@ -40,6 +42,7 @@ class Item:
     labels: list[int] | None = None
     pixels: list[Tensor] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
+    sizes: list[Grid] = field(default_factory=list)
     question: Question | None = None
 
 
@@ -53,12 +56,14 @@ class Collate:
         max_length: longest row, visual slots included.
         on_unusable: what happens to a training row that teaches nothing or would be cut inside an image. A question is
             never cut: one that is too long is an error.
+        fine: the view policy's: n x n fine crops of each view, or 0.
     """
 
     slots: SlotLayout
     pad_id: int
     max_length: int = 2048
     on_unusable: OnUnusable = "error"
+    fine: int = 0
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Pad and pack ``items``.
@@ -81,16 +86,23 @@ class Collate:
             attention_mask[i, span] = 1
             if row.labels is not None:
                 labels[i, span] = torch.tensor(row.labels)
-        pixels = [image for row in rows for image in row.pixels]
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
             visual_mask=visual_mask,
             labels=None if asks else labels,
-            views=Views(torch.cat(pixels), [grid for row in rows for grid in row.grids]) if pixels else None,
+            views=self._views(rows),
             keys=[row.key for row in rows],
             questions=[row.question for row in rows if row.question is not None],
         )
+
+    def _views(self, rows: list[Item]) -> Views | None:
+        pixels = [image for row in rows for image in row.pixels]
+        if not pixels:
+            return None
+        grids = [grid for row in rows for grid in row.grids]
+        sizes = [size for row in rows for size in row.sizes]
+        return Views(torch.cat(pixels), grids, self.fine, sizes)
 
     def _row(self, item: Item) -> Item:
         """The item with its images expanded and its end cut; slots stay marked with ``IMAGE``."""
@@ -121,9 +133,9 @@ class Collate:
         ids: list[int] = []
         labels: list[int] = []
         spans: list[tuple[int, int]] = []
-        grids = iter(item.grids)
+        images = zip(item.grids, item.sizes, strict=True)
         for token, label in zip(item.ids, source, strict=True):
-            count = self.slots(next(grids)) if token == IMAGE else 1
+            count = self.slots(*next(images)) if token == IMAGE else 1
             if token == IMAGE:
                 spans.append((len(ids), len(ids) + count))
             ids += [token] * count

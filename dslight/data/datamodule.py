@@ -22,7 +22,8 @@ from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, TrainLoader,
 from dslight.data.plan import PlanSource, TrainPlan, accumulation
 from dslight.data.sample import Sample, decode_image
 from dslight.data.shards import Check, ShardError, ShardReader
-from dslight.types import Batch, Question, SlotLayout
+from dslight.layout import SlotLayout
+from dslight.types import Batch, Question
 
 
 @dataclass
@@ -62,8 +63,10 @@ class RowMaker:
         return self._with_views(Item(sample.key, ids, question=replace(question, valid=valid)), sample)
 
     def _with_views(self, item: Item, sample: Sample) -> Item:
-        views = [self.views(decode_image(data), self.image_size) for data in sample.images]
-        return replace(item, pixels=[pixels for pixels, _ in views], grids=[grid for _, grid in views])
+        images = [decode_image(data) for data in sample.images]
+        views = [self.views(image, self.image_size) for image in images]
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        return replace(item, pixels=[pixels for pixels, _ in views], grids=[grid for _, grid in views], sizes=sizes)
 
 
 class ShardData(LightningDataModule):
@@ -202,7 +205,8 @@ class ShardData(LightningDataModule):
     def _collate(self) -> Collate:
         tokenizer = self.rows.tokenizer
         pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-        return Collate(cast(SlotLayout, self._slots), cast(int, pad), self.max_length, self.on_unusable)
+        slots = cast(SlotLayout, self._slots)
+        return Collate(slots, cast(int, pad), self.max_length, self.on_unusable, self.views.fine)
 
 
 def open_shards(key: str, root: str, check: Check) -> ShardReader:

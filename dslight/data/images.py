@@ -32,7 +32,12 @@ class ViewPolicy(ABC):
     Args:
         resample: filter of the base view and of the crops.
         crops_from: what the crops are cut from; ``base`` enlarges bicubically.
+
+    Attributes:
+        fine: n: every view is followed, behind the crops, by n x n fine crops of it; 0: none.
     """
+
+    fine: int = 0
 
     def __init__(self, resample: Resample = "bicubic", crops_from: CropsFrom = "image") -> None:
         self.resample: Resample = resample

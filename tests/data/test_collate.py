@@ -6,9 +6,11 @@ import torch
 from dslight.data.collate import Collate, Item
 from dslight.data.conversation import IMAGE
 from dslight.data.sample import BadSample
-from dslight.types import IGNORE, Question, SlotLayout
+from dslight.layout import SlotLayout
+from dslight.types import IGNORE, Question
 
 X = IGNORE
+SIZE = (3, 5)
 PAD = 9
 
 
@@ -24,7 +26,7 @@ def collate(items, layout=LAYOUT, **settings):
 
 
 TEXT = Item("text", [1, 2, 3], [X, 2, 3])
-PHOTO = Item("photo", [1, IMAGE, 4], [X, X, 4], [image((1, 2))], [(1, 2)])
+PHOTO = Item("photo", [1, IMAGE, 4], [X, X, 4], [image((1, 2))], [(1, 2)], [SIZE])
 
 
 def test_an_image_becomes_its_slots_and_rows_are_padded_on_the_right():
@@ -41,13 +43,13 @@ def test_an_image_becomes_its_slots_and_rows_are_padded_on_the_right():
 
 
 def test_crops_take_slots_when_the_layout_gives_them_some():
-    batch = collate([PHOTO, TEXT], SlotLayout((1, 2), (2, 2)))
-    assert batch.visual_mask.sum(1).tolist() == [2 + 2 * 4, 0]
+    batch = collate([PHOTO, TEXT], SlotLayout((1, 2), crops=True))
+    assert batch.visual_mask.sum(1).tolist() == [2 + 2 * 2, 0]
 
 
 def test_questions_are_padded_on_the_left_and_carry_no_labels():
     asked = [Question("1", "a", ("x",)), Question("2", "b", ("y",), valid=False)]
-    rows = [Item("a", [IMAGE, 1], None, [image()], [(0, 0)], asked[0]), Item("b", [5], question=asked[1])]
+    rows = [Item("a", [IMAGE, 1], None, [image()], [(0, 0)], [SIZE], asked[0]), Item("b", [5], question=asked[1])]
     batch = collate(rows)
     assert batch.input_ids.tolist() == [[PAD, PAD, 1], [PAD, PAD, 5]]
     assert batch.attention_mask.tolist() == [[1, 1, 1], [0, 0, 1]]
@@ -61,12 +63,12 @@ def test_a_batch_of_text_has_no_views():
 
 
 def test_a_long_text_is_cut_at_its_end():
-    batch = collate([Item("long", [1, IMAGE, 4, 5, 6], [X, X, 4, 5, 6], [image()], [(0, 0)])], max_length=4)
+    batch = collate([Item("long", [1, IMAGE, 4, 5, 6], [X, X, 4, 5, 6], [image()], [(0, 0)], [SIZE])], max_length=4)
     assert batch.input_ids.tolist() == [[1, PAD, PAD, 4]]
 
 
-CUT_IMAGE = Item("cut", [1, 2, IMAGE, 4], [X, 2, X, 4], [image()], [(0, 0)])
-NOTHING = Item("nothing", [IMAGE, 3, 4], [X, X, 4], [image()], [(0, 0)])
+CUT_IMAGE = Item("cut", [1, 2, IMAGE, 4], [X, 2, X, 4], [image()], [(0, 0)], [SIZE])
+NOTHING = Item("nothing", [IMAGE, 3, 4], [X, X, 4], [image()], [(0, 0)], [SIZE])
 
 
 @pytest.mark.parametrize(
@@ -96,4 +98,4 @@ def test_a_question_that_is_too_long_is_never_cut():
 
 def test_text_and_pixels_must_have_equally_many_images():
     with pytest.raises(BadSample, match="x: its text has places for 2 images, it has 1"):
-        collate([Item("x", [IMAGE, IMAGE, 1], [X, X, 1], [image()], [(0, 0)])])
+        collate([Item("x", [IMAGE, IMAGE, 1], [X, X, 1], [image()], [(0, 0)], [SIZE])])

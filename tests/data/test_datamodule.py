@@ -15,7 +15,7 @@ from dslight.data.datamodule import ShardData, Source, ValSource
 from dslight.data.images import AspectGridViews, GridViews, SingleView, ViewPolicy
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError, ShardReader, ShardWriter
-from dslight.types import SlotLayout
+from dslight.layout import SlotLayout
 
 
 def connected(tokenizer, *train, views: ViewPolicy | None = None, batch: int = 4, **settings) -> ShardData:

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from dslight.data.datamodule import ShardData, Source, ValSource
 from dslight.data.images import SingleView
-from dslight.types import SlotLayout
+from dslight.layout import SlotLayout
 
 GLOBAL = 8
 EPOCHS = 3
