@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "dslight"
-MODEL = ("dslight.vlm", "dslight.components")
+MODEL = ("dslight.vlm", "dslight.components", "dslight.checkpoints")
 LIGHTNING_FREE = (
     "nn",
     "metrics/functional",
@@ -60,9 +60,19 @@ def test_lightning_stays_out_of_the_plain_parts(path):
         (["types"], ["dslight"]),
         (
             ["components"],
-            ["dslight.vlm", *(f"dslight.{x}" for x in ("data", "metrics", "recipe", "train", "run", "report"))],
+            [
+                "dslight.vlm",
+                *(f"dslight.{x}" for x in ("checkpoints", "data", "metrics", "recipe", "train", "run", "report")),
+            ],
         ),
-        (["vlm"], ["dslight.data", "dslight.recipe", "dslight.run", "dslight.report", "dslight.cli"]),
+        (
+            ["checkpoints"],
+            ["dslight.vlm", *(f"dslight.{x}" for x in ("data", "metrics", "recipe", "train", "run", "report", "cli"))],
+        ),
+        (
+            ["vlm"],
+            ["dslight.checkpoints", "dslight.data", "dslight.recipe", "dslight.run", "dslight.report", "dslight.cli"],
+        ),
         (["data"], [*MODEL, "dslight.nn", *(f"dslight.{x}" for x in ("metrics", "recipe", "train", "run", "report"))]),
         (["metrics"], [*MODEL, "dslight.nn", *(f"dslight.{x}" for x in ("data", "recipe", "train", "run", "report"))]),
         (["train"], [*MODEL, "dslight.nn", "dslight.data", "dslight.recipe", "dslight.run", "dslight.report"]),

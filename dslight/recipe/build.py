@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import seed_everything
-from safetensors import SafetensorError
+from lightning.pytorch.utilities import rank_zero_info
 
+from dslight.checkpoints import load_checkpoint, parts_in
+from dslight.checkpoints.read import files_of
 from dslight.components import Component
+from dslight.components.component import WeightsError
 from dslight.data.datamodule import micro_size
 from dslight.data.plan import accumulation
 from dslight.data.shards import ShardError
@@ -24,7 +26,8 @@ from dslight.metrics.benchmarks import BENCHMARKS
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import closest
 from dslight.recipe.schema import Section, located, sections
-from dslight.types import Grid, SlotLayout
+from dslight.layout import SlotLayout
+from dslight.types import Grid
 from dslight.vlm import VLM
 
 
@@ -55,6 +58,11 @@ class Experiment:
         return list(self.data.views.grids())
 
     @property
+    def fine(self) -> int:
+        """n of the n x n fine crops of every view that the data makes; 0: none."""
+        return int(getattr(self.data.views, "fine", 0))
+
+    @property
     def largest_grid(self) -> Grid:
         """The grid of most crops; of several, the squarest."""
         return max(self.grids, key=lambda grid: (grid[0] * grid[1], -abs(grid[0] - grid[1])))
@@ -62,7 +70,9 @@ class Experiment:
     @property
     def slots(self) -> SlotLayout | None:
         """How many positions of the sequence an image takes; ``None`` for a component alone."""
-        return self.model.stacking.slot_layout(self.model.vision_encoder) if isinstance(self.model, VLM) else None
+        if not isinstance(self.model, VLM):
+            return None
+        return self.model.stacking.slot_layout(self.model.vision_encoder, self.model.projector)
 
 
 def check(recipe: Mapping[str, Any]) -> Experiment:
@@ -77,12 +87,12 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
     model = experiment.model
     if isinstance(model, VLM):
         try:
-            model.stacking.check_grids(experiment.grids)
+            model.stacking.check_views(experiment.grids, experiment.fine)
         except ValueError as error:
             raise RecipeError(located("model.stacking.init_args", error)) from None
     for name in recipe.get("weights") or {}:
-        if name not in model.parts():
-            parts = model.parts()
+        parts = model.parts()
+        if name not in parts and not (name == "model" and isinstance(model, VLM)):
             raise RecipeError(
                 f"weights.{name}: there is no such part{closest(name, parts)}; the parts are {', '.join(parts)}"
             )
@@ -104,14 +114,12 @@ def build(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
     tokenizer = ready(recipe, opens)
     seed_everything(recipe.get("seed", 0), verbose=False)
     experiment = _assemble(recipe, sections(recipe))
-    parts = experiment.model.parts()
-    for name, path in (recipe.get("weights") or {}).items():
+    for name, (path, parts) in _weights(recipe, experiment.model).items():
         try:
-            parts[name].load_weights(path)  # type: ignore[operator]
-        except ValueError as error:
+            report = load_checkpoint(experiment.model, path, parts)
+        except WeightsError as error:
             raise RecipeError(f"weights.{name}: {error}") from error
-        except SafetensorError as error:
-            raise RecipeError(f"weights.{name}: {path} is no safetensors file ({error})") from error
+        rank_zero_info(f"weights.{name}: {report}")
     _connect(experiment, tokenizer)
     return experiment
 
@@ -130,9 +138,45 @@ def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
             raise RecipeError(str(error)) from error
     tokenizer = _tokenizer(checked.model)
     for name, path in (recipe.get("weights") or {}).items():
-        if not Path(path).is_file():
-            raise RecipeError(f"weights.{name}: there is no file {path}")
+        try:
+            if path is not None:
+                files_of(path)
+        except WeightsError as error:
+            raise RecipeError(f"weights.{name}: {error}") from error
+    _weights(recipe, checked.model)
     return tokenizer
+
+
+def _weights(recipe: Mapping[str, Any], model: VLM | Component) -> dict[str, tuple[str, list[str]]]:
+    """What is read from where: key below ``weights`` -> (path, parts).
+
+    ``weights.model`` gives every part that has no weights of its own; a part that it has no tensors of (released
+    checkpoints come without their vision encoder) begins as its ``pretrained`` says.
+
+    Raises:
+        RecipeError: for a part that has neither.
+    """
+    named = dict(recipe.get("weights") or {})
+    found = {name: (path, [name]) for name, path in named.items() if name != "model" and path is not None}
+    if named.get("model") is None:
+        return found
+    try:
+        held = parts_in(named["model"])
+    except WeightsError as error:
+        raise RecipeError(f"weights.model: {error}") from error
+    asked = []
+    for name, part in model.parts().items():
+        if name in named or not any(True for _ in part.parameters()):
+            continue
+        arguments = recipe["model"][name].get("init_args") or {}
+        if name in held:
+            asked.append(name)
+        elif not arguments.get("pretrained"):
+            raise RecipeError(
+                f"weights.model: {named['model']} has no tensor of the {name}; name a file for it (weights.{name}), "
+                f"give it a `pretrained`, or let it begin as it is initialised: weights.{name}=null"
+            )
+    return {"model": (named["model"], asked), **found}
 
 
 def world_size(recipe: Mapping[str, Any]) -> int:

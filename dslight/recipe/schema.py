@@ -37,7 +37,8 @@ KEYS = {
     "checkpoint_every": int,
 }
 """The top level of a recipe. ``model`` describes a VLM, ``component`` a part that is fitted alone with an
-``objective``; ``weights`` names a safetensors file per part; ``checkpoint_every`` counts optimizer steps."""
+``objective``; ``weights`` names a checkpoint per part, or one of the whole ``model``; ``checkpoint_every`` counts
+optimizer steps."""
 
 _TYPED = {"component": Component, "objective": Callable[[int], Objective]}
 """Sections that name a class themselves; the others hold the arguments of one."""
@@ -140,8 +141,8 @@ def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
     if every is not None and every < 1:
         raise RecipeError(f"checkpoint_every: must be at least 1 step, got {every}")
     for name, path in (recipe.get("weights") or {}).items():
-        if not isinstance(path, str):
-            raise RecipeError(f"weights.{name}: expected the path of a safetensors file, got {path!r}")
+        if not isinstance(path, str | None):
+            raise RecipeError(f"weights.{name}: expected the path of a checkpoint, got {path!r}")
     if ("model" in recipe) == ("component" in recipe):
         has = "both" if "model" in recipe else "neither"
         raise RecipeError(f"model: a recipe describes a `model`, or a `component` that is fitted alone; this has {has}")

@@ -1,0 +1,128 @@
+"""Checkpoint files: their tensors by name, whatever they are stored in, without running anything that they hold.
+
+One ``.safetensors`` file, one of torch's pickles (``.bin``, ``.pt``, ``.pth``, ``.ckpt``), or a folder with either,
+whole or in shards behind an index. Pickles are read as tensors and plain containers only: one that needs more is
+refused. Shapes are known before a tensor is read, and shards are read one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dslight.components.component import WeightsError
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+WHOLE = ("model.safetensors", "pytorch_model.bin", "mm_projector.bin")
+"""Files that a folder is searched for, together with an index of the first two; the first one found is read."""
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The files that hold the tensors at ``path``, a file or a folder; none is opened but an index.
+
+    Raises:
+        WeightsError: when a file is not there, or is of no known kind.
+    """
+    path = Path(path)
+    if path.is_file():
+        if path.suffix != ".safetensors" and path.suffix not in PICKLES:
+            raise WeightsError(f"{path} is no checkpoint: expected .safetensors, {', '.join(PICKLES)} or a folder")
+        return [path]
+    if not path.is_dir():
+        raise WeightsError(f"there is no file {path}")
+    if (path / ".metadata").exists():
+        raise WeightsError(f"{path} is the sharded checkpoint of a run; make one of it first: dslight export")
+    for name in WHOLE:
+        if (path / f"{name}.index.json").is_file():
+            return _shards(path / f"{name}.index.json")
+        if (path / name).is_file():
+            return [path / name]
+    raise WeightsError(f"{path} holds none of {', '.join(WHOLE)}, nor an index of shards")
+
+
+def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor at ``path``, by name; no tensor is read from safetensors, and pickles are mapped.
+
+    Raises:
+        WeightsError: as :func:`files_of`; for a damaged file; for a pickle of more than tensors.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files_of(path):
+        if file.suffix == ".safetensors":
+            with _opened(file) as opened:
+                found |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        else:
+            found |= {name: tuple(tensor.shape) for name, tensor in _unpickled(file).items()}
+    return found
+
+
+def tensors(path: str | Path, wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
+    """The ``wanted`` tensors at ``path`` by name, file by file; of safetensors only one is in memory at a time.
+
+    Raises:
+        WeightsError: as :func:`shapes`.
+    """
+    for file in files_of(path):
+        if file.suffix == ".safetensors":
+            with _opened(file) as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    if name in wanted:
+                        yield name, opened.get_tensor(name)
+        else:
+            yield from ((name, tensor) for name, tensor in _unpickled(file).items() if name in wanted)
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index} is no index of shards ({type(error).__name__}: {error})") from error
+    for name in names:
+        if Path(name).name != name:
+            raise WeightsError(f"{index} names {name!r}, which is not in its own folder")
+        if not (index.parent / name).is_file():
+            raise WeightsError(f"{index} names {name}, and there is no such file")
+    return [index.parent / name for name in names]
+
+
+def _opened(file: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(str(file), "pt")
+    except SafetensorError as error:
+        raise WeightsError(f"{file} is no safetensors file ({error})") from error
+
+
+def _unpickled(file: Path) -> dict[str, Tensor]:
+    try:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:  # the format before PyTorch 1.6 cannot be mapped
+            if "mmap" not in str(error):
+                raise
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        why = " ".join(str(error).split("WeightsUnpickler error:")[-1].split("Check the doc")[0].split())[:200]
+        if "Unsupported operand" in why or "load key" in why:
+            raise WeightsError(f"{file} is no PyTorch file ({why})") from error
+        raise WeightsError(
+            f"{file} holds more than tensors, and reading that could run any code ({why}). Nothing of it was run. "
+            f"If you trust it, convert it where it was made: safetensors.torch.save_file(state_dict, ...)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(f"{file} is no PyTorch file ({type(error).__name__}: {error})") from error
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in ("state_dict", "module") if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{file} holds no state dict: expected tensors by name")
+    return dict(content)
