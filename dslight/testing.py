@@ -30,6 +30,9 @@ from dslight.components.vision_encoder import VisionEncoder
 class VisionEncoderContract:
     """The promises of :class:`~dslight.components.VisionEncoder`; subclass it and define :meth:`make`.
 
+    Clauses on taps hold for encoders that are ``tappable``, clauses on layers and stacks for those that are
+    ``stackable``; of the others they ask that what does not work is refused.
+
     Attributes:
         atol: largest difference between values that ought to be equal, in float32.
     """
@@ -63,11 +66,19 @@ class VisionEncoderContract:
             numbers = len(value) == 3 and all(0 <= number <= 1 for number in value)
             assert numbers, f"{name} is {value!r}; it must be three numbers, of pixel values in 0..1 (not 0..255)"
         assert all(number > 0 for number in encoder.std), f"std is {encoder.std!r}; a channel is divided by 0"
-        assert len(encoder.layers) > 0, "layers is empty; it must list the transformer's layers in order"
+        if encoder.stackable:
+            assert len(encoder.layers) > 0, (
+                "layers is empty; it must list the transformer's layers in order (or set stackable = False)"
+            )
+        else:
+            assert len(encoder.layers) == 0, (
+                f"layers lists {len(encoder.layers)} modules, but stackable is False: without layers DeepStack-V is "
+                f"refused before any weight is read"
+            )
 
     def test_every_tap_has_the_promised_shape(self) -> None:
         encoder = self._eval()
-        taps = [*range(encoder.depth + 1), "final"]
+        taps = [*_taps(encoder), "final"]
         for tap, features in zip(taps, encoder(pixels(encoder), taps=taps), strict=True):
             expected = (2, encoder.grid[0] * encoder.grid[1], encoder.width)
             assert features.shape == expected, (
@@ -94,7 +105,8 @@ class VisionEncoderContract:
             after = before.clone()
             spot = after[..., row * height : (row + 1) * height, column * width : (column + 1) * width]
             spot.copy_(255 - spot)
-            (old,), (new,) = encoder(before, taps=[0]), encoder(after, taps=[0])
+            taps = [0] if encoder.tappable else ["final"]
+            (old,), (new,) = encoder(before, taps=taps), encoder(after, taps=taps)
             changed = int((new - old).abs().sum(-1).argmax())
             assert changed == row * columns + column, (
                 f"changing the image at row {row}, column {column} of grid {encoder.grid} changes patch {changed} "
@@ -118,7 +130,7 @@ class VisionEncoderContract:
 
     def test_neighbouring_taps_differ(self) -> None:
         encoder = self._eval()
-        features = encoder(pixels(encoder), taps=list(range(encoder.depth + 1)))
+        features = encoder(pixels(encoder), taps=_taps(encoder)) if encoder.tappable else []
         for layer, (before, after) in enumerate(pairwise(features)):
             assert not torch.equal(before, after), (  # a layer scale of 1e-5 leaves little, but not nothing
                 f"taps {layer} and {layer + 1} are equal: layer {layer} did not run, or encode does not go through "
@@ -127,15 +139,22 @@ class VisionEncoderContract:
 
     def test_negative_taps_count_from_the_end(self) -> None:
         encoder = self._eval()
+        if not encoder.stackable:  # several encoders count each from its own end
+            return
         for tap in range(-1, -encoder.depth - 2, -1):
             negative, positive = encoder(pixels(encoder), taps=[tap, encoder.depth + 1 + tap])
             assert torch.equal(negative, positive), f"tap {tap} is not tap {encoder.depth + 1 + tap}"
-        for tap in (encoder.depth + 1, -encoder.depth - 2):
-            assert _refused(encoder, tap), f"tap {tap} is beyond {encoder.depth} layers and must raise a ValueError"
+
+    def test_a_tap_that_is_not_there_is_refused(self) -> None:
+        encoder = self._eval()
+        deepest = encoder.resolve_tap("final")
+        for tap in (deepest + 1, -deepest - 2) if encoder.tappable else (0, -1, -2):
+            why = f"it is beyond {deepest} layers" if encoder.tappable else "tappable is False"
+            assert _refused(encoder, taps=[tap]), f"tap {tap} must raise a ValueError: {why}"
 
     def test_an_early_tap_is_the_same_whether_later_layers_run_or_not(self) -> None:
         encoder = self._eval()
-        for tap in range(encoder.depth + 1):
+        for tap in _taps(encoder):
             (alone,) = encoder(pixels(encoder), taps=[tap])
             beside, _ = encoder(pixels(encoder), taps=[tap, "final"])
             assert torch.allclose(alone, beside, atol=self.atol), (
@@ -144,7 +163,24 @@ class VisionEncoderContract:
                 f"in eval mode"
             )
 
+    def test_layers_behind_the_last_tap_do_not_run(self) -> None:
+        encoder = self._eval()
+        for tap in range(encoder.depth):
+            ran = _layers_run(encoder, tap)
+            needed = list(range(max(tap, 1)))  # the embedding is read where layer 0 is entered
+            assert ran == needed, (
+                f"for tap {tap} the layers {ran} run, {needed} suffice: encode(pixels, depth) must end behind `depth` "
+                f"layers, or DeepStack-V pays for crops that no one looks at"
+            )
+
     # --- stacking inside the encoder (DeepStack-V)
+
+    def test_stacks_are_refused_where_there_are_no_layers(self) -> None:
+        encoder = self._eval()
+        if not encoder.stackable:
+            assert _refused(encoder, stacks=_stacks(encoder, 1), sites=[0]), (
+                "stackable is False, so stacks must raise a ValueError: do not override forward"
+            )
 
     def test_a_stack_is_added_to_the_patches_alone(self) -> None:
         encoder = self._eval()
@@ -173,6 +209,8 @@ class VisionEncoderContract:
 
     def test_zero_stacks_change_nothing(self) -> None:
         encoder = self._eval()
+        if not encoder.stackable:
+            return
         sites = list(range(encoder.depth))
         (plain,) = encoder(pixels(encoder))
         (stacked,) = encoder(pixels(encoder), stacks=torch.zeros_like(_stacks(encoder, len(sites))), sites=sites)
@@ -220,9 +258,9 @@ class VisionEncoderContract:
 
     def test_bfloat16_goes_through(self) -> None:
         encoder = self._eval().to(torch.bfloat16)
-        taps = [0, encoder.depth, "final"]
-        stacks = _stacks(encoder, 1).to(torch.bfloat16)
-        for tap, features in zip(taps, encoder(pixels(encoder), taps=taps, stacks=stacks, sites=[0]), strict=True):
+        taps = [*_taps(encoder)[:: max(encoder.depth, 1)], "final"]
+        stacking = {"stacks": _stacks(encoder, 1).to(torch.bfloat16), "sites": [0]} if encoder.stackable else {}
+        for tap, features in zip(taps, encoder(pixels(encoder), taps=taps, **stacking), strict=True):
             assert features.dtype == torch.bfloat16, (
                 f"in bfloat16, tap {tap} is {features.dtype}: cast constants to the dtype of what they meet"
             )
@@ -334,13 +372,32 @@ def _stream(encoder: VisionEncoder, views: Tensor, site: int, **stacking: Any) -
     return seen[0]
 
 
+def _layers_run(encoder: VisionEncoder, tap: int) -> list[int]:
+    """The layers that a pass up to ``tap`` goes through."""
+    ran: list[int] = []
+
+    def watch(index: int) -> Any:
+        return encoder.layers[index].register_forward_pre_hook(lambda module, args: ran.append(index))
+
+    hooks = [watch(index) for index in range(encoder.depth)]
+    encoder(pixels(encoder), taps=[tap])
+    for hook in hooks:
+        hook.remove()
+    return ran
+
+
 def _tensors(encoder: VisionEncoder) -> list[tuple[str, Tensor]]:
     return [*encoder.named_parameters(), *encoder.named_buffers()]
 
 
-def _refused(encoder: VisionEncoder, tap: int) -> bool:
+def _taps(encoder: VisionEncoder) -> list[int]:
+    """Every integer tap."""
+    return list(range(encoder.resolve_tap("final") + 1)) if encoder.tappable else []
+
+
+def _refused(encoder: VisionEncoder, **options: Any) -> bool:
     try:
-        encoder(pixels(encoder), taps=[tap])
+        encoder(pixels(encoder), **options)
     except ValueError:
         return True
     return False

@@ -3,6 +3,10 @@
 A new encoder is a subclass of :class:`VisionEncoder` that sets six facts about itself and defines
 :meth:`~VisionEncoder.encode`. Taps and ViT-side stacking then work without another line, because both are done from
 outside, at the inputs of ``layers``. Run ``dslight.testing.VisionEncoderContract`` over it.
+
+An encoder that is no single stack of layers says so (:attr:`~VisionEncoder.tappable`,
+:attr:`~VisionEncoder.stackable`) and leaves ``layers`` empty: combinations that need layers are then refused before
+any weight is read. The encoders of this library are in :mod:`dslight.components.vision_encoders`.
 """
 
 from __future__ import annotations
@@ -10,13 +14,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
-from difflib import get_close_matches
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from dslight.components.component import Component, on_meta
+from dslight.components.component import Component
 from dslight.nn.injector import inject, record
 from dslight.types import Grid
 
@@ -38,6 +41,14 @@ class VisionEncoder(Component, ABC):
         prefix_tokens: tokens before the patches in the residual stream (class token, registers).
         mean: per channel, of pixel values in 0..1.
         std: per channel.
+
+    and, where it is no single stack of layers of one width (feature maps of a convolutional network, several encoders
+    at once), says what does not work:
+
+    Attributes:
+        tappable: whether it can be read at integer taps. If not, ``final`` is all there is.
+        stackable: whether stacks can be added at the inputs of its ``layers`` (DeepStack-V). If not, ``layers`` is
+            empty.
     """
 
     kind: ClassVar[str] = "vision_encoder"
@@ -48,6 +59,8 @@ class VisionEncoder(Component, ABC):
     prefix_tokens: int = 0
     mean: Sequence[float]
     std: Sequence[float]
+    tappable: bool = True
+    stackable: bool = True
 
     @property
     @abstractmethod
@@ -60,8 +73,7 @@ class VisionEncoder(Component, ABC):
 
         Args:
             pixels: float ``[V, 3, H, W]``, normalised.
-            depth: how many layers are needed. Running more is allowed, but wasted; at ``len(self.layers)`` the result
-                counts.
+            depth: how many layers are needed; those behind must not run. At ``len(self.layers)`` the result counts.
 
         Returns:
             The final features of the patches ``[V, P, C]``, last norm included; ignored unless ``depth`` is the full
@@ -93,10 +105,12 @@ class VisionEncoder(Component, ABC):
         """The tap as a layer index in 0..depth; ``final`` counts as depth.
 
         Raises:
-            ValueError: for a tap beyond the encoder's depth.
+            ValueError: for a tap beyond the encoder's depth, or any integer if it is not ``tappable``.
         """
         if tap == "final":
             return self.depth
+        if not self.tappable:
+            raise ValueError(f"{type(self).__name__} has no layers to read, so no tap {tap}; `final` is all there is")
         index = tap if tap >= 0 else self.depth + 1 + tap
         if not 0 <= index <= self.depth:
             raise ValueError(
@@ -122,6 +136,24 @@ class VisionEncoder(Component, ABC):
         Returns:
             One ``[V, P, C]`` per tap, P = rows * columns of ``grid``, row by row.
         """
+        if stacks is not None and not self.stackable:
+            raise ValueError(
+                f"{type(self).__name__} has no layers to add stacks to: stack in the language model instead"
+            )
+        features = self.read(pixels, taps, stacks, sites)
+        for tap, feature in zip(taps, features, strict=True):
+            expected = (len(pixels), self.grid[0] * self.grid[1], self.width)
+            if feature is None or feature.shape != expected:
+                got = None if feature is None else tuple(feature.shape)
+                raise ValueError(
+                    f"{type(self).__name__}: tap {tap} gave features {got}, its grid and width promise {expected}"
+                )
+        return features  # type: ignore[return-value]  # None was refused above
+
+    def read(
+        self, pixels: Tensor, taps: Sequence[Tap], stacks: Tensor | None, sites: Sequence[int]
+    ) -> list[Tensor | None]:
+        """:meth:`forward` without its checks, by hooks on ``layers``; for an encoder without them to redefine."""
         indices = [self.resolve_tap(tap) for tap in taps]
         patches = self.grid[0] * self.grid[1]
         with ExitStack() as hooks:
@@ -134,88 +166,7 @@ class VisionEncoder(Component, ABC):
             # a tap at the embedding or at a site is read when the layer behind it is entered, so that layer has to run
             needed = [min(index + (index == 0 or index in sites), self.depth) for index in indices]
             final = self.encode(self.normalise(pixels), depth=max(needed))
-        features = [
+        return [
             final if tap == "final" else seen[index][:, self.prefix_tokens :]
             for tap, index in zip(taps, indices, strict=True)
         ]
-        for tap, feature in zip(taps, features, strict=True):
-            expected = (len(pixels), patches, self.width)
-            if feature is None or feature.shape != expected:
-                got = None if feature is None else tuple(feature.shape)
-                raise ValueError(
-                    f"{type(self).__name__}: tap {tap} gave features {got}, its grid and width promise {expected}"
-                )
-        return features  # type: ignore[return-value]  # None was refused above
-
-
-class TimmEncoder(VisionEncoder):
-    """Any timm vision transformer that has ``blocks`` (ViT, DeiT, CLIP, SigLIP, DINOv2/v3, EVA, BEiT and others).
-
-    Args:
-        name: timm's model name, e.g. ``vit_large_patch14_clip_336.openai``.
-        pretrained: load timm's weights from the hub (never while building without memory).
-        model_args: more arguments of ``timm.create_model``, e.g. ``{img_size: 16, patch_size: 4, embed_dim: 64, depth:
-            5}``.
-        mean: normalisation, per channel; default: what the weights were trained with.
-        std: normalisation, per channel.
-        sincos_position: initialise the position embedding with this amplitude times the 2-D sine-cosine code (random
-            weights only). It helps a small encoder to find neighbouring patches early.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        pretrained: bool = False,
-        model_args: dict[str, Any] | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
-        sincos_position: float | None = None,
-    ) -> None:
-        super().__init__()
-        import timm
-        from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
-
-        if not timm.is_model(name):
-            close = ", ".join(get_close_matches(name.split(".")[0], timm.list_models())) or "see timm.list_models()"
-            raise ValueError(f"name: timm has no model {name!r}; similar: {close}")
-        options: dict[str, Any] = {"num_classes": 0, **(model_args or {})}
-        try:
-            self.model: Any = timm.create_model(name, pretrained=pretrained and not on_meta(), **options)
-        except TypeError as error:
-            raise ValueError(f"model_args: timm's {name} refuses {model_args}: {error}") from error
-        if not isinstance(getattr(self.model, "blocks", None), nn.ModuleList | nn.Sequential):
-            raise ValueError(f"name: {name} has no transformer blocks, so there is nothing to tap or to stack on")
-        # pooling heads are not run; left in, they would be parameters that no gradient ever reaches
-        for name, replacement in (("attn_pool", None), ("fc_norm", nn.Identity())):
-            if getattr(self.model, name, None) is not None:
-                setattr(self.model, name, replacement)
-        self.width = int(self.model.num_features)
-        self.grid = tuple(self.model.patch_embed.grid_size)
-        self.image_size = tuple(self.model.patch_embed.img_size)
-        self.prefix_tokens = int(getattr(self.model, "num_prefix_tokens", 0))
-        self.mean = mean or self.model.pretrained_cfg.get("mean", (0.5, 0.5, 0.5))
-        self.std = std or self.model.pretrained_cfg.get("std", (0.5, 0.5, 0.5))
-        if sincos_position is not None:
-            if pretrained:
-                raise ValueError("sincos_position: initialises random weights, but pretrained is true")
-            code = build_sincos2d_pos_embed(list(self.grid), self.width)
-            with torch.no_grad():
-                self.model.pos_embed[:, -len(code) :] = sincos_position * code
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        """The model's ``blocks``."""
-        return self.model.blocks
-
-    def unused(self, tap: Tap) -> list[nn.Module]:
-        """Behind a tap before the end lies the last norm too."""
-        return super().unused(tap) + ([] if tap == "final" else [self.model.norm])
-
-    def encode(self, pixels: Tensor, depth: int) -> Tensor | None:
-        """The whole network, or only its first layers."""
-        if depth < self.depth:
-            self.model.forward_intermediates(
-                pixels, indices=[depth - 1], stop_early=True, intermediates_only=True, norm=False, output_fmt="NLC"
-            )
-            return None
-        return self.model.forward_features(pixels)[:, self.prefix_tokens :]

@@ -136,7 +136,7 @@ def test_deepstack_v_is_its_algorithm_written_out(tiny_encoder):
         hidden = blocks[index](hidden)
 
     (features,) = encoder(crops, taps=[start])
-    stacks = sample(mosaic(features.view(2, 4, 4, 4, 16), (2, 2)), (2, 2), "2d").flatten(2, 2)[:3]
+    stacks = sample(mosaic(features.view(2, 4, 4, 4, 16), (2, 2)), (2, 2), "2d").flatten(2, 3)[:3]
     (ours,) = encoder(base, taps=[4], stacks=stacks, sites=(1, 2, 3))
     torch.testing.assert_close(ours, hidden[:, 1:])
 

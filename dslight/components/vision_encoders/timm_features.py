@@ -1,0 +1,95 @@
+"""Feature maps of timm's convolutional networks (ConvNeXt, ResNet, ...) as visual tokens.
+
+Their stages differ in width and grid, so there is no residual stream to tap or to stack on: one stage's map is the
+whole answer. What lies behind that stage is not built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dslight.components.vision_encoder import VisionEncoder
+from dslight.components.vision_encoders.timm_vit import create_timm_model
+
+
+class TimmFeatureMaps(VisionEncoder):
+    """Any timm model that has ``features_only`` feature maps, read at one stage. It can be read at ``final`` only.
+
+    Args:
+        name: timm's model name, e.g. ``convnext_large_mlp.clip_laion2b_soup_ft_in12k_in1k_384``.
+        pretrained: load timm's weights from the hub (never while building without memory).
+        stage: which of timm's feature maps; negative counts from the last. The map comes without the network's last
+            norm, which belongs to its classifier.
+        model_args: more arguments of ``timm.create_model``, e.g. ``{depths: [1, 1], dims: [16, 32]}``.
+        mean: normalisation, per channel; default: what the weights were trained with.
+        std: normalisation, per channel.
+        image_size: (height, width) in pixels of one view, or one number; default: what the weights were trained with.
+    """
+
+    tappable = False
+    stackable = False
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = False,
+        stage: int = -1,
+        model_args: dict[str, Any] | None = None,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        image_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model: Any = _feature_maps(name, pretrained, stage, model_args)
+        settings = self.model.pretrained_cfg
+        self.mean, self.std = mean or settings["mean"], std or settings["std"]
+        size = image_size or settings["input_size"][1:]
+        self.image_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        with torch.device("meta"):  # the shape of the map, without computing it
+            shadow = _feature_maps(name, False, stage, model_args).eval()
+            (features,) = shadow(torch.empty(1, 3, *self.image_size))
+        self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        rows, columns, self.width = (
+            features.shape[1:] if self._channels_last else features.permute(0, 2, 3, 1).shape[1:]
+        )
+        self.grid = (int(rows), int(columns))
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """None: the stages differ in width."""
+        return ()
+
+    @property
+    def shard_units(self) -> list[nn.Module]:
+        """One unit per stage, where timm calls the stages one by one."""
+        from timm.models import FeatureListNet
+
+        stages = self.model.children() if isinstance(self.model, FeatureListNet) else ()
+        return [stage for stage in stages if any(True for _ in stage.parameters())]
+
+    def encode(self, pixels: Tensor, depth: int) -> Tensor | None:
+        """The stage's map, row by row."""
+        (features,) = self.model(pixels)
+        return features.flatten(1, 2) if self._channels_last else features.flatten(2).transpose(1, 2)
+
+
+def _feature_maps(name: str, pretrained: bool, stage: int, model_args: dict[str, Any] | None) -> Any:
+    from timm.models import FeatureHookNet
+
+    try:
+        model = create_timm_model(name, pretrained, model_args, features_only=True, out_indices=(stage,))
+    except (AssertionError, IndexError):
+        with torch.device("meta"):
+            count = len(create_timm_model(name, False, model_args, features_only=True).feature_info.info)
+        if -count <= stage < count:
+            raise
+        raise ValueError(f"stage: {stage} is beyond the {count} feature maps of {name}, 0 to {count - 1}") from None
+    except (RuntimeError, AttributeError) as error:
+        raise ValueError(f"name: timm gives no feature maps of {name}: {error}") from error
+    if isinstance(model, FeatureHookNet):  # it keeps and runs what lies behind the stage, and no gradient gets there
+        raise ValueError(f"name: timm reads {name} by hooks and keeps all of it; choose a model that it can cut off")
+    return model
