@@ -69,8 +69,8 @@ class GatedAdd(Operation):
 
 
 class ConditionedGate(Operation):
-    """A gate that reads the residual stream: ``hidden + tanh(w_s . rms_norm(hidden) + b_s) * values``, a number per slot
-    and stack.
+    """A gate that reads the residual stream: ``hidden + tanh(w_s . rms_norm(hidden) + b_s) * values``, one number per
+    slot and stack.
 
     Args:
         width: D.

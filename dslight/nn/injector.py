@@ -29,7 +29,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 Operation = Callable[[Tensor, Tensor], Tensor]
 """What is added, ``[n, D]``, given the residual stream at the slots and the stack there, both ``[n, D]``."""
 

@@ -1,15 +1,15 @@
 """Sampling: from the token mosaic of the high-resolution crops to groups that are each as long as the base view.
 
-The paper's section 3.2 and its Table 5. The crops' tokens are laid out as one mosaic ``[rows*h, cols*w]``. Three samplers
-split it into ``rows*cols`` groups of ``h*w`` tokens, and lose and make none; group ``i*cols + j`` is
+The paper's section 3.2 and its Table 5. The crops' tokens are laid out as one mosaic ``[rows*h, cols*w]``. Three
+samplers split it into ``rows*cols`` groups of ``h*w`` tokens, and lose and make none; group ``i*cols + j`` is
 
 - ``2d``: the cells ``(y*rows + i, x*cols + j)``: dilated sampling, so that token t of every group lies inside the place
   that token t of the base view covers ("2d Spatial"; the paper's choice and the only aligned one of the three);
 - ``block``: crop ``(i, j)`` as it is ("2d Grid");
 - ``1d``: every ``rows*cols``-th token of the mosaic read row by row ("1d Sequential").
 
-Two more keep the place as well, in a single group: ``patch_merge`` puts the ``rows*cols`` tokens of a place side by side
-into one of ``rows*cols*C`` channels (Qwen2-VL's patch merger, SliMM), ``pool`` takes their mean.
+Two more keep the place as well, in a single group: ``patch_merge`` puts the ``rows*cols`` tokens of a place side by
+side into one of ``rows*cols*C`` channels (Qwen2-VL's patch merger, SliMM), ``pool`` takes their mean.
 
 A view can also be sampled on its own: ``identity`` takes its map as it is, ``corner`` takes the tokens at one corner
 of each k x k block (Granite 4 Vision's spatial groups): dilated sampling of the view itself.

@@ -240,7 +240,7 @@ def _costs(experiment: Experiment, grid: Grid, text_tokens: int) -> tuple[dict[s
             return torch.zeros(count, 3, *encoder.image_size, dtype=torch.uint8)
 
         if not isinstance(model, VLM) or experiment.slots is None:
-            measure(model.kind, lambda: encoder(views(1 + grid[0] * grid[1])))
+            measure(encoder.kind, lambda: encoder(views(1 + grid[0] * grid[1])))
             return flops, sum(t.untyped_storage().nbytes() for t in kept.values())
         features: list[Tensor] = []
         for run in model.stacking.passes(grid):

@@ -256,16 +256,18 @@ class DeepStack(StackingScheduler):
 
     def _passes(self) -> list[tuple[list[str], list[Tap]]]:
         """Which views pass the encoder together, and where they are read. The views of the sequence go last."""
-        own: list[Tap] = list(self.base_taps) if self.base == "fill" else []
-        own = _distinct([*own, *(self._tap(s) for s in self.stacks if s.view == "base")])
+        base: list[Tap] = self.base_taps if self.base == "fill" else []
+        inner: list[Tap] = [self._tap(s) for s in self.stacks if s.view == "base"]
+        own = _distinct(base + inner)
         others = [s for s in [*self.stacks, *self.encoder_stacks] if s.view != "base"]
-        views = _distinct([s.view for s in others])
+        views = _distinct([str(s.view) for s in others])
         taps = _distinct([self._tap(s) for s in others])
+        sequence: list[str] = [self.sequence]
         if not views:
-            return [([self.sequence], own)]
+            return [(sequence, own)]
         if not self.encoder_stacks and (own == taps or not own):
-            return [([self.sequence, *views] if own else list(views), taps)]
-        return [(list(views), taps), ([self.sequence], own or taps[:1])]
+            return [(sequence + views if own else views, taps)]
+        return [(views, taps), (sequence, own or taps[:1])]
 
     def _base(self, seen: dict[tuple[str, Tap], Tensor], views: Views) -> Tensor:
         """The maps of the sequence's views, ``[M, height, width, C]``, with their positions."""
@@ -348,7 +350,9 @@ class DeepStack(StackingScheduler):
                 if problem:
                     raise ValueError(f"{name}[{i}].{problem}")
         if self.base == "zero" and not self.stacks:
-            raise ValueError("base: zero leaves the language model without visual tokens; add stacks, or set base: fill")
+            raise ValueError(
+                "base: zero leaves the language model without visual tokens; add stacks, or set base: fill"
+            )
         if self.base == "zero" and len({s.sampler == "corner" and s.merge for s in self.stacks}) > 1:
             raise ValueError("stacks: corner groups are smaller than the groups of the other samplers; they cannot mix")
         if self.base == "fill" and any(s.sampler == "corner" for s in self.stacks):

@@ -19,8 +19,8 @@ def make_groups(
     Args:
         crops: ``[K, h, w, C]``, all crops of all images.
         grids: per image, the (rows, columns) of its crops.
-        count: S. Images with fewer crops leave the last groups zero, as the paper's code does; a sampler that makes more
-            groups (``corner``) gives its first.
+        count: S. Images with fewer crops leave the last groups zero, as the paper's code does; a sampler that makes
+            more groups (``corner``) gives its first.
         sampler: how.
         position: amplitude of the position code on the mosaic.
         block: side of the blocks that ``corner`` samples from; otherwise the grid's own sides are sampled by.

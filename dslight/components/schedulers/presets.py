@@ -150,8 +150,8 @@ class DeepStackTaps(DeepStack):
 
 
 class SequenceConcat(DeepStack):
-    """The full-length rival: the crops' tokens stand in the sequence too ("Global+Hi-Res String", Table 7; with newlines
-    LLaVA-NeXT).
+    """The full-length rival: the crops' tokens stand in the sequence too ("Global+Hi-Res String", Table 7; with
+    newlines LLaVA-NeXT).
 
     Args:
         sampler: the order of the crops' tokens: group by group of this sampler; ``block`` is crop by crop.
