@@ -22,11 +22,11 @@ from dslight.components.component import WeightsError
 from dslight.data.datamodule import micro_size
 from dslight.data.plan import accumulation
 from dslight.data.shards import ShardError
+from dslight.layout import SlotLayout
 from dslight.metrics.benchmarks import BENCHMARKS
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import closest
 from dslight.recipe.schema import Section, located, sections
-from dslight.layout import SlotLayout
 from dslight.types import Grid
 from dslight.vlm import VLM
 

@@ -254,7 +254,7 @@ class DeepStack(StackingScheduler):
             return stack.tap
         return stack.at[0] if stack in self.encoder_stacks else self.base_taps[0]
 
-    def _passes(self) -> list[tuple[list[str], list[Tap]]]:
+    def _passes(self) -> Sequence[tuple[Sequence[str], Sequence[Tap]]]:
         """Which views pass the encoder together, and where they are read. The views of the sequence go last."""
         base: list[Tap] = self.base_taps if self.base == "fill" else []
         inner: list[Tap] = [self._tap(s) for s in self.stacks if s.view == "base"]
