@@ -13,10 +13,10 @@ constant out of a zero; two groups at one site sum; sites count layers from 0 an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import isqrt
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ from dslight.types import Grid, Views, VisualTokens
 
 View = Literal["base", "crops", "fine"]
 InSequence = Literal["base", "crops", "tiles"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -260,7 +259,7 @@ class DeepStack(StackingScheduler):
         inner: list[Tap] = [self._tap(s) for s in self.stacks if s.view == "base"]
         own = _distinct(base + inner)
         others = [s for s in [*self.stacks, *self.encoder_stacks] if s.view != "base"]
-        views = _distinct([str(s.view) for s in others])
+        views: list[str] = list(dict.fromkeys(s.view for s in others))
         taps = _distinct([self._tap(s) for s in others])
         sequence: list[str] = [self.sequence]
         if not views:
@@ -476,5 +475,5 @@ def _group_grid(stack: Stack, grid: Grid) -> Grid:
     return (grid[0] // stack.merge, grid[1] // stack.merge) if stack.sampler == "corner" else grid
 
 
-def _distinct(items: Sequence[T]) -> list[T]:
+def _distinct(items: Iterable[Tap]) -> list[Tap]:
     return list(dict.fromkeys(items))
