@@ -3,6 +3,9 @@
 The decoder is never copied or subclassed: slot 0 replaces the output of its token embedding at the visual positions,
 the stacks are added at the inputs of its layers, both through :mod:`dslight.nn.injector`. ``generate`` is Hugging
 Face's own, fed with token ids.
+
+So what a family does inside its embedding (Gemma's scale) does not touch visual tokens, and what it does behind it
+(Granite's multiplier, GPT-2's positions) does: as in the multimodal models that transformers builds on these families.
 """
 
 from __future__ import annotations
