@@ -58,7 +58,7 @@ class GatedAdd(Operation):
         self, width: int, stacks: int, init: float = 0.0, activation: Literal["none", "tanh"] = "none"
     ) -> None:
         super().__init__(width, stacks)
-        self.gate = nn.Parameter(torch.full((stacks,), init))
+        self.gate = nn.Parameter(torch.full((stacks,), float(init)))
         self.activation = activation
         self.starts_closed = init == 0
 
@@ -81,7 +81,7 @@ class ConditionedGate(Operation):
     def __init__(self, width: int, stacks: int, init: float = 0.0) -> None:
         super().__init__(width, stacks)
         self.weight = nn.Parameter(torch.zeros(stacks, width))
-        self.bias = nn.Parameter(torch.full((stacks,), init))
+        self.bias = nn.Parameter(torch.full((stacks,), float(init)))
         self.starts_closed = init == 0
 
     def forward(self, stack: int, hidden: Tensor, values: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ constant out of a zero; two groups at one site sum; sites count layers from 0 an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Literal
 
@@ -44,7 +44,8 @@ class Stack:
             views in the sequence themselves).
         sampler: how the tokens become groups (see :mod:`dslight.nn.sampling`).
         tap: where the encoder is read; default: the scheduler's tap, or for stacks into the encoder their first site.
-        merge: side of the block that ``patch_merge`` makes one token of, and ``corner`` takes the corners of.
+        merge: side of the block that ``patch_merge`` makes one token of, and ``corner`` takes the corners of; of the
+            fine crops that ``pool`` takes the mean of.
         after: count sites as "after layer l" (Qwen3-VL), one more than "at the input of layer l".
     """
 
@@ -63,9 +64,9 @@ class Stack:
     @property
     def up(self) -> int:
         """n: the sampler makes its groups out of n x n crops or blocks; 0 where any number will do."""
-        if self.sampler in ("patch_merge", "corner"):
+        if self.sampler in ("patch_merge", "corner") or (self.view, self.sampler) == ("fine", "pool"):
             return self.merge
-        return isqrt(len(self.sites)) if self.view == "fine" and self.sampler not in ONE_GROUP else 0
+        return isqrt(len(self.sites)) if self.view == "fine" else 0
 
 
 class DeepStack(StackingScheduler):
@@ -90,8 +91,10 @@ class DeepStack(StackingScheduler):
             mosaic's. 0 (the paper): the encoder's own positions are all there is, and these start anew in every crop.
     """
 
-    blames: str = "stacks"
-    """The argument that messages about sites and counts begin with."""
+    arguments: Mapping[str, str] | None = None
+    """For messages, of a subclass that takes no ``stacks``: attribute of its stacks -> argument that sets it, where the
+    names differ; ``count`` is the number of sites.
+    """
 
     def __init__(
         self,
@@ -118,6 +121,8 @@ class DeepStack(StackingScheduler):
         self.make_operation = operation
         self.position = position
         self._check_arguments()
+        self.stacks = [replace(s, tap=self.base_taps[0]) if s.tap is None else s for s in self.stacks]
+        self.encoder_stacks = [replace(s, tap=s.at[0]) if s.tap is None else s for s in self.encoder_stacks]
 
     # --- what it is
 
@@ -148,21 +153,20 @@ class DeepStack(StackingScheduler):
 
     @property
     def fine(self) -> int:
-        """The n that the samplers of fine crops ask for; 2 where any will do."""
-        ups = [stack.up or 2 for stack in [*self.stacks, *self.encoder_stacks] if stack.view == "fine"]
-        return max(ups, default=0)
+        """The n that the samplers of fine crops ask for."""
+        return max((stack.up for _, stack in self._all() if stack.view == "fine"), default=0)
 
     @property
     def smallest_grid(self) -> Grid:
         """One crop, or as many as ``patch_merge`` needs."""
-        needed = [max(s.up, 1) for s in [*self.stacks, *self.encoder_stacks] if s.view == "crops"]
+        needed = [max(s.up, 1) for _, s in self._all() if s.view == "crops"]
         side = max([*needed, int(self.sequence != "base")], default=0)
         return (side, side)
 
     def taps(self) -> list[Tap]:
         """Of the sequence and of the stacks."""
         own = self.base_taps if self.base == "fill" or not self.stacks else []
-        return _distinct([*own, *(self._tap(s) for s in self.stacks), *(self._tap(s) for s in self.encoder_stacks)])
+        return _distinct([*own, *(_tap(s) for _, s in self._all())])
 
     def widths(self, encoder: VisionEncoder) -> list[int]:
         """C; times the number of taps for the base, times ``merge**2`` behind a ``patch_merge``."""
@@ -248,19 +252,20 @@ class DeepStack(StackingScheduler):
 
     # --- steps of the two
 
-    def _tap(self, stack: Stack) -> Tap:
-        if stack.tap is not None:
-            return stack.tap
-        return stack.at[0] if stack in self.encoder_stacks else self.base_taps[0]
+    def _all(self) -> Iterator[tuple[str, Stack]]:
+        """Every stack, and what messages call it."""
+        for name, stacks in (("stacks", self.stacks), ("encoder_stacks", self.encoder_stacks)):
+            for i, stack in enumerate(stacks):
+                yield f"{name}.{i}", stack
 
     def _passes(self) -> Sequence[tuple[Sequence[str], Sequence[Tap]]]:
         """Which views pass the encoder together, and where they are read. The views of the sequence go last."""
         base: list[Tap] = self.base_taps if self.base == "fill" else []
-        inner: list[Tap] = [self._tap(s) for s in self.stacks if s.view == "base"]
+        inner: list[Tap] = [_tap(s) for s in self.stacks if s.view == "base"]
         own = _distinct(base + inner)
-        others = [s for s in [*self.stacks, *self.encoder_stacks] if s.view != "base"]
+        others = [s for _, s in self._all() if s.view != "base"]
         views: list[str] = list(dict.fromkeys(s.view for s in others))
-        taps = _distinct([self._tap(s) for s in others])
+        taps = _distinct([_tap(s) for s in others])
         sequence: list[str] = [self.sequence]
         if not views:
             return [(sequence, own)]
@@ -290,13 +295,13 @@ class DeepStack(StackingScheduler):
     def _groups(self, stack: Stack, seen: dict[tuple[str, Tap], Tensor], views: Views, maps: int) -> Tensor:
         """The groups of one source, ``[len(sites) or 1, M, height, width, C]``."""
         if stack.view == "base":
-            tokens = placed(seen[self.sequence, self._tap(stack)], self.position)
+            tokens = placed(seen[self.sequence, _tap(stack)], self.position)
             if stack.sampler == "identity":
                 return tokens[None]
             return make_groups(tokens, [(1, 1)] * maps, len(stack.sites), stack.sampler, 0.0, stack.merge)
         grids = views.grids if stack.view == "crops" else [(self.fine, self.fine)] * maps
         count = 1 if stack.sampler in ONE_GROUP else len(stack.sites)
-        return make_groups(seen[stack.view, self._tap(stack)], grids, count, stack.sampler, self.position)
+        return make_groups(seen[stack.view, _tap(stack)], grids, count, stack.sampler, self.position)
 
     def _encoder_groups(self, seen: dict[tuple[str, Tap], Tensor], encoder: VisionEncoder, views: Views) -> Tensor:
         """The stacks into the encoder, ``[S, M, P, C]``."""
@@ -343,14 +348,25 @@ class DeepStack(StackingScheduler):
 
     def _check_arguments(self) -> None:
         """Combinations that are wrong whatever the other parts are."""
-        for name, stacks in (("stacks", self.stacks), ("encoder_stacks", self.encoder_stacks)):
-            for i, stack in enumerate(stacks):
-                problem = _problem(stack, self.sequence, inside=name == "encoder_stacks")
-                if problem:
-                    raise ValueError(f"{name}[{i}].{problem}")
+        for name, stack in self._all():
+            attribute, problem = _problem(stack, self.sequence, inside=name.startswith("encoder"))
+            if problem:
+                raise ValueError(f"{self._argument(name, attribute)}: {problem}")
+            if stack.view == "fine" and stack.up != self.fine:
+                raise ValueError(
+                    f"{self._argument(name, 'sites')}: samples {stack.up} x {stack.up} fine crops, and another stack "
+                    f"{self.fine} x {self.fine}; every view has one number of them"
+                )
+        if not self.base_taps:
+            raise ValueError("tap: empty; name at least one, such as `final`")
         if self.base == "zero" and not self.stacks:
             raise ValueError(
                 "base: zero leaves the language model without visual tokens; add stacks, or set base: fill"
+            )
+        if self.base == "zero" and self.encoder_stacks and all(s.view != "base" for s in self.stacks):
+            raise ValueError(
+                "encoder_stacks: nothing reads the views that they are added to; set base: fill, or stack their view: "
+                "base"
             )
         if self.base == "zero" and len({s.sampler == "corner" and s.merge for s in self.stacks}) > 1:
             raise ValueError("stacks: corner groups are smaller than the groups of the other samplers; they cannot mix")
@@ -376,27 +392,34 @@ class DeepStack(StackingScheduler):
 
     def check(self, encoder: VisionEncoder, language_model_depth: int) -> None:
         """See :meth:`StackingScheduler.check`."""
-        for tap in self.taps():
+        taps: list[tuple[str, Tap]] = [("tap", tap) for tap in self.base_taps]
+        taps += [(self._argument(name, "tap"), _tap(stack)) for name, stack in self._all()]
+        for name, tap in taps:
             try:
                 encoder.resolve_tap(tap)
             except ValueError as error:
-                raise ValueError(f"tap: {error}") from None
+                raise ValueError(f"{name}: {error}") from None
         if self.position and encoder.width % 4:
             raise ValueError(
                 f"position: the 2-D sine-cosine code needs a width divisible by 4; the encoder's is {encoder.width}"
             )
-        self._check_depth(self.sites, language_model_depth, "language model")
-        for stack in self.stacks:
+        self._check_depth("stacks", self.sites, language_model_depth, "language model")
+        for name, stack in self._all():
             if stack.sampler == "corner" and any(side % stack.merge for side in encoder.grid):
                 raise ValueError(
-                    f"{self.blames}: corner takes blocks of {stack.merge} x {stack.merge}; the encoder's map of "
-                    f"{encoder.grid[0]} x {encoder.grid[1]} tokens does not divide"
+                    f"{self._argument(name, 'merge')}: corner takes blocks of {stack.merge} x {stack.merge}; the "
+                    f"encoder's map of {encoder.grid[0]} x {encoder.grid[1]} tokens does not divide"
                 )
         if self.encoder_stacks:
             self._check_encoder(encoder)
 
     def _check_encoder(self, encoder: VisionEncoder) -> None:
-        self._check_depth(self.encoder_sites, encoder.depth, "vision encoder")
+        if not encoder.stackable:
+            raise ValueError(
+                f"{self._argument('encoder_stacks')}: {type(encoder).__name__} has no layers to add stacks to; stack "
+                "in the language model instead"
+            )
+        self._check_depth("encoder_stacks", self.encoder_sites, encoder.depth, "vision encoder")
         last = max(self.encoder_sites)
         for tap in self.base_taps:
             reached = encoder.resolve_tap(tap)
@@ -405,70 +428,88 @@ class DeepStack(StackingScheduler):
                     f"tap: features are read at layer {reached}, before the last stack is added at layer {last}"
                 )
 
-    def _check_depth(self, sites: Sequence[int], depth: int, part: str) -> None:
+    def _check_depth(self, stacks: str, sites: Sequence[int], depth: int, part: str) -> None:
         if sites and max(sites) >= depth:
+            layers = ", ".join(map(str, sites))
             raise ValueError(
-                f"{self.blames}: {len(sites)} stacks at layers {', '.join(map(str, sites))} need {max(sites) + 1} "
-                f"layers; the {part} has {depth}"
+                f"{self._argument(stacks)}: {_counted(len(sites), 'stack')} at layer{'s' * (len(sites) > 1)} "
+                f"{layers} need {_counted(max(sites) + 1, 'layer')}; the {part} has {depth}"
             )
 
     def check_views(self, grids: Sequence[Grid], fine: int = 0) -> None:
         """See :meth:`StackingScheduler.check_views`."""
-        name = type(self).__name__
         if self.uses_crops and all(grid == (0, 0) for grid in grids):
+            name = type(self).__name__
             raise ValueError(
                 f"{name} looks at high-resolution crops, but the views have none: choose views with a grid"
             )
         if self.fine and fine != self.fine:
             raise ValueError(
-                f"{self.blames}: needs {self.fine} x {self.fine} fine crops of every view, but the views have "
-                + (f"{fine} x {fine}; set their `up`" if fine else "none: choose HDViews")
+                f"{self._argument('stacks', 'count')}: needs {self.fine} x {self.fine} fine crops of every view, but "
+                + (f"the views have {fine} x {fine}; set their `up`" if fine else "the views have none; choose HDViews")
             )
         most = max((rows * cols for rows, cols in grids), default=0)
-        for stack in [*self.stacks, *self.encoder_stacks]:
+        for name, stack in self._all():
             if stack.view != "crops":
                 continue
             if stack.sampler == "patch_merge" and any(grid != (stack.merge, stack.merge) for grid in grids):
                 raise ValueError(
-                    f"{self.blames}: patch_merge needs {stack.merge} x {stack.merge} crops of every image, but the "
-                    f"views may cut others; choose GridViews"
+                    f"{self._argument(name, 'sampler')}: patch_merge needs {stack.merge} x {stack.merge} crops of "
+                    "every image, but the views may cut others; choose GridViews"
                 )
             if stack.sampler not in ONE_GROUP and most > len(stack.sites):
-                argument = "num_stacks" if self.blames == "start" else self.blames
                 raise ValueError(
-                    f"{argument}: {len(stack.sites)} stacks cannot take the {most} crops that the views may cut"
+                    f"{self._argument(name, 'count')}: {_counted(len(stack.sites), 'stack')} cannot take the {most} "
+                    "crops that the views may cut"
                 )
         if self.fill_to and most > self.fill_to:
             raise ValueError(f"fill_to: {self.fill_to} maps cannot take the {most} crops that the views may cut")
 
+    def _argument(self, stack: str, attribute: str = "sites") -> str:
+        """The argument that sets an attribute of one stack (``stacks.0``) or of all (``stacks``), for messages."""
+        name = "sites" if attribute == "count" else attribute
+        if self.arguments is not None:
+            return self.arguments.get(attribute, name)
+        return f"{stack}.{name}" if "." in stack else stack
 
-def _problem(stack: Stack, sequence: InSequence, inside: bool) -> str:
-    """What is wrong with a stack by itself, starting with its attribute; empty: nothing."""
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _problem(stack: Stack, sequence: InSequence, inside: bool) -> tuple[str, str]:
+    """What is wrong with a stack by itself: the attribute, and a sentence about it; empty: nothing."""
     if not stack.sites:
-        return "sites: empty; name at least one layer"
+        return "sites", "empty; name at least one layer"
     if min(stack.sites) < 0:
-        return f"sites: layers count from 0, got {min(stack.sites)}"
+        return "sites", f"layers count from 0, got {min(stack.sites)}"
     if stack.merge < 1:
-        return f"merge: must be at least 1, got {stack.merge}"
+        return "merge", f"must be at least 1, got {stack.merge}"
     if stack.view == "base":
         if inside:
-            return "view: base cannot be stacked into the encoder that is just reading it; choose crops"
+            return "view", "base cannot be stacked into the encoder that is just reading it; choose crops"
         if stack.sampler not in ("identity", "corner"):
-            return f"sampler: {stack.sampler} samples crops; a view by itself takes identity or corner"
+            return "sampler", f"{stack.sampler} samples crops; a view by itself takes identity or corner"
     elif stack.sampler not in MOSAIC_SAMPLERS:
-        return f"sampler: {stack.sampler} samples a view by itself; choose 2d for crops, or view: base"
+        return "sampler", f"{stack.sampler} samples a view by itself; choose 2d for crops, or view: base"
     if stack.view == "crops" and sequence != "base":
-        return "view: the crops stand in the sequence already; choose fine, or sequence: base"
+        return "view", "the crops stand in the sequence already; choose fine, or sequence: base"
     if stack.view == "fine" and sequence != "tiles":
-        return "view: fine crops belong to base view and crops in the sequence; set sequence: tiles"
-    groups = stack.sampler not in ONE_GROUP
-    if stack.view == "fine" and groups and stack.up**2 != len(stack.sites):
-        return f"sites: {len(stack.sites)} layers cannot take n x n groups; name 1, 4 or 9"
+        return "view", "fine crops belong to base view and crops in the sequence; set sequence: tiles"
+    if stack.view == "fine" and stack.sampler not in ONE_GROUP and stack.up**2 != len(stack.sites):
+        return "sites", f"{len(stack.sites)} layers cannot take n x n groups; name 4 or 9"
+    if stack.view == "fine" and stack.up < 2:
+        return ("merge" if stack.sampler in ONE_GROUP else "sites"), "a view has at least 2 x 2 fine crops"
     if stack.sampler == "corner" and len(stack.sites) > stack.merge**2:
-        return f"sites: {len(stack.sites)} layers, but blocks of {stack.merge} x {stack.merge} have fewer corners"
+        return "sites", f"{len(stack.sites)} layers, but blocks of {stack.merge} x {stack.merge} have fewer corners"
     if inside and stack.sampler == "patch_merge":
-        return "sampler: patch_merge changes the width, and the encoder has one width; choose 2d"
-    return ""
+        return "sampler", "patch_merge changes the width, and the encoder has one width; choose 2d"
+    return "", ""
+
+
+def _tap(stack: Stack) -> Tap:
+    assert stack.tap is not None  # the scheduler has set it
+    return stack.tap
 
 
 def _group_grid(stack: Stack, grid: Grid) -> Grid:

@@ -7,7 +7,7 @@ crops, as Qwen3-VL does. :class:`SequenceConcat` and :class:`ChannelConcat` are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -16,8 +16,11 @@ from torch import Tensor
 from dslight.components.operation import Operation
 from dslight.components.schedulers.deepstack import DeepStack, Stack
 from dslight.components.vision_encoder import Tap, VisionEncoder
-from dslight.nn.sampling import SamplerName
+from dslight.nn.sampling import ONE_GROUP, SamplerName
 from dslight.types import Views, VisualTokens
+
+ARANGED = {"sites": "start", "count": "num_stacks"}
+"""Arguments that set the sites of stacks, for messages."""
 
 
 class LowResolution(DeepStack):
@@ -48,8 +51,6 @@ class DeepStackL(DeepStack):
         operation: see :class:`DeepStack`.
     """
 
-    blames = "start"
-
     def __init__(
         self,
         num_stacks: int = 4,
@@ -62,6 +63,7 @@ class DeepStackL(DeepStack):
         sites: list[int] | None = None,
         operation: Callable[[int, int], Operation] | None = None,
     ) -> None:
+        self.arguments = {"view": "source"} if sites else {"view": "source", **ARANGED}
         at = sites or _arange_sites(start, interval, num_stacks)
         stack = Stack(at, source, sampler if source == "crops" else "identity")
         super().__init__(stacks=[stack], tap=tap, position=position, operation=operation)
@@ -82,7 +84,7 @@ class DeepStackV(DeepStack):
         tap: where the encoder is read in the end.
     """
 
-    blames = "start"
+    arguments: Mapping[str, str] | None = ARANGED
 
     def __init__(
         self, num_stacks: int = 4, start: int = 20, interval: int = 1, sampler: SamplerName = "2d", tap: Tap = "final"
@@ -105,7 +107,7 @@ class DeepStackHD(DeepStack):
         unpad: see :class:`DeepStack`; the released model squashes, so nothing is padded.
     """
 
-    blames = "start"
+    arguments: Mapping[str, str] | None = {"sites": "start", "count": "up", "merge": "up"}
 
     def __init__(
         self,
@@ -117,7 +119,9 @@ class DeepStackHD(DeepStack):
         newline: bool = True,
         unpad: bool = False,
     ) -> None:
-        stack = Stack(_arange_sites(start, interval, up * up), "fine", sampler)
+        if up < 2:
+            raise ValueError(f"up: must be at least 2, got {up}")
+        stack = Stack(_arange_sites(start, interval, up * up), "fine", sampler, merge=up)
         super().__init__(stacks=[stack], sequence="tiles", tap=tap, newline=newline, unpad=unpad)
 
 
@@ -132,7 +136,7 @@ class DeepStackTaps(DeepStack):
         operation: see :class:`DeepStack`.
     """
 
-    blames = "sites"
+    arguments: Mapping[str, str] | None = {"tap": "taps"}
 
     def __init__(
         self,
@@ -142,6 +146,8 @@ class DeepStackTaps(DeepStack):
         base: Literal["fill", "zero"] = "fill",
         operation: Callable[[int, int], Operation] | None = None,
     ) -> None:
+        if not taps:
+            raise ValueError("taps: empty; name at least one")
         at = sites or list(range(1, len(taps) + 1))
         if len(at) != len(taps):
             raise ValueError(f"sites: {len(at)} sites for {len(taps)} taps")
@@ -189,20 +195,22 @@ class ChannelConcat(DeepStack):
     ("Dimension Concat", Table 7; Equation 7).
 
     Args:
-        num_crops: the number of groups; images with fewer crops have zeros there.
+        num_crops: the number of groups; images with fewer crops have zeros there. A sampler that makes one group only
+            makes one.
         sampler: how the crops' mosaic becomes groups.
         tap: where the encoder is read.
         position: see :class:`DeepStack`.
     """
 
-    blames = "num_crops"
+    arguments: Mapping[str, str] | None = {"count": "num_crops"}
 
     def __init__(
         self, num_crops: int = 4, sampler: SamplerName = "2d", tap: Tap = "final", position: float = 0.0
     ) -> None:
         if num_crops < 1:
             raise ValueError(f"num_crops: must be at least 1, got {num_crops}")
-        super().__init__(stacks=[Stack([0] * num_crops, "crops", sampler)], tap=tap, position=position)
+        groups = 1 if sampler in ONE_GROUP else num_crops
+        super().__init__(stacks=[Stack([0] * groups, "crops", sampler)], tap=tap, position=position)
 
     @property
     def sites(self) -> tuple[int, ...]:
