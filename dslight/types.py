@@ -173,6 +173,27 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Tokens beside the sequence, which the language model attends to in front of some layers (Flamingo).
+
+    Attributes:
+        tokens: ``[n, D]``, packed image by image: not padded, so images may have different numbers of them.
+        counts: how many tokens each image has.
+        slots: how many positions of the sequence each image takes: tells where it begins.
+        blocks: one per site, what attends there (see :class:`dslight.nn.cross_attention.GatedCrossAttention`).
+        sites: the layers in front of which the blocks stand.
+        latest: a position sees the last image that begins at or before it, instead of all of them.
+    """
+
+    tokens: Tensor
+    counts: tuple[int, ...]
+    slots: tuple[int, ...]
+    blocks: Sequence[Callable[[Tensor, Any, Tensor], tuple[Tensor, Any]]]
+    sites: tuple[int, ...]
+    latest: bool = False
+
+
+@dataclass(frozen=True)
 class VisualTokens:
     """What the language model takes in: the one equation of the method.
 
@@ -182,11 +203,13 @@ class VisualTokens:
         sites: the S layers at whose inputs slots 1..S are added.
         operation: what is added instead of the stack itself, given (index of the stack, residual stream at the slots
             ``[n, D]``, the stack there ``[n, D]``): a gate, for instance.
+        memory: what stands beside the sequence, if anything does.
     """
 
     slots: Tensor
     sites: tuple[int, ...] = ()
     operation: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    memory: Memory | None = None
 
     @property
     def base(self) -> Tensor:
@@ -197,6 +220,11 @@ class VisualTokens:
     def stacks(self) -> Tensor:
         """Slots 1..S, ``[S, N, D]``."""
         return self.slots[1:]
+
+    def none(self) -> VisualTokens:
+        """The same without a token, of no image; whatever made the tokens stays in the graph."""
+        memory = self.memory and replace(self.memory, tokens=self.memory.tokens[:0], counts=(), slots=())
+        return replace(self, slots=self.slots[:, :0], memory=memory)
 
 
 @dataclass
