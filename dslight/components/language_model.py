@@ -11,8 +11,8 @@ So what a family does inside its embedding (Gemma's scale) does not touch visual
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.component import Component, on_meta
+from dslight.nn.cross_attention import attend
 from dslight.nn.injector import inject
 from dslight.types import VisualTokens
 
@@ -107,17 +108,19 @@ class LanguageModel(Component, ABC):
         with self._injecting(visual_mask, visual):
             return self.generate_ids(input_ids, attention_mask, **options)
 
-    def _injecting(self, visual_mask: Tensor, visual: VisualTokens | None) -> AbstractContextManager[None]:
+    @contextmanager
+    def _injecting(self, visual_mask: Tensor, visual: VisualTokens | None) -> Iterator[None]:
         if visual is None:
-            return nullcontext()
+            yield
+            return
         layer = self.layers[0]
         checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
-        if visual.sites and checkpointed and type(layer).__call__ is not nn.Module.__call__:
+        if (visual.sites or visual.memory) and checkpointed and type(layer).__call__ is not nn.Module.__call__:
             raise RuntimeError(
                 "gradient checkpointing: this version of transformers recomputes a layer together with its hooks, and "
                 "so without the stacks, which are gone by then; use a newer one (5.23 recomputes forward alone)"
             )
-        return inject(
+        stacking = inject(
             self.layers,
             visual_mask,
             visual.stacks,
@@ -127,6 +130,8 @@ class LanguageModel(Component, ABC):
             decoder=self.decoder,
             operation=visual.operation,
         )
+        with stacking, attend(self.layers, visual_mask, visual.memory, decoder=self.decoder):
+            yield
 
 
 class HFCausalLM(LanguageModel):
