@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--world-size", type=int, help="processes that share the parameters (default: the recipe's)")
     plan.add_argument("--text-tokens", type=int, default=64, help="text positions assumed for FLOPs and memory")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.add_argument("--no-cost", action="store_true", help="leave out FLOPs and memory: parts, tokens and sites only")
 
     sweep = verb("sweep", "run an ablation: every variant times every point of the grid; finished runs are skipped")
     recipe(sweep)
@@ -122,7 +123,7 @@ def _plan(args: argparse.Namespace) -> int:
     from dslight.recipe.compose import compose
     from dslight.run.plan import plan
 
-    made = plan(compose(args.recipe, args.overrides), args.world_size, args.text_tokens)
+    made = plan(compose(args.recipe, args.overrides), args.world_size, args.text_tokens, cost=not args.no_cost)
     print(made.to_json() if args.json else made.to_text())
     return 0
 

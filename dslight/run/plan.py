@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dslight.layout import NEWLINE
 from dslight.recipe.build import Experiment, batches_per_step, check
 from dslight.recipe.build import world_size as named_world_size
 from dslight.types import Grid
@@ -25,14 +26,14 @@ from dslight.vlm import VLM
 
 @dataclass(frozen=True)
 class Part:
-    """A line of the parts table; ``lr`` is ``None`` for a frozen part."""
+    """A line of the parts table; ``lr`` is ``None`` for a frozen part, ``forward_flops`` where cost is not counted."""
 
     name: str
     kind: str
     parameters: int
     trainable: int
     lr: float | None
-    forward_flops: float
+    forward_flops: float | None
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,13 @@ class Plan:
         grids: the crop grids that the views may have.
         effective_resolution: (height, width) of all crops together, for the largest grid.
         visual_tokens: patch tokens of all views that are read (the paper's "Vis.Tok"), for the largest grid.
-        context_length: visual positions of the sequence (the paper's "Cxt.Len"), for the largest grid.
+        context_length: visual positions of the sequence, for the largest grid.
+        newline_tokens: those of them that hold a newline token; the paper's "Cxt.Len" leaves them out.
         text_tokens: assumed for FLOPs and memory.
         placements: (part, layer, what enters there).
         world_size: ranks that share the parameters.
         micro_batch_size: samples that a rank takes at once.
-        memory: per rank.
+        memory: per rank; ``None`` where cost is not counted.
     """
 
     name: str
@@ -77,48 +79,48 @@ class Plan:
     effective_resolution: tuple[int, int]
     visual_tokens: int
     context_length: int
+    newline_tokens: int
     text_tokens: int
     placements: list[tuple[str, int, str]]
     world_size: int
     micro_batch_size: int
-    memory: Memory
+    memory: Memory | None
     notes: list[str] = field(default_factory=list)
 
     @property
     def forward_flops(self) -> float:
         """Of one sample, all parts."""
-        return sum(part.forward_flops for part in self.parts)
+        return sum(part.forward_flops or 0 for part in self.parts)
 
     def to_json(self) -> str:
         """Everything, for programs."""
-        return json.dumps(
-            {**asdict(self), "forward_flops": self.forward_flops, "memory_total": self.memory.total}, indent=2
-        )
+        cost = {"forward_flops": self.forward_flops, "memory_total": self.memory.total} if self.memory else {}
+        return json.dumps({**asdict(self), **cost}, indent=2)
 
     def to_text(self) -> str:
         """Everything, for people."""
-        flops = self.forward_flops
-        lines = [
-            f"{self.name}",
-            "",
-            f"{'part':<16}{'class':<20}{'parameters':>12}{'trainable':>12}{'lr':>9}{'forward FLOPs':>16}{'':>7}",
-        ]
+        flops, m = self.forward_flops, self.memory
+        cost = f"{'forward FLOPs':>16}{'':>7}" if m else ""
+        lines = [f"{self.name}", "", f"{'part':<16}{'class':<20}{'parameters':>12}{'trainable':>12}{'lr':>9}{cost}"]
         for part in self.parts:
             lr = "frozen" if part.lr is None else f"{part.lr:g}"
-            share = f"{part.forward_flops / flops:.0%}" if flops else ""
+            own = part.forward_flops or 0
+            cost = f"{_count(own):>16}{f'{own / flops:.0%}' if flops else '':>7}" if m else ""
             lines.append(
-                f"{part.name:<16}{part.kind:<20}{_count(part.parameters):>12}{_count(part.trainable):>12}{lr:>9}"
-                f"{_count(part.forward_flops):>16}{share:>7}"
+                f"{part.name:<16}{part.kind:<20}{_count(part.parameters):>12}{_count(part.trainable):>12}{lr:>9}{cost}"
             )
         totals = _count(sum(p.parameters for p in self.parts)), _count(sum(p.trainable for p in self.parts))
-        lines.append(f"{'total':<36}{totals[0]:>12}{totals[1]:>12}{'':>9}{_count(flops):>16}{'':>7}")
+        cost = f"{'':>9}{_count(flops):>16}{'':>7}" if m else ""
+        lines.append(f"{'total':<36}{totals[0]:>12}{totals[1]:>12}{cost}")
+        newlines = self.newline_tokens
         grids = ", ".join("single view" if grid == (0, 0) else f"{grid[0]}x{grid[1]} crops" for grid in self.grids)
         lines += [
             "",
             f"views            {self.image_size[0]}x{self.image_size[1]} px: base view"
             + (f" + {grids}" if self.grids != [(0, 0)] else ""),
             f"resolution       {self.effective_resolution[0]}x{self.effective_resolution[1]} px effective",
-            f"visual tokens    {self.visual_tokens} read, {self.context_length} in the context",
+            f"visual tokens    {self.visual_tokens} read, {self.context_length} in the context"
+            + (f" = {self.context_length - newlines} + {newlines} newline tokens" if newlines else ""),
         ]
         if self.text_tokens:
             lines.append(
@@ -127,24 +129,26 @@ class Plan:
         if self.placements:
             lines.append("")
             lines += [f"{part + ' layer ' + str(layer):<26} {what}" for part, layer, what in self.placements]
-        m = self.memory
-        lines += [
-            "",
-            f"memory per rank  {_bytes(m.total)}: {self.world_size} rank{'s' * (self.world_size > 1)}, "
-            f"micro-batch {self.micro_batch_size}, two optimizer states, no activation checkpointing",
-            f"                 weights {_bytes(m.weights)}, gradients {_bytes(m.gradients)}, "
-            f"optimizer {_bytes(m.optimizer)}, unsharded {_bytes(m.unsharded)}, activations {_bytes(m.activations)}",
-        ]
+        if m:
+            lines += [
+                "",
+                f"memory per rank  {_bytes(m.total)}: {self.world_size} rank{'s' * (self.world_size > 1)}, "
+                f"micro-batch {self.micro_batch_size}, two optimizer states, no activation checkpointing",
+                f"                 weights {_bytes(m.weights)}, gradients {_bytes(m.gradients)}, "
+                f"optimizer {_bytes(m.optimizer)}, unsharded {_bytes(m.unsharded)}, "
+                f"activations {_bytes(m.activations)}",
+            ]
         return "\n".join(lines + (["", *self.notes] if self.notes else []))
 
 
-def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: int = 64) -> Plan:
+def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: int = 64, cost: bool = True) -> Plan:
     """Check a recipe and count its cost.
 
     Args:
         recipe: as composed.
         world_size: ranks that the parameters are sharded over; default: the processes that the recipe names.
         text_tokens: text positions of a sample.
+        cost: whether FLOPs and memory are counted, which takes most of the time.
 
     Raises:
         RecipeError: when the recipe is wrong.
@@ -161,17 +165,18 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         for part in model.parts().values()
         for u in getattr(part, "shard_units", [])
     ]
-    flops, activations = _costs(experiment, grid, text_tokens)
+    flops, activations = _costs(experiment, grid, text_tokens) if cost else ({}, 0)
     trains = model.stage.train if model.stage else {}  # type: ignore[union-attr]
     patches = encoder.grid[0] * encoder.grid[1]
     height, width = encoder.image_size
     if isinstance(model, VLM) and experiment.slots is not None:
         stacking = model.stacking
-        context = experiment.slots(grid, (grid[0] * height, grid[1] * width))  # of an image of the grid's own shape
+        order = experiment.slots.order(grid, (grid[0] * height, grid[1] * width))  # an image of the grid's own shape
+        context, newlines = len(order), order.count(NEWLINE)
         read, placements = sum(run.views for run in stacking.passes(grid)), stacking.placements
         magnified = max(1, stacking.fine) * (1 if stacking.uses_crops else 0)
     else:
-        read, context, placements, text_tokens, magnified = 1 + crops, 0, [], 0, 1
+        read, context, newlines, placements, text_tokens, magnified = 1 + crops, 0, 0, [], 0, 1
     trainable = sum(p.nbytes for p in parameters if p.requires_grad)
     weights = sum(p.nbytes for p in parameters)
     return Plan(
@@ -183,7 +188,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
                 sum(p.numel() for p in _own(part)),
                 sum(p.numel() for p in _own(part) if p.requires_grad),
                 trains[name].lr if name in trains else None,
-                flops.get(name, 0),
+                flops.get(name, 0) if cost else None,
             )
             for name, part in model.parts().items()
         ],
@@ -192,6 +197,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         effective_resolution=(height * max(1, grid[0] * magnified), width * max(1, grid[1] * magnified)),
         visual_tokens=patches * read,
         context_length=context,
+        newline_tokens=newlines,
         text_tokens=text_tokens,
         placements=placements,
         world_size=world_size,
@@ -202,7 +208,9 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
             optimizer=2 * trainable // world_size,
             unsharded=(weights - sum(units) + 2 * max(units, default=0)) if world_size > 1 else 0,
             activations=activations * micro,
-        ),
+        )
+        if cost
+        else None,
     )  # fmt: skip
 
 

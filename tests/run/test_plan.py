@@ -116,6 +116,24 @@ def test_the_plan_is_printed_for_people_and_as_json(recipe, capsys):
     assert "language_model layer 3     + stack 4" in text
 
 
+def test_without_its_cost_a_plan_has_all_but_flops_and_memory(recipe, capsys):
+    counted = []
+    for arguments in ([], ["--no-cost"]):
+        assert main(["plan", str(recipe), "--json", *arguments]) == 0
+        counted.append(json.loads(capsys.readouterr().out))
+    whole, quick = counted
+    assert quick["memory"] is None
+    assert [part.pop("forward_flops") for part in quick["parts"]] == [None] * 4
+    assert all(part.pop("forward_flops") is not None for part in whole["parts"])
+    assert {key: value for key, value in whole.items() if key in quick and key != "memory"} == {
+        key: value for key, value in quick.items() if key != "memory"
+    }
+    assert main(["plan", str(recipe), "--no-cost"]) == 0
+    text = capsys.readouterr().out
+    assert "visual tokens    80 read, 16 in the context" in text
+    assert not [word for word in ("FLOPs", "memory") if word in text]
+
+
 def test_a_world_that_cannot_share_the_global_batch_is_refused(recipe, capsys):
     assert main(["plan", str(recipe), "--world-size", "3"]) == 1
     assert capsys.readouterr().err == (
