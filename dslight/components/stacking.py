@@ -45,6 +45,7 @@ class StackingScheduler(Component, ABC):
     Attributes:
         operation: what a stack does to the residual stream; ``None``: it is added.
         newline: the newline token ``[D]``, ``None`` where none is laid.
+        blocks: what attends to tokens beside the sequence, in front of layers of the language model.
     """
 
     kind: ClassVar[str] = "stacking"
@@ -53,6 +54,12 @@ class StackingScheduler(Component, ABC):
         super().__init__()
         self.operation: Operation | None = None
         self.newline: nn.Parameter | None = None
+        self.blocks: nn.ModuleList = nn.ModuleList()
+
+    @property
+    def shard_units(self) -> list[nn.Module]:
+        """One unit per block."""
+        return list(self.blocks)
 
     # --- what it is, for the parts around it
 
@@ -71,6 +78,15 @@ class StackingScheduler(Component, ABC):
         """Which group enters which layer, for people: (part, layer, group)."""
         base = ("language_model", 0, "base tokens, in the sequence")
         return [base, *(("language_model", site, f"+ stack {i}") for i, site in enumerate(self.sites, 1))]
+
+    @property
+    def starts_closed(self) -> bool:
+        """Whether nothing is added until this part has learned something: then it has to train."""
+        return self.operation is not None and self.operation.starts_closed
+
+    def beside(self, grid: Grid) -> int:
+        """The maps of an image whose crops form ``grid`` that the language model attends to beside its sequence."""
+        return 0
 
     @property
     def fine(self) -> int:
@@ -126,7 +142,7 @@ class StackingScheduler(Component, ABC):
         """From projected maps ``[levels, M, height, width, D]`` to slots, the N slots image by image."""
 
     def connect(self, width: int) -> None:
-        """Make what needs the language model's width D: the newline token, the operation."""
+        """Make what needs the language model's width D: the newline token, the operation, the blocks."""
 
     # --- what cannot be
 

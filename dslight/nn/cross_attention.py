@@ -164,7 +164,7 @@ def attend(
     layers: Sequence[nn.Module], mask: Tensor, memory: Memory | None, *, decoder: nn.Module | None = None
 ) -> Iterator[None]:
     """While the block runs, ``layers`` attend to ``memory``. Enter after :func:`~dslight.nn.injector.inject`: stacks
-    then are added first.
+    are then added first.
 
     Args:
         layers: the transformer's layers, each called with its hidden states ``[b, t, D]`` as first argument (or as
