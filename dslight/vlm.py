@@ -10,7 +10,6 @@ layer ``sites[s-1]``. Everything else is decided by the parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -55,7 +54,6 @@ class VLM(pl.LightningModule):
             stacking.check(vision_encoder, language_model.depth)
         except ValueError as error:
             raise ValueError(f"stacking.init_args.{error}") from None
-        stacking.connect(language_model.width)
         self.vision_encoder = vision_encoder
         self.stacking = stacking
         try:
@@ -63,6 +61,7 @@ class VLM(pl.LightningModule):
             self.projector.out_grid(stacking.map_grid(vision_encoder))
         except ValueError as error:
             raise ValueError(f"projector.init_args.{error}") from None
+        stacking.connect(language_model.width)  # after all others, which then start alike whatever the stacking
         self.language_model = language_model
         self.stage: Stage | None = None
         self.tokenizer: Any = None
@@ -86,11 +85,10 @@ class VLM(pl.LightningModule):
         Raises:
             ValueError: as :meth:`Stage.freeze`.
         """
-        operation = self.stacking.operation
-        if operation is not None and operation.starts_closed and "stacking" not in stage.train:
+        if self.stacking.starts_closed and "stacking" not in stage.train:
             raise ValueError(
-                "train: the stacking's operation starts closed, so its stacks would never be added; give stacking a "
-                "learning rate, or the operation an init other than 0"
+                "train: the stacking's gates start closed, so nothing would ever come through; give stacking a "
+                "learning rate, or its gates an init other than 0"
             )
         self.stage = stage
         stage.freeze(self.parts())
@@ -123,7 +121,7 @@ class VLM(pl.LightningModule):
         seen = views if views is not None else self._blank()
         maps = self.stacking(self.vision_encoder, seen)  # per level [M, height, width, C]
         visual = self.stacking.lay_out(self.projector(maps), seen)  # slots [S+1, N, D]
-        return visual if views is not None else replace(visual, slots=visual.slots[:, :0])
+        return visual if views is not None else visual.none()
 
     def generate(self, batch: Batch, **options: Any) -> Tensor:
         """Greedy answers to a batch of left-padded prompts: the new token ids ``[B, new]``."""
