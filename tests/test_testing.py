@@ -128,6 +128,34 @@ class EarlyExitOfItsOwn(Sound):
         return super().run(x if depth == 3 else x + 0.1, depth)
 
 
+class TapsWithoutEnd(Sound):
+    def resolve_tap(self, tap):
+        return super().resolve_tap(tap) if tap == "final" else min(tap % 10, 3)
+
+
+class TappableByMistake(Sound):
+    tappable = False
+
+    def resolve_tap(self, tap):
+        return 3
+
+
+class AllLayersAlways(Sound):
+    def run(self, x: Tensor, depth: int) -> Tensor:
+        return super().run(x, 3)
+
+
+class SwallowsStacks(Sound):
+    stackable = False
+
+    def forward(self, pixels, taps=("final",), stacks=None, sites=()):
+        return super().forward(pixels, taps)
+
+
+class LayersButNoStacks(Sound):
+    stackable = False
+
+
 class DoubledStacks(Sound):
     def forward(self, pixels, taps=("final",), stacks=None, sites=()):
         return super().forward(pixels, taps, None if stacks is None else 2 * stacks, sites)
@@ -228,6 +256,7 @@ class HookFromAMixin(Mixin, Sound):
 BROKEN: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("it_is_a_vision_encoder", lambda: nn.Linear(2, 2), "Linear must subclass"),
     ("its_facts_are_set", MeanOfBytes, r"mean is .* of pixel values in 0\.\.1"),
+    ("its_facts_are_set", LayersButNoStacks, "layers lists 3 modules, but stackable is False"),
     ("every_tap_has_the_promised_shape", AnotherGrid, "its grid and width promise"),
     ("every_layer_receives_prefix_and_patches", ForgottenPrefix, r"layer 0 receives \(2, 9, 32\).*prefix_tokens 0"),
     ("patches_come_row_by_row_behind_the_prefix", ColumnByColumn, "row 0, column 3 .* changes patch 6 most, not 3"),
@@ -235,6 +264,10 @@ BROKEN: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("pixels_are_normalised_by_mean_and_std", NormalisedTwice, "not twice"),
     ("neighbouring_taps_differ", SkippedLayer, "taps 1 and 2 are equal: layer 1 did not run"),
     ("negative_taps_count_from_the_end", TapsFromZero, "tap -1 is not tap 3"),
+    ("a_tap_that_is_not_there_is_refused", TapsWithoutEnd, "tap 4 must raise a ValueError: it is beyond 3 layers"),
+    ("a_tap_that_is_not_there_is_refused", TappableByMistake, "tap 0 must raise a ValueError: tappable is False"),
+    ("layers_behind_the_last_tap_do_not_run", AllLayersAlways, r"for tap 0 the layers \[0, 1, 2\] run, \[0\] suffice"),
+    ("stacks_are_refused_where_there_are_no_layers", SwallowsStacks, "stackable is False, so stacks must raise"),
     ("an_early_tap_is_the_same_whether_later_layers_run_or_not", DropoutInEvaluation, "nothing may be random in eval"),
     ("an_early_tap_is_the_same_whether_later_layers_run_or_not", EarlyExitOfItsOwn, r"depth=1\) must run"),
     ("a_stack_is_added_to_the_patches_alone", DoubledStacks, "layer 0 is not what is added"),

@@ -44,14 +44,20 @@ class TimmFeatureMaps(VisionEncoder):
         image_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.model: Any = _feature_maps(name, pretrained, stage, model_args)
-        settings = self.model.pretrained_cfg
-        self.mean, self.std = mean or settings["mean"], std or settings["std"]
-        size = image_size or settings["input_size"][1:]
-        self.image_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        with torch.device("meta"):  # the shape of the map, without computing it
+        with torch.device("meta"), torch.enable_grad():  # a pass that computes nothing
             shadow = _feature_maps(name, False, stage, model_args).eval()
-            (features,) = shadow(torch.empty(1, 3, *self.image_size))
+            settings = shadow.pretrained_cfg
+            size = image_size or settings["input_size"][1:]
+            self.image_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+            try:
+                (features,) = shadow(torch.empty(1, 3, *self.image_size))
+            except (AssertionError, RuntimeError) as error:
+                height, width = self.image_size
+                raise ValueError(f"image_size: {name} cannot see {height} x {width} pixels: {error}") from error
+            features.sum().backward()  # tells what does not matter to this map
+        self.mean, self.std = mean or settings["mean"], std or settings["std"]
+        self.model: Any = _feature_maps(name, pretrained, stage, model_args)
+        _drop(self.model, {name for name, parameter in shadow.named_parameters() if parameter.grad is None})
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         rows, columns, self.width = (
             features.shape[1:] if self._channels_last else features.permute(0, 2, 3, 1).shape[1:]
@@ -88,8 +94,16 @@ def _feature_maps(name: str, pretrained: bool, stage: int, model_args: dict[str,
         if -count <= stage < count:
             raise
         raise ValueError(f"stage: {stage} is beyond the {count} feature maps of {name}, 0 to {count - 1}") from None
-    except (RuntimeError, AttributeError) as error:
-        raise ValueError(f"name: timm gives no feature maps of {name}: {error}") from error
     if isinstance(model, FeatureHookNet):  # it keeps and runs what lies behind the stage, and no gradient gets there
         raise ValueError(f"name: timm reads {name} by hooks and keeps all of it; choose a model that it can cut off")
     return model
+
+
+def _drop(model: nn.Module, names: set[str], prefix: str = "") -> None:
+    """Take out the modules that have no parameters but these: some models keep what lies behind the stage."""
+    for child, module in model.named_children():
+        own = {f"{prefix}{child}.{name}" for name, _ in module.named_parameters()}
+        if own and own <= names:
+            setattr(model, child, nn.Identity())
+        else:
+            _drop(module, names, f"{prefix}{child}.")
