@@ -42,6 +42,7 @@ HARMLESS: tuple[tuple[str, str], ...] = (
     (r"(^|\.)attention\.(masked_)?bias$", "the causal mask of old GPT-NeoX files"),
     (r"^vision_encoder\..*\.post_layernorm\.", "comes behind the tap; the encoder does not have it"),
     (r"^vision_encoder\.model\.(vision_model\.)?head\.", "a pooling head; patches are read before it"),
+    (r"^vision_encoder\.model\.embeddings\.mask_token$", "stands for hidden patches in DINO's own training"),
     (r"^(text_model|text_projection|visual_projection|logit_scale|logit_bias)", "the text half of a CLIP or SigLIP"),
     (r"^stacking\.newline$", "this stacking lays no newlines into the sequence"),
 )
