@@ -68,7 +68,7 @@ class SlotLayout:
         return _order(self, grid, size if self.unpad else None)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)  # an order is some thousand numbers, and with unpad every image size has its own
 def _order(layout: SlotLayout, grid: Grid, size: Grid | None) -> tuple[int, ...]:
     if layout.unpad and size is None:
         raise ValueError("layout: unpad needs the size of every image, and these views have none")

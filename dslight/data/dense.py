@@ -94,7 +94,8 @@ class DenseRecords(torch.utils.data.Dataset[DenseRow]):
 class DenseLabelData(LightningDataModule):
     """Batches of :class:`DenseBatch` from shards whose records have a ``labels_grid``.
 
-    Args: as in :class:`dslight.data.datamodule.ShardData`; ``limit`` of a validation source counts images.
+    Args: as in :class:`dslight.data.datamodule.ShardData`; ``limit`` of a validation source counts images. ``views``
+    must show the whole image and nothing else: no padding, no fine crops.
     """
 
     def __init__(
@@ -111,6 +112,11 @@ class DenseLabelData(LightningDataModule):
         check: Check = "size",
     ) -> None:
         super().__init__()
+        if views.fine:
+            name = type(views).__name__
+            raise ValueError(f"data.views: {name} makes fine crops, which have no labels; take AspectGridViews")
+        if views.fit != "squash":
+            raise ValueError(f"data.views.fit: {views.fit}; labels lie over the whole view, so it must be squash")
         self.sources = [Source(source) if isinstance(source, str) else source for source in train]
         self.val_sources = dict(val or {})
         self.views, self.global_batch_size, self.micro_batch_size = views, global_batch_size, micro_batch_size

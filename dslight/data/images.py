@@ -1,14 +1,15 @@
 """Views of an image: the base (low-resolution) view and the crops of the high-resolution one (DeepStack, section 3.2).
 
 A policy decides how many crops and where; the resolution is the vision encoder's and comes with the call. Views stay
-uint8: the normalisation belongs to the encoder. Decided here: resizing is Pillow's, antialiased, and squashes (no
-padding), as the authors' code does, so that the base view and the crops show the same area and a crop's cell lies where
-the base view's cell lies.
+uint8: the normalisation belongs to the encoder. Decided here: resizing is Pillow's, antialiased. ``fit`` is ``squash``
+where the released DeepStack code squashes, so that the base view and the crops show the same area and a crop's cell
+lies where the base view's cell lies; ``pad`` keeps the image's shape, as LLaVA and LLaVA-NeXT do.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,22 +17,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dslight.data.pixels import BLACK, Color, Resample, cut, expand, scale_and_pad, squash
 from dslight.types import Grid
-
-Resample = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-"""Pillow's filters. ``box`` at half size is the 2x2 mean."""
 
 CropsFrom = Literal["image", "base"]
 """``base`` cuts the crops from the enlarged base view: as many tokens, no new information (the control of the paper's
 Table 4)."""
+
+Fit = Literal["squash", "pad"]
+"""``pad`` scales without distortion and fills up with colour on two sides."""
 
 
 class ViewPolicy(ABC):
     """How one image becomes views. Instances are small and picklable, since data workers get a copy.
 
     Args:
-        resample: filter of the base view and of the crops.
+        resample: filter of all views.
         crops_from: what the crops are cut from; ``base`` enlarges bicubically.
+        fit: how the high-resolution image gets the shape of its grid. The base view is squashed either way, so crops
+            of a padded image do not lie where the base view's cells lie (the paper's Table 5, "consistent": no).
+        pad_color: of the padding.
 
     Attributes:
         fine: n: every view is followed, behind the crops, by n x n fine crops of it; 0: none.
@@ -39,9 +44,21 @@ class ViewPolicy(ABC):
 
     fine: int = 0
 
-    def __init__(self, resample: Resample = "bicubic", crops_from: CropsFrom = "image") -> None:
+    def __init__(
+        self,
+        resample: Resample = "bicubic",
+        crops_from: CropsFrom = "image",
+        fit: Fit = "squash",
+        pad_color: Color = BLACK,
+    ) -> None:
+        if len(pad_color) != 3 or not all(0 <= value <= 255 for value in pad_color):
+            raise ValueError(f"data.views.pad_color: {list(pad_color)}; three numbers from 0 to 255")
+        if (fit, crops_from) == ("pad", "base"):
+            raise ValueError("data.views.fit: pad with crops_from base; the base view is squashed, set fit to squash")
         self.resample: Resample = resample
         self.crops_from: CropsFrom = crops_from
+        self.fit: Fit = fit
+        self.pad_color: Color = pad_color
 
     @abstractmethod
     def grids(self) -> list[Grid]:
@@ -52,24 +69,42 @@ class ViewPolicy(ABC):
         """The grid for an image of (height, width) ``image_size`` and views of (height, width) ``size``."""
 
     def __call__(self, image: np.ndarray | Image.Image, size: tuple[int, int]) -> tuple[Tensor, Grid]:
-        """Views of an RGB image, uint8 ``[1 + rows * cols, 3, h, w]``, and (rows, cols)."""
+        """Views of an RGB image, uint8 ``[V, 3, h, w]`` in the order of :class:`~dslight.types.Views`, and its grid.
+
+        Raises:
+            BadSample: an image that cannot be padded.
+        """
         picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB")
-        rows, cols = grid = self.choose((picture.height, picture.width), size)
-        height, width = size
-        base = _resize(picture, (height, width), self.resample)
-        if rows * cols == 0:
-            return _to_tensor(base)[None], grid
-        large = (rows * height, cols * width)
-        wide = _resize(picture, large, self.resample) if self.crops_from == "image" else _resize(base, large, "bicubic")
-        crops = _to_tensor(wide).reshape(3, rows, height, cols, width).permute(1, 3, 0, 2, 4)
-        return torch.cat([_to_tensor(base)[None], crops.reshape(rows * cols, 3, height, width)]), grid
+        grid = self.choose((picture.height, picture.width), size)
+        base = self._base(picture, size)
+        views = [cut(base, (1, 1))]
+        if grid != (0, 0):
+            views.append(cut(self._wide(picture, base, grid, size), grid))
+        if self.fine:
+            enlarged = (size[0] * self.fine, size[1] * self.fine)
+            views.append(cut(self._base(picture, enlarged), (1, 1), self.fine))
+            views.append(cut(self._wide(picture, base, grid, enlarged), grid, self.fine))
+        return torch.cat(views), grid
+
+    def _base(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+        return squash(picture, size, self.resample)
+
+    def _wide(self, picture: Image.Image, base: Image.Image, grid: Grid, size: tuple[int, int]) -> Image.Image:
+        """The high-resolution image: as large as ``grid`` of crops of ``size``."""
+        large = (grid[0] * size[0], grid[1] * size[1])
+        if self.crops_from == "base":
+            return squash(base, large, "bicubic")
+        if self.fit == "squash":
+            return squash(picture, large, self.resample)
+        return scale_and_pad(picture, large, self.resample, self.pad_color)
 
 
 class SingleView(ViewPolicy):
-    """Only the base view, the image squashed to the encoder's resolution."""
+    """Only the base view. ``fit: squash`` gives the image the encoder's shape; ``pad`` expands it to that shape before
+    it is resized (LLaVA-1.5's ``image_aspect_ratio: pad``, whose colour is the mean of the encoder's pixels)."""
 
-    def __init__(self, resample: Resample = "bicubic") -> None:
-        super().__init__(resample)
+    def __init__(self, resample: Resample = "bicubic", fit: Fit = "squash", pad_color: Color = BLACK) -> None:
+        super().__init__(resample, fit=fit, pad_color=pad_color)
 
     def grids(self) -> list[Grid]:
         """See :meth:`ViewPolicy.grids`."""
@@ -79,16 +114,27 @@ class SingleView(ViewPolicy):
         """See :meth:`ViewPolicy.choose`."""
         return (0, 0)
 
+    def _base(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+        expanded = expand(picture, size, self.pad_color) if self.fit == "pad" else picture
+        return super()._base(expanded, size)
+
 
 class GridViews(ViewPolicy):
     """The base view and a fixed grid of crops."""
 
     def __init__(
-        self, rows: int = 2, cols: int = 2, resample: Resample = "bicubic", crops_from: CropsFrom = "image"
+        self,
+        rows: int = 2,
+        cols: int = 2,
+        resample: Resample = "bicubic",
+        crops_from: CropsFrom = "image",
+        fit: Fit = "squash",
+        pad_color: Color = BLACK,
     ) -> None:
-        super().__init__(resample, crops_from)
-        if rows < 1 or cols < 1:
-            raise ValueError(f"data.views: a grid of {rows} x {cols} crops; both must be 1 or more")
+        super().__init__(resample, crops_from, fit, pad_color)
+        for name, value in (("rows", rows), ("cols", cols)):
+            if value < 1:
+                raise ValueError(f"data.views.{name}: {value}; 1 or more (SingleView has no crops)")
         self.rows, self.cols = rows, cols
 
     def grids(self) -> list[Grid]:
@@ -100,16 +146,53 @@ class GridViews(ViewPolicy):
         return (self.rows, self.cols)
 
 
-class AspectGridViews(ViewPolicy):
-    """The base view and the grid that fits the image's shape best, of all grids of 2 to ``max_crops`` crops (seven for
-    4).
+class AnyResViews(ViewPolicy):
+    """The base view and the one of ``grids`` that fits the image's shape best (LLaVA-NeXT's any-resolution tiles).
 
     LLaVA-NeXT's rule: the grid that keeps most of the image's own pixels when it is scaled into it without distortion;
-    among equals the one that leaves least of the grid empty; then the narrowest.
+    among equals the one that leaves least of the grid empty; then the first.
+
+    Args:
+        grids: (rows, columns) of crops to choose from. The default are LLaVA-NeXT's, in transformers' order: an image
+            smaller than a view gets the first one (the original code reads them as (columns, rows), so there it gets
+            ``[2, 1]``).
+        resample, fit, pad_color: see :class:`ViewPolicy`.
     """
 
-    def __init__(self, max_crops: int = 4, resample: Resample = "bicubic", crops_from: CropsFrom = "image") -> None:
-        super().__init__(resample, crops_from)
+    def __init__(
+        self,
+        grids: Sequence[Grid] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)),
+        resample: Resample = "bicubic",
+        fit: Fit = "pad",
+        pad_color: Color = BLACK,
+    ) -> None:
+        super().__init__(resample, fit=fit, pad_color=pad_color)
+        self._grids: list[Grid] = [(rows, cols) for rows, cols in grids]
+        if not self._grids or any(rows < 1 or cols < 1 for rows, cols in self._grids):
+            raise ValueError(f"data.views.grids: {self._grids}; one grid or more, each of 1 row and 1 column or more")
+
+    def grids(self) -> list[Grid]:
+        """See :meth:`ViewPolicy.grids`."""
+        return list(self._grids)
+
+    def choose(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
+        """See :meth:`ViewPolicy.choose`."""
+        return _best(self._grids, image_size, size)
+
+
+class AspectGridViews(ViewPolicy):
+    """The base view and the grid that fits the image's shape best, of all grids of 2 to ``max_crops`` crops (seven for
+    4; the narrowest of equals): DeepStack-L. The rule is that of :class:`AnyResViews`."""
+
+    def __init__(
+        self,
+        max_crops: int = 4,
+        resample: Resample = "bicubic",
+        crops_from: CropsFrom = "image",
+        fit: Fit = "squash",
+        pad_color: Color = BLACK,
+    ) -> None:
+        super().__init__(resample, crops_from, fit, pad_color)
         if max_crops < 2:
             raise ValueError(f"data.views.max_crops: {max_crops}; 2 or more (SingleView has no crops)")
         self.max_crops = max_crops
@@ -121,20 +204,27 @@ class AspectGridViews(ViewPolicy):
 
     def choose(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
         """See :meth:`ViewPolicy.choose`."""
-        height, width = image_size
-
-        def fit(grid: Grid) -> tuple[int, int]:
-            large_h, large_w = grid[0] * size[0], grid[1] * size[1]
-            scale = min(large_w / width, large_h / height)
-            kept = min(int(width * scale) * int(height * scale), width * height)
-            return kept, kept - large_h * large_w
-
-        return max(self.grids(), key=fit)  # the first of equals
+        return _best(self.grids(), image_size, size)
 
 
-def _resize(image: Image.Image, size: tuple[int, int], resample: Resample) -> Image.Image:
-    return image.resize((size[1], size[0]), Image.Resampling[resample.upper()])
+class HDViews(AspectGridViews):
+    """The views of :class:`AspectGridViews`, and the base view and every crop once more, cut from the ``up`` times
+    enlarged image as ``up`` x ``up`` fine crops each: DeepStack-L-HD."""
+
+    def __init__(self, max_crops: int = 4, up: int = 2, resample: Resample = "bicubic") -> None:
+        super().__init__(max_crops, resample)
+        if up < 2:
+            raise ValueError(f"data.views.up: {up}; 2 or more (AspectGridViews has no fine crops)")
+        self.fine = up
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def _best(grids: list[Grid], image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
+    height, width = image_size
+
+    def fit(grid: Grid) -> tuple[int, int]:
+        large_h, large_w = grid[0] * size[0], grid[1] * size[1]
+        scale = min(large_w / width, large_h / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - large_h * large_w
+
+    return max(grids, key=fit)  # the first of equals

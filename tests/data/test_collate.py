@@ -47,6 +47,32 @@ def test_crops_take_slots_when_the_layout_gives_them_some():
     assert batch.visual_mask.sum(1).tolist() == [2 + 2 * 2, 0]
 
 
+def test_every_image_takes_the_slots_of_its_own_size():
+    """Two images of one row and one of another, all on a 2 x 2 grid: only the padding of each is left out."""
+    layout = SlotLayout((2, 2), crops=True, newline=True, unpad=True)
+    sizes = [(40, 40), (10, 40), (40, 20)]  # of the mosaic's 4 x 4 tokens remain 4 x 4, 2 x 4 (10/40 of 4 is 1), 4 x 2
+    slots = [4 + 4 * (4 + 1), 4 + 2 * (4 + 1), 4 + 4 * (2 + 1)]
+    pair = Item("pair", [IMAGE, 1, IMAGE, 2], [X, X, X, 2], [image((2, 2))] * 2, [(2, 2)] * 2, sizes[:2])
+    one = Item("one", [1, IMAGE, 2], [X, X, 2], [image((2, 2))], [(2, 2)], sizes[2:])
+    batch = collate([pair, TEXT, one], layout)
+    assert batch.visual_mask.sum(1).tolist() == [slots[0] + slots[1], 0, slots[2]]
+    assert batch.input_ids[0, slots[0]] == 1
+    assert batch.views is not None
+    assert batch.views.sizes == sizes
+    assert batch.views.grids == [(2, 2)] * 3
+
+
+def test_the_views_know_their_fine_crops():
+    pixels = torch.zeros(3 * 5, 3, 2, 2, dtype=torch.uint8)
+    item = Item("hd", [IMAGE, 4], [X, 4], [pixels], [(1, 2)], [SIZE])
+    batch = collate([item], fine=2)
+    assert batch.views is not None
+    assert batch.views.fine == 2
+    assert batch.views.fine_index.tolist() == list(range(3, 15))
+    with pytest.raises(ValueError, match=r"15 views, but the grids \[\(1, 2\)\] need 3"):
+        collate([item])
+
+
 def test_questions_are_padded_on_the_left_and_carry_no_labels():
     asked = [Question("1", "a", ("x",)), Question("2", "b", ("y",), valid=False)]
     rows = [Item("a", [IMAGE, 1], None, [image()], [(0, 0)], [SIZE], asked[0]), Item("b", [5], question=asked[1])]

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from dslight.data.datamodule import ShardData, Source, ValSource
-from dslight.data.images import AspectGridViews, GridViews, SingleView, ViewPolicy
+from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView, ViewPolicy
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError, ShardReader, ShardWriter
 from dslight.layout import SlotLayout
@@ -34,6 +34,28 @@ def test_training_batches_hold_what_the_records_say(tmp_path, write_shards, toke
         assert batch.views.pixels.shape == (4 * 3, 3, 8, 8)
         for key, ids in zip(batch.keys, batch.input_ids.tolist(), strict=True):
             assert tokenizer.decode(ids[5]) == str(int(key[2:]) % 10)
+
+
+def test_fine_crops_and_image_sizes_reach_the_batch(tmp_path, write_shards, tokenizer):
+    root = write_shards(tmp_path, 4)
+    batch = next(iter(connected(tokenizer, str(root), views=HDViews(2, up=2)).train_dataloader()))
+    assert batch.views.fine == 2
+    assert batch.views.pixels.shape == (4 * 3 * 5, 3, 8, 8)
+    assert batch.views.sizes == [(8, 8)] * 4
+
+
+def test_slots_depend_on_the_size_of_the_image_that_was_read(tmp_path, png, tokenizer):
+    """A strip four times as wide as high is seen by 2 of the 4 rows of tokens of its 2 x 2 grid."""
+    with ShardWriter(tmp_path) as writer:
+        turns = [{"from": "human", "value": "<image>\nA1"}, {"from": "gpt", "value": "7"}]
+        strip = png(np.zeros((10, 40, 3), np.uint8))
+        writer.write("strip", [strip], {"id": "strip", "conversations": turns})
+    module = ShardData([str(tmp_path)], AnyResViews([(2, 2)]), 1, template="bare")
+    module.connect(tokenizer, (8, 8), SlotLayout((2, 2), crops=True, newline=True, unpad=True))
+    module.setup("fit")
+    batch = next(iter(module.train_dataloader()))
+    assert batch.views.sizes == [(10, 40)]
+    assert int(batch.visual_mask.sum()) == 4 + 2 * (4 + 1)
 
 
 def test_epochs_roll_over_when_the_loader_is_asked_again(tmp_path, write_shards, tokenizer):

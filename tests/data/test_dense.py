@@ -6,7 +6,7 @@ import pytest
 from data_prep.digits import write_split
 from dslight.data.datamodule import ValSource
 from dslight.data.dense import DenseLabelData, patch_labels
-from dslight.data.images import GridViews, SingleView
+from dslight.data.images import AnyResViews, GridViews, HDViews, SingleView
 from dslight.data.sample import BadSample
 
 LABELS = np.arange(16).reshape(4, 4)
@@ -75,3 +75,15 @@ def test_a_record_without_labels_is_named(tmp_path, write_shards):
     data.setup("fit")
     with pytest.raises(BadSample, match=r"a-000\d: 1 images and labels_grid None"):
         list(data.train_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        (HDViews(), r"data\.views: HDViews makes fine crops, which have no labels"),
+        (AnyResViews(), r"data\.views\.fit: pad; labels lie over the whole view"),
+    ],
+)
+def test_views_that_labels_do_not_lie_over_are_refused(views, message):
+    with pytest.raises(ValueError, match=message):
+        DenseLabelData(["train"], views, 8)

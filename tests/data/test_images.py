@@ -1,52 +1,39 @@
-"""Views and grids against the authors' preprocessing, and the properties that the model relies on."""
+"""The view policies: what each gives, what it refuses, and the properties that the model relies on.
 
-import json
-import os
+Their pixels against other people's code are in ``test_images_golden`` and ``test_images_llava``.
+"""
+
 import pickle
-from pathlib import Path
 
+import jsonargparse
 import numpy as np
-import PIL
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
-from dslight.data.images import AspectGridViews, GridViews, SingleView
+from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView, ViewPolicy
+from dslight.data.sample import BadSample
+from dslight.types import Views
 
-ROOT = Path(os.environ.get("DSLIGHT_GOLDENS", Path(__file__).parents[1] / "golden" / "deepstack_vl"))
 PAGE = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+POLICIES = [
+    SingleView(),
+    SingleView(fit="pad"),
+    GridViews(2, 2),
+    GridViews(1, 3, fit="pad"),
+    AspectGridViews(4),
+    AnyResViews(),
+    AnyResViews([(1, 1), (2, 2)], fit="squash"),
+    HDViews(4, 2),
+    HDViews(2, 3),
+]
 
 
-@pytest.mark.golden_model
-def test_the_grid_is_the_one_that_the_authors_code_chooses():
-    tables = json.loads((ROOT / "grid_selection" / "config.json").read_text())["tables"]
-    assert sum(len(table["best"]) for table in tables) > 600
-    for table in tables:
-        policy = AspectGridViews(table["num_crops"])
-        assert policy.grids() == [(grid["rows"], grid["columns"]) for grid in table["candidates"]]
-        for width, height, columns, rows in table["best"]:
-            assert policy.choose((height, width), (336, 336)) == (rows, columns), (width, height)
-
-
-@pytest.mark.golden_model
-@pytest.mark.parametrize(
-    ("case", "policy"),
-    [("preprocess_deepstack_c14", AspectGridViews(4)), ("preprocess_deepstack_2xsample", GridViews(2, 2))],
-)
-def test_views_are_the_authors_pixels(case, policy):
-    config = json.loads((ROOT / case / "config.json").read_text())
-    images, expected = load_file(ROOT / "images.safetensors"), load_file(ROOT / case / "outputs.safetensors")
-    if int(PIL.__version__.split(".")[0]) >= 13:  # Pillow 13 resizes some shapes to other pixels
-        expected |= load_file(ROOT / case / "outputs_pillow13.safetensors")
-    mean, std = (torch.tensor(config[name])[:, None, None] for name in ("image_mean", "image_std"))
-    assert len(config["grids"]) == 8
-    for grid in config["grids"]:
-        pixels, chosen = policy(images[f"image.{grid['image']}"].numpy(), (config["crop_size"],) * 2)
-        assert chosen == (grid["rows"], grid["columns"])
-        torch.testing.assert_close(
-            (pixels / 255 - mean) / std, expected[f"pixel_values.{grid['image']}"], atol=1e-6, rtol=0
-        )
+def mosaic(tiles: torch.Tensor, rows: int, cols: int) -> np.ndarray:
+    """Tiles in rows, put together to an image again."""
+    return np.concatenate(
+        [np.concatenate([*tiles[row * cols :][:cols].permute(0, 2, 3, 1).numpy()], 1) for row in range(rows)]
+    )
 
 
 def test_crops_tile_the_large_image_row_by_row_after_the_base_view():
@@ -77,17 +64,103 @@ def test_crops_from_the_base_hold_nothing_that_the_base_does_not():
     assert not (GridViews(2, 2, resample="box")(other, (16, 24))[0] == first).all()
 
 
-def test_pillow_images_and_arrays_give_the_same_views():
-    policy = AspectGridViews(4)
-    assert (policy(PAGE, (8, 8))[0] == policy(Image.fromarray(PAGE), (8, 8))[0]).all()
+def test_fine_crops_tile_the_enlarged_base_view_and_each_enlarged_crop():
+    """At sizes that need no resampling, every tile of the enlarged image can be found in the page itself."""
+    views = HDViews(2, up=2, resample="nearest")
+    page = PAGE[:, :16]  # 32 x 16: two crops of 16 x 16 below each other
+    pixels, grid = views(page, (8, 8))
+    assert grid == (2, 1)
+    packed = Views(pixels, [grid], views.fine)
+    of_base, of_crops = packed.pixels[packed.fine_index].split([4, 8])
+    whole = np.asarray(Image.fromarray(page).resize((16, 16), Image.Resampling.NEAREST))
+    assert (mosaic(of_base, 2, 2) == whole).all()
+    assert (mosaic(of_crops[:4], 2, 2) == page[:16]).all()
+    assert (mosaic(of_crops[4:], 2, 2) == page[16:]).all()
+
+
+def test_padding_keeps_the_shape_of_the_crops_image_and_squashes_the_base_view():
+    red = np.full((8, 16, 3), (255, 0, 0), np.uint8)
+    pixels, _ = GridViews(2, 2, fit="pad", pad_color=(0, 0, 9))(red, (8, 8))
+    base, crops = pixels[0], mosaic(pixels[1:], 2, 2)
+    assert (base == torch.tensor([255, 0, 0])[:, None, None]).all()
+    assert (crops[4:12] == (255, 0, 0)).all()
+    assert (crops[:4] == (0, 0, 9)).all()
+    assert (crops[12:] == (0, 0, 9)).all()
+
+
+def test_a_padded_single_view_has_the_proportions_of_the_encoder():
+    """Padding left and right alone, for an encoder of 8 x 32 pixels."""
+    red = np.full((8, 16, 3), (255, 0, 0), np.uint8)
+    (view,), _ = SingleView(fit="pad", resample="nearest")(red, (8, 32))
+    assert (view[0] == torch.tensor([0] * 8 + [255] * 16 + [0] * 8)).all()
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{type(policy).__name__}-{policy.fit}")
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (7, 5), (40, 90)])
+def test_images_of_any_shape_give_the_views_that_a_batch_expects(policy, size):
+    image = np.full((*size, 3), 200, np.uint8)
+    pixels, grid = policy(image, (8, 12))
+    assert grid in policy.grids()
+    assert Views(pixels, [grid], policy.fine, [size]).pixels.shape[1:] == (3, 8, 12)
+    assert pixels.dtype == torch.uint8
+    assert (pixels[0] > 0).any()
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{type(policy).__name__}-{policy.fit}")
+def test_pillow_images_and_arrays_give_the_same_views(policy):
+    there, grid = policy(Image.fromarray(PAGE), (8, 8))
+    here, same_grid = policy(PAGE, (8, 8))
+    assert grid == same_grid
+    assert (here == there).all()
+
+
+def test_the_default_is_the_authors_number_of_views():
+    assert len(AspectGridViews().grids()) == 7
+    assert HDViews()(PAGE, (8, 8))[0].shape[0] == 25
 
 
 def test_policies_travel_to_workers():
-    policy = pickle.loads(pickle.dumps(AspectGridViews(6, resample="box", crops_from="base")))
-    assert (policy.max_crops, policy.resample, policy.crops_from) == (6, "box", "base")
+    for policy in [AspectGridViews(6, resample="box", crops_from="base"), HDViews(4, 3), AnyResViews([(1, 2)])]:
+        other = pickle.loads(pickle.dumps(policy))
+        assert vars(other) == vars(policy)
+        assert other.fine == policy.fine
 
 
-@pytest.mark.parametrize("make", [lambda: GridViews(0, 2), lambda: AspectGridViews(1)])
-def test_a_policy_without_crops_is_refused(make):
-    with pytest.raises(ValueError, match=r"data\.views"):
+def test_a_thin_strip_that_padding_would_blow_up_is_a_bad_sample():
+    strip = np.zeros((1, 20_000, 3), np.uint8)
+    with pytest.raises(BadSample, match="20000x1 pixels is above the cap of 64000000 when padded"):
+        SingleView(fit="pad")(strip, (8, 8))
+    assert AnyResViews()(strip, (8, 8))[0].shape == (3, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GridViews(0, 2), r"data\.views\.rows: 0; 1 or more"),
+        (lambda: GridViews(2, -1), r"data\.views\.cols: -1; 1 or more"),
+        (lambda: AspectGridViews(1), r"data\.views\.max_crops: 1; 2 or more"),
+        (lambda: AnyResViews([]), r"data\.views\.grids: \[\]; one grid or more"),
+        (lambda: AnyResViews([(2, 2), (0, 1)]), r"data\.views\.grids: \[\(2, 2\), \(0, 1\)\]; one grid or more"),
+        (lambda: HDViews(4, 1), r"data\.views\.up: 1; 2 or more"),
+        (lambda: SingleView(fit="pad", pad_color=(1, 2, 256)), r"data\.views\.pad_color: \[1, 2, 256\]; three numbers"),
+        (lambda: GridViews(crops_from="base", fit="pad"), r"data\.views\.fit: pad with crops_from base"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_recipe_names_grids_and_colours_as_lists():
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ViewPolicy, "views")
+
+    def build(name: str, **arguments: object) -> ViewPolicy:
+        views = {"class_path": f"dslight.data.images.{name}", "init_args": arguments}
+        return parser.instantiate_classes(parser.parse_object({"views": views}))["views"]
+
+    assert build("AnyResViews", grids=[[1, 2], [3, 1]]).grids() == [(1, 2), (3, 1)]
+    assert build("AnyResViews").grids() == AnyResViews().grids()
+    assert build("SingleView", fit="pad", pad_color=[122, 116, 104]).pad_color == (122, 116, 104)
+    with pytest.raises(jsonargparse.ArgumentError, match="fit"):
+        build("SingleView", fit="crop")
