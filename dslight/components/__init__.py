@@ -3,8 +3,9 @@
 from dslight.components.component import Component, Objective
 from dslight.components.language_model import HFCausalLM, LanguageModel
 from dslight.components.objectives import PatchClassification
-from dslight.components.projector import MLPProjector, PerLevelMLPProjector, Projector
 from dslight.components.operation import ConditionedGate, GatedAdd, Operation
+from dslight.components.projector import MLPProjector, PerLevelMLPProjector, Projector
+from dslight.components.schedulers.cross_attention import CrossAttention
 from dslight.components.schedulers.deepstack import DeepStack, Stack
 from dslight.components.schedulers.presets import (
     ChannelConcat,
@@ -23,6 +24,7 @@ __all__ = [
     "ChannelConcat",
     "Component",
     "ConditionedGate",
+    "CrossAttention",
     "DeepStack",
     "DeepStackHD",
     "DeepStackL",
