@@ -261,12 +261,20 @@ def _costs(experiment: Experiment, grid: Grid, text_tokens: int) -> tuple[dict[s
             for c in projector.in_widths
         ]
         tokens = measure("projector", lambda: projector(visual))
+        reached = tokens.requires_grad or any(p.requires_grad for p in model.stacking.parameters())
         hook = model.language_model.embedding.register_forward_hook(
-            lambda module, args, out: out.detach().requires_grad_(tokens.requires_grad or out.requires_grad)
+            lambda module, args, out: out.detach().requires_grad_(reached or out.requires_grad)
         )
         ids = torch.zeros(1, slots + text_tokens, dtype=torch.int64)
         measure("language_model", lambda: model.language_model.logits(ids, torch.ones_like(ids)))
         hook.remove()
+        reached = reached or any(p.requires_grad for p in model.language_model.parameters())
+        beside = model.stacking.beside(grid) * tokens.shape[2] * tokens.shape[3]
+        memory = tokens.new_zeros(1, beside, tokens.shape[-1]).requires_grad_(tokens.requires_grad)
+        visible = torch.ones(1, ids.shape[1], beside, dtype=torch.bool)
+        for block in model.stacking.blocks:  # each at a site of its own, so on a residual stream of its own
+            stream = torch.zeros(1, ids.shape[1], tokens.shape[-1]).requires_grad_(reached)
+            measure("stacking", partial(block, stream, memory, visible))
     return flops, sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
