@@ -34,15 +34,15 @@ def run(layers, hidden):
     return hidden
 
 
-def by_hand(layers, hidden, mask, stacks, sites):
+def by_hand(layers, hidden, mask, stacks, sites, change=lambda number, hidden, stack: stack):
     """Algorithm 1: before each layer, add what belongs there, token by token."""
     hidden = hidden.clone()
     slots = [(b, t) for b in range(mask.shape[0]) for t in range(mask.shape[1]) if mask[b, t]]
     for index, layer in enumerate(layers):
-        for site, stack in zip(sites, stacks, strict=True):
+        for number, (site, stack) in enumerate(zip(sites, stacks, strict=True)):
             if site == index:
                 for n, (b, t) in enumerate(slots):
-                    hidden[b, t] = hidden[b, t] + stack[n]
+                    hidden[b, t] = hidden[b, t] + change(number, hidden[b, t].clone(), stack[n])
         hidden = layer(hidden)
     return hidden
 
@@ -247,3 +247,95 @@ def test_a_tap_at_a_site_is_read_after_the_add():
     before = run(layers[:2], hidden)
     torch.testing.assert_close(seen[2][mask], before[mask] + stacks[0])
     torch.testing.assert_close(seen[2][~mask], before[~mask])
+
+
+# --- operations
+
+
+class Gate(nn.Module):
+    """A gate per stack that reads the residual stream, written for any leading dimensions."""
+
+    def __init__(self, stacks):
+        super().__init__()
+        torch.manual_seed(1)
+        self.weight = nn.Parameter(torch.randn(stacks, WIDTH))
+        self.bias = nn.Parameter(torch.randn(stacks))
+
+    def forward(self, number, hidden, values):
+        return torch.tanh(hidden @ self.weight[number] + self.bias[number])[..., None] * values
+
+
+@pytest.mark.parametrize("sites", [(1, 2, 3), (0, 2, 3), (3, 1, 0), (1, 1, 1)])
+def test_an_operation_does_what_the_loop_does(sites):
+    """Two stacks at one site act one after the other: the second sees the residual stream with the first."""
+    layers, mask, hidden, gate = layers_(), mask_(), torch.randn(ROWS, LENGTH, WIDTH), Gate(3)
+    stacks = torch.randn(3, int(mask.sum()), WIDTH)
+    with inject(layers, mask, stacks, sites, operation=gate):
+        ours = run(layers, hidden)
+    torch.testing.assert_close(ours, by_hand(layers, hidden, mask, stacks, sites, gate))
+    with inject(layers, mask, stacks, sites):
+        assert not torch.allclose(ours, run(layers, hidden), atol=1e-2)
+
+
+def test_gradients_of_an_operation_are_those_of_the_loop():
+    layers, mask, gate = layers_(), mask_(), Gate(2)
+    hidden = torch.randn(ROWS, LENGTH, WIDTH, requires_grad=True)
+    stacks = torch.randn(2, int(mask.sum()), WIDTH, requires_grad=True)
+    wanted = [hidden, stacks, *gate.parameters(), *layers.parameters()]
+    with inject(layers, mask, stacks, (1, 3), operation=gate):
+        ours = torch.autograd.grad(run(layers, hidden).square().sum(), wanted)
+    loop = by_hand(layers, hidden, mask, stacks, (1, 3), gate)
+    for a, b in zip(ours, torch.autograd.grad(loop.square().sum(), wanted), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_operation_is_handed_the_rows_at_the_slots_in_their_order():
+    layers, mask, seen = nn.ModuleList([nn.Identity(), nn.Identity()]), mask_(), []
+    hidden, stacks = torch.randn(ROWS, LENGTH, WIDTH), torch.randn(2, int(mask.sum()), WIDTH)
+
+    def operation(number, rows, values):
+        seen.append((number, rows, values))
+        return 10 * values
+
+    with inject(layers, mask, stacks, (1, 0), operation=operation):
+        out = run(layers, hidden)
+    (first, early, early_values), (second, late, late_values) = seen  # layer 0 runs first, and it gets stack 1
+    assert (first, second) == (1, 0)
+    assert torch.equal(early, hidden[mask])
+    assert torch.equal(early_values, stacks[1])
+    torch.testing.assert_close(late, hidden[mask] + 10 * stacks[1])
+    assert torch.equal(late_values, stacks[0])
+    torch.testing.assert_close(out[mask], hidden[mask] + 10 * stacks.sum(0))
+    assert torch.equal(out[~mask], hidden[~mask])
+
+
+def test_an_operation_sees_every_beams_own_stream():
+    layers, mask, gate = layers_(), mask_(), Gate(2)
+    stacks = torch.randn(2, int(mask.sum()), WIDTH)
+    beams = torch.randn(ROWS * 2, LENGTH, WIDTH)  # rows of one sample that have come apart
+    with inject(layers, mask, stacks, (0, 2), operation=gate):
+        ours = run(layers, beams)
+    for beam in range(2):
+        expected = by_hand(layers, beams[beam::2], mask, stacks, (0, 2), gate)
+        torch.testing.assert_close(ours[beam::2], expected)
+
+
+def test_without_a_visual_token_an_operation_has_a_zero_gradient_and_not_none():
+    layers, mask, gate = layers_(), torch.zeros(ROWS, LENGTH, dtype=torch.bool), Gate(2)
+    hidden = torch.randn(ROWS, LENGTH, WIDTH)
+    with inject(layers, mask, torch.zeros(2, 0, WIDTH), (1, 3), operation=gate):
+        out = run(layers, hidden)
+    assert torch.equal(out, run(layers, hidden))
+    out.sum().backward()
+    for parameter in gate.parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
+
+
+def test_an_operation_in_float32_acts_on_a_bf16_stream():
+    layers, mask = nn.ModuleList([nn.Identity()]), mask_()
+    hidden, stacks = torch.randn(ROWS, LENGTH, WIDTH).bfloat16(), torch.randn(1, int(mask.sum()), WIDTH)
+    with inject(layers, mask, stacks, (0,), operation=lambda number, rows, values: 0.5 * values.float()):
+        out = layers[0](hidden)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out[mask], hidden[mask] + 0.5 * stacks[0].bfloat16())

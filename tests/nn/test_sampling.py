@@ -1,67 +1,26 @@
-"""Sampling against the authors' groups, and its two properties: nothing is lost, everything is aligned."""
+"""Sampling: nothing is lost, everything is aligned, and what others sample with gives the same.
+
+That the groups are those of the authors' code is in ``golden_model``.
+"""
 
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers.models.granite4_vision.modeling_granite4_vision import spatial_offset_downsample
 
-from dslight.nn.sampling import SAMPLERS, mosaic, sample
+from dslight.nn.sampling import MOSAIC_SAMPLERS, ONE_GROUP, SAMPLERS, mosaic, sample
 
 GRIDS = [(1, 1), (2, 2), (1, 3), (3, 1), (2, 3), (4, 1), (3, 2)]
-NAMES = {"2d": "2d", "1d": "1d", "grid": "block"}  # the authors' name -> ours
+SPLITTING = [name for name in MOSAIC_SAMPLERS if name not in ONE_GROUP]
 
 
-def groups_of(crops, grids, count, sampler):
-    """Crops of all images ``[K, 4, 4, D]`` -> ``[S, B, 16, D]``, zeros behind an image's last group."""
-    result, start = torch.zeros(count, len(grids), 16, crops.shape[-1]), 0
-    for image, grid in enumerate(grids):
-        size = grid[0] * grid[1]
-        result[:size, image] = sample(mosaic(crops[start : start + size], grid), grid, sampler)
-        start += size
-    return result
-
-
-@pytest.mark.golden_model
-@pytest.mark.parametrize(
-    ("case", "features"),
-    [
-        ("deepstack_l_2d", "deepstack_l_2d"),
-        ("deepstack_l_1d", "deepstack_l_2d"),
-        ("deepstack_l_grid", "deepstack_l_2d"),
-        ("deepstack_l_2d_mixed_grids", "deepstack_l_2d_mixed_grids"),
-    ],
-)
-def test_projected_features_become_the_authors_groups(golden, same, case, features):
-    config, grids = golden.config(case), golden.grids(case)
-    tokens = golden.projector()(golden.outputs(features)["vision_features"])
-    crops = tokens[len(grids) :].unflatten(1, (4, 4))  # the base views of all images stand first
-    assert len(crops) == sum(rows * cols for rows, cols in grids)
-    ours = groups_of(crops, grids, config["num_crops"], NAMES[config["sampling"]])
-    same(ours, golden.outputs(case)["stack_groups"], atol=1e-5)
-
-
-@pytest.mark.golden_model
-@pytest.mark.parametrize("sampling", ["2d", "1d", "grid"])
-@pytest.mark.parametrize("batch", ["all_grids", "numcrops6"])
-def test_every_grid_becomes_the_authors_groups(golden, sampling, batch):
-    """With ``grid`` the authors' groups are the crops themselves: the input of the other two samplers."""
-    grids, count = golden.grids(f"deepstack_l_grid_{batch}"), golden.config(f"deepstack_l_grid_{batch}")["num_crops"]
-    whole = golden.outputs(f"deepstack_l_grid_{batch}")["stack_groups"]
-    crops = torch.cat([whole[: rows * cols, image] for image, (rows, cols) in enumerate(grids)]).unflatten(1, (4, 4))
-    ours = groups_of(crops, grids, count, NAMES[sampling])
-    expected = golden.outputs(f"deepstack_l_{sampling}_{batch}")["stack_groups"]
-    torch.testing.assert_close(
-        ours, expected, atol=1e-6, rtol=0
-    )  # the same numbers; a batched matmul made them in another order
-    assert len(set(grids)) >= 3
-    assert expected.abs().sum() > 0
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [*SPLITTING, "patch_merge"])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_a_sampler_loses_and_makes_no_token(sampler, grid):
     rows, cols = grid
     tokens = torch.arange(rows * 3 * cols * 5).view(rows * 3, cols * 5, 1)
     groups = sample(tokens, grid, sampler)
-    assert groups.shape == (rows * cols, 15, 1)
+    assert groups.shape == ((1, 3, 5, rows * cols) if sampler == "patch_merge" else (rows * cols, 3, 5, 1))
     assert torch.equal(groups.flatten().sort().values, tokens.flatten())
 
 
@@ -73,7 +32,7 @@ def coordinates(height, width):
 @pytest.mark.parametrize("grid", GRIDS)
 def test_2d_shows_the_place_of_the_base_token(grid):
     rows, cols = grid
-    base = coordinates(3, 5).flatten(0, 1)  # token t of the base view covers rows x cols cells of the mosaic
+    base = coordinates(3, 5)  # token t of the base view covers rows x cols cells of the mosaic
     for group, tokens in enumerate(sample(coordinates(rows * 3, cols * 5), grid, "2d")):
         assert torch.equal(tokens // torch.tensor(grid), base)
         assert torch.equal(tokens % torch.tensor(grid), torch.tensor([[group // cols, group % cols]]).expand_as(tokens))
@@ -82,24 +41,59 @@ def test_2d_shows_the_place_of_the_base_token(grid):
 @pytest.mark.parametrize("grid", GRIDS)
 def test_block_gives_back_the_crops(grid):
     crops = torch.randn(2, grid[0] * grid[1], 3, 5, 4)
-    assert torch.equal(sample(mosaic(crops, grid), grid, "block"), crops.flatten(2, 3).transpose(0, 1))
+    assert torch.equal(sample(mosaic(crops, grid), grid, "block"), crops.transpose(0, 1))
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_1d_takes_every_nth_token_of_the_mosaic(grid):
     tokens = torch.randn(grid[0] * 3, grid[1] * 5, 4)
     for group, taken in enumerate(sample(tokens, grid, "1d")):
-        assert torch.equal(taken, tokens.flatten(0, 1)[group :: grid[0] * grid[1]])
+        assert taken.shape == (3, 5, 4)
+        assert torch.equal(taken.flatten(0, 1), tokens.flatten(0, 1)[group :: grid[0] * grid[1]])
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 2), (3, 3)])
+def test_patch_merge_is_torchs_pixel_unshuffle(grid):
+    """Which keeps the channels of a map together, where patch mergers keep those of a token together."""
+    tokens = torch.randn(2, grid[0] * 3, grid[1] * 5, 4)
+    (merged,) = sample(tokens, grid, "patch_merge")
+    expected = F.pixel_unshuffle(tokens.permute(0, 3, 1, 2), grid[0]).unflatten(1, (4, -1))
+    assert torch.equal(merged, expected.permute(0, 3, 4, 2, 1).flatten(-2))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_pool_is_torchs_average_pooling(grid):
+    tokens = torch.randn(2, grid[0] * 3, grid[1] * 5, 4)
+    (pooled,) = sample(tokens, grid, "pool")
+    expected = F.avg_pool2d(tokens.permute(0, 3, 1, 2), grid).permute(0, 2, 3, 1)
+    torch.testing.assert_close(pooled, expected)
+
+
+def test_corners_are_granite_4_visions_spatial_groups():
+    tokens = torch.randn(3, 6, 6, 4)
+    groups = sample(tokens, (2, 2), "corner")
+    assert len(groups) == 4
+    for offset, group in enumerate(groups):
+        assert torch.equal(group.flatten(1, 2), spatial_offset_downsample(tokens.flatten(1, 2), 6, offset))
+
+
+def test_identity_is_the_map_itself():
+    tokens = torch.randn(3, 4, 6, 2)
+    (group,) = sample(tokens, (1, 1), "identity")
+    assert torch.equal(group, tokens)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_batch_is_sampled_image_by_image(sampler):
     tokens = torch.randn(3, 2, 6, 8, 4)
     together = sample(tokens, (2, 2), sampler)
-    assert together.shape == (4, 3, 2, 12, 4)
+    groups, shape = {"patch_merge": (1, (3, 4, 16)), "pool": (1, (3, 4, 4)), "identity": (1, (6, 8, 4))}.get(
+        sampler, (4, (3, 4, 4))
+    )
+    assert together.shape == (groups, 3, 2, *shape)
     for i in range(3):
         for j in range(2):
-            assert torch.equal(together[:, i, j], sample(tokens[i, j], (2, 2), sampler))
+            torch.testing.assert_close(together[:, i, j], sample(tokens[i, j], (2, 2), sampler))
 
 
 def test_a_mosaic_lays_crops_row_by_row():
