@@ -15,7 +15,6 @@ from dslight.components import (
     HFCausalLM,
     LowResolution,
     MLPProjector,
-    PerLevelMLPProjector,
     SequenceConcat,
     TimmEncoder,
 )
@@ -32,6 +31,7 @@ SCHEDULERS = {
     "DeepStackV": partial(DeepStackV, num_stacks=3, start=1),
     "SequenceConcat": SequenceConcat,
 }
+PER_LEVEL = partial(MLPProjector, per_level=True)
 CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 
 
@@ -242,7 +242,7 @@ def make_batch(vlm, make_views, images=((1, 2), (0, 0)), seed=0):
     return Batch(ids, attention, mask, labels, make_views(list(images)) if images else None, keys=["a", "b"])
 
 
-@pytest.mark.parametrize("projector", [MLPProjector, PerLevelMLPProjector])
+@pytest.mark.parametrize("projector", [MLPProjector, PER_LEVEL])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_gradient_reaches_every_parameter(make_vlm, make_views, name, projector):
     vlm = make_vlm(name, projector).train()
@@ -254,7 +254,7 @@ def test_a_gradient_reaches_every_parameter(make_vlm, make_views, name, projecto
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_batch_of_text_has_zero_gradients_and_not_none(make_vlm, make_views, name):
-    vlm = make_vlm(name, PerLevelMLPProjector).train()
+    vlm = make_vlm(name, PER_LEVEL).train()
     batch = make_batch(vlm, make_views, images=())
     loss, _ = next_token_loss(vlm(batch), batch.labels)
     loss.backward()
@@ -287,7 +287,7 @@ def test_only_the_row_of_an_image_sees_it(make_vlm, make_views, name):
     assert (difference[0, 2:] > 1e-4).all()
 
 
-@pytest.mark.parametrize("projector", [MLPProjector, PerLevelMLPProjector])
+@pytest.mark.parametrize("projector", [MLPProjector, PER_LEVEL])
 def test_a_stack_without_a_crop_adds_nothing(make_vlm, make_views, projector):
     """The authors pad with zeros behind the projector; its biases would make a constant of a zero before it."""
     vlm = make_vlm("DeepStackL", projector)

@@ -4,7 +4,8 @@ from dslight.components.component import Component, Objective
 from dslight.components.language_model import HFCausalLM, LanguageModel
 from dslight.components.objectives import PatchClassification
 from dslight.components.operation import ConditionedGate, GatedAdd, Operation
-from dslight.components.projector import MLPProjector, PerLevelMLPProjector, Projector
+from dslight.components.projector import MapProjector, Projector
+from dslight.components.projectors import IdentityProjector, MLPProjector
 from dslight.components.schedulers.cross_attention import CrossAttention
 from dslight.components.schedulers.deepstack import DeepStack, Stack
 from dslight.components.schedulers.presets import (
@@ -34,13 +35,14 @@ __all__ = [
     "GatedAdd",
     "HFCausalLM",
     "HFVisionEncoder",
+    "IdentityProjector",
     "LanguageModel",
     "LowResolution",
     "MLPProjector",
+    "MapProjector",
     "Objective",
     "Operation",
     "PatchClassification",
-    "PerLevelMLPProjector",
     "Projector",
     "SequenceConcat",
     "Stack",

@@ -2,12 +2,16 @@
 
 A projector takes *maps*, not token lists, so that it may also make the maps smaller (token compression) and still every
 row of every level shows the same place. The stacking scheduler lays the projected maps into the sequence afterwards.
+
+Decided here: whether the levels share one net (the paper) or have one each (Qwen3-VL, SliMM, Granite 4 Vision) is a
+switch of every projector, ``per_level``, and is dealt with once, in :class:`MapProjector`; a kind of projector is a
+small class that makes the net for one level.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
@@ -24,9 +28,14 @@ class Projector(Component, ABC):
         in_widths: the width C of each level, what the stacking scheduler hands over; S + 1 of them, or S where no base
             tokens fill the sequence.
         out_width: D, the language model's width.
+
+    Attributes:
+        aligned: whether the token at a place of the output shows that place of the input. A projector whose tokens are
+            answers to learned questions is not: stacks still meet the base token of the same question.
     """
 
     kind: ClassVar[str] = "projector"
+    aligned: ClassVar[bool] = True
 
     def __init__(self, in_widths: Sequence[int], out_width: int) -> None:
         super().__init__()
@@ -50,49 +59,60 @@ class Projector(Component, ABC):
         return grid
 
 
-def mlp(in_width: int, out_width: int, layers: int) -> nn.Sequential:
-    """Linear layers with exact GELUs between them, all but the first at the output width (LLaVA's ``mlpNx_gelu``)."""
-    if layers < 1:
-        raise ValueError(f"layers: a projector needs at least 1 layer, got {layers}")
-    modules: list[nn.Module] = [nn.Linear(in_width, out_width)]
-    for _ in range(layers - 1):
-        modules += [nn.GELU(), nn.Linear(out_width, out_width)]
-    return nn.Sequential(*modules)
+class MapProjector(Projector):
+    """A projector of nets that see one level at a time: one net for all levels, or one for each.
 
-
-class MLPProjector(Projector):
-    """One MLP shared by the base tokens and every stack, as in the paper (two layers: LLaVA-1.5's ``mlp2x_gelu``; one:
-    LLaVA's linear).
+    A subclass sets what :meth:`make` reads, then calls ``super().__init__``, which makes the nets.
 
     Args:
-        in_widths: C of each level; one and the same.
+        in_widths: C of each level; one and the same, where they share a net.
         out_width: D.
-        layers: the number of linear layers.
+        per_level: whether each level has a net of its own.
+
+    Attributes:
+        net: the net of all levels, where they share one.
+        nets: the nets of the levels, where each has its own.
     """
 
-    def __init__(self, in_widths: Sequence[int], out_width: int, layers: int = 2) -> None:
+    def __init__(self, in_widths: Sequence[int], out_width: int, per_level: bool = False) -> None:
         super().__init__(in_widths, out_width)
-        self.net = mlp(in_widths[0], out_width, layers)
+        self.per_level = per_level
+        if per_level:
+            self.nets = nn.ModuleList(self.make(level) for level in range(self.levels))
+            return
+        if len(set(self.in_widths)) > 1:
+            raise self._unshared(f"levels of widths {', '.join(map(str, self.in_widths))}")
+        self.net = self.make(0)
+
+    @abstractmethod
+    def make(self, level: int) -> nn.Module:
+        """The net of a level (of all, where they share one), from ``[M, height, width, in_widths[level]]`` to
+        ``[M, *out_grid((height, width)), D]``.
+        """
+
+    def units(self, net: nn.Module) -> Iterable[nn.Module]:
+        """The modules of a net that are worth sharding one by one; none, where it is shallow."""
+        return ()
+
+    @property
+    def shard_units(self) -> list[nn.Module]:
+        """The :meth:`units` of every net."""
+        return [unit for net in (self.nets if self.per_level else [self.net]) for unit in self.units(net)]
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """See :meth:`Projector.forward`."""
-        return self.net(torch.stack(list(maps)))
+        """See :meth:`Projector.forward`.
 
+        Raises:
+            ValueError: for another number of levels, and as :meth:`out_grid`.
+        """
+        if len(maps) != self.levels:
+            raise ValueError(f"maps: {len(maps)} levels; the projector was made for {self.levels}")
+        for level in maps:
+            self.out_grid((level.shape[1], level.shape[2]))
+        if self.per_level:
+            return torch.stack([net(level) for net, level in zip(self.nets, maps, strict=True)])
+        return self.net(torch.cat(list(maps))).unflatten(0, (self.levels, len(maps[0])))
 
-class PerLevelMLPProjector(Projector):
-    """An MLP of its own for the base tokens and for every stack (as in Qwen3-VL and SliMM, whose stacks differ in
-    kind).
-
-    Args:
-        in_widths: C of each level.
-        out_width: D.
-        layers: the number of linear layers of each.
-    """
-
-    def __init__(self, in_widths: Sequence[int], out_width: int, layers: int = 2) -> None:
-        super().__init__(in_widths, out_width)
-        self.nets = nn.ModuleList(mlp(width, out_width, layers) for width in in_widths)
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """See :meth:`Projector.forward`."""
-        return torch.stack([net(level) for net, level in zip(self.nets, maps, strict=True)])
+    @staticmethod
+    def _unshared(what: str) -> ValueError:
+        return ValueError(f"per_level: {what} cannot share one net; set per_level: true")

@@ -138,7 +138,7 @@ def recipe(shards, tmp_path_factory) -> Callable[..., Path]:
             "name": "distributed",
             "model": {
                 "vision_encoder": {"class_path": "dslight.components.TimmEncoder", "init_args": encoder},
-                "projector": {"class_path": "dslight.components.PerLevelMLPProjector"},
+                "projector": {"class_path": "dslight.components.MLPProjector", "init_args": {"per_level": True}},
                 "stacking": {"class_path": f"dslight.components.{stacking}", "init_args": STACKING[stacking]},
                 "language_model": {
                     "class_path": "dslight.components.HFCausalLM",

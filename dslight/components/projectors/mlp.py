@@ -1,0 +1,69 @@
+"""Token by token: the projectors that leave a map its size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from dslight.components.projector import MapProjector
+
+
+def mlp(in_width: int, out_width: int, layers: int, hidden: int | None = None) -> nn.Sequential:
+    """Linear layers with exact GELUs between them (LLaVA's ``mlpNx_gelu``).
+
+    Args:
+        in_width: what the first layer takes in.
+        out_width: what the last layer gives.
+        layers: how many linear layers.
+        hidden: the width between them; ``None``: ``out_width``, as in LLaVA.
+    """
+    if layers < 1:
+        raise ValueError(f"layers: a projector needs at least 1 layer, got {layers}")
+    widths = [in_width, *[hidden or out_width] * (layers - 1), out_width]
+    modules: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        modules += [nn.Linear(before, after), nn.GELU()]
+    return nn.Sequential(*modules[:-1])
+
+
+class MLPProjector(MapProjector):
+    """An MLP, ``[M, h, w, C]`` -> ``[M, h, w, D]``: the paper's and LLaVA-1.5's ``mlp2x_gelu``; of one layer, LLaVA's
+    linear.
+
+    Args:
+        in_widths: C of each level.
+        out_width: D.
+        layers: the number of linear layers.
+        per_level: one MLP for each level; otherwise the base tokens and every stack share one, as in the paper.
+    """
+
+    def __init__(self, in_widths: Sequence[int], out_width: int, layers: int = 2, per_level: bool = False) -> None:
+        self.layers = layers
+        super().__init__(in_widths, out_width, per_level)
+
+    def make(self, level: int) -> nn.Module:
+        """See :meth:`MapProjector.make`."""
+        return mlp(self.in_widths[level], self.out_width, self.layers)
+
+
+class IdentityProjector(MapProjector):
+    """No projector, ``[M, h, w, C]`` -> the same, for an encoder that is as wide as the language model (C = D).
+
+    Args:
+        in_widths: C of each level, D all of them.
+        out_width: D.
+    """
+
+    def __init__(self, in_widths: Sequence[int], out_width: int) -> None:
+        if wrong := sorted(set(in_widths) - {out_width}):
+            raise ValueError(
+                f"in_widths: maps of width {', '.join(map(str, wrong))} do not fit a language model of width "
+                f"{out_width} without a projector; use MLPProjector"
+            )
+        super().__init__(in_widths, out_width)
+
+    def make(self, level: int) -> nn.Module:
+        """See :meth:`MapProjector.make`."""
+        return nn.Identity()
