@@ -231,7 +231,7 @@ class DeepStack(StackingScheduler):
             for tap, feature in zip(taps, features, strict=True):
                 for name, part in zip(names, feature.unflatten(1, encoder.grid).split(sizes), strict=True):
                     seen[name, tap] = part
-        levels = [self._base(seen, views)] if self.base == "fill" else []
+        levels = [self._sequence(seen, self.base_taps, views)] if self.base == "fill" else []
         for stack in self.stacks:
             groups = self._groups(stack, seen, views, len(sequence))
             levels += groups.expand(len(stack.sites), *groups.shape[1:]).unbind(0)
@@ -273,9 +273,9 @@ class DeepStack(StackingScheduler):
             return [(sequence + views if own else views, taps)]
         return [(views, taps), (sequence, own or taps[:1])]
 
-    def _base(self, seen: dict[tuple[str, Tap], Tensor], views: Views) -> Tensor:
-        """The maps of the sequence's views, ``[M, height, width, C]``, with their positions."""
-        maps = torch.cat([seen[self.sequence, tap] for tap in self.base_taps], dim=-1)
+    def _sequence(self, seen: dict[tuple[str, Tap], Tensor], taps: Sequence[Tap], views: Views) -> Tensor:
+        """The maps of the sequence's views in their order, ``[M, height, width, C]``, with their positions."""
+        maps = torch.cat([seen[self.sequence, tap] for tap in taps], dim=-1)
         if self.sequence == "base":
             return placed(maps, self.position)
         if self.order == "block" and not self.position:
@@ -295,7 +295,7 @@ class DeepStack(StackingScheduler):
     def _groups(self, stack: Stack, seen: dict[tuple[str, Tap], Tensor], views: Views, maps: int) -> Tensor:
         """The groups of one source, ``[len(sites) or 1, M, height, width, C]``."""
         if stack.view == "base":
-            tokens = placed(seen[self.sequence, _tap(stack)], self.position)
+            tokens = self._sequence(seen, [_tap(stack)], views)
             if stack.sampler == "identity":
                 return tokens[None]
             return make_groups(tokens, [(1, 1)] * maps, len(stack.sites), stack.sampler, 0.0, stack.merge)
@@ -374,10 +374,15 @@ class DeepStack(StackingScheduler):
             raise ValueError(
                 "base: fill lays whole maps into the sequence, but `corner` makes smaller groups; set base: zero"
             )
+        order = (self.arguments or {}).get("order", "order")
         if self.order not in ("block", "2d", "1d"):
-            raise ValueError(f"order: {self.order} is no order of the crops' tokens; block, 2d and 1d are")
+            raise ValueError(f"{order}: {self.order} is no order of the crops' tokens; block, 2d and 1d are")
         if self.order != "block" and (self.has_newline or self.sequence == "base"):
-            raise ValueError(f"order: {self.order} needs crops in the sequence without newlines; set order: block")
+            raise ValueError(f"{order}: {self.order} needs crops in the sequence without newlines; set {order}: block")
+        if self.order != "block" and any(stack.view == "fine" for stack in self.stacks):
+            raise ValueError(
+                f"order: {self.order} takes crops apart that fine crops are stacked onto; set order: block"
+            )
         if self.sequence == "base" and (self.has_newline or self.fill_to):
             name = "newline" if self.has_newline else "fill_to"
             raise ValueError(f"{name}: belongs to crops in the sequence; set sequence: tiles")
@@ -392,8 +397,11 @@ class DeepStack(StackingScheduler):
 
     def check(self, encoder: VisionEncoder, language_model_depth: int) -> None:
         """See :meth:`StackingScheduler.check`."""
-        taps: list[tuple[str, Tap]] = [("tap", tap) for tap in self.base_taps]
-        taps += [(self._argument(name, "tap"), _tap(stack)) for name, stack in self._all()]
+        taps: list[tuple[str, Tap]] = []
+        for tap in self.base_taps:
+            taps.append(("tap", tap))
+        for name, stack in self._all():
+            taps.append((self._argument(name, "tap"), _tap(stack)))
         for name, tap in taps:
             try:
                 encoder.resolve_tap(tap)

@@ -169,6 +169,8 @@ class SequenceConcat(DeepStack):
         fill_to: see :class:`DeepStack`.
     """
 
+    arguments: Mapping[str, str] | None = {"order": "sampler"}
+
     def __init__(
         self,
         sampler: SamplerName = "block",
@@ -179,6 +181,8 @@ class SequenceConcat(DeepStack):
         unpad: bool = False,
         fill_to: int = 0,
     ) -> None:
+        if newline and not base:
+            raise ValueError("newline: the mosaic stands behind the base view; set base: true")
         super().__init__(
             sequence="tiles" if base else "crops",
             tap=tap,
