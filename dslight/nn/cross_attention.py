@@ -36,7 +36,7 @@ from dslight.nn.injector import _first_input, _with_first_input
 from dslight.types import Memory
 
 KeysValues = tuple[Tensor, Tensor]
-NEVER = torch.iinfo(torch.int64).max
+NEVER = 1 << 40
 """A column that no sequence reaches, an image that no row has."""
 
 
