@@ -195,7 +195,8 @@ def test_a_softmax_over_nothing_never_happens(monkeypatch):
         scores = (query @ key.mT / query.shape[-1] ** 0.5).masked_fill(~attn_mask, -torch.inf)
         return scores.softmax(-1) @ value
 
-    layers, mask, hidden, memory = layers_(), mask_(), torch.randn(ROWS, LENGTH, WIDTH), memory_((1, 3))
+    layers, mask = nn.ModuleList([nn.Identity(), nn.Identity()]), mask_()
+    hidden, memory = torch.randn(ROWS, LENGTH, WIDTH), memory_((0, 1))
     with attend(layers, mask, memory):
         ours = run(layers, hidden)
         monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", written_out)
