@@ -458,7 +458,7 @@ def test_an_experiment_is_built_without_its_shards_where_none_is_read(component_
 
 
 def test_a_mesh_of_another_size_than_the_processes_is_refused_by_the_plan(capsys):
-    file = str(Path(__file__).parents[2] / "recipes" / "deepstack_l_7b_finetune.yaml")
+    file = str(Path(__file__).parents[2] / "recipes" / "paper" / "table1" / "deepstack_l_7b.yaml")
     assert main(["plan", file, "trainer.num_nodes=4"]) == 1
     assert capsys.readouterr().err.splitlines()[0] == (
         "dslight: trainer.strategy.init_args.data_parallel_size: 8 x tensor_parallel_size 1 is not the number of "
