@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 @dataclass(frozen=True)
 class Goldens:
-    """The folder that ``golden/deepstack_vl/README.md`` describes, or (``DSLIGHT_GOLDENS``) the untrimmed one."""
+    """The folder that ``golden/deepstack_vl/README.md`` describes, or the one that ``DSLIGHT_GOLDENS`` names."""
 
     root: Path
 
@@ -29,7 +29,7 @@ class Goldens:
 
     def _path(self, name: str) -> Path:
         if not (self.root / name).exists():
-            pytest.skip(f"{name} is only in the untrimmed goldens (DSLIGHT_GOLDENS)")
+            pytest.skip(f"{name} is not in this folder of goldens (DSLIGHT_GOLDENS)")
         return self.root / name
 
     def outputs(self, case: str) -> dict[str, Tensor]:
@@ -57,11 +57,10 @@ def golden() -> Goldens:
 
 @pytest.fixture(scope="session")
 def same() -> Callable[..., None]:
-    """``same(ours, golden)``: equal up to ``atol``; a trimmed golden keeps every k-th entry of its last axis."""
+    """``same(ours, golden)``: equal up to ``atol``."""
 
     def check(ours: Tensor, expected: Tensor, atol: float = 2e-4) -> None:
-        step = ours.shape[-1] // expected.shape[-1]
-        torch.testing.assert_close(ours[..., ::step].detach(), expected, atol=atol, rtol=0)
+        torch.testing.assert_close(ours.detach(), expected, atol=atol, rtol=0)
 
     return check
 
@@ -115,13 +114,13 @@ def tiny_encoder() -> Callable[..., Any]:
 
 @pytest.fixture
 def make_views() -> Callable[..., Any]:
-    """``make_views(grids)``: random 16 x 16 views."""
+    """``make_views(grids)``: random 16 x 16 views; ``fine``: with n x n fine crops of each."""
     from dslight.types import Views
 
-    def make(grids: list[tuple[int, int]], seed: int = 0) -> Views:
-        count = len(grids) + sum(rows * cols for rows, cols in grids)
+    def make(grids: list[tuple[int, int]], seed: int = 0, fine: int = 0) -> Views:
+        count = sum(1 + rows * cols for rows, cols in grids) * (1 + fine**2)
         generator = torch.Generator().manual_seed(seed)
-        return Views(torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator), grids)
+        return Views(torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator), grids, fine)
 
     return make
 

@@ -12,11 +12,19 @@ import torch
 from torch.utils.data import DataLoader
 
 from dslight.components import (
+    ChannelConcat,
+    ConditionedGate,
+    CrossAttention,
+    DeepStack,
+    DeepStackHD,
     DeepStackL,
+    DeepStackTaps,
     DeepStackV,
+    GatedAdd,
     LowResolution,
     MLPProjector,
     SequenceConcat,
+    Stack,
 )
 from dslight.metrics.answers import ExactMatch
 from dslight.nn.loss import next_token_loss
@@ -29,6 +37,15 @@ SCHEDULERS = {
     "DeepStackL": partial(DeepStackL, num_stacks=3, start=1),
     "DeepStackV": partial(DeepStackV, num_stacks=3, start=1),
     "SequenceConcat": SequenceConcat,
+    "SequenceConcat with newlines": partial(SequenceConcat, newline=True),
+    "ChannelConcat": partial(ChannelConcat, num_crops=3),
+    "DeepStackHD": partial(DeepStackHD, start=0),
+    "DeepStackTaps": partial(DeepStackTaps, taps=[1, 2]),
+    "CrossAttention": partial(CrossAttention, num_layers=2, num_crops=3, heads=2, head_dim=8, init=0.5),
+    "stacks alone": lambda: DeepStack([Stack([1], "base", "identity"), Stack([2, 3, 3], "crops")], base="zero"),
+    "both sides": lambda: DeepStack([Stack([1, 2, 3])], [Stack([1, 2, 3])]),
+    "gated": partial(DeepStackL, num_stacks=3, operation=partial(GatedAdd, init=0.5)),
+    "gated by the decoder": partial(DeepStackL, num_stacks=3, operation=partial(ConditionedGate, init=0.5)),
 }
 PER_LEVEL = partial(MLPProjector, per_level=True)
 
@@ -54,7 +71,14 @@ def make_batch(vlm, make_views, images=((1, 2), (0, 0)), seed=0):
     mask[0, 2 : 2 + slots] = True
     attention[1, :3] = 0
     labels = torch.where(torch.arange(ids.shape[1]) >= slots + 3, ids, IGNORE)
-    return Batch(ids, attention, mask, labels, make_views(list(images)) if images else None, keys=["a", "b"])
+    return Batch(
+        ids,
+        attention,
+        mask,
+        labels,
+        make_views(list(images), fine=vlm.stacking.fine) if images else None,
+        keys=["a", "b"],
+    )
 
 
 @pytest.mark.parametrize("projector", [MLPProjector, PER_LEVEL])
@@ -73,7 +97,7 @@ def test_a_batch_of_text_has_zero_gradients_and_not_none(make_vlm, make_views, n
     batch = make_batch(vlm, make_views, images=())
     loss, _ = next_token_loss(vlm(batch), batch.labels)
     loss.backward()
-    for part in (vlm.vision_encoder, vlm.projector):
+    for part in (vlm.vision_encoder, vlm.projector, vlm.stacking):
         assert all(p.grad is not None and not p.grad.any() for p in part.parameters())
     assert all(p.grad is not None for p in vlm.language_model.parameters())
 
@@ -95,7 +119,7 @@ def test_only_the_row_of_an_image_sees_it(make_vlm, make_views, name):
     vlm = make_vlm(name)
     batch = make_batch(vlm, make_views)
     other = copy.copy(batch)
-    other.views = make_views(batch.views.grids, seed=9)
+    other.views = make_views(batch.views.grids, seed=9, fine=vlm.stacking.fine)
     difference = (vlm(batch) - vlm(other)).abs().amax(-1)
     assert not difference[1].any()
     assert not difference[0, :2].any()  # before the image: causal
