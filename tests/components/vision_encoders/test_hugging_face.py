@@ -109,7 +109,9 @@ def test_stacks_are_added_in_a_loop_over_the_layers_of_transformers(family, chec
     hidden = model.embeddings(values)
     if family == "CLIP":
         hidden = model.pre_layrnorm(hidden)
-    options = {"position_embeddings": model.rope_embeddings(values)} if family == "DINOv3" else {"attention_mask": None}
+    options = {} if "DINO" in family else {"attention_mask": None}
+    if family == "DINOv3":
+        options = {"position_embeddings": model.rope_embeddings(values)}
     layers = {"DINOv3": "model.layer"}.get(family, "encoder.layer" if "DINO" in family else "encoder.layers")
     for index, layer in enumerate(model.get_submodule(layers)):
         for site, stack in zip(sites, stacks, strict=True):
