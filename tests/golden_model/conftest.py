@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dslight.checkpoints import load_checkpoint
 from dslight.components import (
+    AveragePoolProjector,
     DeepStack,
     DeepStackHD,
     DeepStackL,
@@ -291,14 +292,10 @@ class Case:
         name = self.config["projector"]
         layers = 1 if name == "linear" else int(name[3])
         if self.family == "baseline_scaledown":
-            from dslight.components import AveragePoolProjector
-
             return AveragePoolProjector(in_widths, out_width, layers=layers)
         return MLPProjector(in_widths, out_width, layers=layers)
 
-    def compose(
-        self, scheduler: DeepStack | None = None, encoder: type[HFVisionEncoder] = NormalisedPixels
-    ) -> VLM:
+    def compose(self, scheduler: DeepStack | None = None, encoder: type[HFVisionEncoder] = NormalisedPixels) -> VLM:
         """The four parts with random weights."""
         return VLM(self.encoder(encoder), self.projector, scheduler or self.scheduler(), self.language_model())
 
@@ -369,7 +366,8 @@ def kind_of(case: Case) -> str:
 
 HELD = {
     "features": r"vision_features",
-    "tokens": r"base_tokens|global_tokens|stack_groups",
+    "tokens": r"base_tokens|stack_groups",
+    "global": r"global_tokens",
     "stream": r"hidden_states\.",
     "encoder_stream": r"vision_hidden_states\.",
 }

@@ -54,12 +54,21 @@ def test_base_tokens_and_stacks_are_the_authors(tokens_case, tmp_path, close):
         name = f"stack_groups.{level - 1}" if level else "base_tokens"
         if f"{name}.0" in theirs:
             close(slots[level], torch.cat([theirs[f"{name}.{i}"] for i in range(images)]))
-    if "global_tokens" in theirs:
-        ours = slots[0].unflatten(0, (images, -1))
-        if tokens_case.family != "deepstack_v":  # the base view by itself, projected and not yet pooled
-            (features,) = model.vision_encoder(views.base(), taps=model.stacking.taps())
-            ours = model.projector.net(features)
-        close(ours, theirs["global_tokens"])
+
+
+@torch.no_grad()
+def test_the_projected_base_view_is_the_authors(global_case, tmp_path, close):
+    """Also where it is not what the sequence begins with, or is pooled there."""
+    model, theirs, views = global_case.load(tmp_path), global_case.outputs["global_tokens"], global_case.views()
+    if global_case.family == "deepstack_v":
+        close(model.see(views).base.unflatten(0, (len(views), -1)), theirs)
+    elif global_case.family == "baseline_scaledown":
+        maps = theirs.unflatten(1, model.vision_encoder.grid).permute(0, 3, 1, 2)
+        pooled = torch.nn.functional.avg_pool2d(maps, 2).flatten(2).transpose(1, 2)
+        close(model.see(views).base.unflatten(0, (len(views), -1)), pooled)
+    else:
+        (features,) = model.vision_encoder(views.base(), taps=model.stacking.taps())
+        close(model.projector.net(features), theirs)
 
 
 @torch.no_grad()
