@@ -5,7 +5,15 @@ from dslight.components.language_model import HFCausalLM, LanguageModel
 from dslight.components.objectives import PatchClassification
 from dslight.components.operation import ConditionedGate, GatedAdd, Operation
 from dslight.components.projector import MapProjector, Projector
-from dslight.components.projectors import IdentityProjector, MLPProjector
+from dslight.components.projectors import (
+    AveragePoolProjector,
+    CAbstractorProjector,
+    IdentityProjector,
+    MLPProjector,
+    PerceiverResamplerProjector,
+    PixelShuffleMLPProjector,
+    WindowQFormerProjector,
+)
 from dslight.components.schedulers.cross_attention import CrossAttention
 from dslight.components.schedulers.deepstack import DeepStack, Stack
 from dslight.components.schedulers.presets import (
@@ -22,6 +30,8 @@ from dslight.components.vision_encoder import VisionEncoder
 from dslight.components.vision_encoders import FusedEncoder, HFVisionEncoder, TimmEncoder, TimmFeatureMaps
 
 __all__ = [
+    "AveragePoolProjector",
+    "CAbstractorProjector",
     "ChannelConcat",
     "Component",
     "ConditionedGate",
@@ -43,6 +53,8 @@ __all__ = [
     "Objective",
     "Operation",
     "PatchClassification",
+    "PerceiverResamplerProjector",
+    "PixelShuffleMLPProjector",
     "Projector",
     "SequenceConcat",
     "Stack",
@@ -50,4 +62,5 @@ __all__ = [
     "TimmEncoder",
     "TimmFeatureMaps",
     "VisionEncoder",
+    "WindowQFormerProjector",
 ]

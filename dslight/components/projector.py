@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from math import gcd
 from typing import ClassVar
 
 import torch
@@ -48,7 +49,7 @@ class Projector(Component, ABC):
 
     @abstractmethod
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """From one ``[M, height, width, C]`` per level to ``[levels, M, *out_grid((height, width)), D]``."""
+        """From one ``[M, height, width, C]`` per level (M >= 1) to ``[levels, M, *out_grid((height, width)), D]``."""
 
     def out_grid(self, grid: Grid) -> Grid:
         """(rows, columns) of the tokens that a map of ``grid`` becomes; data and plan ask for it.
@@ -116,3 +117,23 @@ class MapProjector(Projector):
     @staticmethod
     def _unshared(what: str) -> ValueError:
         return ValueError(f"per_level: {what} cannot share one net; set per_level: true")
+
+
+def shrunk(grid: Grid, by: int, argument: str) -> Grid:
+    """``grid`` with both sides divided by ``by``.
+
+    Raises:
+        ValueError: naming ``argument`` and the values that would do, if a side does not divide.
+    """
+    if grid[0] % by or grid[1] % by:
+        fit = [n for n in range(1, gcd(*grid) + 1) if gcd(*grid) % n == 0]
+        raise ValueError(
+            f"{argument}: a map of {grid[0]} x {grid[1]} tokens does not divide by {by}; "
+            f"it does by {', '.join(map(str, fit))}"
+        )
+    return grid[0] // by, grid[1] // by
+
+
+def blocks(maps: Tensor, side: int) -> Tensor:
+    """``[M, h, w, C]`` in its blocks of ``side x side`` neighbours, ``[M, h / side, w / side, side, side, C]``."""
+    return maps.unflatten(1, (-1, side)).unflatten(3, (-1, side)).transpose(2, 3)
