@@ -57,6 +57,8 @@ def arguments_fault(path: str, owner: Callable[..., Any], values: Mapping[str, A
 def fault(path: str, kind: Any, value: Any) -> str | None:
     """What is wrong with ``value`` where ``kind``, a type, is expected; ``None`` when nothing is found."""
     origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:  # which is a class to Python 3.11
+        return None
     if origin in (Union, UnionType):
         return _union_fault(path, kind, value)
     if origin is dict and isinstance(value, Mapping):
@@ -163,10 +165,15 @@ def _concrete(base: type) -> list[str]:
         one = queue.pop()
         queue += type.__subclasses__(one)
         if not inspect.isabstract(one) and one is not base and one.__module__.startswith("dslight."):
-            package = one.__module__.rpartition(".")[0]
-            short = package if getattr(import_module(package), one.__name__, None) is one else one.__module__
-            found.append(f"{short}.{one.__name__}")
+            found.append(f"{_shortest_home(one)}.{one.__name__}")
     return sorted(found)
+
+
+def _shortest_home(kind: type) -> str:
+    """The outermost package that exports a class, so that messages name it as recipes do."""
+    packages = kind.__module__.split(".")
+    homes = [".".join(packages[:length]) for length in range(1, len(packages) + 1)]
+    return next(home for home in homes if getattr(import_module(home), kind.__name__, None) is kind)
 
 
 def _types(owner: Callable[..., Any]) -> dict[str, Any]:

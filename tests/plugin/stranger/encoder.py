@@ -46,5 +46,10 @@ class Dinov2Encoder(VisionEncoder):
         return self.model.encoder.layer
 
     def encode(self, pixels: Tensor, depth: int) -> Tensor | None:
-        """All layers always: an early exit is an optimisation, not a duty."""
-        return self.model(pixels).last_hidden_state[:, self.prefix_tokens :]
+        """Up to the layer that is asked for; the whole network, with its last norm, when that is the last one."""
+        if depth == self.depth:
+            return self.model(pixels).last_hidden_state[:, self.prefix_tokens :]
+        hidden = self.model.embeddings(pixels)
+        for layer in self.layers[:depth]:
+            hidden = layer(hidden)
+        return None
