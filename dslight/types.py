@@ -136,8 +136,11 @@ class Batch:
             order, are the slots of ``views``' images in their order.
         labels: int64 ``[B, T]``, not shifted, ``IGNORE`` where there is no loss; ``None`` for a batch of questions.
         views: the pixels, or ``None`` when no row has an image.
-        keys: the sample keys of the rows, for messages.
+        keys: the sample keys of the rows, for messages; of packed rows, those of their documents one after the other.
         questions: validation only: one per row. Such a batch is left-padded, ready to generate from.
+        segments: int64 ``[B, T]`` where rows are packed: which document of its row a position belongs to, counted from
+            1, or 0 for padding. No position may see another document's.
+        dropped, shrunk: keys of what was left out because it taught nothing, and of what was cut at a whole turn.
     """
 
     input_ids: Tensor
@@ -147,6 +150,9 @@ class Batch:
     views: Views | None = None
     keys: Sequence[str] = ()
     questions: Sequence[Question] = field(default_factory=list)
+    segments: Tensor | None = None
+    dropped: Sequence[str] = ()
+    shrunk: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -161,14 +167,14 @@ class Batch:
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, move: Callable[[Any], Any]) -> Batch:
-        return Batch(
+        return replace(
+            self,
             input_ids=move(self.input_ids),
             attention_mask=move(self.attention_mask),
             visual_mask=move(self.visual_mask),
             labels=None if self.labels is None else move(self.labels),
             views=None if self.views is None else move(self.views),
-            keys=self.keys,
-            questions=self.questions,
+            segments=None if self.segments is None else move(self.segments),
         )
 
 

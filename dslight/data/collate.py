@@ -3,8 +3,12 @@
 Decided here: training rows are padded on the right; question rows on the left, ready to generate from. The id at a slot
 is the pad id: it is a valid one that nobody reads. A row that is too long is cut at the end, but never inside the slots
 of an image. Rows that teach nothing (no supervised token is left) or that would be cut inside an image follow
-``on_unusable``: ``error``, or ``drop``. A dropped row stays in the batch as one ignored position without images, since
-removing it would give ranks batches of different sizes; the loader counts it.
+``on_unusable``: ``error``; ``drop``; or ``shrink``, which ends the conversation with the last whole answer that fits,
+and drops it where none does. A dropped row stays in the batch as one ignored position without images, since removing it
+would give ranks batches of different sizes; the loader counts what was dropped or shrunk.
+
+A packed row holds several documents one after the other; ``segments`` tells them apart. The first position of a
+document carries no label: what is before it belongs to another. So loss and count are those of the documents alone.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from dslight.data.sample import BadSample
 from dslight.layout import SlotLayout
 from dslight.types import IGNORE, Batch, Grid, Question, Views
 
-OnUnusable = Literal["drop", "error"]
+OnUnusable = Literal["drop", "shrink", "error"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class Item:
     question: Question | None = None
 
 
+Row = Item | tuple[Item, ...]
+"""One item, or several that share a row."""
+
+
 @dataclass(frozen=True)
 class Collate:
     """Make a :class:`~dslight.types.Batch` of items; all of them train, or all of them ask.
@@ -54,8 +62,8 @@ class Collate:
         slots: how many positions an image takes.
         pad_id: any valid id.
         max_length: longest row, visual slots included.
-        on_unusable: what happens to a training row that teaches nothing or would be cut inside an image. A question is
-            never cut: one that is too long is an error.
+        on_unusable: what happens to a training document that teaches nothing or would be cut inside an image. A
+            question is never cut: one that is too long is an error.
         fine: the view policy's: n x n fine crops of each view, or 0.
     """
 
@@ -65,36 +73,65 @@ class Collate:
     on_unusable: OnUnusable = "error"
     fine: int = 0
 
-    def __call__(self, items: Sequence[Item]) -> Batch:
-        """Pad and pack ``items``.
+    def __call__(self, rows: Sequence[Row]) -> Batch:
+        """Pad and pack ``rows``.
 
         Raises:
             BadSample: naming the key of a row that does not fit.
         """
-        rows = [self._row(item) for item in items]
-        length = max(len(row.ids) for row in rows)
-        asks = rows[0].question is not None
-        input_ids = torch.full((len(rows), length), self.pad_id, dtype=torch.int64)
-        labels = torch.full((len(rows), length), IGNORE, dtype=torch.int64)
-        attention_mask = torch.zeros((len(rows), length), dtype=torch.int64)
-        visual_mask = torch.zeros((len(rows), length), dtype=torch.bool)
-        for i, row in enumerate(rows):
-            span = slice(length - len(row.ids), length) if asks else slice(0, len(row.ids))
-            ids = torch.tensor(row.ids)
-            visual_mask[i, span] = ids == IMAGE
-            input_ids[i, span] = torch.where(ids == IMAGE, self.pad_id, ids)
-            attention_mask[i, span] = 1
-            if row.labels is not None:
-                labels[i, span] = torch.tensor(row.labels)
+        dropped: list[str] = []
+        shrunk: list[str] = []
+        packed = any(isinstance(row, tuple) for row in rows)
+        made = [self._documents(row, dropped, shrunk) for row in rows]
+        lengths = [sum(len(item.ids) for item in row) for row in made]
+        if packed and max(lengths) > self.max_length:
+            keys = ", ".join(item.key for item in made[lengths.index(max(lengths))])
+            raise BadSample(f"{keys}: {max(lengths)} positions in one pack, data.max_length is {self.max_length}")
+        items = [item for row in made for item in row]
+        asks = items[0].question is not None
+        shape = (len(rows), max(lengths))
+        input_ids = torch.full(shape, self.pad_id, dtype=torch.int64)
+        labels = torch.full(shape, IGNORE, dtype=torch.int64)
+        visual_mask = torch.zeros(shape, dtype=torch.bool)
+        segments = torch.zeros(shape, dtype=torch.int64)
+        for i, row in enumerate(made):
+            start = shape[1] - lengths[i] if asks else 0
+            for number, item in enumerate(row, start=1):
+                span = slice(start, start + len(item.ids))
+                ids = torch.tensor(item.ids)
+                visual_mask[i, span] = ids == IMAGE
+                input_ids[i, span] = torch.where(ids == IMAGE, self.pad_id, ids)
+                segments[i, span] = number
+                if item.labels is not None:
+                    labels[i, span] = torch.tensor(item.labels)
+                if number > 1:
+                    labels[i, start] = IGNORE
+                start = span.stop
         return Batch(
             input_ids=input_ids,
-            attention_mask=attention_mask,
+            attention_mask=(segments > 0).to(torch.int64),
             visual_mask=visual_mask,
             labels=None if asks else labels,
-            views=self._views(rows),
-            keys=[row.key for row in rows],
-            questions=[row.question for row in rows if row.question is not None],
+            views=self._views(items),
+            keys=[item.key for row in rows for item in (row if isinstance(row, tuple) else (row,))],
+            questions=[item.question for item in items if item.question is not None],
+            segments=segments if packed else None,
+            dropped=dropped,
+            shrunk=shrunk,
         )
+
+    def _documents(self, row: Row, dropped: list[str], shrunk: list[str]) -> list[Item]:
+        """The documents of a row with their slots, without those that are dropped; never none."""
+        made = []
+        for item in row if isinstance(row, tuple) else (row,):
+            document = self._row(item)
+            if document is None:
+                dropped.append(item.key)
+                continue
+            made.append(document)
+            if len(document.pixels) < len(item.pixels):
+                shrunk.append(item.key)
+        return made or [Item("", [self.pad_id], [IGNORE])]
 
     def _views(self, rows: list[Item]) -> Views | None:
         pixels = [image for row in rows for image in row.pixels]
@@ -104,29 +141,40 @@ class Collate:
         sizes = [size for row in rows for size in row.sizes]
         return Views(torch.cat(pixels), grids, self.fine, sizes)
 
-    def _row(self, item: Item) -> Item:
-        """The item with its images expanded and its end cut; slots stay marked with ``IMAGE``."""
+    def _row(self, item: Item) -> Item | None:
+        """The item with its images expanded and its end cut; slots stay marked with ``IMAGE``. ``None``: dropped."""
         marks = item.ids.count(IMAGE)
         if marks != len(item.pixels):
             raise BadSample(f"{item.key}: its text has places for {marks} images, it has {len(item.pixels)}")
         ids, labels, spans = self._expand(item)
-        problem = ""
-        if len(ids) > self.max_length:
-            if item.question is not None:
+        length, images, problem = min(len(ids), self.max_length), len(spans), ""
+        if item.question is not None:
+            if len(ids) > self.max_length:
                 name = item.question.question_id
                 raise BadSample(
                     f"{item.key}: question {name} takes {len(ids)} positions, data.max_length {self.max_length}"
                 )
-            if any(end > self.max_length for _, end in spans):
-                problem = f"{len(ids)} positions, and max_length {self.max_length} would cut an image"
-            ids, labels = ids[: self.max_length], labels[: self.max_length]
-        if item.question is None and all(label == IGNORE for label in labels):
-            problem = problem or f"no supervised token in its first {self.max_length} positions"
-        if not problem:
-            return replace(item, ids=ids, labels=None if item.labels is None else labels)
-        if self.on_unusable == "error":
-            raise BadSample(f"{item.key}: {problem}; raise data.max_length, or set data.on_unusable to drop")
-        return Item(item.key, [self.pad_id], [IGNORE])
+        elif any(end > self.max_length for _, end in spans):
+            problem = f"{len(ids)} positions, and max_length {self.max_length} would cut an image"
+        elif all(label == IGNORE for label in labels[:length]):
+            problem = f"no supervised token in its first {self.max_length} positions"
+        if problem:
+            if self.on_unusable == "error":
+                raise BadSample(
+                    f"{item.key}: {problem}; raise data.max_length, or set data.on_unusable to drop or shrink"
+                )
+            length = _last_answer(labels, self.max_length) if self.on_unusable == "shrink" else 0
+            images = sum(end <= length for _, end in spans)
+        if not length:
+            return None
+        return replace(
+            item,
+            ids=ids[:length],
+            labels=None if item.labels is None else labels[:length],
+            pixels=item.pixels[:images],
+            grids=item.grids[:images],
+            sizes=item.sizes[:images],
+        )
 
     def _expand(self, item: Item) -> tuple[list[int], list[int], list[tuple[int, int]]]:
         source = item.labels if item.labels is not None else [IGNORE] * len(item.ids)
@@ -141,3 +189,10 @@ class Collate:
             ids += [token] * count
             labels += [label] * count
         return ids, labels, spans
+
+
+def _last_answer(labels: Sequence[int], limit: int) -> int:
+    """Where the last answer ends that is whole within ``limit`` positions; 0 if none is."""
+    last = min(limit, len(labels))
+    ends = (i + 1 for i in range(last) if labels[i] != IGNORE and (i + 1 == len(labels) or labels[i + 1] == IGNORE))
+    return max(ends, default=0)

@@ -15,8 +15,8 @@ Decided here, and why:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from dslight.data.plan import TrainPlan, accumulation, eval_share, question_rows
 from dslight.data.sample import BadSample, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
-from dslight.types import IGNORE, Question
+from dslight.types import Question
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _MAX_SPARES = 100
 _BAD_SHARE = 0.001
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 def read_sample(reader: ShardReader, row: int) -> Sample:
@@ -64,7 +64,11 @@ class TrainRecords(Dataset[T], Generic[T]):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, record: int) -> T:
+    def __getitem__(self, item: int | tuple[int, ...]) -> Any:
+        """The row of a record, or the tuple of rows of a pack."""
+        return tuple(self._row(record) for record in item) if isinstance(item, tuple) else self._row(item)
+
+    def _row(self, record: int) -> T:
         self._read += 1
         for attempt in range(_MAX_SPARES):
             chosen = record if attempt == 0 else self.plan.spare(record, attempt)
@@ -118,7 +122,7 @@ class TrainLoader(Generic[T]):
         self.dataset, self.plan, self.collate = dataset, plan, collate
         self.rank, self.world, self.micro, self.num_workers, self.on_load = rank, world, micro, num_workers, on_load
         self.accumulate = accumulation(plan.global_batch, world, micro)
-        self.epoch = self.consumed = self.unusable = 0
+        self.epoch = self.consumed = self.unusable = self.shrunk = 0
 
     def __len__(self) -> int:
         return self.plan.steps * self.accumulate
@@ -127,21 +131,19 @@ class TrainLoader(Generic[T]):
         if self.consumed >= self.plan.items:
             self.epoch, self.consumed = self.epoch + 1, 0
         batches = self.plan.micro_batches(self.epoch, self.consumed, self.rank, self.world, self.micro)
-        for batch in _torch_loader(self.dataset, batches.tolist(), self.collate, self.num_workers):
+        for batch in _torch_loader(self.dataset, batches, self.collate, self.num_workers):
             self.consumed += self.world * self.micro  # before the yield: a checkpoint is saved while the batch is out
             self._count_unusable(batch)
             yield batch
 
     def _count_unusable(self, batch: Any) -> None:
-        labels = getattr(batch, "labels", None)
-        if labels is not None:
-            empty = (labels == IGNORE).all(1)
-            if empty.any():
-                self.unusable += int(empty.sum())
-                keys = [key for key, is_empty in zip(batch.keys, empty.tolist(), strict=True) if is_empty]
-                log.warning(
-                    "rows without a supervised token (%d so far on this rank): %s", self.unusable, ", ".join(keys)
-                )
+        dropped, shrunk = getattr(batch, "dropped", ()), getattr(batch, "shrunk", ())
+        self.unusable += len(dropped)
+        self.shrunk += len(shrunk)
+        if dropped:
+            log.warning("rows that teach nothing (%d so far on this rank): %s", self.unusable, ", ".join(dropped))
+        if shrunk:
+            log.warning("rows cut at a whole turn (%d so far on this rank): %s", self.shrunk, ", ".join(shrunk))
 
     def state_dict(self) -> dict[str, Any]:
         """The position: equal on all ranks, and meaningful at any world size."""
@@ -151,6 +153,7 @@ class TrainLoader(Generic[T]):
             "consumed": self.consumed,
             "global_batch": self.plan.global_batch,
             "plan_hash": self.plan.hash,
+            "plan": self.plan.parts,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -160,17 +163,33 @@ class TrainLoader(Generic[T]):
             ValueError: naming the field, if the state belongs to another order of the data.
         """
         now = self.state_dict()
-        hints = {"global_batch": "data.global_batch_size", "plan_hash": "data.train (shards, weights) or data.seed"}
+        hints = {"global_batch": "data.global_batch_size", "plan_hash": "data"}
         for name in ("version", "global_batch", "plan_hash"):
             if state.get(name) != now[name]:
+                what = f" ({_differences(state['plan'], now['plan'])})" if name == "plan_hash" else ""
                 raise ValueError(
-                    f"checkpoint of the data loader: {name} is {state.get(name)!r}, this run has {now[name]!r}; "
+                    f"checkpoint of the data loader: {name} is {state.get(name)!r}, this run has {now[name]!r}{what}; "
                     f"resume with the same {hints.get(name, 'version of dslight')}"
                 )
         self.epoch = state["epoch"]
         self.consumed = state["consumed"] - state["consumed"] % self.plan.global_batch
         if self.on_load is not None:
             self.on_load(self.consumed // (self.world * self.micro))
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """Which parts of two plans differ, and in what."""
+    found = []
+    for name in dict.fromkeys([*then, *now]):
+        old, new = then.get(name), now.get(name)
+        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            found += [f"{name}[{i}]: {a!r}, now {b!r}" for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+        elif isinstance(old, dict) and isinstance(new, dict):
+            inner = _differences(old, new)
+            found += [f"{name}.{inner}"] if inner else []
+        elif old != new:
+            found.append(f"{name}: {old!r}, now {new!r}")
+    return "; ".join(found)
 
 
 class QuestionRecords(Dataset[T], Generic[T]):
@@ -221,11 +240,11 @@ class EvalLoader(Generic[T]):
 
 
 def _torch_loader(
-    dataset: Dataset[Any], batches: list[Any], collate: Callable[[list[Any]], Any], workers: int
+    dataset: Dataset[Any], batches: Iterable[Any], collate: Callable[[list[Any]], Any], workers: int
 ) -> DataLoader:
     return DataLoader(
         dataset,
-        batch_sampler=batches,  # any iterable of lists of indices
+        batch_sampler=cast(Any, batches),  # any iterable of lists of indices
         collate_fn=collate,
         num_workers=workers,
         generator=torch.Generator(),  # so that making an iterator draws nothing from the global generator
