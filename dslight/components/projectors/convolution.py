@@ -67,7 +67,7 @@ class CAbstractorProjector(MapProjector):
             )
             for width in (self.in_widths[level], self.width)
         )  # fmt: skip
-        readout = mlp(self.width, self.out_width, self.layers)
+        readout = mlp(self.width, self.out_width, self.layers, activation=nn.SiLU)
         return CAbstractor(before, behind, readout, self.factor, self.grid)
 
     def units(self, net: nn.Module) -> Iterable[nn.Module]:

@@ -10,21 +10,24 @@ from torch import nn
 from dslight.components.projector import MapProjector
 
 
-def mlp(in_width: int, out_width: int, layers: int, hidden: int | None = None) -> nn.Sequential:
-    """Linear layers with exact GELUs between them (LLaVA's ``mlpNx_gelu``).
+def mlp(
+    in_width: int, out_width: int, layers: int, hidden: int | None = None, activation: type[nn.Module] = nn.GELU
+) -> nn.Sequential:
+    """Linear layers with activations between them; with exact GELUs, LLaVA's ``mlpNx_gelu``.
 
     Args:
         in_width: what the first layer takes in.
         out_width: what the last layer gives.
         layers: how many linear layers.
         hidden: the width between them; ``None``: ``out_width``, as in LLaVA.
+        activation: between them.
     """
     if layers < 1:
         raise ValueError(f"layers: a projector needs at least 1 layer, got {layers}")
     widths = [in_width, *[hidden or out_width] * (layers - 1), out_width]
     modules: list[nn.Module] = []
     for before, after in pairwise(widths):
-        modules += [nn.Linear(before, after), nn.GELU()]
+        modules += [nn.Linear(before, after), activation()]
     return nn.Sequential(*modules[:-1])
 
 
