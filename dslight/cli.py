@@ -13,6 +13,7 @@ from pathlib import Path
 
 RECIPE = "a YAML file, e.g. recipes/quickstart/deepstack_l.yaml"
 OVERRIDES = "key=value pairs that win over the file, e.g. trainer.max_steps=100 model.stacking.init_args.start=2"
+CHECKPOINT = "a checkpoint, weights in a layout of the field, or `latest` (default): the newest checkpoint of the run"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 
     validate = verb("validate", "score a trained model on the recipe's validation sources")
     recipe(validate)
-    validate.add_argument("--ckpt", default="latest", help="a checkpoint, or `latest` (default): the newest of the run")
+    validate.add_argument("--ckpt", default="latest", help=CHECKPOINT)
 
     predict = verb("predict", "answer a question about an image")
     recipe(predict)
@@ -46,8 +47,15 @@ def _parser() -> argparse.ArgumentParser:
         "--image", type=Path, action="append", default=[], help="a picture; may be given several times"
     )
     predict.add_argument("--question", required=True)
-    predict.add_argument("--ckpt", default="latest", help="a checkpoint, or `latest` (default): the newest of the run")
+    predict.add_argument("--ckpt", default="latest", help=CHECKPOINT)
     predict.add_argument("--max-new-tokens", type=int, default=64)
+
+    export = verb("export", "write a trained model as a Hugging Face folder")
+    export.add_argument("source", type=Path, metavar="RUN_OR_CKPT", help="a run's folder, or one of its checkpoints")
+    export.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    export.add_argument("--recipe", type=Path, help="of a checkpoint that does not lie in its run's folder")
+    export.add_argument("--dtype", help="of the written weights, e.g. bfloat16 (default: the model's)")
+    export.add_argument("--shard-size", default="5GB", help="of a weights file at most (default: 5GB)")
 
     plan = verb("plan", "check a recipe and show its cost, without weights or data; exit code 1 if it is wrong")
     recipe(plan)
@@ -119,6 +127,15 @@ def _predict(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    from dslight.run.export import export
+
+    why_not = export(args.source, args.out, args.recipe, args.dtype, args.shard_size)
+    opens = "LlavaForConditionalGeneration and dslight open it" if why_not is None else f"dslight opens it; {why_not}"
+    print(f"{args.out}: {opens}")
+    return 0
+
+
 def _plan(args: argparse.Namespace) -> int:
     from dslight.recipe.compose import compose
     from dslight.run.plan import plan
@@ -155,4 +172,12 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-_VERBS = {"fit": _fit, "validate": _validate, "predict": _predict, "plan": _plan, "sweep": _sweep, "report": _report}
+_VERBS = {
+    "fit": _fit,
+    "validate": _validate,
+    "predict": _predict,
+    "export": _export,
+    "plan": _plan,
+    "sweep": _sweep,
+    "report": _report,
+}

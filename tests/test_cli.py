@@ -11,7 +11,7 @@ from dslight.cli import main
 RECIPES = Path(__file__).parent.parent / "recipes"
 RECIPE = str(RECIPES / "quickstart" / "low.yaml")
 ABLATION = str(RECIPES / "ablations" / "quickstart.yaml")
-VERBS = ("fit", "validate", "predict", "plan", "sweep", "report")
+VERBS = ("fit", "validate", "predict", "export", "plan", "sweep", "report")
 RECIPE_VERBS = {
     "fit": [RECIPE, "--fresh"],
     "validate": [RECIPE, "--ckpt", "latest"],

@@ -17,7 +17,7 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
 
     Args:
         recipe: as composed.
-        ckpt: a checkpoint, or ``latest``: the newest of the run.
+        ckpt: a checkpoint of a run, weights that ``dslight.checkpoints`` reads, or ``latest``: the newest of the run.
 
     Raises:
         RecipeError: when there is nothing to validate on, or no checkpoint.
@@ -26,15 +26,16 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
 
     folder = RunFolder(run_dir(recipe))
     checkpoint = _checkpoint(folder, ckpt)
-    experiment = build(_without_weights(recipe), opens="validate")
+    experiment = build(_weights_from(checkpoint, recipe), opens="validate")
     if not experiment.data.val_sources:
         raise RecipeError("data.val: names no source to validate on")
     whole = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 1.0}
     trainer = make_trainer(experiment, folder, **whole)
     from lightning.pytorch.strategies import ModelParallelStrategy
 
-    in_place = isinstance(trainer.strategy, ModelParallelStrategy)  # every rank reads its own share
-    if not in_place:
+    # every rank reads its own share
+    in_place = isinstance(trainer.strategy, ModelParallelStrategy) and _of_a_run(checkpoint)
+    if not in_place and _of_a_run(checkpoint):
         load_checkpoint(experiment, checkpoint)
     with users_errors():
         found = trainer.validate(
@@ -64,7 +65,7 @@ def predict(
         recipe: as composed.
         question: as a user would ask it; the recipe's template is put around it.
         images: picture files of any format that Pillow reads; none for a question without an image.
-        ckpt: a checkpoint, or ``latest``: the newest of the run.
+        ckpt: a checkpoint of a run, weights that ``dslight.checkpoints`` reads, or ``latest``: the newest of the run.
         max_new_tokens: limit of the answer.
 
     Raises:
@@ -83,9 +84,10 @@ def predict(
             decode_image(path.read_bytes())
         except BadSample as error:
             raise RecipeError(f"--image {path}: {error}") from error
-    experiment = build(_without_weights(recipe), opens=None)
+    experiment = build(_weights_from(checkpoint, recipe), opens=None)
     model: Any = experiment.model
-    load_checkpoint(experiment, checkpoint)
+    if _of_a_run(checkpoint):
+        load_checkpoint(experiment, checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.eval().to(device)
     with users_errors():
@@ -112,9 +114,16 @@ def load_checkpoint(experiment: Experiment, path: Path) -> None:
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
 
 
-def _without_weights(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe without the files that a training begins with: a checkpoint has all weights."""
-    return {key: value for key, value in recipe.items() if key != "weights"}
+def _weights_from(checkpoint: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without the files that a training begins with: a checkpoint has all weights, and what is not a run's
+    is read while building.
+    """
+    bare = {key: value for key, value in recipe.items() if key != "weights"}
+    return bare if _of_a_run(checkpoint) else bare | {"weights": {"model": str(checkpoint)}}
+
+
+def _of_a_run(checkpoint: Path) -> bool:
+    return checkpoint.suffix == ".ckpt" or (checkpoint / ".metadata").exists()
 
 
 def _checkpoint(folder: RunFolder, ckpt: str) -> Path:
