@@ -397,6 +397,13 @@ class DeepStack(StackingScheduler):
 
     def check(self, encoder: VisionEncoder, language_model_depth: int) -> None:
         """See :meth:`StackingScheduler.check`."""
+        self._check_depth("stacks", self.sites, language_model_depth, "language model")
+        if self.encoder_stacks and not encoder.stackable:
+            raise ValueError(
+                f"{self._argument('encoder_stacks')}: {type(encoder).__name__} has no layers to add stacks to; stack "
+                "in the language model instead"
+            )
+        self._check_depth("encoder_stacks", self.encoder_sites, encoder.depth, "vision encoder")
         taps: list[tuple[str, Tap]] = []
         for tap in self.base_taps:
             taps.append(("tap", tap))
@@ -411,24 +418,13 @@ class DeepStack(StackingScheduler):
             raise ValueError(
                 f"position: the 2-D sine-cosine code needs a width divisible by 4; the encoder's is {encoder.width}"
             )
-        self._check_depth("stacks", self.sites, language_model_depth, "language model")
         for name, stack in self._all():
             if stack.sampler == "corner" and any(side % stack.merge for side in encoder.grid):
                 raise ValueError(
                     f"{self._argument(name, 'merge')}: corner takes blocks of {stack.merge} x {stack.merge}; the "
                     f"encoder's map of {encoder.grid[0]} x {encoder.grid[1]} tokens does not divide"
                 )
-        if self.encoder_stacks:
-            self._check_encoder(encoder)
-
-    def _check_encoder(self, encoder: VisionEncoder) -> None:
-        if not encoder.stackable:
-            raise ValueError(
-                f"{self._argument('encoder_stacks')}: {type(encoder).__name__} has no layers to add stacks to; stack "
-                "in the language model instead"
-            )
-        self._check_depth("encoder_stacks", self.encoder_sites, encoder.depth, "vision encoder")
-        last = max(self.encoder_sites)
+        last = max(self.encoder_sites, default=0)
         for tap in self.base_taps:
             reached = encoder.resolve_tap(tap)
             if last > reached:

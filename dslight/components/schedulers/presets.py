@@ -150,7 +150,7 @@ class DeepStackTaps(DeepStack):
             raise ValueError("taps: empty; name at least one")
         at = sites or list(range(1, len(taps) + 1))
         if len(at) != len(taps):
-            raise ValueError(f"sites: {len(at)} sites for {len(taps)} taps")
+            raise ValueError(f"sites: {len(at)} for {len(taps)} taps; name one for each")
         stacks = [Stack([site], "base", "identity", level) for level, site in zip(taps, at, strict=True)]
         super().__init__(stacks=stacks, base=base, tap=tap, operation=operation)
 

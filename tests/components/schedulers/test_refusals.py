@@ -182,7 +182,7 @@ ARGUMENTS = [
         "unpad: leaves out parts of the mosaic, which only newline: true lays; set it too",
     ),
     (lambda: DeepStackTaps([]), "taps: empty; name at least one"),
-    (lambda: DeepStackTaps([1, 2], sites=[1]), "sites: 1 sites for 2 taps"),
+    (lambda: DeepStackTaps([1, 2], sites=[1]), "sites: 1 for 2 taps; name one for each"),
     (lambda: ChannelConcat(num_crops=0), "num_crops: must be at least 1, got 0"),
     (
         lambda: SequenceConcat(sampler="pool"),
@@ -219,6 +219,10 @@ PARTS = [
     (
         DeepStack([Stack([1]), Stack([3], after=True)]),
         "stacks: 2 stacks at layers 1, 4 need 5 layers; the language model has 4",
+    ),
+    (
+        DeepStackV(),
+        "start: 4 stacks at layers 20, 21, 22, 23 need 24 layers; the vision encoder has 4",
     ),
     (DeepStackV(num_stacks=3, start=2), "start: 3 stacks at layers 2, 3, 4 need 5 layers; the vision encoder has 4"),
     (
