@@ -22,9 +22,23 @@ from dslight.recipe.errors import RecipeError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NO_FILE = "no/such/projector.safetensors"
-STACKINGS = ", ".join(
-    f"dslight.components.{name}" for name in ("DeepStackL", "DeepStackV", "LowResolution", "SequenceConcat")
+
+
+def paths(names: str, module: str = "dslight.components") -> str:
+    """Class names as a message lists them."""
+    return ", ".join(f"{module}.{name}" for name in names.split())
+
+
+STACKINGS = paths(
+    "ChannelConcat CrossAttention DeepStack DeepStackHD DeepStackL DeepStackTaps DeepStackV LowResolution "
+    "SequenceConcat"
 )
+PROJECTORS = paths(
+    "AveragePoolProjector CAbstractorProjector IdentityProjector MLPProjector PerceiverResamplerProjector "
+    "PixelShuffleMLPProjector WindowQFormerProjector"
+)
+ENCODERS = paths("FusedEncoder HFVisionEncoder TimmEncoder TimmFeatureMaps")
+POLICIES = paths("AnyResViews AspectGridViews GridViews HDViews SingleView", "dslight.data.images")
 KEYS = "name, seed, run_dir, model, component, objective, weights, stage, data, trainer, checkpoint_every"
 TRAIN = "stage.train.projector"
 LM = "model.language_model.init_args"
@@ -107,9 +121,9 @@ MISSPELT = {
     "model_args, mean, std, sincos_position",
     f"{ENCODER}.model_args.img_sise=16": f"{ENCODER}.model_args: ...",
     "model.projector.init_args.layer=2": "model.projector.init_args.layer: there is no such argument; "
-    "did you mean layers?; it takes layers",
+    "did you mean layers?; it takes layers, per_level",
     f"{STACKING}.num_stack=4": f"{STACKING}.num_stack: there is no such argument; did you mean num_stacks?; it takes "
-    "num_stacks, start, interval, sampler, source, tap, position",
+    "num_stacks, start, interval, sampler, source, tap, position, sites, operation",
     f"{LM}.confg={{}}": f"{LM}.confg: there is no such argument; did you mean config?; it takes pretrained, config, "
     "tokenizer, dtype, attention",
     f"{LM}.config.hiden_size=64": f"{LM}.config.hiden_size: LlamaConfig has no such field...",
@@ -133,7 +147,7 @@ MISSPELT = {
     "data.val.pages.limits=3": "data.val.pages.limits: there is no such argument; did you mean limit?; it takes root, "
     "limit, benchmark",
     "data.views.init_args.row=2": "data.views.init_args.row: there is no such argument; did you mean rows?; it takes "
-    "rows, cols, resample, crops_from",
+    "rows, cols, resample, crops_from, fit, pad_color",
     "trainer.max_step=3": "trainer.max_step: there is no such argument; did you mean max_steps?",
     "trainer.strategy={class_path: lightning.pytorch.strategies.ModelParallelStrategy, init_args: "
     "{data_parallel: 8}}": "trainer.strategy.init_args.data_parallel: there is no such argument; "
@@ -181,7 +195,8 @@ WRONG_TYPE = {
     "weights=x.safetensors": "weights: expected a mapping, got 'x.safetensors'",
     "weights.projector=3": "weights.projector: expected the path of a checkpoint, got 3",
     f"{STACKING}.num_stacks=many": f"{STACKING}.num_stacks: expected a whole number, got 'many'",
-    f"{STACKING}.sampler=2dd": f"{STACKING}.sampler: expected 2d, block or 1d, got '2dd'; did you mean 2d?",
+    f"{STACKING}.sampler=2dd": f"{STACKING}.sampler: expected 2d, block, 1d, patch_merge, pool, identity or "
+    "corner, got '2dd'; did you mean 2d?",
     f"{STACKING}.tap=finale": f"{STACKING}.tap: expected a whole number or final, got 'finale'; did you mean final?",
     "model.projector.init_args.layers=two": "model.projector.init_args.layers: expected a whole number, got 'two'",
     f"{ENCODER}.mean=[1, 2]": f"{ENCODER}.mean: expected a list of 3 values, got [1, 2]",
@@ -215,16 +230,14 @@ WRONG_CLASS = {
     "model.stacking.class_path=dslight.components.MLPProjector": "model.stacking.class_path: "
     f"dslight.components.MLPProjector is no StackingScheduler; there are {STACKINGS}",
     "model.projector.class_path=dslight.components.DeepStackL": "model.projector.class_path: "
-    "dslight.components.DeepStackL is no Projector; there are dslight.components.MLPProjector, "
-    "dslight.components.PerLevelMLPProjector",
+    f"dslight.components.DeepStackL is no Projector; there are {PROJECTORS}",
     "model.vision_encoder.class_path=dslight.components.VisionEncoder": "model.vision_encoder.class_path: "
-    "dslight.components.VisionEncoder is abstract; there are dslight.components.TimmEncoder",
+    f"dslight.components.VisionEncoder is abstract; there are {ENCODERS}",
     "model.stacking.class_path=json.dumps": "model.stacking.class_path: json.dumps is no StackingScheduler; there "
     f"are {STACKINGS}",
     "stage.optimizer.class_path=torch.nn.Linear": "stage.optimizer.class_path: torch.nn.Linear is no Optimizer",
     "data.views.class_path=dslight.components.LowResolution": "data.views.class_path: dslight.components.LowResolution "
-    "is no ViewPolicy; there are dslight.data.images.AspectGridViews, dslight.data.images.GridViews, "
-    "dslight.data.images.SingleView",
+    f"is no ViewPolicy; there are {POLICIES}",
     "trainer.callbacks=[{class_path: torch.nn.Linear}]": "trainer.callbacks.0.class_path: torch.nn.Linear is no "
     "Callback",
     "model.stacking.class_path=dslight.components.DeepStackLL": "model.stacking.class_path: dslight.components has no "
@@ -280,7 +293,7 @@ MISFITS = {
     f"{STACKING}.start=-1": f"{STACKING}.start: must be at least 0, got -1",
     f"{STACKING}.num_stacks=3": f"{STACKING}.num_stacks: 3 stacks cannot take the 4 crops that the views may cut",
     "data.views.init_args.cols=3": f"{STACKING}.num_stacks: 4 stacks cannot take the 6 crops that the views may cut",
-    "data.views.init_args.rows=0": "data.views: a grid of 0 x 2 crops; both must be 1 or more",
+    "data.views.init_args.rows=0": "data.views.rows: 0; 1 or more (SingleView has no crops)",
     "data.views={class_path: dslight.data.images.SingleView}": "model.stacking: DeepStackL looks at high-resolution "
     "crops, but the views have none: choose views with a grid",
     f"{STACKING}.tap=9": f"{STACKING}.tap: tap 9 is beyond the encoder's depth: it has 5 layers, so taps 0 to 5",
