@@ -4,11 +4,14 @@ One place of an image is painted, under an encoder without attention, and the ro
 rows whose tokens cover the place, found here by walking through the image. transformers says what ``unpad`` leaves out.
 """
 
+import numpy as np
 import pytest
 import torch
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
 from dslight.components import ChannelConcat, DeepStack, DeepStackHD, DeepStackL, DeepStackTaps, DeepStackV, Stack
+from dslight.data.images import AspectGridViews, HDViews, ViewPolicy
+from dslight.types import Views
 
 FOUR = [0, 1, 2, 3]
 MIXED = [(1, 2), (2, 2), (3, 1)]
@@ -135,6 +138,37 @@ def test_every_slot_of_a_row_shows_one_place(patch_encoder, painted, lay_out, na
                 assert not (changed[1:] & ~expected).any()
                 seen = torch.equal(changed[1:].any(0), expected)
                 assert seen or name == "corner, two of four"
+
+
+@pytest.mark.parametrize(
+    ("policy", "scheduler"),
+    [
+        (AspectGridViews(resample="box"), DeepStackL()),
+        (AspectGridViews(resample="box"), DeepStackL(sampler="pool")),
+        (HDViews(resample="box"), DeepStackHD()),
+        (HDViews(resample="box"), DeepStack([Stack([1], "fine", "patch_merge")], sequence="tiles")),
+    ],
+)
+@pytest.mark.parametrize(("size", "grid"), [((192, 192), (2, 2)), ((96, 192), (1, 2)), ((384, 96), (4, 1))])
+def test_the_views_that_the_data_makes_are_aligned(patch_encoder, lay_out, policy: ViewPolicy, scheduler, size, grid):
+    """Pictures of which every view is an exact part, or an exact mean: there a place has sharp edges in all of them."""
+    picture = np.full((*size, 3), 90, dtype=np.uint8)
+
+    def slots():
+        pixels, found = policy(picture, (48, 48))
+        assert found == grid
+        return lay_out(scheduler, patch_encoder, Views(pixels, [found], policy.fine, [size])).slots
+
+    before, rows = slots(), rows_of(scheduler, 4, grid, size)
+    places = boxes(8 * grid[0], 8 * grid[1])
+    for top, bottom, left, right in places[::13]:
+        at = slice(round(top * size[0]), round(bottom * size[0])), slice(round(left * size[1]), round(right * size[1]))
+        picture[at] = 250
+        changed = (slots() - before).abs().amax(-1) > 1e-5
+        picture[at] = 90
+        expected = torch.tensor([covers(box, (top, bottom, left, right)) for box in rows])
+        assert torch.equal(changed[0], expected)
+        assert torch.equal(changed[1:].any(0), expected)
 
 
 @pytest.mark.parametrize("sampler", ["1d", "block"])
