@@ -153,12 +153,13 @@ class StackingScheduler(Component, ABC):
             ValueError: starting with the argument to change.
         """
 
-    def check_views(self, grids: Sequence[Grid], fine: int = 0) -> None:
+    def check_views(self, grids: Sequence[Grid], fine: int = 0, padded: bool = True) -> None:
         """Refuse views (all that the data may produce) that this scheduler cannot place.
 
         Args:
             grids: the crop grids.
             fine: n of the fine crops.
+            padded: whether crops may hold padding; otherwise they are squashed to fit.
 
         Raises:
             ValueError: starting with the argument to change.

@@ -87,7 +87,8 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
     model = experiment.model
     if isinstance(model, VLM):
         try:
-            model.stacking.check_views(experiment.grids, experiment.fine)
+            padded = getattr(experiment.data.views, "fit", "pad") == "pad"
+            model.stacking.check_views(experiment.grids, experiment.fine, padded)
         except ValueError as error:
             raise RecipeError(located("model.stacking.init_args", error)) from None
     for name in recipe.get("weights") or {}:

@@ -306,6 +306,8 @@ MISFITS = {
     f"{LM}.config.num_attention_heads=5": "model.language_model...",
     f"{LM}.attention=flush": "model.language_model...",
     "model.projector.init_args.layers=0": "model.projector.init_args.layers: a projector needs at least 1 layer, got 0",
+    "model.stacking={class_path: dslight.components.SequenceConcat, init_args: {newline: true, unpad: true}}": f"{STACKING}."
+    "unpad: would leave out parts of images that are squashed, not padded; set unpad: false, or the views' fit: pad",
     "stage.train={}": "stage.train: nothing trains; give at least one part a learning rate",
     f"{TRAIN}.lr=0": f"{TRAIN}.lr: must be above 0, got 0.0; leave the part out to freeze it",
     f"{TRAIN}.lr=-0.1": f"{TRAIN}.lr: must be above 0, got -0.1; leave the part out to freeze it",

@@ -440,8 +440,13 @@ class DeepStack(StackingScheduler):
                 f"{layers} need {_counted(max(sites) + 1, 'layer')}; the {part} has {depth}"
             )
 
-    def check_views(self, grids: Sequence[Grid], fine: int = 0) -> None:
+    def check_views(self, grids: Sequence[Grid], fine: int = 0, padded: bool = True) -> None:
         """See :meth:`StackingScheduler.check_views`."""
+        if self.unpad and not padded:
+            raise ValueError(
+                "unpad: would leave out parts of images that are squashed, not padded; set unpad: false, or the views' "
+                "fit: pad"
+            )
         if self.uses_crops and all(grid == (0, 0) for grid in grids):
             name = type(self).__name__
             raise ValueError(
