@@ -110,7 +110,7 @@ class VLM(pl.LightningModule):
     def forward(self, batch: Batch) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``."""
         visual = self.see(batch.views)
-        return self.language_model(batch.input_ids, batch.attention_mask, batch.visual_mask, visual)
+        return self.language_model(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, batch.segments)
 
     def see(self, views: Views | None) -> VisualTokens:
         """All visual tokens of a batch: slots ``[S+1, N, D]``.

@@ -6,6 +6,10 @@ Face's own, fed with token ids.
 
 So what a family does inside its embedding (Gemma's scale) does not touch visual tokens, and what it does behind it
 (Granite's multiplier, GPT-2's positions) does: as in the multimodal models that transformers builds on these families.
+
+Packed rows: documents that share a row are told apart by a mask, given to the decoder whole (``[B, 1, T, T]``), and by
+positions that begin anew. That costs memory quadratic in T, and works with ``sdpa`` and ``eager`` for every family;
+FlashAttention's packed kernels (varlen) are not used. What cannot be isolated so is refused by name.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
+from sys import modules
 from typing import Any, ClassVar, cast
 
 import torch
@@ -57,7 +63,16 @@ class LanguageModel(Component, ABC):
 
     @abstractmethod
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Next-token logits ``[B, T, vocabulary]``."""
+        """Next-token logits ``[B, T, vocabulary]``. One that can tell documents apart also takes ``segments``."""
+
+    def check_packing(self) -> None:
+        """Whether :meth:`logits` takes ``segments`` ``[B, T]``, the document of each position (see
+        :class:`~dslight.types.Batch`).
+
+        Raises:
+            ValueError: saying why not.
+        """
+        raise ValueError(f"data.order.pack: {type(self).__name__} cannot tell apart the documents of a packed row")
 
     @abstractmethod
     def generate_ids(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
@@ -78,7 +93,12 @@ class LanguageModel(Component, ABC):
         return list(self.layers)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, visual_mask: Tensor, visual: VisualTokens | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        visual_mask: Tensor,
+        visual: VisualTokens | None,
+        segments: Tensor | None = None,
     ) -> Tensor:
         """Next-token logits of sequences that hold visual tokens.
 
@@ -87,12 +107,25 @@ class LanguageModel(Component, ABC):
             attention_mask: int64 ``[B, T]``.
             visual_mask: bool ``[B, T]``.
             visual: the slots, or ``None`` for plain text.
+            segments: int64 ``[B, T]`` where rows are packed: the document of each position, 0 for padding.
 
         Returns:
             ``[B, T, vocabulary]``.
+
+        Raises:
+            ValueError: for packed rows that cannot be told apart.
         """
+        packing = {}
+        if segments is not None:
+            self.check_packing()
+            if visual is not None and visual.memory is not None:
+                raise ValueError(
+                    "data.order.pack: cross-attention reads the images of a whole row, so a document would see those "
+                    "of the others in it; do not pack, or choose a stacking that stacks"
+                )
+            packing = {"segments": segments}
         with self._injecting(visual_mask, visual):
-            return self.logits(input_ids, attention_mask)
+            return self.logits(input_ids, attention_mask, **packing)
 
     def generate(
         self,
@@ -192,14 +225,57 @@ class HFCausalLM(LanguageModel):
         """The model without its head."""
         return self.model.get_decoder()
 
-    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Next-token logits ``[B, T, vocabulary]``."""
-        # counted over real tokens, so that left padding does not shift rotary positions; the same as arange without
-        # padding
-        position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        return self.model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        ).logits
+    def logits(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Next-token logits ``[B, T, vocabulary]``; documents of a row see only themselves where ``segments`` are."""
+        if segments is None:
+            # counted over real tokens, so that left padding does not shift rotary positions; the same as arange
+            # without padding
+            mask: Any = attention_mask
+            position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        else:
+            mask, position_ids = self._isolating_mask(segments), _positions(segments)
+        return self.model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
+
+    def check_packing(self) -> None:
+        """See :meth:`LanguageModel.check_packing`: what mixes positions otherwise than by masked attention is out."""
+        config = self.model.config.get_text_config()
+        attention = config._attn_implementation
+        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        why = ""
+        if attention not in ("sdpa", "eager"):
+            why = f"attention {attention!r} takes no mask of documents; set attention to sdpa or eager"
+        elif getattr(self.model, "_is_stateful", False) or kinds:
+            why = f"layers of {', '.join(sorted(kinds)) or 'recurrent state'} run on into the next document"
+        elif getattr(config, "alibi", False) or "position_ids" not in signature(self.model.forward).parameters:
+            why = "its positions cannot begin anew within a row"
+        elif getattr(config, "sliding_window", None) and not hasattr(
+            modules[type(self.decoder).__module__], "create_sliding_window_causal_mask"
+        ):
+            why = f"how its sliding window of {config.sliding_window} is masked is not known"
+        if why:
+            raise ValueError(f"data.order.pack: {config.model_type}: {why}; or do not pack")
+
+    def _isolating_mask(self, segments: Tensor) -> Any:
+        """``[B, 1, T, T]``, or one for each kind of layer: causal within a document. Padding is a document too, since a
+        softmax over nothing would be NaN."""
+        config = self.model.config.get_text_config()
+        index = torch.arange(segments.shape[1], device=segments.device)
+        distance = index[:, None] - index
+        seen = (segments[:, :, None] == segments[:, None]) & (distance >= 0)
+        window = getattr(config, "sliding_window", None)
+        if not window or window >= len(index):
+            return self._as_mask(seen)
+        near = seen & (distance < window)
+        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+        if len(kinds) == 1:
+            return self._as_mask(near if kinds == {"sliding_attention"} else seen)
+        return {"full_attention": self._as_mask(seen), "sliding_attention": self._as_mask(near)}
+
+    def _as_mask(self, seen: Tensor) -> Tensor:
+        if self.model.config.get_text_config()._attn_implementation == "sdpa":
+            return seen[:, None]
+        least = torch.finfo(self.model.dtype).min  # eager attention adds its mask
+        return torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device).masked_fill(~seen, least)[:, None]
 
     def generate_ids(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
         """Transformers' ``generate``: greedy unless ``options`` say otherwise."""
@@ -232,6 +308,14 @@ class HFCausalLM(LanguageModel):
                 f"tokenizer: has {len(tokenizer)} tokens, the language model embeds only {self.vocabulary}"
             )
         return tokenizer
+
+
+def _positions(segments: Tensor) -> Tensor:
+    """The position of each token within its document, int64 ``[B, T]``."""
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    begins = torch.ones_like(segments, dtype=torch.bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return index - torch.where(begins, index, 0).cummax(-1).values
 
 
 def _config(config: dict[str, Any]) -> Any:
