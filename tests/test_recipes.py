@@ -15,6 +15,7 @@ from PIL import Image
 from dslight.cli import main
 from dslight.recipe.ablation import expand
 from dslight.recipe.build import check
+from dslight.recipe.compose import compose
 
 ROOT = Path(__file__).parent.parent / "recipes"
 FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.yaml"))
@@ -25,13 +26,62 @@ PARTS = [name for name in FILES if name.startswith("parts/")]
 ABLATIONS = [name for name in FILES if name.startswith("ablations/")]
 ENCODERS = ["quickstart/encoder.yaml", "quickstart/encoder_low.yaml"]
 ARMS = [name for name in FILES if name.startswith("quickstart/") and name not in ENCODERS]
-VARIANTS = [name for name in FILES if name.startswith("variants/")]
+VARIANTS = {
+    "both_sides": (672, 2880, 576, [1, 2, 3, 4]),
+    "compressed_c_abstractor": (672, 2304, 576, []),
+    "compressed_pixel_shuffle": (672, 2304, 576, []),
+    "compressed_pool": (672, 2304, 576, []),
+    "compressed_resampler": (672, 2304, 576, []),
+    "conditioned_gate": (336, 576, 576, [1, 9, 17, 25]),
+    "flamingo_cross_attention": (672, 2880, 576, [1, 2, 3, 4]),
+    "gated": (672, 2880, 576, [1, 2, 3, 4]),
+    "granite_map": (672, 2880, 5 * 144 + 24, [0, 3, 6, 9, 12, 15, 18, 21]),  # 24 rows of the mosaic end in a newline
+    "multi_layer_fusion": (336, 576, 576, []),
+    "qwen3_vl_taps": (512, 1024, 256, [1, 2, 3]),
+    "slimm_mid_layers": (448, 1024, 256, [1, 2, 3, 4]),
+}
+"""Effective resolution, visual tokens, context length, and the layers of the language model that something enters."""
+LANGUAGE_MODELS = {"qwen3_vl_taps": 8_190_735_360, "slimm_mid_layers": 494_032_768}
+"""Parameters of Qwen/Qwen3-8B and Qwen/Qwen2-0.5B-Instruct; the others have Phi-3-mini's."""
+SHAPES = [
+    "paper/table1/llava_next_7b.yaml",
+    "paper/table1/deepstack_v_7b.yaml",
+    "paper/table1/deepstack_l_7b.yaml",
+    "paper/table1/deepstack_l_hd_7b.yaml",
+    "paper/table7/dimension_concat.yaml",
+    "paper/table7/hi_res_string.yaml",
+]
+"""Every kind of row of the paper once; the others differ from these in numbers, or are in the quickstart."""
+_CLIP = "vision_encoder.init_args.config"
+TINY_ENCODER = {
+    "HFVisionEncoder": [
+        "vision_encoder.init_args.pretrained=null",
+        *(f"{_CLIP}.{size}" for size in ("hidden_size=16", "intermediate_size=32", "num_attention_heads=2")),
+        *(f"{_CLIP}.{size}" for size in ("image_size=32", "patch_size=4")),
+    ],
+    "TimmEncoder": [
+        "vision_encoder.init_args.pretrained=false",
+        "vision_encoder.init_args.model_args={img_size: 32, patch_size: 4, embed_dim: 16, num_heads: 2}",
+    ],
+}
+_LM = "language_model.init_args"
+TINY_DECODER = [
+    f"{_LM}.pretrained=null",
+    *(f"{_LM}.config.{size}" for size in ("hidden_size=16", "intermediate_size=32", "vocab_size=32")),
+    *(f"{_LM}.config.{size}" for size in ("num_attention_heads=2", "num_key_value_heads=2", "pad_token_id=null")),
+]
+TINY_RUN = [
+    "weights=null",
+    *(f"data.{key}" for key in ("template=bare", "global_batch_size=2", "micro_batch_size=2", "val_batch_size=2")),
+    *(f"trainer.{key}" for key in ("strategy=auto", "devices=1", "accelerator=cpu", "precision=32-true")),
+    *("trainer.max_steps=1", "trainer.enable_progress_bar=false", "data.num_workers=0"),
+]
 
 
 def test_every_file_is_known_to_these_tests():
     """A new file changes these numbers: then see that it is planned (and trained, if it is tiny) below."""
-    assert set(FILES) == {*PAPER, *PARTS, *ABLATIONS, *ENCODERS, *ARMS, *VARIANTS}
-    assert (len(ABLATIONS), len(ENCODERS), len(ARMS), len(PAPER), len(VARIANTS)) == (3, 2, 7, 60, 0)
+    assert set(FILES) == {*PAPER, *PARTS, *ABLATIONS, *ENCODERS, *ARMS, *(f"variants/{name}.yaml" for name in VARIANTS)}
+    assert (len(ABLATIONS), len(ENCODERS), len(ARMS), len(PAPER), len(VARIANTS)) == (5, 2, 7, 60, 12)
 
 
 def test_every_part_is_used():
@@ -49,6 +99,46 @@ def bases(path: Path) -> list[str]:
 def test_a_quickstart_recipe_can_be_planned(name, capsys):
     assert main(["plan", str(ROOT / name)]) == 0
     assert capsys.readouterr().out.startswith(name.removesuffix(".yaml") + "\n")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_has_its_models_tokens_and_layers(name, capsys):
+    assert main(["plan", str(ROOT / f"variants/{name}.yaml"), "--json", "--no-cost"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    resolution, read, context, layers = VARIANTS[name]
+    assert (plan["effective_resolution"], plan["visual_tokens"]) == ([resolution] * 2, read)
+    assert plan["context_length"] == context
+    placed = [(part, layer) for part, layer, what in plan["placements"] if "in the sequence" not in what]
+    assert [layer for part, layer in placed if part == "language_model"] == layers
+    assert [layer for part, layer in placed if part == "vision_encoder"] == (
+        [20, 21, 22, 23] if name == "both_sides" else []
+    )
+    parameters = {part["name"]: part["parameters"] for part in plan["parts"]}
+    assert parameters["language_model"] == LANGUAGE_MODELS.get(name, 3_821_079_552)
+
+
+@pytest.mark.parametrize("name", ["variants/flamingo_cross_attention.yaml", "variants/granite_map.yaml"])
+def test_what_others_made_of_it_costs_something(name, capsys):
+    """FLOPs of what the paper has not: blocks beside the sequence, a Q-Former per level."""
+    assert main(["plan", str(ROOT / name), "--json"]) == 0
+    flops = {part["name"]: part["forward_flops"] for part in json.loads(capsys.readouterr().out)["parts"]}
+    assert flops["stacking" if "flamingo" in name else "projector"] > 1e10
+    assert flops["language_model"] > flops["vision_encoder"] > 1e12
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, *SHAPES])
+def test_a_recipe_of_a_large_model_trains_a_step_and_answers_when_it_is_shrunk(name, pages, tmp_path):
+    """The recipe is as it is, but for widths, data and devices."""
+    torch.set_num_threads(1)
+    file = str(ROOT / (name if name in SHAPES else f"variants/{name}.yaml"))
+    kind = compose(file)["model"]["vision_encoder"]["class_path"].rpartition(".")[2]
+    shrunk = [f"model.{key}" for key in [*TINY_ENCODER[kind], *TINY_DECODER]] + TINY_RUN
+    data = [f"data.train=[{pages / 'train'}]", "data.val=null", f"data.val.pages.root={pages / 'val'}"]
+    data += ["data.val.pages.limit=2", f"model.language_model.init_args.tokenizer={pages / 'tokenizer'}"]
+    assert main(["fit", file, *shrunk, *data, f"run_dir={tmp_path}"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["steps"] == 1
+    assert 0 <= result["scores"]["val/pages/vqa_accuracy"] <= 1
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
