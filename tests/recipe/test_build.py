@@ -286,6 +286,7 @@ def test_what_is_missing_is_named(change, expected, model_recipe, refusal):
 
 
 DEEPSTACK_V = "model.stacking={class_path: dslight.components.DeepStackV, init_args: {num_stacks: 4, start: %s}}"
+UNPAD = "model.stacking={class_path: dslight.components.SequenceConcat, init_args: {newline: true, unpad: true}}"
 MISFITS = {
     f"{STACKING}.start=3": f"{STACKING}.start: 4 stacks at layers 3, 4, 5, 6 need 7 layers; the language model has 6",
     f"{STACKING}.interval=2": f"{STACKING}.start: 4 stacks at layers 0, 2, 4, 6 need 7 layers; the language "
@@ -306,7 +307,7 @@ MISFITS = {
     f"{LM}.config.num_attention_heads=5": "model.language_model...",
     f"{LM}.attention=flush": "model.language_model...",
     "model.projector.init_args.layers=0": "model.projector.init_args.layers: a projector needs at least 1 layer, got 0",
-    "model.stacking={class_path: dslight.components.SequenceConcat, init_args: {newline: true, unpad: true}}": f"{STACKING}."
+    UNPAD: f"{STACKING}."
     "unpad: would leave out parts of images that are squashed, not padded; set unpad: false, or the views' fit: pad",
     "stage.train={}": "stage.train: nothing trains; give at least one part a learning rate",
     f"{TRAIN}.lr=0": f"{TRAIN}.lr: must be above 0, got 0.0; leave the part out to freeze it",
