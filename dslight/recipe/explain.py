@@ -81,7 +81,8 @@ def words(kind: Any) -> str:
     """A type, for people."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(words(one) for one in inner)
+        *first, last = (words(one) for one in inner)
+        return f"{', '.join(first)} or {last}"
     if origin is Literal:
         return ", ".join(map(str, inner[:-1])) + " or " * (len(inner) > 1) + str(inner[-1])
     if origin is tuple and Ellipsis not in inner:

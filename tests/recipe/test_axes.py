@@ -20,6 +20,7 @@ QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart" / "deepstack_l
 AT = "model.stacking.init_args"
 IMAGES = "dslight.data.images"
 GRID = {"class_path": f"{IMAGES}.GridViews", "init_args": {"rows": 2, "cols": 2}}
+PADDED = GRID | {"init_args": {"rows": 2, "cols": 2, "fit": "pad"}}
 HD = {"class_path": f"{IMAGES}.HDViews"}
 ANY = {"class_path": f"{IMAGES}.AnyResViews"}
 SINGLE = {"class_path": f"{IMAGES}.SingleView"}
@@ -178,7 +179,7 @@ TAKEN = {
         88,
         2 * [64],
     ),
-    "unpad": ("DeepStack", "{sequence: tiles, newline: true, unpad: true}", GRID, (), (), 16 + 4 * 9, [64]),
+    "unpad": ("DeepStack", "{sequence: tiles, newline: true, unpad: true}", PADDED, (), (), 16 + 4 * 9, [64]),
     "fill_to": ("DeepStack", "{sequence: tiles, fill_to: 6}", GRID, (), (), 112, [64]),
     "position": ("DeepStack", "{position: 0.5, stacks: [{sites: [1, 2, 3, 4]}]}", GRID, (1, 2, 3, 4), (), 16, 5 * [64]),
     # the named points
@@ -256,7 +257,7 @@ REFUSED = {
     CROPS % ", view: crop": "stacks.0.view: expected base, crops or fine, got 'crop'; did you mean crops?",
     CROPS % ", sampler: 2dd": "stacks.0.sampler: expected 2d, block, 1d, patch_merge, pool, identity or corner, "
     "got '2dd'; did you mean 2d?",
-    CROPS % ", tap: finale": "stacks.0.tap: expected a whole number or final or null, got 'finale'; "
+    CROPS % ", tap: finale": "stacks.0.tap: expected a whole number, final or null, got 'finale'; "
     "did you mean final?",
     CROPS % ", merge: two": "stacks.0.merge: expected a whole number, got 'two'",
     CROPS % ", after: perhaps": "stacks.0.after: expected true or false, got 'perhaps'",
@@ -304,6 +305,8 @@ REFUSED = {
     "every image, but the views may cut others; choose GridViews",
     "{stacks: [{sites: [1, 2, 3, 4], view: fine}], sequence: tiles}": "stacks: needs 2 x 2 fine crops of every view, "
     "but the views have none; choose HDViews",
+    "{sequence: tiles, newline: true, unpad: true}": "unpad: would leave out parts of images that are squashed, not "
+    "padded; set unpad: false, or the views' fit: pad",
     "{sequence: tiles, fill_to: 3}": "fill_to: 3 maps cannot take the 4 crops that the views may cut",
 }  # fmt: skip
 

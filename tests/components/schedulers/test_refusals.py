@@ -354,6 +354,15 @@ def test_views_that_cannot_be_placed_are_refused_word_for_word(scheduler, grids,
     assert refusal(scheduler.check_views, grids, fine) == message
 
 
+def test_padding_is_not_cut_from_pictures_that_have_none():
+    scheduler = SequenceConcat(newline=True, unpad=True)
+    scheduler.check_views([(2, 2)], padded=True)
+    assert refusal(scheduler.check_views, [(2, 2)], padded=False) == (
+        "unpad: would leave out parts of images that are squashed, not padded; set unpad: false, or the views' fit: pad"
+    )
+    SequenceConcat(newline=True).check_views([(2, 2)], padded=False)
+
+
 @pytest.mark.parametrize(
     ("scheduler", "grids", "fine"),
     [
