@@ -6,29 +6,33 @@ and ``collate``'s.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Collate, Item, OnUnusable
 from dslight.data.conversation import Template, TemplateName, template
 from dslight.data.images import ViewPolicy
+from dslight.data.lengths import Measure, lengths_of
 from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, TrainLoader, TrainRecords
-from dslight.data.plan import PlanSource, TrainPlan, accumulation
+from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
 from dslight.data.sample import Sample, decode_image
-from dslight.data.shards import Check, ShardError, ShardReader
+from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
 from dslight.layout import SlotLayout
 from dslight.types import Batch, Question
 
 
 @dataclass
 class Source:
-    """A folder of training shards; an epoch shows each record ``weight`` times (0.5: a fresh random half)."""
+    """A folder of training shards, or its URL; an epoch shows each record ``weight`` times (0.5: a fresh random
+    half)."""
 
     root: str
     weight: float = 1.0
@@ -36,7 +40,8 @@ class Source:
 
 @dataclass
 class ValSource:
-    """A folder of evaluation shards. ``limit`` keeps the first questions, ``benchmark`` says how answers are judged."""
+    """A folder of evaluation shards, or its URL. ``limit`` keeps the first questions, ``benchmark`` says how answers
+    are judged."""
 
     root: str
     limit: int | None = None
@@ -84,9 +89,13 @@ class ShardData(LightningDataModule):
         num_workers: data processes per rank; 0 reads in the training process.
         seed: of the order.
         on_bad: a record that cannot be read ends the run, or is replaced (the same one everywhere, and logged).
-        on_unusable: a row that teaches nothing, or would be cut inside an image, ends the run, or is masked (and
-            counted).
+        on_unusable: a conversation that teaches nothing, or would be cut inside an image, ends the run, is masked, or
+            is ended with its last answer that fits (and is masked where none does). What is masked or ended is counted.
         check: ``full`` hashes all that is read.
+        order: how an epoch is ordered; packed rows, batches of one modality or of like lengths, windows of shards.
+        cache: folder of this node into which shards of a URL are pulled, and lengths kept where the shards' folder is
+            read-only.
+        cache_bytes: the most bytes of shards in it.
     """
 
     def __init__(
@@ -104,6 +113,9 @@ class ShardData(LightningDataModule):
         on_bad: OnBad = "raise",
         on_unusable: OnUnusable = "error",
         check: Check = "size",
+        order: Order | None = None,
+        cache: str | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         super().__init__()
         self.sources = [Source(source) if isinstance(source, str) else source for source in train]
@@ -119,6 +131,9 @@ class ShardData(LightningDataModule):
         self.on_bad: OnBad = on_bad
         self.on_unusable: OnUnusable = on_unusable
         self.check: Check = check
+        self.order = order or Order()
+        self.cache = _cache(cache, cache_bytes)
+        self._plan: TrainPlan | None = None
         self._rows: RowMaker | None = None
         self._slots: SlotLayout | None = None
         self._suffixes: dict[str, str] = {}
@@ -158,9 +173,15 @@ class ShardData(LightningDataModule):
         """Open the shards: all that is missing fails here, on every rank, before the first step. Only a fit needs what
         is trained on."""
         if stage == "fit":
-            self._train_readers, self._plan = open_train(self.sources, self.seed, self.global_batch_size, self.check)
+            self._train_readers = open_train(self.sources, self.check, self.cache)
+            if self._rows is not None:
+                self._plan = self._make_plan()
+            elif not self.order.measures:
+                make_plan(
+                    self._train_readers, self.sources, self.seed, self.global_batch_size
+                )  # refused before a model
         self._val_readers = {
-            name: open_shards(f"data.val.{name}.root", source.root, self.check)
+            name: open_shards(f"data.val.{name}.root", source.root, self.check, self.cache)
             for name, source in self.val_sources.items()
         }
         for name, reader in self._val_readers.items():
@@ -168,6 +189,36 @@ class ShardData(LightningDataModule):
                 raise ValueError(
                     f"data.val.{name}.root: {reader.root} holds no questions; its records are for training"
                 )
+
+    def _make_plan(self) -> TrainPlan:
+        measure = Measure(
+            self.rows.template,
+            self.template_name,
+            self.rows.tokenizer,
+            self.views,
+            self.rows.image_size,
+            cast(SlotLayout, self._slots),
+        )
+        lengths, text = None, {key: value for key, value in measure.parts.items() if "tokenizer" in key}
+        if self.order.measures:
+            text = measure.parts
+            lengths = [
+                lengths_of(reader, measure, self._lengths_folder(reader), self.on_bad) for reader in self._train_readers
+            ]
+        sizes = (self.seed, self.global_batch_size, self.order, self.max_length)
+        plan = make_plan(self._train_readers, self.sources, *sizes, lengths, text)
+        rank, world = rank_and_world(self.trainer)
+        padding = plan.padding(micro_size(self.global_batch_size, self.micro_batch_size, world))
+        if padding is not None and rank == 0:
+            print(f"data.order: {padding[0]:.1%} of the positions are padding; in plain random order {padding[1]:.1%}")
+        return plan
+
+    def _lengths_folder(self, reader: ShardReader) -> Path:
+        if self.cache is None or os.access(reader.root, os.W_OK):
+            return reader.root
+        folder = self.cache.folder / f"lengths-{reader.manifest.digest[:12]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def ask(self, question: str, images: Sequence[bytes] = ()) -> Batch:
         """One question about encoded images, as the validation loop would ask it: a left-padded batch of one row.
@@ -185,8 +236,10 @@ class ShardData(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader[Item]:
         """The resumable loader of this rank."""
-        dataset = TrainRecords(self._train_readers, self._plan, self.rows.train, self.on_bad)
-        return train_loader(dataset, self._plan, self._collate, self.micro_batch_size, self.num_workers, self.trainer)
+        rows = self.rows
+        self._plan = plan = self._plan or self._make_plan()  # the data was set up before it was connected
+        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad)
+        return train_loader(dataset, plan, self._collate, self.micro_batch_size, self.num_workers, self.trainer)
 
     def val_dataloader(self) -> list[EvalLoader[Item]]:
         """One loader per evaluation source, in the order of ``val``."""
@@ -209,31 +262,65 @@ class ShardData(LightningDataModule):
         return Collate(slots, cast(int, pad), self.max_length, self.on_unusable, self.views.fine)
 
 
-def open_shards(key: str, root: str, check: Check) -> ShardReader:
+def _cache(folder: str | None, limit: int | None) -> Cache | None:
+    if limit is not None and (limit < 1 or folder is None):
+        raise ValueError(
+            f"data.cache_bytes: {limit}; " + ("name a folder: data.cache" if folder is None else "1 or more")
+        )
+    return None if folder is None else Cache(Path(folder), limit)
+
+
+def open_shards(key: str, root: str, check: Check, cache: Cache | None = None) -> ShardReader:
     """Open a folder of shards for reading; errors begin with ``key``, the place of the path in the recipe."""
-    if not Path(root).is_dir():
+    if is_remote(root) and cache is None:
+        raise ValueError(
+            f"data.cache: missing; {key} is {root}, and remote shards are pulled into a folder of this node"
+        )
+    if not is_remote(root) and not Path(root).is_dir():
         raise FileNotFoundError(f"{key}: {root!r} is no folder (seen from {Path.cwd()})")
     try:
-        return ShardReader(root, check)
+        if not is_remote(root):
+            return ShardReader(root, check)
+        remote = cast(Cache, cache).open(root)
+        return ShardReader(remote.root, check, remote)
     except ShardError as error:
         raise ShardError(f"{key}: {error}") from error
 
 
-def open_train(
-    sources: list[Source], seed: int, global_batch: int, check: Check
-) -> tuple[list[ShardReader], TrainPlan]:
-    """The readers of all training sources, and the plan over them."""
+def open_train(sources: list[Source], check: Check, cache: Cache | None = None) -> list[ShardReader]:
+    """The readers of all training sources."""
     if not sources:
         raise ValueError("data.train: names no source")
-    readers = [open_shards(f"data.train[{i}].root", source.root, check) for i, source in enumerate(sources)]
+    readers = [open_shards(f"data.train[{i}].root", source.root, check, cache) for i, source in enumerate(sources)]
     for i, reader in enumerate(readers):
         if reader.index.questions.all():
             raise ValueError(f"data.train[{i}].root: {reader.root} holds questions; its records are for data.val")
+    return readers
+
+
+def make_plan(
+    readers: list[ShardReader],
+    sources: list[Source],
+    seed: int,
+    global_batch: int,
+    order: Order | None = None,
+    max_length: int = 0,
+    lengths: Sequence[np.ndarray] | None = None,
+    text: Mapping[str, str] | None = None,
+) -> TrainPlan:
+    """The plan over the training sources; arguments as in :class:`~dslight.data.plan.TrainPlan`, ``lengths`` by
+    source."""
     planned = [
-        PlanSource(reader.manifest.digest, len(reader), source.weight)
-        for reader, source in zip(readers, sources, strict=True)
+        PlanSource(
+            reader.manifest.digest,
+            len(reader),
+            source.weight,
+            np.diff(reader.starts),
+            None if lengths is None else lengths[i],
+        )
+        for i, (reader, source) in enumerate(zip(readers, sources, strict=True))
     ]
-    return readers, TrainPlan(tuple(planned), seed, global_batch)
+    return TrainPlan(tuple(planned), seed, global_batch, order or Order(), max_length, text or {})
 
 
 def micro_size(global_batch: int, micro: int | None, world: int) -> int:

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from dslight.data.datamodule import Source, ValSource, open_shards, open_train, rank_and_world, train_loader
+from dslight.data.datamodule import Source, ValSource, make_plan, open_shards, open_train, rank_and_world, train_loader
 from dslight.data.images import ViewPolicy
 from dslight.data.loader import EvalLoader, OnBad, TrainLoader, TrainRecords, read_sample
 from dslight.data.sample import BadSample, Sample, decode_image
@@ -140,7 +140,8 @@ class DenseLabelData(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Open the shards; only a fit needs those that are trained on."""
         if stage == "fit":
-            self._train_readers, self._plan = open_train(self.sources, self.seed, self.global_batch_size, self.check)
+            self._train_readers = open_train(self.sources, self.check)
+            self._plan = make_plan(self._train_readers, self.sources, self.seed, self.global_batch_size)
         self._val_readers = {
             name: open_shards(f"data.val.{name}.root", source.root, self.check)
             for name, source in self.val_sources.items()

@@ -268,7 +268,7 @@ class TrainPlan:
         packs = self.packs(epoch)
         rows = np.add.reduceat(lengths[packs.records], packs.starts[:-1])
         plain = lengths[self._sequence(self._rng(epoch), sum(self._counts))]
-        return _padding(rows, micro), _padding(plain[: len(plain) - len(plain) % micro], micro)
+        return _padding(rows, micro), _padding(plain, micro)
 
     # --- the steps of an epoch
 
@@ -373,7 +373,7 @@ def apportion(total: int, shares: np.ndarray, most: np.ndarray) -> np.ndarray:
 
 
 def _padding(rows: np.ndarray, micro: int) -> float:
-    batches = rows.reshape(-1, micro)
+    batches = rows[: len(rows) - len(rows) % micro].reshape(-1, micro)
     return float(1 - batches.sum() / max(1, micro * batches.max(1).sum()))
 
 

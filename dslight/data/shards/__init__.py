@@ -21,14 +21,17 @@ from dslight.data.shards.check import Problem, verify, verify_shard
 from dslight.data.shards.foreign import index_tars
 from dslight.data.shards.format import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_name
 from dslight.data.shards.reader import Check, ShardReader
+from dslight.data.shards.remote import Cache, Remote, is_remote
 from dslight.data.shards.writer import ShardWriter, image_extension, record_members
 
 __all__ = [
     "MANIFEST",
+    "Cache",
     "Check",
     "Index",
     "Manifest",
     "Problem",
+    "Remote",
     "ShardError",
     "ShardInfo",
     "ShardReader",
@@ -36,6 +39,7 @@ __all__ = [
     "image_extension",
     "index_name",
     "index_tars",
+    "is_remote",
     "record_members",
     "verify",
     "verify_shard",

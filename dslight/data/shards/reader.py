@@ -19,9 +19,13 @@ from dslight.data.shards.format import (
     member_hash,
     size_problem,
 )
+from dslight.data.shards.remote import Remote
 
 Check = Literal["size", "full"]
 """How a read is checked: ``size``, every byte is there; ``full``, and has the hash it was written with."""
+
+
+_TEXT = ("json", "txt")
 
 
 class ShardReader:
@@ -32,31 +36,32 @@ class ShardReader:
     Args:
         root: folder with a manifest.
         check: ``size`` finds missing bytes, ``full`` hashes every member that is read and so also finds changed ones.
+        remote: where the folder is only a cache of; each shard is then pulled when it is first read.
 
     Raises:
         ShardError: the manifest, an index or a shard is missing or has another size than the manifest says.
     """
 
-    def __init__(self, root: str | Path, check: Check = "size") -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, check: Check = "size", remote: Remote | None = None) -> None:
+        self.root, self.remote = Path(root), remote
         self.check: Check = check
         self.manifest = Manifest.load(root)
         if not self.manifest.shards:
             raise ShardError(f"{self.root / MANIFEST}: names no shard, so there is nothing to read")
         parts = [load_index(self.root, shard) for shard in self.manifest.shards]
-        for shard in self.manifest.shards:
+        for shard in self.manifest.shards if remote is None else ():
             problem = size_problem(self.root, shard)
             if problem:
                 raise ShardError(f"{self.root / shard.name}: {problem}")
         self.index = Index.concatenate(parts)
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
-        self._descriptor = lru_cache(maxsize=64)(_Descriptor)
+        self._descriptor = lru_cache(maxsize=64 if remote is None or remote.cache.limit is None else 4)(self._open)
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path, Check]]:
-        return ShardReader, (self.root, self.check)
+    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path, Check, Remote | None]]:
+        return ShardReader, (self.root, self.check, self.remote)
 
     def locate(self, row: int) -> tuple[ShardInfo, str]:
         """The shard and the key of a record, for messages."""
@@ -67,24 +72,35 @@ class ShardReader:
         """The number of record ``row`` of shard ``shard`` in the whole folder."""
         return int(self.starts[shard]) + row
 
-    def read(self, row: int) -> dict[str, bytes]:
-        """The members of a record by extension.
+    def _open(self, shard: ShardInfo) -> _Descriptor:
+        if self.remote is None:
+            return _Descriptor(self.root / shard.name)
+        while True:
+            try:
+                return _Descriptor(self.remote.shard(shard))
+            except FileNotFoundError:  # another process made room before we had it open
+                continue
+
+    def read(self, row: int, head: int | None = None) -> dict[str, bytes]:
+        """The members of a record by extension; with ``head``, only as many bytes of each that is no text, unchecked.
 
         Raises:
             ShardError: naming shard, key, member and offset, if bytes are missing or (``check="full"``) changed.
         """
         shard, key = self.locate(row)
-        descriptor = self._descriptor(self.root / shard.name)
+        descriptor = self._descriptor(shard)
         members = {}
         for m in self.index.members(row):
             extension = self.index.extensions[m].decode()
             offset, size = int(self.index.offsets[m]), int(self.index.sizes[m])
+            whole = head is None or extension in _TEXT
+            size = size if head is None or whole else min(size, head)
             data = os.pread(descriptor.number, size, offset)
             where = f"{self.root / shard.name}: {key}.{extension} at byte {offset}"
             if len(data) != size:
                 raise ShardError(f"{where}: {len(data)} of {size} bytes are left; the shard was cut")
             expected = self.index.hashes[m].tobytes()
-            if self.check == "full" and member_hash(data) != expected:
+            if self.check == "full" and whole and member_hash(data) != expected:
                 raise ShardError(f"{where}: has hash {member_hash(data).hex()}, was written with {expected.hex()}")
             members[extension] = data
         return members

@@ -1,0 +1,252 @@
+"""How many positions every record takes in the sequence: known before the first step, so that rows can be packed and
+batches grouped by length.
+
+Lengths depend on the tokenizer, the template and, where an image's slots depend on its shape, on slots and views. They
+are counted once per folder of shards and kept beside them as ``lengths.<hash of all that>.npy``: int32, negative for a
+record without images (LLaVA's convention), 0 for one that cannot be read.
+
+Decided here, and why:
+
+* The file ends with a digest of the manifest and of its own bytes: a file of other shards, or a damaged one, is counted
+  again. It is put in place by rename, and counted under a file lock: of all ranks that share the folder one counts, the
+  others wait. On a file system without locks each counts for itself, to the same bytes.
+* Only the head of an image is read: its size decides, not its pixels.
+* Lengths are those of whole records; what a limit cuts is the plan's business, so one file serves every limit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+from torch.utils.data import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from dslight.data.conversation import IMAGE, Template
+from dslight.data.images import ViewPolicy
+from dslight.data.loader import OnBad, _torch_loader
+from dslight.data.sample import MAX_PIXELS, BadSample, Sample, parse_sample
+from dslight.data.shards import ShardError, ShardReader
+from dslight.data.shards.format import sha256, write_atomically
+from dslight.layout import SlotLayout
+from dslight.types import Grid
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+_HEAD = 32 << 10
+"""Bytes of an image that hold its size; where they do not (a large preview in front), the whole is read."""
+_CHUNK = 256
+_FEW = 2000
+"""Records that are counted without helpers: starting those takes longer."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Counts the positions of a record. Travels to the counting processes.
+
+    Attributes:
+        template, name: how a conversation is written, and what that is called in a recipe.
+        tokenizer: of the language model.
+        views: how many crops an image has.
+        image_size: (height, width) of a view.
+        slots: how many positions an image takes.
+    """
+
+    template: Template
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    views: ViewPolicy
+    image_size: Grid
+    slots: SlotLayout
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """What lengths depend on, by the keys of a recipe; short hashes and names."""
+        facts = [self.tokenizer.bos_token_id, self.tokenizer.eos_token, self.name == "tokenizer" and self.chat_template]
+        text = self.tokenizer.backend_tokenizer.to_str() + repr(facts)  # type: ignore[attr-defined]
+        image = str(self.constant) if self.constant else f"{_described(self.slots)} {_described(self.views)}"
+        return {
+            "model.language_model (tokenizer)": sha256(text.encode())[:8],
+            "data.template": f"{self.name} {sha256(_described(self.template).encode())[:8]}",
+            "slots of an image (data.views, model)": image if self.constant else sha256(image.encode())[:8],
+        }
+
+    @property
+    def chat_template(self) -> Any:
+        """The tokenizer's own, if it has one."""
+        return getattr(self.tokenizer, "chat_template", None)
+
+    @property
+    def hash(self) -> str:
+        """Of all that lengths depend on, 16 hex digits."""
+        return sha256(repr((_VERSION, self.parts)).encode())[:16]
+
+    @cached_property
+    def constant(self) -> int:
+        """The slots of an image where all have equally many, whatever their shape; otherwise 0."""
+        if self.slots.unpad:
+            return 0
+        counts = {self.slots(grid) for grid in self.views.grids()}
+        return counts.pop() if len(counts) == 1 else 0
+
+    def __call__(self, reader: ShardReader, row: int) -> int:
+        """Positions of a record, negative without images.
+
+        Raises:
+            BadSample, ShardError: naming shard and key.
+        """
+        shard, key = reader.locate(row)
+        try:
+            try:
+                return self._count(parse_sample(key, reader.read(row, head=0 if self.constant else _HEAD)))
+            except BadSample:  # perhaps the head was too short
+                return self._count(parse_sample(key, reader.read(row)))
+        except BadSample as error:
+            raise BadSample(f"{reader.root / shard.name}: {error}") from error
+
+    def _count(self, sample: Sample) -> int:
+        ids = self.template.encode(sample.turns, self.tokenizer, len(sample.images)).ids
+        marks = ids.count(IMAGE)
+        if marks != len(sample.images):
+            raise BadSample(f"{sample.key}: its text has places for {marks} images, it has {len(sample.images)}")
+        if not sample.images:
+            return -len(ids)
+        return len(ids) - len(sample.images) + sum(self._slots(sample.key, data) for data in sample.images)
+
+    def _slots(self, key: str, data: bytes) -> int:
+        if self.constant:
+            return self.constant
+        try:
+            size = image_size(data)
+        except BadSample as error:
+            raise BadSample(f"{key}: {error}") from error
+        return self.slots(self.views.choose(size, self.image_size), size)
+
+
+def image_size(data: bytes) -> Grid:
+    """(height, width) of an encoded image as it is shown, EXIF orientation applied; its head is enough.
+
+    Raises:
+        BadSample: not an image, or one that is refused.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadSample(f"image of {image.width}x{image.height} pixels is above the cap of {MAX_PIXELS}")
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except BadSample:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadSample(f"image of {len(data)} bytes does not decode: {error}") from error
+
+
+def lengths_of(
+    reader: ShardReader, measure: Measure, folder: Path | None = None, on_bad: OnBad = "raise", progress: bool = True
+) -> np.ndarray:
+    """The lengths of all records of a folder, int32 ``[records]``, from its file; counted first if there is none.
+
+    Args:
+        reader: of the shards.
+        measure: counts one.
+        folder: where the file lies; default: beside the shards.
+        on_bad: whether a record that cannot be read is an error or counts 0.
+        progress: show a bar while counting.
+
+    Raises:
+        BadSample, ShardError: naming shard and key.
+        PermissionError: naming the folder, if it cannot be written.
+    """
+    path = (folder or reader.root) / f"lengths.{measure.hash}.npy"
+    found = _load(path, reader)
+    if found is not None:
+        return found
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            f"data.cache: needed, as lengths are kept beside the shards and {path.parent} is read-only"
+        )
+    with _lock(path):
+        found = _load(path, reader)  # another process may have counted meanwhile
+        if found is None:
+            write_atomically(path, _file(_count_all(reader, measure, on_bad, progress), reader))
+            found = _load(path, reader)
+    assert found is not None
+    return found
+
+
+def _file(lengths: np.ndarray, reader: ShardReader) -> bytes:
+    out = io.BytesIO()
+    np.save(out, lengths)
+    return out.getvalue() + _seal(out.getvalue(), reader)
+
+
+def _seal(data: bytes, reader: ShardReader) -> bytes:
+    return hashlib.sha256(reader.manifest.digest.encode() + data).digest()
+
+
+def _load(path: Path, reader: ShardReader) -> np.ndarray | None:
+    """The lengths in a file; ``None`` if it is missing, damaged, or of other shards."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if data[-32:] != _seal(data[:-32], reader):
+        log.warning("%s: of other shards, or damaged; counting again", path)
+        return None
+    return np.load(path, mmap_mode="r")
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time; the kernel frees it when a process dies."""
+    with path.with_name(f".{path.name}.lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: another process is counting; waiting for it", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s: no file locks here (%s), so every process counts for itself", path.parent, error)
+        yield
+
+
+def _count_all(reader: ShardReader, measure: Measure, on_bad: OnBad, progress: bool) -> np.ndarray:
+    chunks = [range(i, min(i + _CHUNK, len(reader))) for i in range(0, len(reader), _CHUNK)]
+    workers = 0 if len(reader) < _FEW else len(os.sched_getaffinity(0))
+    counted = _torch_loader(_Counting(reader, measure, on_bad), chunks, np.array, workers)
+    bar = tqdm(counted, f"lengths of {reader.root}", disable=not progress or len(reader) < _FEW, unit_scale=_CHUNK)
+    return np.concatenate([np.asarray(chunk, dtype=np.int32) for chunk in bar])
+
+
+class _Counting(Dataset[int]):
+    def __init__(self, reader: ShardReader, measure: Callable[[ShardReader, int], int], on_bad: OnBad) -> None:
+        self.reader, self.measure, self.on_bad = reader, measure, on_bad
+
+    def __getitem__(self, row: int) -> int:
+        try:
+            return self.measure(self.reader, row)
+        except (BadSample, ShardError) as error:
+            if self.on_bad == "raise":
+                raise
+            log.warning("a bad sample has no length: %s", error)
+            return 0
+
+
+def _described(thing: Any) -> str:
+    """What an object is made of, the same in every process."""
+    name = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{name} {sorted(vars(thing).items())!r}")

@@ -1,0 +1,187 @@
+"""Shards that lie elsewhere: pulled whole into a folder of this node, checked against the manifest, and read there.
+
+Any root with a scheme is remote (``s3://``, ``https://``, ``gs://``, ``memory://``, ``file://``): fsspec opens it, with
+the package that it asks for.
+
+Decided here, and why:
+
+* The manifest is fetched at every start, so that changed shards are noticed before the first step; indexes and shards
+  only where the cache has not the ones it names.
+* A shard is pulled when it is first read, under a lock file: of all processes of a node one pulls, the others wait. The
+  kernel frees the lock of a process that dies.
+* It gets its name only when size and SHA-256 are those of the manifest. A cut connection is tried again; what it left
+  is removed.
+* With a limit, the shards that were longest not opened make room. A process that reads one of them reads on: its bytes
+  go when the last descriptor does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dslight.data.shards.format import MANIFEST, Manifest, ShardError, ShardInfo, file_sha256, sha256
+
+TRIES = 4
+"""Attempts to fetch a file, with a growing pause between them."""
+
+
+def is_remote(root: str | Path) -> bool:
+    """Whether ``root`` names a place by scheme."""
+    return "://" in str(root)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The folder of this node in which remote shards are kept.
+
+    Attributes:
+        folder: made if it is missing. Several roots, and several runs, may share it.
+        limit: bytes of shards, of all roots together; default: as many as there are.
+        pause: seconds before the second attempt to fetch a file; doubled for each further one.
+    """
+
+    folder: Path
+    limit: int | None = None
+    pause: float = 1.0
+
+    def open(self, url: str) -> Remote:
+        """The shards at ``url``, with their manifest and indexes fetched.
+
+        Raises:
+            ShardError: naming the file that cannot be fetched or is another than the manifest says.
+        """
+        url = url.rstrip("/")
+        name = url.split("://", 1)[1].strip("/").replace("/", "_")[-60:]
+        remote = Remote(url, self.folder / f"{name}-{sha256(url.encode())[:12]}", self)
+        remote.fetch_indexes()
+        return remote
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One remote folder of shards and its place in the cache. Travels to the data workers.
+
+    Attributes:
+        url: of the folder.
+        root: where its files are kept.
+        cache: the cache that ``root`` is part of.
+    """
+
+    url: str
+    root: Path
+    cache: Cache
+
+    def fetch_indexes(self) -> None:
+        """Fetch the manifest, and each index that the cache has not."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with _locked(self.root / f".{MANIFEST}.lock"):
+            self._pull(MANIFEST, None, None)
+            for shard in Manifest.load(self.root).shards:
+                path = self.root / shard.index_name
+                if not path.exists() or sha256(path.read_bytes()) != shard.index_sha256:
+                    self._pull(shard.index_name, None, shard.index_sha256)
+
+    def shard(self, shard: ShardInfo) -> Path:
+        """The local file of a shard, pulled if it is not there.
+
+        Raises:
+            ShardError: naming the shard, if it cannot be pulled or is not the one that the manifest names.
+        """
+        path = self.root / shard.name
+        if not _is_there(path, shard):
+            with _locked(self.root / f".{shard.name}.lock"):
+                if not _is_there(path, shard):  # nobody pulled it while we waited
+                    with self._room_for(shard):
+                        self._pull(shard.name, shard.bytes, shard.sha256)
+        os.utime(path)
+        return path
+
+    @contextmanager
+    def _room_for(self, shard: ShardInfo) -> Iterator[None]:
+        """Remove what the limit leaves no room for, and hold the room while the shard comes."""
+        limit = self.cache.limit
+        if limit is None:
+            yield
+            return
+        if shard.bytes > limit:
+            raise ShardError(f"data.cache_bytes: {limit}, but {self.url}/{shard.name} alone has {shard.bytes}")
+        held = self.root / f".{shard.name}.room"  # an empty file of the shard's size, which others count
+        with _locked(self.cache.folder / ".room.lock"):
+            held.unlink(missing_ok=True)
+            kept = sorted(_stats(self.cache.folder, "*/*.tar"), key=lambda entry: entry[1].st_mtime_ns)
+            total = sum(stat.st_size for _, stat in [*kept, *_stats(self.cache.folder, "*/.*.room")])
+            for path, stat in kept:
+                if total + shard.bytes <= limit:
+                    break
+                path.unlink(missing_ok=True)
+                total -= stat.st_size
+            with held.open("wb") as file:
+                file.truncate(shard.bytes)
+        try:
+            yield
+        finally:
+            held.unlink(missing_ok=True)
+
+    def _pull(self, name: str, size: int | None, digest: str | None) -> None:
+        """Fetch one file and put it in place once it is what it should be; the caller holds its lock."""
+        import fsspec
+
+        tmp, problem = self.root / f".{name}.tmp", ""
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(self.cache.pause * 2 ** (attempt - 1))
+            try:
+                fs, folder = fsspec.core.url_to_fs(self.url)
+                fs.get_file(f"{folder}/{name}", str(tmp))
+                problem = _difference(tmp, size, digest)
+                if not problem:
+                    with tmp.open("rb") as file:
+                        os.fsync(file.fileno())
+                    os.replace(tmp, self.root / name)
+                    return
+            except ImportError as error:
+                raise ShardError(f"{self.url}: {error}") from error
+            except FileNotFoundError:
+                raise ShardError(f"{self.url}/{name}: there is no such file") from None
+            except Exception as error:  # each file system raises its own; all of them mean that it did not arrive
+                problem = f"{type(error).__name__}: {error}"
+            finally:
+                tmp.unlink(missing_ok=True)
+        raise ShardError(f"{self.url}/{name}: not fetched in {TRIES} attempts; the last: {problem}")
+
+
+def _is_there(path: Path, shard: ShardInfo) -> bool:
+    return path.exists() and path.stat().st_size == shard.bytes
+
+
+def _difference(path: Path, size: int | None, digest: str | None) -> str:
+    if size is not None and path.stat().st_size != size:
+        return f"{path.stat().st_size} bytes arrived, the manifest says {size}"
+    if digest is not None and (found := file_sha256(path)) != digest:
+        return f"its SHA-256 is {found}, the manifest says {digest}"
+    return ""
+
+
+def _stats(folder: Path, pattern: str) -> list[tuple[Path, Any]]:
+    found = []
+    for path in folder.glob(pattern):
+        try:
+            found.append((path, path.stat()))
+        except FileNotFoundError:  # another process was faster
+            continue
+    return found
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
