@@ -207,7 +207,7 @@ def _load(path: Path, reader: ShardReader) -> np.ndarray | None:
     if data[-32:] != _seal(data[:-32], reader):
         log.warning("%s: of other shards, or damaged; counting again", path)
         return None
-    return np.load(path, mmap_mode="r")
+    return np.load(io.BytesIO(data))
 
 
 @contextmanager
