@@ -160,7 +160,7 @@ def test_a_file_that_does_not_fit_is_refused_with_every_tensor(tmp_path):
 def test_many_misfits_are_cut_short(tmp_path):
     save_weights({f"other.{i}": torch.zeros(1) for i in range(30)}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"\.\.\. and 14 more"):  # 4 tensors of the projector are missing
-        MLPProjector(4, 3, 1).load_weights(tmp_path / "w.safetensors")
+        MLPProjector([4], 3).load_weights(tmp_path / "w.safetensors")
 
 
 def test_fitted_alone_it_asks_for_what_is_missing():
