@@ -21,7 +21,6 @@ Decided here:
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import accumulate
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from dslight.nn.injector import _first_input, _with_first_input
+from dslight.nn.injector import _first_input, _with_first_input, before
 from dslight.types import Memory
 
 KeysValues = tuple[Tensor, Tensor]
@@ -189,27 +188,21 @@ def attend(
     outside = [site for site in memory.sites if not 0 <= site < len(layers)]
     if outside:
         raise ValueError(f"cross-attention: no layer {outside[0]}; the transformer has layers 0 to {len(layers) - 1}")
-    rows, thread = _Rows(mask, memory), threading.get_ident()
+    rows = _Rows(mask, memory)
 
-    def mine() -> bool:
-        return threading.get_ident() == thread
-
-    def see_window(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if mine():
-            cache = kwargs.get("past_key_values")
-            rows.start = 0 if cache is None else int(cache.get_seq_length())
+    def see_window(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        cache = kwargs.get("past_key_values")
+        rows.start = 0 if cache is None else int(cache.get_seq_length())
 
     def reader(index: int, block: Callable[..., Any]) -> Callable[..., Any]:
-        def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if not mine():
-                return None
+        def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return _with_first_input(args, kwargs, rows.read(index, block, _first_input(args, kwargs)))
 
         return read
 
     with ExitStack() as hooks:
         if decoder is not None:
-            hooks.callback(decoder.register_forward_pre_hook(see_window, with_kwargs=True).remove)
+            hooks.callback(before(decoder, see_window).remove)
         for index, (site, block) in enumerate(zip(memory.sites, memory.blocks, strict=True)):
-            hooks.callback(layers[site].register_forward_pre_hook(reader(index, block), with_kwargs=True).remove)
+            hooks.callback(before(layers[site], reader(index, block)).remove)
         yield

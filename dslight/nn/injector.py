@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 Operation = Callable[[Tensor, Tensor], Tensor]
 """What is added, ``[n, D]``, given the residual stream at the slots and the stack there, both ``[n, D]``."""
@@ -89,6 +90,35 @@ class _Positions:
         return hidden.flatten(0, 1).index_copy(0, *found).view_as(hidden)
 
 
+_NUMBERING = threading.Lock()
+"""torch numbers hooks without one: two threads could be given the same number, and one of the hooks would be lost."""
+
+
+def before(module: nn.Module, act: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> RemovableHandle:
+    """Call ``act(args, kwargs)`` before every pass of ``module`` that this thread runs.
+
+    The pass of another thread may meet the hook while it is half registered; then it comes without ``kwargs``.
+    """
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        return act(args, kwargs) if kwargs is not None and threading.get_ident() == thread else None
+
+    with _NUMBERING:
+        return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def behind(module: nn.Module, act: Callable[[Any], Any]) -> RemovableHandle:
+    """Call ``act(output)`` behind every pass of ``module`` that this thread runs."""
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return act(output) if threading.get_ident() == thread else None
+
+    with _NUMBERING:
+        return module.register_forward_hook(hook)
+
+
 def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
@@ -141,39 +171,28 @@ def inject(
     outside = [site for site in sites if not 0 <= site < len(layers)]
     if outside:
         raise ValueError(f"injector: no layer {outside[0]}; the transformer has layers 0 to {len(layers) - 1}")
-    thread = threading.get_ident()
 
-    def mine() -> bool:
-        return threading.get_ident() == thread
-
-    def see_window(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if mine():
-            cache = kwargs.get("past_key_values")
-            positions.start = 0 if cache is None else int(cache.get_seq_length())
-
-    def fill_embedding(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return positions.fill(output, fill) if mine() and fill is not None else output
+    def see_window(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        cache = kwargs.get("past_key_values")
+        positions.start = 0 if cache is None else int(cache.get_seq_length())
 
     def adder(index: int, values: Tensor) -> Callable[..., Any]:
         change = None if operation is None else partial(operation, index)
 
-        def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if mine():
-                hidden = _first_input(args, kwargs)
-                added = positions.add(hidden, values, change)
-                if added is not hidden:
-                    return _with_first_input(args, kwargs, added)
-            return None
+        def add(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden = _first_input(args, kwargs)
+            added = positions.add(hidden, values, change)
+            return None if added is hidden else _with_first_input(args, kwargs, added)
 
         return add
 
     with ExitStack() as hooks:
         if decoder is not None:
-            hooks.callback(decoder.register_forward_pre_hook(see_window, with_kwargs=True).remove)
+            hooks.callback(before(decoder, see_window).remove)
         if embedding is not None and fill is not None:
-            hooks.callback(embedding.register_forward_hook(fill_embedding).remove)
+            hooks.callback(behind(embedding, partial(positions.fill, values=fill)).remove)
         for index, (site, values) in enumerate(zip(sites, stacks, strict=True)):
-            hooks.callback(layers[site].register_forward_pre_hook(adder(index, values), with_kwargs=True).remove)
+            hooks.callback(before(layers[site], adder(index, values)).remove)
         yield
 
 
@@ -187,22 +206,17 @@ def record(layers: Sequence[nn.Module], taps: Sequence[int]) -> Iterator[dict[in
         tap -> hidden states ``[b, t, D]``, filled as the forward pass goes.
     """
     seen: dict[int, Tensor] = {}
-    thread = threading.get_ident()
 
     def keep(tap: int, hidden: Any) -> None:
-        if threading.get_ident() == thread:
-            seen[tap] = hidden[0] if isinstance(hidden, tuple) else hidden
-
-    def at_output(tap: int) -> Callable[..., None]:
-        return lambda module, args, output: keep(tap, output)
+        seen[tap] = hidden[0] if isinstance(hidden, tuple) else hidden
 
     def at_input(tap: int) -> Callable[..., None]:
-        return lambda module, args, kwargs: keep(tap, _first_input(args, kwargs))
+        return lambda args, kwargs: keep(tap, _first_input(args, kwargs))
 
     with ExitStack() as hooks:
         for tap in set(taps):
             if tap > 0:  # where the pass may end before layer `tap`, the output of the layer before it is all there is
-                hooks.callback(layers[tap - 1].register_forward_hook(at_output(tap)).remove)
+                hooks.callback(behind(layers[tap - 1], partial(keep, tap)).remove)
             if tap < len(layers):
-                hooks.callback(layers[tap].register_forward_pre_hook(at_input(tap), with_kwargs=True).remove)
+                hooks.callback(before(layers[tap], at_input(tap)).remove)
         yield seen

@@ -3,6 +3,7 @@
 Caches, beams, checkpointing and threads inside real decoders are in ``components/test_language_model.py``.
 """
 
+import sys
 import threading
 
 import pytest
@@ -224,6 +225,33 @@ def test_another_threads_pass_is_left_alone():
         other.start()
         other.join()
     assert torch.equal(seen[0], plain)
+
+
+def test_passes_survive_the_comings_and_goings_of_another_threads_hooks():
+    """A hook is registered in more than one step, and a pass of another thread may come in between."""
+    layers, mask, hidden = nn.ModuleList(nn.Identity() for _ in range(2)), mask_(), torch.zeros(ROWS, LENGTH, WIDTH)
+    stacks, done = torch.ones(2, 6, WIDTH), threading.Event()
+
+    def come_and_go():
+        while not done.is_set():
+            with inject(layers, mask, stacks, (0, 1)), record(layers, [0, 1]):
+                pass
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(15000):
+            assert not run(layers, hidden).any()
+        for _ in range(500):
+            with inject(layers, mask, stacks, (0, 1)):
+                assert run(layers, hidden).sum() == 2 * 6 * WIDTH
+    finally:
+        done.set()
+        other.join()
+        sys.setswitchinterval(interval)
+    assert hooks_of(layers) == 0
 
 
 def test_taps_are_the_residual_stream_by_hand():
