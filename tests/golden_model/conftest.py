@@ -127,7 +127,8 @@ class Case:
             return "gradients"
         if "images_file" in self.config:
             return "images"
-        return "truncated" if self.config["max_length"] else "logits"
+        limit = self.config["max_length"]
+        return "truncated" if limit and self.outputs["logits"].shape[1] == limit else "logits"
 
     @property
     def start(self) -> int:

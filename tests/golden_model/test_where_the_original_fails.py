@@ -6,6 +6,7 @@ is, called without any hook of ours.
 """
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -195,14 +196,10 @@ def test_two_generations_may_run_on_one_model(generated_case, tmp_path):
         names[threading.get_ident()] = number
         found[number] = answers(generated_case, model, [rows[number]])[0].tolist()
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
-    try:
-        for thread in threads:
-            thread.start()
-    finally:
-        for thread in threads:
-            thread.join(timeout=120)
-        handle.remove()
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(work, number) for number in (0, 1)]:
+            future.result(timeout=120)
+    handle.remove()
     assert passes == [generated_case.config["max_new_tokens"]] * 2
     for number, row in enumerate(rows):
         assert found[number] == generated_case.outputs[f"generated_ids.{row}"].tolist()
