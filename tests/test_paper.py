@@ -111,6 +111,8 @@ def test_a_row_reads_as_many_tokens_as_the_paper_prints(row, planned, capsys):
     }
     columns = [column for column in found if column in printed]
     assert {column: str(found[column]) for column in columns} == {column: printed[column] for column in columns}
+    data = recipe_of(row)["data"]
+    assert plan["context_length"] + 256 <= data["max_length"] <= 4096  # of Vicuna and Phi-3
     parameters = {part["name"]: part["parameters"] for part in plan["parts"]}
     assert parameters["language_model"] == PARAMETERS[printed.get("LLM", "Phi-3")]
     assert parameters["vision_encoder"] == PARAMETERS["CLIP-L/336"]
