@@ -190,7 +190,7 @@ class TrainPlan:
         """Optimizer steps (global batches) per epoch."""
         if not self.order.pack:
             return sum(self._counts) // self.global_batch
-        return -(-len(self._first) // self.global_batch)
+        return min(-(-len(self._first) // self.global_batch), sum(self._counts) // self.global_batch)
 
     @cached_property
     def _first(self) -> Packs:
@@ -225,13 +225,13 @@ class TrainPlan:
         if not self.order.pack:
             rng = self._rng(epoch)
             return self._grouped(singles(self._sequence(rng, self.items)), rng)
-        records = total = sum(self._counts)
+        records = total = sum(self._counts)  # at least as many as items: see `steps`
         while True:
             packs = self._first if (epoch, records) == (0, total) else self._packs(epoch, records)
             excess = len(packs) - self.items
             if excess <= 0:
                 break
-            records -= max(1, excess * total // len(packs))
+            records -= max(1, excess * records // len(packs))
         return self._grouped(packs.split(self.items), self._rng(epoch, 1))
 
     def epoch(self, epoch: int) -> np.ndarray:

@@ -215,6 +215,12 @@ def test_all_epochs_of_packs_have_equally_many_steps(seed):
         assert np.abs(shown - len(packs.records) * np.array([2, 1]) / 3).max() < 1
 
 
+def test_records_that_cannot_share_rows_are_packs_by_themselves():
+    plan = TrainPlan((PlanSource("a", 54, 1, None, np.full(54, 60, np.int32)),), 0, 8, Order(pack=True), 100)
+    for epoch in range(3):
+        assert plan.packs(epoch).sizes.tolist() == [1] * 48
+
+
 def test_the_hash_knows_order_lengths_and_text():
     plans = [
         *(measured(order) for order in ORDERS),

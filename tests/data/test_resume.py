@@ -9,14 +9,19 @@ import socket
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
+from transformers import AutoTokenizer
 
 from dslight.data.datamodule import ShardData, Source, ValSource
 from dslight.data.images import SingleView
+from dslight.data.loader import TrainLoader
+from dslight.data.plan import Order
+from dslight.data.shards import ShardWriter
 from dslight.layout import SlotLayout
 
 GLOBAL = 8
@@ -48,7 +53,9 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.0)
 
 
-def fit(data: Path, out: Path, tokenizer, world: int, micro: int, kill_at=None, resume=None, workers=0, every=2):
+def fit(
+    data: Path, out: Path, tokenizer, world: int, micro: int, kill_at=None, resume=None, workers=0, every=2, order=None
+):
     torch.set_num_threads(1)
     module = ShardData(
         [Source(str(data / "a")), Source(str(data / "b"), 0.5)],
@@ -58,6 +65,8 @@ def fit(data: Path, out: Path, tokenizer, world: int, micro: int, kill_at=None, 
         template="bare",
         micro_batch_size=micro,
         num_workers=workers,
+        max_length=40,
+        order=order,
     )
     module.connect(tokenizer, (8, 8), SlotLayout((2, 2)))
     trainer = Trainer(
@@ -221,21 +230,132 @@ def test_a_checkpoint_inside_an_accumulation_repeats_the_unfinished_step(data, w
     assert rest.consumed == GLOBAL + 2
 
 
+# --- packed rows
+# -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory, png, write_shards) -> Path:
+    """Conversations of 7 to 30 positions, every third without an image."""
+    root = tmp_path_factory.mktemp("varied")
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 120), ("b", 70)):
+        with ShardWriter(root / name, shard_records=9) as writer:
+            for i in range(count):
+                images = [] if i % 3 == 0 else [png(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))]
+                question = "<image>" * len(images) + "A1 " * int(rng.integers(1, 12))
+                turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "7" * int(rng.integers(1, 5))}]
+                writer.write(f"{name}-{i:03d}", images, {"conversations": turns})
+    write_shards(root / "q", 2, "q", questions=1)
+    return root
+
+
+ORDERS = {
+    "packs": Order(pack=True, pack_window=50, window=4, group_by=["modality"]),
+    "groups": Order(window=4, group_by=["modality", "length"]),
+}
+
+
+@pytest.fixture(scope="module")
+def wholes(varied, tokenizer, tmp_path_factory) -> dict[str, dict[int, Counter]]:
+    """An uninterrupted run on one rank, for each order."""
+    found = {}
+    for name, order in ORDERS.items():
+        out = tmp_path_factory.mktemp(name)
+        assert launch(varied, out, tokenizer, 1, 8, order=order) == [0]
+        found[name] = per_step(out)
+    return found
+
+
+def test_packed_epochs_hold_the_mix_that_was_asked_for(wholes, varied):
+    steps = len(wholes["packs"]) // EPOCHS
+    for epoch in range(EPOCHS):
+        seen = sum((wholes["packs"][epoch * steps + i] for i in range(steps)), Counter())
+        total = sum(seen.values())
+        assert set(seen.values()) == {1}
+        assert total > 150 - 8
+        assert abs(sum(key.startswith("a") for key in seen) - total * 120 / 155) < 1
+    assert max(sum(step.values()) for step in wholes["packs"].values()) > 2 * GLOBAL  # conversations, not rows
+
+
+@pytest.mark.parametrize(
+    ("order", "before", "after", "kill_at", "workers"),
+    [
+        ("packs", (1, 8), (1, 2), 4, 2),
+        ("packs", (2, 4), (1, 4), 7, 0),
+        pytest.param("packs", (1, 8), (1, 8), 3, 0, marks=pytest.mark.slow),
+        pytest.param("packs", (1, 2), (2, 4), 14, 0, marks=pytest.mark.slow),
+        pytest.param("packs", (2, 2), (2, 4), 9, 1, marks=pytest.mark.slow),
+        pytest.param("groups", (1, 4), (2, 2), 9, 0, marks=pytest.mark.slow),
+        pytest.param("groups", (2, 4), (1, 8), 21, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_of_any_order_resumes_with_the_same_global_batches(
+    order, before, after, kill_at, workers, varied, wholes, tokenizer, tmp_path
+):
+    killed, resumed = tmp_path / "killed", tmp_path / "resumed"
+    killed.mkdir()
+    resumed.mkdir()
+    codes = launch(varied, killed, tokenizer, *before, kill_at=kill_at, every=1, order=ORDERS[order], workers=workers)
+    assert -signal.SIGKILL in codes
+    done = launch(varied, resumed, tokenizer, *after, resume=newest(killed), order=ORDERS[order], workers=workers)
+    assert set(done) == {0}
+    assert per_step(killed, resumed) == wholes[order]
+
+
+# --- what may not change
+# -----------------------------------------------------------------------------------------------
+
+
+def loader_of(data: Path, tokenizer, **settings) -> TrainLoader:
+    settings = {"train": ["a", "b"], "global_batch_size": 8, "template": "bare", **settings}
+    train = [Source(str(data / name), weight) for name, weight in dict.fromkeys(settings.pop("train"), 1.0).items()]
+    train[0].weight = settings.pop("weight", 1.0)
+    module = ShardData(train, SingleView(), **settings)
+    module.connect(tokenizer, (8, 8), SlotLayout((2, 2)))
+    module.setup("fit")
+    return module.train_dataloader()
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"seed": 1}, "plan_hash"), ({"global_batch_size": 4}, "global_batch"), ({"train": ["a"]}, "plan_hash")],
+    [
+        ({"seed": 1}, r"plan_hash is .* \(data\.seed: 0, now 1\)"),
+        ({"global_batch_size": 4}, "global_batch is 8, this run has 4"),
+        ({"train": ["a"]}, r"plan_hash is .* \(data\.train \(shards\): \["),
+        ({"train": ["a", "q"]}, r"plan_hash is .* \(data\.train \(shards\)\[1\]: "),
+        ({"weight": 0.5}, r"plan_hash is .* \(data\.train \(weights\)\[0\]: 1\.0, now 0\.5\)"),
+        ({"order": Order(window=4, pack=True)}, r"plan_hash is .* \(data\.order\.window: None, now 4\)"),
+        ({"order": Order()}, r"plan_hash is .* \(data\.order\.pack: True, now False; data\.max_length: 30, now None"),
+        ({"max_length": 29}, r"plan_hash is .* \(data\.max_length: 30, now 29\)"),
+        ({"template": "vicuna_v1"}, r"plan_hash is .* \(data\.template: 'bare "),
+    ],
 )
-def test_resuming_with_other_data_is_refused_by_the_name_of_what_changed(change, named, data, tokenizer):
-    def loader(**settings):
-        settings = {"train": ["a", "b"], "global_batch_size": 8, **settings}
-        train = [str(data / name) for name in settings.pop("train")]
-        module = ShardData(train, SingleView(), template="bare", **settings)
-        module.connect(tokenizer, (8, 8), SlotLayout((2, 2)))
-        module.setup("fit")
-        return module.train_dataloader()
+def test_resuming_with_other_data_is_refused_by_the_name_of_what_changed(
+    change, named, data, tokenizer, tmp_path, write_shards
+):
+    write_shards(tmp_path / "a", 33, "a")
+    write_shards(tmp_path / "b", 21, "b")
+    write_shards(tmp_path / "q", 21, "q")
+    settings = {"order": Order(pack=True), "max_length": 30}
+    state = loader_of(tmp_path, tokenizer, **settings).state_dict()
+    with pytest.raises(ValueError, match=f"checkpoint of the data loader: {named}.* resume with the same"):
+        loader_of(tmp_path, tokenizer, **settings | change).load_state_dict(state)
 
-    with pytest.raises(ValueError, match=f"{named} is .* resume with the same"):
-        loader(**change).load_state_dict(loader().state_dict())
+
+@pytest.mark.parametrize("order", [None, Order(pack=True)], ids=["plain", "packed"])
+def test_resuming_with_another_tokenizer_is_refused_by_its_name(order, data, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    other = AutoTokenizer.from_pretrained(tmp_path)
+    state = loader_of(data, tokenizer, order=order).state_dict()
+    loader_of(data, other, order=order).load_state_dict(state)
+    other.add_tokens(["<new>"])
+    with pytest.raises(ValueError, match=r"plan_hash is .* \(model\.language_model \(tokenizer\): '"):
+        loader_of(data, other, order=order).load_state_dict(state)
+
+
+def test_the_state_is_small(data, tokenizer):
+    assert len(json.dumps(loader_of(data, tokenizer, order=Order(pack=True)).state_dict())) < 1000
 
 
 def test_accumulation_that_does_not_fit_the_batch_sizes_is_refused(data, tokenizer, tmp_path):
