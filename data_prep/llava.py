@@ -1,137 +1,56 @@
-"""LLaVA's files (a json or jsonl of conversations, and a folder of images) to shards.
+"""LLaVA's files (a json or jsonl of conversations, and its images) to shards: Pretrain 558K, the 665K mix, and alike.
 
-Run: ``python -m data_prep.llava --json llava_v1_5_mix665k.json --images images --out shards/mix665k``.
+Run, for the two stages of LLaVA-1.5; zips are read as they were downloaded, and a folder does as well::
+
+    python -m data_prep.llava --json blip_laion_cc_sbu_558k.json --images images.zip --out data/llava_pretrain_558k
+    python -m data_prep.llava --json llava_v1_5_mix665k.json --out data/llava_mix_665k \\
+        --images coco=train2017.zip --images gqa=images.zip --images textvqa=train_val_images.zip \\
+        --images vg=VG_100K.zip --images vg=VG_100K_2.zip --images ocr_vqa=ocr_vqa
 
 An entry has ``conversations`` (or ``questions``, for evaluation) and ``image``: a path, a list of paths, or nothing.
-Each is read, checked and fully decoded once here, so that training meets no bad sample: what does not pass (image
-missing, empty, cut, no image at all, another number of ``<image>`` marks than images, roles out of turn) goes to
-``quarantine.jsonl`` with the reason. Image bytes are kept as they are; the extension comes from the bytes, since file
-names lie (GIFs called .jpg). More than ``--max-bad`` of all entries stops the program without a manifest, because then
-a folder is missing rather than a file.
+Its text is kept verbatim. The checks, the quarantine and the report are those of :mod:`data_prep.ingest`. OCR-VQA's
+images are named .jpg in the json and .gif or .png on many disks: below ``--any-ending`` (``ocr_vqa``), where the named
+file is missing, the one of another ending is taken, and counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
-from dslight.data.sample import BadSample, decode_image, parse_sample
-from dslight.data.shards import MANIFEST, Manifest, ShardWriter, record_members
-
-QUARANTINE = "quarantine.jsonl"
+from data_prep.check import Entry
+from data_prep.entries import Entries, RawEntry
+from data_prep.images import Images
+from data_prep.ingest import Job, add_source_arguments, ingest, key_name
 
 
-class Checked(NamedTuple):
-    """An entry after checking: its images and record, or the reason why it was refused."""
-
-    images: list[bytes]
-    record: dict[str, Any]
-    reason: str = ""
-
-
-def read_entries(path: Path) -> list[dict[str, Any]]:
-    """The entries of a ``.json`` (one list) or ``.jsonl`` (one object per line) file."""
-    text = path.read_text(encoding="utf-8")
-    entries = (
-        [json.loads(line) for line in text.splitlines() if line.strip()]
-        if path.suffix == ".jsonl"
-        else json.loads(text)
-    )
-    if not isinstance(entries, list):
-        raise SystemExit(f"{path}: must hold a list of entries, holds a {type(entries).__name__}")
-    return entries
-
-
-def check_entry(entry: dict[str, Any], images: Path) -> Checked:
-    """Read an entry's images and check all of it."""
-    try:
-        names = entry.get("image") or []
-        names = [names] if isinstance(names, str) else list(names)
-        data = [(images / name).read_bytes() for name in names]
-        record = {key: entry[key] for key in ("id", "conversations", "questions") if key in entry}
-        record["sources"] = names
-        sample = parse_sample(str(entry.get("id", "")), record_members(data, record))
-        for image in sample.images:
-            decode_image(image)
-        return Checked(data, record)
-    except (BadSample, ValueError, TypeError, AttributeError, OSError) as error:
-        return Checked([], {}, f"{type(error).__name__}: {error}")
-
-
-def check_all(entries: Iterable[dict[str, Any]], images: Path, workers: int) -> Iterator[Checked]:
-    """Check entries in order, a few ahead in threads (reading and decoding release the interpreter)."""
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[Checked]] = deque()
-        for entry in entries:
-            ahead.append(pool.submit(check_entry, entry, images))
-            if len(ahead) > 4 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-
-def convert(
-    entries: list[dict[str, Any]], images: Path, out: Path, name: str, max_bad: float, workers: int, shard_bytes: int
-) -> tuple[int, int]:
-    """Write the good entries as shards and the others into the quarantine; the numbers of both.
-
-    Raises:
-        SystemExit: if more than ``max_bad`` of the entries are bad; no manifest is written then.
-    """
-    allowed = int(max_bad * len(entries))
-    bad = 0
-    meta: dict[str, Any] = {"program": "data_prep.llava", "version": 1, "entries": len(entries)}
-    out.mkdir(parents=True, exist_ok=True)
-    with (
-        ShardWriter(out, shard_bytes, meta=meta) as writer,
-        (out / QUARANTINE).open("w", encoding="utf-8") as quarantine,
-    ):
-        checked = check_all(entries, images, workers)
-        for row, (data, record, reason) in enumerate(tqdm(checked, total=len(entries), unit="entry", desc=name)):
-            if not reason:
-                writer.write(f"{name}-{row:09d}", data, record)
-                continue
-            bad += 1
-            line = {"row": row, "id": entries[row].get("id"), "image": entries[row].get("image"), "reason": reason}
-            quarantine.write(json.dumps(line, ensure_ascii=False) + "\n")
-            if bad > allowed:
-                quarantine.flush()
-                raise SystemExit(
-                    f"{bad} bad entries among the first {row + 1}, --max-bad {max_bad} allows {allowed} of "
-                    f"{len(entries)}; the reasons are in {out / QUARANTINE}. The last: row {row}: {reason}"
-                )
-        meta["quarantined"] = bad
-    return len(entries) - bad, bad
+def llava_entry(raw: RawEntry) -> Entry:
+    """An entry of LLaVA's files."""
+    names = raw.get("image") or []
+    names = [names] if isinstance(names, str) else list(names)
+    return Entry({key: raw[key] for key in ("id", "conversations", "questions") if key in raw}, names)
 
 
 def main(argv: list[str] | None = None) -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", type=Path, required=True, help="the .json or .jsonl of entries")
-    parser.add_argument("--images", type=Path, required=True, help="folder that the entries' image paths start from")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--name", help="first part of every key: a-z, 0-9, _ and - (default: from the name of --out)")
-    parser.add_argument("--max-bad", type=float, default=0.001, help="share of entries that may be quarantined")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--shard-mb", type=int, default=256)
+    add_source_arguments(parser)
+    parser.add_argument("--any-ending", action="append", metavar="PREFIX", help="see above (default: ocr_vqa)")
     args = parser.parse_args(argv)
-    if (args.out / MANIFEST).exists():
-        meta = Manifest.load(args.out).meta
-        print(f"{args.out}: finished already, from {meta.get('entries')} entries; delete the folder to make it again")
-        return
-    name = args.name or args.out.resolve().name.lower().replace(".", "-")
-    good, bad = convert(
-        read_entries(args.json), args.images, args.out, name, args.max_bad, args.workers, args.shard_mb << 20
+    endings = args.any_ending or ["ocr_vqa"]
+    ingest(
+        Job(
+            program="data_prep.llava",
+            out=args.out,
+            name=args.name or key_name(args.out),
+            entries=Entries(args.json),
+            images=Images.open(args.images, endings),
+            convert=llava_entry,
+            options={"any_ending": endings},
+            shard_entries=args.shard_entries,
+            max_bad=args.max_bad,
+            workers=args.workers,
+        )
     )
-    print(f"{args.out}: {good} records; {bad} entries in {QUARANTINE}")
 
 
 if __name__ == "__main__":

@@ -3,20 +3,22 @@
 The record is LLaVA's (``conversations`` of ``from``/``value`` turns, ``<image>`` where an image stands), or, for
 evaluation, one image with several ``questions``; the image and ``txt`` caption of img2dataset are understood too.
 Decided here: everything that is wrong with a record is found in one place, and the message names its key. Decoding
-follows what a viewer shows: EXIF orientation applied, transparency over white, 16-bit grey scaled (not clipped) to 8
-bit, and the pixel count is checked before any pixel is decoded, since a few bytes of PNG can ask for gigabytes.
+follows what a viewer shows: EXIF orientation applied, transparency over white (LLaVA's own code ignores both: see
+``exif`` and ``alpha``), 16-bit grey scaled (not clipped) to 8 bit, the first frame of an animation; and the pixel count
+is checked before any pixel is decoded, since a few bytes of PNG can ask for gigabytes.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from dslight.types import Question
 
@@ -29,8 +31,29 @@ MAX_PIXELS = 64_000_000
 _ROLES: dict[str, Literal["human", "gpt"]] = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
+Exif = Literal["apply", "ignore"]
+"""Whether an image is turned as its EXIF orientation says. LLaVA's code ignores it."""
+
+Alpha = Literal["white", "drop"]
+"""Transparency is laid over white, or left out, which shows the (often black) colour below it, as in LLaVA's code."""
+
+
+Pixels = Literal["fast", "pillow"]
+"""How images are decoded and resized: by Pillow alone, whose pixels are those of the authors' code, or JPEG by simplejpeg
+(the same pixels) and the views by torch (at most 2 levels of 255 away, see :mod:`dslight.data.pixels`)."""
+
+
 class BadSample(ValueError):  # noqa: N818 - it is the sample that is in error
-    """A record that cannot be trained on or asked about; the message says why."""
+    """A record that cannot be trained on or asked about; the message says why.
+
+    Args:
+        message: what is wrong.
+        reason: the class of the fault, by which a report counts.
+    """
+
+    def __init__(self, message: str, reason: str = "record") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Turn(NamedTuple):
@@ -74,7 +97,7 @@ def parse_sample(key: str, members: Mapping[str, bytes]) -> Sample:
     try:
         return _parse(key, members, record)
     except BadSample as error:
-        raise BadSample(f"{key}: {error}") from None
+        raise BadSample(f"{key}: {error}", error.reason) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise BadSample(f"{key}: its json is not a record: {type(error).__name__}: {error}") from error
 
@@ -85,7 +108,7 @@ def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any]) -> Sa
         names = sorted(name for name in members if name in ("jpg", "jpeg", "png", "webp"))
     missing = [name for name in names if name not in members]
     if missing:
-        raise BadSample(f"its json names the image {missing[0]!r}, the shard has {sorted(members)}")
+        raise BadSample(f"its json names the image {missing[0]!r}, the shard has {sorted(members)}", "image-missing")
     images = tuple(members[name] for name in names)
     questions = tuple(_question(key, i, fields) for i, fields in enumerate(record.get("questions", ())))
     turns: tuple[Turn, ...] = ()
@@ -94,7 +117,7 @@ def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any]) -> Sa
     elif not questions:
         caption = record.get("caption") or members.get("txt", b"").decode()
         if not caption.strip():
-            raise BadSample("has neither conversations, questions nor a caption")
+            raise BadSample("has neither conversations, questions nor a caption", "no-text")
         turns = (Turn("human", IMAGE_TOKEN * len(images)), Turn("gpt", caption))
     grid = record.get("labels_grid")
     return Sample(
@@ -130,7 +153,7 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
     """
     for i, turn in enumerate(conversations):
         if turn["from"] not in _ROLES:
-            raise BadSample(f"turn {i}: role {turn['from']!r} is none of {sorted(_ROLES)}")
+            raise BadSample(f"turn {i}: role {turn['from']!r} is none of {sorted(_ROLES)}", "roles")
         if not isinstance(turn["value"], str):
             raise BadSample(f"turn {i}: its value is no text but {turn['value']!r}")
     turns = tuple(Turn(_ROLES[turn["from"]], turn["value"]) for turn in conversations)
@@ -138,36 +161,89 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
         turns = turns[1:]
     for i, turn in enumerate(turns):
         if turn.role != ("human", "gpt")[i % 2]:
-            raise BadSample(f"turn {i}: two {turn.role} turns in a row")
+            raise BadSample(f"turn {i}: two {turn.role} turns in a row", "roles")
     if not any(turn.role == "gpt" and turn.text for turn in turns):
-        raise BadSample("no answer, so nothing to learn")
+        raise BadSample("no answer, so nothing to learn", "no-answer")
     marks = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.role == "human")
     if num_images and marks != num_images:
-        raise BadSample(f"{marks} {IMAGE_TOKEN} marks in the human turns for {num_images} images")
+        raise BadSample(f"{marks} {IMAGE_TOKEN} marks in the human turns for {num_images} images", "marks")
     return turns
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image(
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    exif: Exif = "apply",
+    alpha: Alpha = "white",
+    pixels: Pixels = "pillow",
+) -> np.ndarray:
     """Encoded image to uint8 RGB ``[H, W, 3]``.
 
     Raises:
         BadSample: not an image, cut, or above ``max_pixels``.
     """
+    with _opened(data, max_pixels) as image:
+        if pixels == "fast" and (array := _decode_jpeg(data, image, exif)) is not None:
+            return array
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if exif == "apply" else image, alpha))
+
+
+def _decode_jpeg(data: bytes, image: Image.Image, exif: Exif) -> np.ndarray | None:
+    """An upright JPEG of three channels; ``None`` leaves it to Pillow, and with it the verdict on what is damaged.
+
+    Without simplejpeg all are left to Pillow: the pixels are the same.
+    """
+    if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
+        return None
+    if exif == "apply" and image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
+        return None
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:  # it is strict, also where Pillow shows what there is
+        return None
+
+
+def image_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
+    """What the head of an encoded image says: ``width``, ``height`` (as stored) and ``mode``; ``orientation`` (EXIF)
+    if it is not upright, ``animated`` if it is.
+
+    Raises:
+        BadSample: not an image, or above ``max_pixels``.
+    """
+    with _opened(data, max_pixels) as image:
+        facts: dict[str, Any] = {"width": image.width, "height": image.height, "mode": image.mode}
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation in range(2, 9):
+            facts["orientation"] = orientation
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a JPEG with its previews
+            facts["animated"] = True
+        return facts
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > max_pixels:
-                raise BadSample(f"image of {image.width}x{image.height} pixels is above the cap of {max_pixels}")
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+                size = f"{image.width}x{image.height}"
+                raise BadSample(f"image of {size} pixels is above the cap of {max_pixels}", "image-too-large")
+            yield image
     except BadSample:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadSample(f"image of {len(data)} bytes does not decode: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise BadSample(f"image of {len(data)} bytes does not decode: {error}", "image-too-large") from error
+    except Exception as error:  # whatever the parser of a format stumbles over: struct.error, KeyError, ...
+        raise BadSample(f"image of {len(data)} bytes does not decode: {error}", "image-damaged") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:
     if image.mode in ("I;16", "I;16L", "I;16B", "I"):  # convert() would clip everything above 255 to white
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if alpha == "white" and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,4 +1,9 @@
-"""Writing shards: nothing is visible under its final name before it is complete, synced and read back."""
+"""Writing shards: nothing is visible under its final name before it is complete, synced and read back.
+
+:class:`ShardWriter` writes a folder from one process, record by record. A program that writes the shards of a folder
+from many processes holds :func:`locked` around all of them, calls :func:`write_shard` in each, and writes the manifest
+when it has them all.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
@@ -58,11 +64,75 @@ def record_members(images: Sequence[bytes], record: Mapping[str, Any]) -> dict[s
     return {**dict(zip(names, images, strict=True)), "json": text.encode()}
 
 
+@contextmanager
+def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold ``root`` (made if it is missing) as its only writer, and clear it of the parts that a killed one left.
+
+    The lock is the kernel's (``flock``): it ends with the process that holds it and those that it forked, so a killed
+    writer leaves none behind.
+
+    Args:
+        root: folder of a dataset.
+        patience: seconds to wait for another writer, whose last processes may be ending just now.
+
+    Raises:
+        ShardError: another writer holds the folder, or its shards are finished.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if (root / MANIFEST).exists():
+        raise ShardError(f"{root / MANIFEST}: these shards are finished; write to another folder or delete them")
+    with (root / ".lock").open("wb") as file:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise ShardError(f"{root}: another writer is at work there") from None
+                time.sleep(0.1)
+        for leftover in root.glob(".*.tmp"):
+            leftover.unlink()
+        yield
+
+
+def shard_name(number: int) -> str:
+    """File name of a folder's shard."""
+    return f"shard-{number:06d}.tar"
+
+
+def check_key(key: str) -> None:
+    """Raise ``ValueError`` for a key that WebDataset tools would misread (a dot would merge samples)."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"key {key!r}: only a-z, 0-9, _ and -, at most 80 characters")
+
+
+def write_shard(root: Path, name: str, records: Iterable[tuple[str, Sequence[bytes], Mapping[str, Any]]]) -> ShardInfo:
+    """Write one whole shard and its index from (key, images, record); the caller holds :func:`locked`.
+
+    An exception out of ``records`` leaves no shard. The same records give the same bytes, whatever was there before.
+
+    Raises:
+        ValueError: as :meth:`ShardWriter.write`.
+    """
+    shard, keys = _OpenShard(root, name), set[str]()
+    try:
+        for key, images, record in records:
+            check_key(key)
+            if key in keys:
+                raise ValueError(f"key {key!r}: written twice")
+            keys.add(key)
+            shard.write(key, record_members(images, record), len(record.get("questions", ())))
+        return shard.finish()
+    finally:
+        shard.discard()  # nothing, once it is finished
+
+
 class ShardWriter:
     """Write records into shards; leaving the ``with`` block without an exception writes the manifest.
 
-    The lock is the kernel's (``flock``), so a killed writer leaves none behind. A killed or failed run is simply run
-    again: the shards it finished are replaced by the same bytes, and its ``.tmp`` files are removed.
+    The folder is :func:`locked`. A killed or failed run is simply run again: the shards it finished are replaced by the
+    same bytes, and its ``.tmp`` files are removed.
 
     Args:
         root: folder of this dataset; made if it is missing.
@@ -86,22 +156,10 @@ class ShardWriter:
         self.shards: list[ShardInfo] = []
         self._keys: set[str] = set()
         self._open: _OpenShard | None = None
-        self._lock: BinaryIO | None = None
+        self._lock = ExitStack()
 
     def __enter__(self) -> ShardWriter:
-        self.root.mkdir(parents=True, exist_ok=True)
-        if (self.root / MANIFEST).exists():
-            raise ShardError(
-                f"{self.root / MANIFEST}: these shards are finished; write to another folder or delete them"
-            )
-        self._lock = (self.root / ".lock").open("wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise ShardError(f"{self.root}: another writer is at work there") from None
-        for leftover in self.root.glob(".*.tmp"):
-            leftover.unlink()
+        self._lock.enter_context(locked(self.root))
         return self
 
     def write(self, key: str, images: Sequence[bytes], record: Mapping[str, Any]) -> None:
@@ -111,13 +169,12 @@ class ShardWriter:
             ValueError: the key is not of ``[a-z0-9_-]``, at most 80 characters (a dot would merge WebDataset samples),
                 was used before, or image bytes are not an image format we keep.
         """
-        if not _KEY.fullmatch(key):
-            raise ValueError(f"key {key!r}: only a-z, 0-9, _ and -, at most 80 characters")
+        check_key(key)
         if key in self._keys:
             raise ValueError(f"key {key!r}: written twice")
         members = record_members(images, record)
         if self._open is None:
-            self._open = _OpenShard(self.root, f"shard-{len(self.shards):06d}.tar")
+            self._open = _OpenShard(self.root, shard_name(len(self.shards)))
         self._open.write(key, members, len(record.get("questions", ())))
         self._keys.add(key)
         if self._open.size >= self.shard_bytes or len(self._open.records) >= self.shard_records:
@@ -141,8 +198,7 @@ class ShardWriter:
         finally:
             if self._open is not None:
                 self._open.discard()
-            if self._lock is not None:
-                self._lock.close()
+            self._lock.close()
 
 
 class _OpenShard:

@@ -1,0 +1,66 @@
+"""An entry of a source as a record of a shard: its images read, and all of it checked as training will need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from data_prep.entries import RawEntry
+from data_prep.images import Images
+from dslight.data.sample import BadSample, decode_image, image_facts, parse_sample
+from dslight.data.shards import image_extension, record_members
+
+
+class Entry(NamedTuple):
+    """An entry in LLaVA's terms.
+
+    Attributes:
+        record: ``id`` and ``conversations`` or ``questions``.
+        images: a name in the places of images, or the encoded bytes, in the order of the ``<image>`` marks.
+        changes: what was set right on the way, for the report.
+    """
+
+    record: RawEntry
+    images: Sequence[str | bytes]
+    changes: Sequence[str] = ()
+
+
+Convert = Callable[[RawEntry], Entry]
+"""What a program adds to the engine: its source's entry as an :class:`Entry`; raises ``BadSample``."""
+
+
+def check_entry(raw: RawEntry, convert: Convert, images: Images) -> tuple[list[bytes], RawEntry, list[str]]:
+    """The image bytes and the record of an entry, and what was set right, once all of it has been checked.
+
+    Raises:
+        BadSample: with the class of what is wrong.
+    """
+    try:
+        entry = convert(raw)
+        data, facts, changes = [], [], list(entry.changes)
+        for i, source in enumerate(entry.images):
+            content, name = images.read(source) if isinstance(source, str) else (source, f"inline-{i}")
+            if isinstance(source, str) and name != source:
+                changes.append("another ending")
+            data.append(_format_checked(content, name))
+            facts.append({"name": name, **image_facts(content)})
+        record = {**entry.record, "image_info": facts}
+        parse_sample("entry", record_members(data, record))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, BadSample):
+            raise
+        raise BadSample(f"not an entry of this format: {type(error).__name__}: {error}", "record") from error
+    for content in data:
+        decode_image(content)
+    changes += ["turned by EXIF"] * any("orientation" in fact for fact in facts)
+    return data, record, changes + ["first frame of an animation"] * any("animated" in fact for fact in facts)
+
+
+def _format_checked(data: bytes, name: str) -> bytes:
+    if not data:
+        raise BadSample(f"image {name!r}: has 0 bytes", "image-empty")
+    try:
+        image_extension(data)
+    except ValueError as error:
+        raise BadSample(f"image {name!r}: {error}", "image-format") from error
+    return data

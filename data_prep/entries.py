@@ -1,0 +1,117 @@
+"""The entries of a ``.json`` (one list) or ``.jsonl`` (one object per line) file, one after another.
+
+Decided here: a file is never held as a whole (LLaVA's 665K conversations are a gigabyte, and five as Python objects),
+so reading it twice, once to count, is the cheap way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+RawEntry = dict[str, Any]
+
+_CHUNK = 1 << 20
+_SPACE = re.compile(r"[\s,]*")
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Some or all of the entries of a file.
+
+    Attributes:
+        path: the file.
+        keep: which ones; ``None``: all.
+        count: how many of those, drawn without replacement; ``None``: all.
+        fraction: the share of them that is drawn, to try something out.
+        seed: of the drawing.
+        at_least: a file that holds fewer of those to draw from is not the right one.
+        total: of those that ``keep`` keeps, once they were counted. Before that, iterating gives all of them.
+    """
+
+    path: Path
+    keep: Callable[[RawEntry], bool] | None = None
+    count: int | None = None
+    fraction: float = 1.0
+    seed: int = 0
+    at_least: int = 1
+    total: int | None = None
+
+    def __iter__(self) -> Iterator[RawEntry]:
+        kept = (entry for entry in read_entries(self.path) if self.keep is None or self.keep(entry))
+        if self.total is None or len(self) == self.total:
+            yield from kept
+            return
+        rows = np.random.default_rng(self.seed).permutation(self.total)[: len(self)]
+        drawn = np.zeros(self.total, bool)
+        drawn[rows] = True
+        yield from (entry for entry, wanted in zip(kept, drawn, strict=False) if wanted)
+
+    def __len__(self) -> int:
+        assert self.total is not None, "not counted yet"
+        count = self.total if self.count is None else min(self.count, self.total)
+        return min(count, max(1, round(count * self.fraction)))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_entries(path: Path) -> Iterator[RawEntry]:
+    """The entries of a file.
+
+    Raises:
+        SystemExit: the file is missing or not of objects; says where.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from _lines(path, file) if path.suffix == ".jsonl" else _items(path, file)
+    except FileNotFoundError:
+        raise SystemExit(f"{path}: there is no such file (seen from {Path.cwd()})") from None
+    except UnicodeDecodeError as error:
+        raise SystemExit(f"{path}: not UTF-8 ({error})") from error
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[RawEntry]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise SystemExit(f"{path}: line {number} is not JSON: {error}") from error
+            if not isinstance(entry, dict):
+                raise SystemExit(f"{path}: line {number} must be an object, is a {type(entry).__name__}")
+            yield entry
+
+
+def _items(path: Path, file: TextIO) -> Iterator[RawEntry]:
+    """The objects of one list, decoded as they come in."""
+    decoder = json.JSONDecoder()
+    text, at, number = file.read(_CHUNK).lstrip(), 1, 0
+    if not text.startswith("["):
+        raise SystemExit(f"{path}: must hold a list of entries, begins with {text[:20]!r}; is it a .jsonl?")
+    while True:
+        at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+        if text[at : at + 1] == "]":
+            return
+        try:
+            if text[at : at + 1] not in ("{", ""):
+                raise SystemExit(f"{path}: entry {number} must be an object, begins with {text[at : at + 20]!r}")
+            entry, at = decoder.raw_decode(text, at)
+        except ValueError as error:
+            more = file.read(max(_CHUNK, len(text) - at))  # twice as much each time, so a fault costs no more
+            if not more:
+                raise SystemExit(f"{path}: entry {number}: the file ends or is damaged there ({error})") from error
+            text, at = text[at:] + more, 0
+            continue
+        number += 1
+        yield entry

@@ -1,0 +1,187 @@
+"""The tars of img2dataset (LAION, CC3M, COYO, ...) as shards, indexed where they lie: nothing is copied or rewritten.
+
+Run: ``python -m data_prep.img2dataset laion/00000-00999``; then ``data.train: [laion/00000-00999]`` in a recipe.
+
+img2dataset writes a tar under its final name from the start, and ``NNNNN_stats.json`` when it is whole: a tar without
+one is unfinished, and refused. So is one whose records are not as many as the stats (and the parquet, where pyarrow
+is installed) say. Then every record is decoded once, unless ``--no-decode``: what has no caption (``txt``, or
+``caption`` in the ``json``) or no whole image is left out of the index and named in ``quarantine.jsonl``. The index
+of a tar is what a reader sees, so that is as good as removing it. The manifest comes last: without it, run the
+program again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.ingest import MAX_BAD, QUARANTINE, REPORT, begin_worker
+from dslight.data.sample import BadSample, decode_image, parse_sample
+from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
+from dslight.data.shards.format import Member, Record, load_index, sha256, write_atomically
+
+_LISTED = 5
+
+
+def unfinished(root: Path) -> Iterator[str]:
+    """What says that a tar is not as img2dataset finished it, by its stats; one sentence each."""
+    tars = sorted(root.glob("*.tar"))
+    if not tars:
+        yield f"{root}: holds no .tar file"
+    for tar in tars:
+        path = root / f"{tar.stem}_stats.json"
+        if not path.exists():
+            hint = "so img2dataset did not finish it; download it again, or move it away"
+            yield f"{tar.name}: no {path.name} beside it, {hint}"
+            continue
+        try:
+            stats = json.loads(path.read_text())
+            good = int(stats["successes"])
+        except (ValueError, KeyError, TypeError) as error:
+            yield f"{path.name}: not img2dataset's ({type(error).__name__}: {error})"
+            continue
+        parquet = tar.with_suffix(".parquet")
+        if parquet.exists() and find_spec("pyarrow") is not None:
+            listed = _successes(parquet)
+            if listed != good:
+                counts = f"{path.name} says {good} images, {parquet.name} {listed}"
+                yield f"{tar.name}: {counts}; one of them is of another run"
+    for path in sorted(root.glob("*_stats.json")):
+        if not (root / f"{path.name.removesuffix('_stats.json')}.tar").exists():
+            yield f"{path.name}: its tar is missing"
+
+
+def _successes(path: Path) -> int:
+    from pyarrow import parquet  # pyright: ignore[reportMissingImports] - the user's, if at all
+
+    return parquet.read_table(path, columns=["status"])["status"].to_pylist().count("success")
+
+
+def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]:
+    """(row, key, class of the fault, message) of the records of a shard that cannot be trained on."""
+    index, bad = load_index(root, shard), []
+    with (root / shard.name).open("rb") as file:
+        for row in range(len(index)):
+            members = {}
+            for m in index.members(row):
+                members[index.extensions[m].decode()] = os.pread(
+                    file.fileno(), int(index.sizes[m]), int(index.offsets[m])
+                )
+            try:
+                sample = parse_sample(index.key(row), members)
+                if not sample.images:
+                    raise BadSample("has no image", "image-missing")
+                for image in sample.images:
+                    decode_image(image)
+            except BadSample as error:
+                bad.append((row, index.key(row), error.reason, str(error)))
+    return bad
+
+
+def without(index: Index, rows: set[int]) -> Index:
+    """An index that leaves out some of its records."""
+    records = [
+        Record(
+            index.key(row),
+            tuple(
+                Member(
+                    index.extensions[m].decode(), int(index.offsets[m]), int(index.sizes[m]), index.hashes[m].tobytes()
+                )
+                for m in index.members(row)
+            ),
+            int(index.questions[row]),
+        )
+        for row in range(len(index))
+        if row not in rows
+    ]
+    return Index.build(records)
+
+
+def check_records(root: Path, manifest: Manifest, workers: int, max_bad: float) -> dict[str, Any]:
+    """Decode everything, leave out what is bad, and write manifest, quarantine and report.
+
+    Raises:
+        SystemExit: more than ``max_bad`` of the records are bad; there is no manifest then.
+    """
+    total = sum(shard.records for shard in manifest.shards)
+    lines: list[dict[str, Any]] = []
+    shards = []
+    with (
+        ProcessPoolExecutor(workers, initializer=begin_worker, initargs=(os.getpid(),)) as pool,
+        tqdm(total=total, desc=root.name, unit="record") as bar,
+    ):
+        found = pool.map(partial(bad_records, root), manifest.shards)
+        for shard, bad in zip(manifest.shards, found, strict=True):
+            bar.update(shard.records)
+            lines += [
+                {"shard": shard.name, "key": key, "reason": reason, "message": message}
+                for _, key, reason, message in bad
+            ]
+            shards.append((shard, {row for row, *_ in bad}))
+    write_atomically(root / QUARANTINE, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    report: dict[str, Any] = {
+        "entries": total,
+        "records": total - len(lines),
+        "bytes": sum(shard.bytes for shard in manifest.shards),
+        "shards": len(shards),
+        "bad": dict(sorted(Counter(line["reason"] for line in lines).items())),
+    }
+    write_atomically(root / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    if len(lines) > int(max_bad * total):
+        raise SystemExit(
+            f"{root}: {len(lines)} of {total} records are bad {report['bad']}, --max-bad {max_bad} allows "
+            f"{int(max_bad * total)}; all are in {root / QUARANTINE}"
+        )
+    kept = []
+    for shard, rows in shards:
+        info = shard
+        if rows:
+            index = without(load_index(root, shard), rows)
+            data = index.to_bytes()
+            write_atomically(root / shard.index_name, data)
+            info = replace(shard, records=len(index), questions=int(index.questions.sum()), index_sha256=sha256(data))
+        kept.append(info)
+    Manifest(tuple(kept), {**manifest.meta, "checked": True, "quarantined": len(lines)}).save(root)
+    return report
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("root", type=Path, help="a folder that img2dataset wrote (output_format=webdataset)")
+    parser.add_argument("--no-decode", action="store_true", help="trust the images and captions")
+    parser.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of records that may be left out")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    args = parser.parse_args(argv)
+    problems = list(unfinished(args.root))
+    if problems:
+        more = f"\n... and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise SystemExit("\n".join(problems[:_LISTED]) + more)
+    if any(args.root.glob("*.parquet")) and find_spec("pyarrow") is None:
+        print(f"{args.root}: its .parquet files are not compared, for which pyarrow would be needed")
+    try:
+        manifest = index_tars(args.root, {"program": "data_prep.img2dataset", "checked": False})
+    except ShardError as error:
+        raise SystemExit(str(error)) from error
+    total = sum(shard.records for shard in manifest.shards)
+    print(f"{args.root}: {total:,} records in {len(manifest.shards)} tars, indexed in place")
+    if not args.no_decode:
+        (args.root / MANIFEST).unlink()  # it is written again, last
+        report = check_records(args.root, manifest, args.workers, args.max_bad)
+        left_out = f"; left out: {report['bad']}, named in {QUARANTINE}" if report["bad"] else ""
+        print(f"{args.root}: {report['records']:,} of them can be trained on{left_out}")
+
+
+if __name__ == "__main__":
+    main()

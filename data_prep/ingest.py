@@ -1,0 +1,414 @@
+"""The engine below the programs: entries and images in, checked shards out, by many processes, killed at any time.
+
+Every entry is read, checked and fully decoded once here, so that training meets no bad sample. What does not pass goes
+to ``quarantine.jsonl`` with the class of its fault (``image-missing``, ``marks``, ``roles``, ...); more than
+``--max-bad`` of them stop the program without a manifest, because then a folder is missing rather than a file. Image
+bytes are kept as they are; their extension comes from the bytes, since file names lie.
+
+Decided here, and why:
+
+* Shard ``i`` holds the good ones of entries ``i n`` to ``(i + 1) n``. So its bytes depend neither on the number of
+  processes nor on what was finished before, and a shard is the unit of work and of resuming.
+* A finished shard is a line of ``.journal.jsonl``, synced after the shard is. A run that was killed is run again and
+  makes what has no line; with other arguments or another file it is refused, since the shards would not fit together.
+  The manifest comes last.
+* The main process parses and hands out entries, so that memory does not grow with the file. Workers end when it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from tqdm import tqdm
+
+from data_prep.check import Convert, check_entry
+from data_prep.entries import Entries, RawEntry, file_digest
+from data_prep.images import Images
+from data_prep.journal import JOURNAL, Journal
+from dslight.data.sample import BadSample
+from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
+from dslight.data.shards.format import write_atomically
+from dslight.data.shards.writer import check_key, locked, shard_name, write_shard
+
+QUARANTINE, REPORT = "quarantine.jsonl", "report.json"
+SHARD_ENTRIES = 4000
+"""About 0.2 GB of LLaVA-Pretrain, 0.6 GB of COCO."""
+MAX_BAD = 0.001
+
+_VERSION = 2
+_SAMPLE = 200  # entries whose images are looked up to guess the disk space
+_POLL = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Job:
+    """Shards to make.
+
+    Attributes:
+        program: its name, for the manifest.
+        out: the folder.
+        name: first part of every key.
+        entries: of the source.
+        images: of the source.
+        convert: an entry as the engine wants it (picklable).
+        options: all that ``convert`` and ``entries`` depend on: with other ones a killed run is not continued.
+        shard_entries, max_bad, workers: as in :func:`add_arguments`.
+    """
+
+    program: str
+    out: Path
+    name: str
+    entries: Entries
+    images: Images
+    convert: Convert
+    options: dict[str, Any] = field(default_factory=dict)
+    shard_entries: int = SHARD_ENTRIES
+    max_bad: float = MAX_BAD
+    workers: int = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The engine's own options."""
+    parser.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of entries that may be quarantined")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--shard-entries", type=int, default=SHARD_ENTRIES, help="entries per shard")
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a program that makes one folder of one file."""
+    parser.add_argument("--json", type=Path, required=True, help="the .json or .jsonl of entries")
+    parser.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        metavar="[PREFIX=]PATH",
+        help="a folder, .zip or .tar; names begin there. With PREFIX: names that begin with it. May be repeated",
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--name", help="first part of every key: a-z, 0-9, _ and - (default: from the name of --out)")
+    add_arguments(parser)
+
+
+def key_name(out: Path) -> str:
+    """The first part of the keys of a folder, from its name."""
+    return out.resolve().name.lower().replace(".", "-")
+
+
+def ingest(job: Job) -> dict[str, Any]:
+    """Make the shards of a job, or what an earlier run has left to make; the report.
+
+    Raises:
+        SystemExit: with what to do, for everything that can be wrong with arguments, sources and disk.
+    """
+    _check(job)
+    if (job.out / MANIFEST).exists():
+        meta = Manifest.load(job.out).meta
+        print(f"{job.out}: finished already, from {meta.get('entries')} entries; delete the folder to make it again")
+        path = job.out / REPORT
+        return json.loads(path.read_text()) if path.exists() else {}
+    started = time.monotonic()
+    try:
+        with locked(job.out, patience=5):
+            job, sample = _survey(job)
+            journal = Journal(job.out, _head(job))
+            _check_space(job, sample, len(journal.lines))
+            kept = len(journal.lines)
+            _make_shards(job, journal)
+            return _finish(job, journal, kept, time.monotonic() - started)
+    except (ShardError, OSError) as error:
+        raise SystemExit(f"{job.out}: {error}") from error
+
+
+def _check(job: Job) -> None:
+    for name, value in (("--workers", job.workers), ("--shard-entries", job.shard_entries)):
+        if value < 1:
+            raise SystemExit(f"{name}: {value}; 1 or more")
+    if not 0 <= job.max_bad <= 1:
+        raise SystemExit(f"--max-bad: {job.max_bad}; a share from 0 to 1")
+    try:
+        check_key(_key(job, 0))
+    except ValueError as error:
+        raise SystemExit(f"--name: {error}") from error
+
+
+def _key(job: Job, row: int) -> str:
+    return f"{job.name}-{row:09d}"
+
+
+def _survey(job: Job) -> tuple[Job, list[RawEntry]]:
+    """Count the entries, and keep a sample of them."""
+    rng, sample, total = random.Random(0), [], 0
+    for total, entry in enumerate(tqdm(iter(job.entries), desc=f"{job.name}: counting", unit="entry", leave=False), 1):
+        if total <= _SAMPLE:
+            sample.append(entry)
+        elif (place := rng.randrange(total)) < _SAMPLE:
+            sample[place] = entry
+    if total < job.entries.at_least:
+        wanted = "entries" if job.entries.keep is None else "entries as they are wanted here"
+        raise SystemExit(f"{job.entries.path}: has {total} {wanted}; {job.name} needs {job.entries.at_least} or more")
+    return replace(job, entries=replace(job.entries, total=total)), sample
+
+
+def _head(job: Job) -> dict[str, Any]:
+    """All that the bytes of the shards depend on, and where they come from."""
+    return {
+        "program": job.program,
+        "version": _VERSION,
+        "name": job.name,
+        "file": job.entries.path.name,
+        "file_sha256": file_digest(job.entries.path),
+        "entries": len(job.entries),
+        "seed": job.entries.seed,
+        "shard_entries": job.shard_entries,
+        "options": job.options,
+    }
+
+
+def _check_space(job: Job, sample: list[RawEntry], done: int) -> None:
+    need = 0
+    for raw in sample:
+        try:
+            images = job.convert(raw).images
+        except (BadSample, KeyError, TypeError, ValueError, AttributeError):
+            continue
+        need += len(json.dumps(raw)) + 1024  # headers and padding
+        need += sum(512 + (job.images.size(image) if isinstance(image, str) else len(image)) for image in images)
+    left = len(job.entries) - done * job.shard_entries
+    need = int(need / len(sample) * max(0, left))
+    free = shutil.disk_usage(job.out).free
+    if need > free:
+        raise SystemExit(f"{job.out}: about {_gigabytes(need)} are needed, its disk has {_gigabytes(free)} free")
+
+
+def _make_shards(job: Job, journal: Journal) -> None:
+    # forked, workers share what is loaded; macOS's libraries do not survive a fork
+    context = multiprocessing.get_context("fork" if os.uname().sysname == "Linux" else "spawn")
+    shared = _Shared(context.Value("q", 0), context.Value("q", len(journal.bad)), context.Event())
+    pending: set[Future[dict[str, Any]]] = set()
+    start = sum(_entries_of(job, number) for number in journal.lines)
+    with (
+        ProcessPoolExecutor(job.workers, context, _begin, (job, shared, os.getpid())) as pool,
+        tqdm(total=len(job.entries), initial=start, desc=job.name, unit="entry") as bar,
+    ):
+
+        def collect(at_most: int) -> None:
+            nonlocal pending
+            while len(pending) > at_most:
+                done, pending = wait(pending, _POLL, FIRST_COMPLETED)
+                bar.update(start + shared.done.value - bar.n)
+                for future in done:
+                    journal.add(future.result())
+
+        try:
+            for number, entries in _batches(job, set(journal.lines)):
+                pending.add(pool.submit(_make_shard, number, entries))
+                collect(at_most=job.workers + 1)
+            collect(at_most=0)
+            bar.update(start + shared.done.value - bar.n)
+        except TooManyBad as error:
+            _stop(pool, shared)
+            _give_up(job, journal, error)
+        except BrokenProcessPool as error:
+            raise SystemExit(
+                f"{job.out}: a process was killed from outside (short of memory?); finished shards are kept: run it "
+                "again, with fewer --workers"
+            ) from error
+        except KeyboardInterrupt:
+            _stop(pool, shared)
+            raise SystemExit(f"{job.out}: stopped; finished shards are kept: run it again to go on") from None
+        except BaseException:
+            _stop(pool, shared)
+            raise
+
+
+def _batches(job: Job, done: set[int]) -> Iterator[tuple[int, list[RawEntry]]]:
+    source = iter(job.entries)
+    for number in range(_shards_of(job)):
+        entries = list(islice(source, job.shard_entries))
+        if number not in done:
+            yield number, entries
+
+
+def _shards_of(job: Job) -> int:
+    return math.ceil(len(job.entries) / job.shard_entries)
+
+
+def _entries_of(job: Job, number: int) -> int:
+    return min(job.shard_entries, len(job.entries) - number * job.shard_entries)
+
+
+def _stop(pool: ProcessPoolExecutor, shared: _Shared) -> None:
+    shared.stop.set()
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _give_up(job: Job, journal: Journal, error: TooManyBad) -> None:
+    """Say why. Shards with bad entries are made again next time: what was missing may be there by then."""
+    bad = sorted([*journal.bad, *error.lines], key=lambda line: line["row"])
+    _write_lines(job.out / QUARANTINE, bad)
+    journal.lines = {number: line for number, line in journal.lines.items() if not line["bad"]}
+    journal.save()
+    classes = _listing(Counter(line["reason"] for line in bad))
+    last = bad[-1]
+    raise SystemExit(
+        f"{job.out}: {len(bad)} bad entries and counting ({classes}); --max-bad {job.max_bad} allows "
+        f"{_allowed(job)} of {len(job.entries)}. All are in {job.out / QUARANTINE}; the last: entry {last['row']}: "
+        f"{last['message']}"
+    )
+
+
+def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, Any]:
+    shards = tuple(ShardInfo(**line["info"]) for line in journal.ordered)
+    if not any(shard.records for shard in shards):
+        raise SystemExit(f"{job.out}: not one of {len(job.entries)} entries is good; the reasons: see {JOURNAL} there")
+    counts: Counter[str] = Counter()
+    for line in journal.ordered:
+        counts.update(line["counts"])
+    bad = journal.bad
+    report = {
+        "entries": len(job.entries),
+        "records": sum(shard.records for shard in shards),
+        **{name: counts.pop(name, 0) for name in ("text_only", "images")},
+        "bytes": sum(shard.bytes for shard in shards),
+        "shards": len(shards),
+        "bad": dict(sorted(Counter(line["reason"] for line in bad).items())),
+        "changed": dict(sorted(counts.items())),
+        "shards_of_earlier_runs": kept,
+        "seconds": round(seconds, 1),
+    }
+    for stale in set(job.out.glob("shard-*.tar")) - {job.out / shard.name for shard in shards}:
+        stale.unlink()
+        stale.with_suffix(".idx.npz").unlink(missing_ok=True)
+    _write_lines(job.out / QUARANTINE, bad)
+    write_atomically(job.out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    Manifest(shards, {**journal.head, "quarantined": len(bad)}).save(job.out)
+    journal.path.unlink()
+    print(described(job.out, report))
+    return report
+
+
+def described(out: Path, report: dict[str, Any]) -> str:
+    """A report in words."""
+    text = (
+        f"{out}: {report['records']:,} records with {report['images']:,} images ({report['text_only']:,} of text "
+        f"only), {_gigabytes(report['bytes'])} in {report['shards']} shards, {report['seconds']:,.0f} s"
+    )
+    if report["shards_of_earlier_runs"]:
+        text += f" ({report['shards_of_earlier_runs']} shards were there)"
+    if report["changed"]:
+        text += f"\n  set right: {_listing(report['changed'])}"
+    if report["bad"]:
+        text += f"\n  {sum(report['bad'].values()):,} bad entries in {QUARANTINE}: {_listing(report['bad'])}"
+    return text
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+
+
+def _allowed(job: Job) -> int:
+    return int(job.max_bad * len(job.entries))
+
+
+def _listing(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+# --- in a worker process
+# --------------------------------------------------------------------------------------------------------
+
+
+class TooManyBad(Exception):  # noqa: N818 - a count and not an error of the program
+    """More entries are bad than allowed; ``lines`` are those of the unfinished shard."""
+
+    def __init__(self, lines: list[dict[str, Any]]) -> None:
+        super().__init__(lines)
+        self.lines = lines
+
+
+class _Shared(NamedTuple):
+    """What the processes share: entries done, entries bad, and whether to stop."""
+
+    done: Any
+    bad: Any
+    stop: Any
+
+
+_work: tuple[Job, _Shared] | None = None
+
+
+def _begin(job: Job, shared: _Shared, parent: int) -> None:
+    global _work  # set once, in a process of its own
+    _work = job, shared
+    begin_worker(parent)
+
+
+def begin_worker(parent: int) -> None:
+    """Set up a worker process of process ``parent``: it ends with that one, and is silent about odd images."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused by size
+    warnings.filterwarnings("ignore", module="PIL")  # odd EXIF and palettes, thousands of times
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL)
+    os._exit(1)
+
+
+def _make_shard(number: int, entries: list[RawEntry]) -> dict[str, Any]:
+    """Write a shard; its line of the journal."""
+    assert _work is not None
+    job, shared = _work
+    counts: Counter[str] = Counter()
+    bad: list[dict[str, Any]] = []
+
+    def records() -> Iterator[tuple[str, list[bytes], RawEntry]]:
+        for row, raw in enumerate(entries, number * job.shard_entries):
+            if shared.stop.is_set():
+                raise ShardError("stopped")
+            try:
+                images, record, changes = check_entry(raw, job.convert, job.images)
+            except BadSample as error:
+                bad.append(
+                    {"row": row, "id": raw.get("id"), "image": raw.get("image"), "reason": error.reason}
+                    | {"message": str(error)}
+                )
+                with shared.bad.get_lock():
+                    shared.bad.value += 1
+                    if shared.bad.value > _allowed(job):
+                        raise TooManyBad(bad) from None
+            else:
+                counts.update(set(changes))
+                counts["images"] += len(images)
+                counts["text_only"] += not images
+                yield _key(job, row), images, record
+            with shared.done.get_lock():
+                shared.done.value += 1
+
+    info = write_shard(job.out, shard_name(number), records())
+    return {"shard": number, "info": asdict(info), "counts": dict(counts), "bad": bad}

@@ -1,0 +1,87 @@
+"""What is finished of a folder of shards, so that a killed program goes on: a line of head, then a line per shard."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dslight.data.shards import ShardError, ShardInfo
+from dslight.data.shards.format import load_index, size_problem, write_atomically
+
+JOURNAL = ".journal.jsonl"
+
+
+class Journal:
+    """The shards of ``out`` that are finished.
+
+    Args:
+        out: the folder.
+        head: what they are made of; a journal with another one is refused.
+
+    Attributes:
+        lines: by number of the shard: ``info`` (:class:`~dslight.data.shards.ShardInfo`), ``counts``, ``bad``.
+
+    Raises:
+        SystemExit: naming what differs.
+    """
+
+    def __init__(self, out: Path, head: dict[str, Any]) -> None:
+        self.path, self.lines = out / JOURNAL, dict[int, dict[str, Any]]()
+        self.head: dict[str, Any] = json.loads(json.dumps(head))
+        if self.path.exists():
+            self._load(out)
+        self.save()
+
+    def _load(self, out: Path) -> None:
+        head, *lines = [_parsed(line) for line in self.path.read_text(encoding="utf-8").splitlines()] or [None]
+        if head is None:
+            return
+        other = next((name for name in self.head if head.get(name) != self.head[name]), "")
+        if other:
+            raise SystemExit(
+                f"{out}: holds unfinished shards of another job: its {other} was {head.get(other)!r}, now it is "
+                f"{self.head[other]!r}; run it with the same arguments, or delete the folder"
+            )
+        for line in lines:  # the last one may have been cut
+            if line is not None and _intact(out, ShardInfo(**line["info"])):
+                self.lines[line["shard"]] = line
+
+    def add(self, line: dict[str, Any]) -> None:
+        """A shard is finished."""
+        self.lines[line["shard"]] = line
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def save(self) -> None:
+        """Write all of it anew."""
+        text = [json.dumps(line, ensure_ascii=False) for line in (self.head, *self.ordered)]
+        write_atomically(self.path, ("\n".join(text) + "\n").encode())
+
+    @property
+    def ordered(self) -> list[dict[str, Any]]:
+        """The lines by shard."""
+        return [self.lines[number] for number in sorted(self.lines)]
+
+    @property
+    def bad(self) -> list[dict[str, Any]]:
+        """The quarantine."""
+        return [entry for line in self.ordered for entry in line["bad"]]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _intact(out: Path, shard: ShardInfo) -> bool:
+    try:
+        load_index(out, shard)
+    except ShardError:
+        return False
+    return not size_problem(out, shard)
