@@ -17,7 +17,7 @@ from torch import Tensor
 from dslight.data.datamodule import Source, ValSource, make_plan, open_shards, open_train, rank_and_world, train_loader
 from dslight.data.images import ViewPolicy
 from dslight.data.loader import EvalLoader, OnBad, TrainLoader, TrainRecords, read_sample
-from dslight.data.sample import BadSample, Sample, decode_image
+from dslight.data.sample import BadSample, Pixels, Sample, decode_image
 from dslight.data.shards import Check, ShardReader
 from dslight.types import DenseBatch, Grid, Views
 
@@ -61,6 +61,7 @@ class DenseRowMaker:
     views: ViewPolicy
     image_size: tuple[int, int]
     patches: Grid
+    pixels: Pixels = "fast"
 
     def __call__(self, sample: Sample, valid: bool = True) -> DenseRow:
         """Decode, cut into views, label the patches."""
@@ -68,7 +69,8 @@ class DenseRowMaker:
             raise BadSample(
                 f"{len(sample.images)} images and labels_grid {sample.labels_grid}; dense labels need one of each"
             )
-        pixels, grid = self.views(decode_image(sample.images[0]), self.image_size)
+        image = decode_image(sample.images[0], pixels=self.pixels)
+        pixels, grid = self.views(image, self.image_size, self.pixels)
         targets = torch.from_numpy(patch_labels(sample.labels_grid, self.patches, grid))
         return DenseRow(sample.key, pixels, grid, targets, valid)
 
@@ -104,6 +106,7 @@ class DenseLabelData(LightningDataModule):
         views: ViewPolicy,
         global_batch_size: int,
         val: dict[str, ValSource] | None = None,
+        pixels: Pixels = "fast",
         micro_batch_size: int | None = None,
         val_batch_size: int = 64,
         num_workers: int = 0,
@@ -123,12 +126,13 @@ class DenseLabelData(LightningDataModule):
         self.val_batch_size, self.num_workers, self.seed = val_batch_size, num_workers, seed
         self.on_bad: OnBad = on_bad
         self.check: Check = check
+        self.pixels: Pixels = pixels
         self._make: DenseRowMaker | None = None
 
     def connect(self, image_size: tuple[int, int], patches: Grid) -> None:
         """Take from the encoder the (height, width) of its views and its (rows, columns) of patches; called before
         ``setup``."""
-        self._make = DenseRowMaker(self.views, image_size, patches)
+        self._make = DenseRowMaker(self.views, image_size, patches, self.pixels)
 
     @property
     def make(self) -> DenseRowMaker:

@@ -1,9 +1,9 @@
 """Views of an image: the base (low-resolution) view and the crops of the high-resolution one (DeepStack, section 3.2).
 
 A policy decides how many crops and where; the resolution is the vision encoder's and comes with the call. Views stay
-uint8: the normalisation belongs to the encoder. Decided here: resizing is Pillow's, antialiased. ``fit`` is ``squash``
-where the released DeepStack code squashes, so that the base view and the crops show the same area and a crop's cell
-lies where the base view's cell lies; ``pad`` keeps the image's shape, as LLaVA and LLaVA-NeXT do.
+uint8: the normalisation belongs to the encoder. Decided here: resizing is antialiased. ``fit`` is ``squash`` where the
+released DeepStack code squashes, so that the base view and the crops show the same area and a crop's cell lies where
+the base view's cell lies; ``pad`` keeps the image's shape, as LLaVA and LLaVA-NeXT do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dslight.data.pixels import BLACK, Color, Resample, cut, expand, scale_and_pad, squash
+from dslight.data.pixels import BLACK, Color, Picture, Resample, cut, expand, picture, scale_and_pad
+from dslight.data.sample import Pixels
 from dslight.types import Grid
 
 CropsFrom = Literal["image", "base"]
@@ -68,35 +69,37 @@ class ViewPolicy(ABC):
     def choose(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
         """The grid for an image of (height, width) ``image_size`` and views of (height, width) ``size``."""
 
-    def __call__(self, image: np.ndarray | Image.Image, size: tuple[int, int]) -> tuple[Tensor, Grid]:
+    def __call__(
+        self, image: np.ndarray | Image.Image, size: tuple[int, int], pixels: Pixels = "pillow"
+    ) -> tuple[Tensor, Grid]:
         """Views of an RGB image, uint8 ``[V, 3, h, w]`` in the order of :class:`~dslight.types.Views`, and its grid.
 
         Raises:
             BadSample: an image that cannot be padded.
         """
-        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB")
-        grid = self.choose((picture.height, picture.width), size)
-        base = self._base(picture, size)
+        whole = picture(image, pixels)
+        grid = self.choose(whole.size, size)
+        base = self._base(whole, size)
         views = [cut(base, (1, 1))]
         if grid != (0, 0):
-            views.append(cut(self._wide(picture, base, grid, size), grid))
+            views.append(cut(self._wide(whole, base, grid, size), grid))
         if self.fine:
             enlarged = (size[0] * self.fine, size[1] * self.fine)
-            views.append(cut(self._base(picture, enlarged), (1, 1), self.fine))
-            views.append(cut(self._wide(picture, base, grid, enlarged), grid, self.fine))
+            views.append(cut(self._base(whole, enlarged), (1, 1), self.fine))
+            views.append(cut(self._wide(whole, base, grid, enlarged), grid, self.fine))
         return torch.cat(views), grid
 
-    def _base(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-        return squash(picture, size, self.resample)
+    def _base(self, whole: Picture, size: tuple[int, int]) -> Picture:
+        return whole.squash(size, self.resample)
 
-    def _wide(self, picture: Image.Image, base: Image.Image, grid: Grid, size: tuple[int, int]) -> Image.Image:
+    def _wide(self, whole: Picture, base: Picture, grid: Grid, size: tuple[int, int]) -> Picture:
         """The high-resolution image: as large as ``grid`` of crops of ``size``."""
         large = (grid[0] * size[0], grid[1] * size[1])
         if self.crops_from == "base":
-            return squash(base, large, "bicubic")
+            return base.squash(large, "bicubic")
         if self.fit == "squash":
-            return squash(picture, large, self.resample)
-        return scale_and_pad(picture, large, self.resample, self.pad_color)
+            return whole.squash(large, self.resample)
+        return scale_and_pad(whole, large, self.resample, self.pad_color)
 
 
 class SingleView(ViewPolicy):
@@ -114,9 +117,8 @@ class SingleView(ViewPolicy):
         """See :meth:`ViewPolicy.choose`."""
         return (0, 0)
 
-    def _base(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-        expanded = expand(picture, size, self.pad_color) if self.fit == "pad" else picture
-        return super()._base(expanded, size)
+    def _base(self, whole: Picture, size: tuple[int, int]) -> Picture:
+        return super()._base(expand(whole, size, self.pad_color) if self.fit == "pad" else whole, size)
 
 
 class GridViews(ViewPolicy):

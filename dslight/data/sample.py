@@ -39,8 +39,8 @@ Alpha = Literal["white", "drop"]
 
 
 Pixels = Literal["fast", "pillow"]
-"""How images are decoded and resized: by Pillow alone, whose pixels are those of the authors' code, or JPEG by simplejpeg
-(the same pixels) and the views by torch (at most 2 levels of 255 away, see :mod:`dslight.data.pixels`)."""
+"""How images are decoded and resized: ``pillow``, whose pixels are those of the authors' code; ``fast``, JPEG by
+simplejpeg (the same pixels) and views by torch (at most 2 levels of 255 away, see :mod:`dslight.data.pixels`)."""
 
 
 class BadSample(ValueError):  # noqa: N818 - it is the sample that is in error
