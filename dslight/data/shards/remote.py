@@ -6,7 +6,7 @@ the package that it asks for.
 Decided here, and why:
 
 * The manifest is fetched at every start, so that changed shards are noticed before the first step; indexes and shards
-  only where the cache has not the ones it names.
+  only where the cache has not the ones it names. Shards of another manifest are another folder of the cache.
 * A shard is pulled when it is first read, under a lock file: of all processes of a node one pulls, the others wait. The
   kernel frees the lock of a process that dies.
 * It gets its name only when size and SHA-256 are those of the manifest. A cut connection is tried again; what it left
@@ -19,14 +19,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dslight.data.shards.format import MANIFEST, Manifest, ShardError, ShardInfo, file_sha256, sha256
+from dslight.data.shards.format import (
+    MANIFEST,
+    Manifest,
+    ShardError,
+    ShardInfo,
+    file_sha256,
+    sha256,
+    write_atomically,
+)
 
 TRIES = 4
 """Attempts to fetch a file, with a growing pause between them."""
@@ -58,9 +67,13 @@ class Cache:
             ShardError: naming the file that cannot be fetched or is another than the manifest says.
         """
         url = url.rstrip("/")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".manifest-") as tmp:
+            _fetch(url, MANIFEST, Path(tmp.name), self.pause)
+            manifest = Path(tmp.name).read_bytes()
         name = url.split("://", 1)[1].strip("/").replace("/", "_")[-60:]
-        remote = Remote(url, self.folder / f"{name}-{sha256(url.encode())[:12]}", self)
-        remote.fetch_indexes()
+        remote = Remote(url, self.folder / f"{name}-{sha256(url.encode() + manifest)[:12]}", self)
+        remote.fetch_indexes(manifest)
         return remote
 
 
@@ -78,14 +91,14 @@ class Remote:
     root: Path
     cache: Cache
 
-    def fetch_indexes(self) -> None:
-        """Fetch the manifest, and each index that the cache has not."""
+    def fetch_indexes(self, manifest: bytes) -> None:
+        """Fetch each index that the cache has not."""
         self.root.mkdir(parents=True, exist_ok=True)
         with _locked(self.root / f".{MANIFEST}.lock"):
-            self._pull(MANIFEST, None, None)
+            write_atomically(self.root / MANIFEST, manifest)
             for shard in Manifest.load(self.root).shards:
                 path = self.root / shard.index_name
-                if not path.exists() or sha256(path.read_bytes()) != shard.index_sha256:
+                if not path.exists() or file_sha256(path) != shard.index_sha256:
                     self._pull(shard.index_name, None, shard.index_sha256)
 
     def shard(self, shard: ShardInfo) -> Path:
@@ -129,42 +142,51 @@ class Remote:
         finally:
             held.unlink(missing_ok=True)
 
-    def _pull(self, name: str, size: int | None, digest: str | None) -> None:
+    def _pull(self, name: str, size: int | None, digest: str) -> None:
         """Fetch one file and put it in place once it is what it should be; the caller holds its lock."""
-        import fsspec
+        tmp = self.root / f".{name}.tmp"
+        try:
+            _fetch(self.url, name, tmp, self.cache.pause, lambda: _difference(tmp, size, digest))
+            with tmp.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(tmp, self.root / name)
+        finally:
+            tmp.unlink(missing_ok=True)
 
-        tmp, problem = self.root / f".{name}.tmp", ""
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(self.cache.pause * 2 ** (attempt - 1))
-            try:
-                fs, folder = fsspec.core.url_to_fs(self.url)
-                fs.get_file(f"{folder}/{name}", str(tmp))
-                problem = _difference(tmp, size, digest)
-                if not problem:
-                    with tmp.open("rb") as file:
-                        os.fsync(file.fileno())
-                    os.replace(tmp, self.root / name)
-                    return
-            except ImportError as error:
-                raise ShardError(f"{self.url}: {error}") from error
-            except FileNotFoundError:
-                raise ShardError(f"{self.url}/{name}: there is no such file") from None
-            except Exception as error:  # each file system raises its own; all of them mean that it did not arrive
-                problem = f"{type(error).__name__}: {error}"
-            finally:
-                tmp.unlink(missing_ok=True)
-        raise ShardError(f"{self.url}/{name}: not fetched in {TRIES} attempts; the last: {problem}")
+
+def _fetch(url: str, name: str, to: Path, pause: float, problem: Callable[[], str] = str) -> None:
+    """Copy a file, again and again until ``problem`` finds none."""
+    import fsspec
+
+    try:
+        fs, folder = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:  # a package is missing, or there is no such scheme
+        raise ShardError(f"{url}: {error}") from error
+    found = ""
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(pause * 2 ** (attempt - 1))
+        try:
+            fs.get_file(f"{folder}/{name}", str(to))
+            found = problem()
+            if not found:
+                return
+        except FileNotFoundError:
+            raise ShardError(f"{url}/{name}: there is no such file") from None
+        except Exception as error:  # each file system raises its own; all of them mean that it did not arrive
+            found = f"{type(error).__name__}: {error}"
+    raise ShardError(f"{url}/{name}: not fetched in {TRIES} attempts; the last: {found}")
 
 
 def _is_there(path: Path, shard: ShardInfo) -> bool:
     return path.exists() and path.stat().st_size == shard.bytes
 
 
-def _difference(path: Path, size: int | None, digest: str | None) -> str:
+def _difference(path: Path, size: int | None, digest: str) -> str:
     if size is not None and path.stat().st_size != size:
         return f"{path.stat().st_size} bytes arrived, the manifest says {size}"
-    if digest is not None and (found := file_sha256(path)) != digest:
+    found = file_sha256(path)
+    if found != digest:
         return f"its SHA-256 is {found}, the manifest says {digest}"
     return ""
 
