@@ -137,6 +137,11 @@ class Case:
         return next((int(match[1]) for match in found if match), self.config["start"])
 
     @property
+    def sampler(self) -> str:
+        """By our name."""
+        return SAMPLERS[self.config["sampling"]]
+
+    @property
     def wanted_sites(self) -> list[int]:
         """The layers that the settings ask for, there or not."""
         count = {"only_global_features": 1, "global_and_local": self.config["num_crops"] + 1}
@@ -224,7 +229,7 @@ class Case:
     # --- the product's parts
 
     def scheduler(self) -> DeepStack:
-        config, sampler = self.config, SAMPLERS[self.config["sampling"]]
+        config, sampler = self.config, self.sampler
         start, interval, count = self.start, config["interval"], config["num_crops"]
         tap = config["vision_select_layer"]
         options = {"num_stacks": count, "start": start, "interval": interval, "tap": tap}

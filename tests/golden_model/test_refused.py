@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from dslight.components import DeepStackL, DeepStackV, Stack
-from dslight.components.schedulers.deepstack import DeepStack
+from dslight.components import DeepStack, DeepStackL, DeepStackV, Stack
 
 pytestmark = pytest.mark.golden_model
 
@@ -22,8 +21,7 @@ def test_stacks_without_a_layer_are_refused_by_name(refused_case):
 def test_the_layers_that_are_there_give_the_authors_logits(refused_case, tmp_path, close):
     """Named one by one, with as many of the groups as there are layers."""
     sites = [site for site in refused_case.wanted_sites if site < refused_case.depth]
-    sampler, tap = refused_case.scheduler().order, refused_case.config["vision_select_layer"]
-    sampler = {"2d": "2d", "1d": "1d", "grid": "block"}[refused_case.config["sampling"]]
+    sampler, tap = refused_case.sampler, refused_case.config["vision_select_layer"]
     if refused_case.family == "deepstack_v":
         scheduler = DeepStackV(num_stacks=len(sites), start=refused_case.start, sampler=sampler, tap=tap)
     elif refused_case.family == "deepstack_l":
