@@ -95,8 +95,8 @@ def test_a_closed_gate_that_does_not_train_is_refused(make_vlm, kind):
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the whole message is compared
         make_vlm(kind).train_with(Stage({"projector": PartTraining(1e-2)}))
     assert str(caught.value) == (
-        "train: the stacking's gates start closed, so nothing would ever come through; give stacking a learning rate, or "
-        "its gates an init other than 0"
+        "train: the stacking's gates start closed, so nothing would ever come through; give stacking a learning "
+        "rate, or its gates an init other than 0"
     )
     make_vlm(partial(kind, init=0.5)).train_with(Stage({"projector": PartTraining(1e-2)}))
     make_vlm(kind).train_with(Stage({"stacking": PartTraining(1e-2)}))
