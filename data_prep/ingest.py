@@ -211,12 +211,12 @@ def _make_shards(job: Job, journal: Journal) -> None:
     ):
 
         def collect(at_most: int) -> None:
-            nonlocal pending
             while len(pending) > at_most:
-                done, pending = wait(pending, _POLL, FIRST_COMPLETED)
+                done, _ = wait(pending, _POLL, FIRST_COMPLETED)
                 bar.update(start + shared.done.value - bar.n)
                 for future in done:
                     journal.add(future.result())
+                    pending.remove(future)
 
         try:
             for number, entries in _batches(job, set(journal.lines)):
@@ -224,9 +224,9 @@ def _make_shards(job: Job, journal: Journal) -> None:
                 collect(at_most=job.workers + 1)
             collect(at_most=0)
             bar.update(start + shared.done.value - bar.n)
-        except TooManyBad as error:
+        except Stopped:
             _stop(pool, shared)
-            _give_up(job, journal, error)
+            _give_up(job, journal, pending)
         except BrokenProcessPool as error:
             raise SystemExit(
                 f"{job.out}: a process was killed from outside (short of memory?); finished shards are kept: run it "
@@ -261,9 +261,16 @@ def _stop(pool: ProcessPoolExecutor, shared: _Shared) -> None:
     pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _give_up(job: Job, journal: Journal, error: TooManyBad) -> None:
+def _give_up(job: Job, journal: Journal, stopped: set[Future[dict[str, Any]]]) -> None:
     """Say why. Shards with bad entries are made again next time: what was missing may be there by then."""
-    bad = sorted([*journal.bad, *error.lines], key=lambda line: line["row"])
+    bad = journal.bad
+    for future in stopped:
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, Stopped):
+            bad += error.lines
+        elif not future.cancelled() and error is None:
+            bad += future.result()["bad"]
+    bad.sort(key=lambda line: line["row"])
     _write_lines(job.out / QUARANTINE, bad)
     journal.lines = {number: line for number, line in journal.lines.items() if not line["bad"]}
     journal.save()
@@ -341,8 +348,8 @@ def _gigabytes(size: int) -> str:
 # --------------------------------------------------------------------------------------------------------
 
 
-class TooManyBad(Exception):  # noqa: N818 - a count and not an error of the program
-    """More entries are bad than allowed; ``lines`` are those of the unfinished shard."""
+class Stopped(Exception):  # noqa: N818 - a count and not an error of the program
+    """Too many entries are bad, or another process said so; ``lines`` are those of the unfinished shard."""
 
     def __init__(self, lines: list[dict[str, Any]]) -> None:
         super().__init__(lines)
@@ -390,7 +397,7 @@ def _make_shard(number: int, entries: list[RawEntry]) -> dict[str, Any]:
     def records() -> Iterator[tuple[str, list[bytes], RawEntry]]:
         for row, raw in enumerate(entries, number * job.shard_entries):
             if shared.stop.is_set():
-                raise ShardError("stopped")
+                raise Stopped(bad)
             try:
                 images, record, changes = check_entry(raw, job.convert, job.images)
             except BadSample as error:
@@ -401,7 +408,7 @@ def _make_shard(number: int, entries: list[RawEntry]) -> dict[str, Any]:
                 with shared.bad.get_lock():
                     shared.bad.value += 1
                     if shared.bad.value > _allowed(job):
-                        raise TooManyBad(bad) from None
+                        raise Stopped(bad) from None
             else:
                 counts.update(set(changes))
                 counts["images"] += len(images)

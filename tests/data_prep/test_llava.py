@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from sources import chat, packed
 
 from data_prep.llava import main
 from data_prep.verify import main as verify_main
@@ -19,10 +20,6 @@ def save(path, kind="JPEG"):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)).save(out, kind)
     path.write_bytes(out.getvalue())
     return out.getvalue()
-
-
-def chat(*texts):
-    return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
 
 
 @pytest.fixture
@@ -44,15 +41,19 @@ GOOD = [
     {"id": "4", "image": "really_a.jpg", "conversations": chat("<image>\nQ", "A")},
 ]
 BAD = [
-    ({"id": "b0", "image": "gone.jpg", "conversations": chat("<image>", "A")}, "FileNotFoundError"),
-    ({"id": "b1", "image": "empty.jpg", "conversations": chat("<image>", "A")}, "not a PNG, JPEG"),
-    ({"id": "b2", "image": "page.jpg", "conversations": chat("<image>", "A")}, "not a PNG, JPEG"),
-    ({"id": "b3", "image": "cut.jpg", "conversations": chat("<image>", "A")}, "does not decode"),
-    ({"id": "b4", "image": "b.png", "conversations": chat("<image> <image>", "A")}, "2 <image> marks"),
-    ({"id": "b5", "conversations": []}, "no answer"),
-    ({"id": "b6", "conversations": [*chat("Q"), *chat("Q")]}, "two human turns"),
-    ({"id": "b7"}, "neither conversations"),
-    ({"id": "b8", "image": 5, "conversations": chat("<image>", "A")}, "TypeError"),
+    ({"id": "b0", "image": "gone.jpg", "conversations": chat("<image>", "A")}, "image-missing", "there is none"),
+    ({"id": "b1", "image": "empty.jpg", "conversations": chat("<image>", "A")}, "image-empty", "0 bytes"),
+    ({"id": "b2", "image": "page.jpg", "conversations": chat("<image>", "A")}, "image-format", "not a PNG, JPEG"),
+    ({"id": "b3", "image": "cut.jpg", "conversations": chat("<image>", "A")}, "image-damaged", "does not decode"),
+    ({"id": "b4", "image": "b.png", "conversations": chat("<image> <image>", "A")}, "marks", "2 <image> marks"),
+    ({"id": "b5", "conversations": []}, "no-answer", "no answer"),
+    ({"id": "b6", "conversations": [*chat("Q"), *chat("Q")]}, "roles", "two human turns"),
+    ({"id": "b7"}, "no-text", "neither conversations"),
+    ({"id": "b8", "image": 5, "conversations": chat("<image>", "A")}, "record", "TypeError"),
+    ({"id": "b9", "image": "../data.json", "conversations": chat("<image>", "A")}, "image-name", "below a place"),
+    ({"id": "b10", "conversations": [{"from": "narrator", "value": "Q"}]}, "roles", "'narrator'"),
+    ({"id": "b11", "conversations": "hello"}, "record", "TypeError"),
+    ({"id": "b12", "conversations": chat("a lone \ud83d", "A")}, "record", "UnicodeEncodeError"),
 ]
 
 
@@ -73,25 +74,25 @@ def test_good_entries_keep_their_text_and_their_image_bytes(folder):
     assert len(samples[2].images) == 2
     assert set(reader.read(2)) == {"0.jpg", "1.png", "json"}
     assert set(reader.read(3)) == {"gif", "json"}
-    assert json.loads(reader.read(3)["json"])["sources"] == ["really_a.jpg"]
+    assert [info["name"] for info in json.loads(reader.read(3)["json"])["image_info"]] == ["really_a.jpg"]
     assert (folder / "out" / "quarantine.jsonl").read_text() == ""
 
 
 def test_bad_entries_are_quarantined_with_their_reason(folder):
-    run(folder, [*(entry for entry, _ in BAD), *GOOD], "--max-bad", "0.7")
+    run(folder, [*(entry for entry, *_ in BAD), *GOOD], "--max-bad", "0.8")
     lines = [json.loads(line) for line in (folder / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert [line["row"] for line in lines] == list(range(len(BAD)))
-    for line, (entry, reason) in zip(lines, BAD, strict=True):
-        assert line["id"] == entry["id"]
-        assert reason in line["reason"]
+    for line, (entry, reason, words) in zip(lines, BAD, strict=True):
+        assert (line["id"], line["reason"]) == (entry["id"], reason)
+        assert words in line["message"]
     reader = ShardReader(folder / "out")
     assert len(reader) == len(GOOD)
     assert reader.manifest.meta["quarantined"] == len(BAD)
 
 
 def test_too_many_bad_entries_stop_the_program_without_a_manifest(folder):
-    with pytest.raises(SystemExit, match=r"2 bad entries among the first 2, --max-bad 0\.1 allows 1 of 13"):
-        run(folder, [*(entry for entry, _ in BAD), *GOOD], "--max-bad", "0.1")
+    with pytest.raises(SystemExit, match=r"2 bad entries and counting .*; --max-bad 0\.1 allows 1 of 17"):
+        run(folder, [*(entry for entry, *_ in BAD), *GOOD], "--max-bad", "0.1")
     assert not (folder / "out" / "manifest.json").exists()
     assert len((folder / "out" / "quarantine.jsonl").read_text().splitlines()) == 2
 
@@ -119,3 +120,35 @@ def test_verify_names_what_is_wrong_and_sets_the_exit_status(folder, capsys):
         verify_main([str(out)])
     assert exit_.value.code == 1
     assert "shard-000000.tar: out-000000000: " in capsys.readouterr().out
+
+
+def test_only_below_ocr_vqa_another_ending_stands_for_a_missing_file_and_is_counted(folder):
+    for place in ("ocr_vqa", "coco"):
+        save(folder / "images" / place / "images" / "book.v1.png", "PNG")
+    entries = [
+        {"id": place, "image": f"{place}/images/book.v1.jpg", "conversations": chat("<image>", "A")}
+        for place in ("ocr_vqa", "coco")
+    ]
+    run(folder, entries, "--max-bad", "0.5")
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert report["changed"] == {"another ending": 1}
+    assert report["bad"] == {"image-missing": 1}
+    (record,) = (ShardReader(folder / "out").read(0),)
+    assert json.loads(record["json"])["image_info"][0]["name"] == "ocr_vqa/images/book.v1.png"
+
+
+def test_the_images_of_the_665k_mix_are_read_from_the_downloads_as_they_are(folder, program):
+    """A zip per source under its prefix, two of them under one, and a folder."""
+    for name in ("vg/VG_100K/1.jpg", "vg2/VG_100K_2/2.jpg", "gqa/images/3.jpg", "plain/ocr_vqa/images/4.jpg"):
+        save(folder / "downloads" / name)
+    zips = [
+        f"{to}={packed(folder / 'downloads' / at, 'zip')}" for to, at in (("vg", "vg"), ("vg", "vg2"), ("gqa", "gqa"))
+    ]
+    names = ["vg/VG_100K/1.jpg", "vg/VG_100K_2/2.jpg", "gqa/images/3.jpg", "ocr_vqa/images/4.jpg"]
+    entries = [{"id": name, "image": name, "conversations": chat("<image>", "A")} for name in names]
+    (folder / "mix.json").write_text(json.dumps([*entries, GOOD[1]]))
+    places = [text for spec in (*zips, folder / "downloads" / "plain") for text in ("--images", spec)]
+    done = program("llava", "--json", folder / "mix.json", "--out", folder / "mix", *places)
+    assert done.returncode == 0, done.stderr
+    assert "5 records with 4 images (1 of text only)" in done.stdout
+    assert [info.records for info in ShardReader(folder / "mix").manifest.shards] == [5]
