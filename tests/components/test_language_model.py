@@ -1,4 +1,4 @@
-"""The language-model path: against the authors' numbers, and against transformers' own passes."""
+"""The language-model path against transformers' own passes (the authors' numbers are in ``golden_model``)."""
 
 import threading
 
@@ -42,78 +42,6 @@ def dense_reference(lm, ids, attention, mask, visual):
     finally:
         for layer, original in zip(lm.layers, originals, strict=True):
             layer.forward = original
-
-
-# --- the authors' numbers -------------------------------------------------------------------------------------------
-
-
-def golden_lm(golden, case):
-    """The authors' decoder as a plain transformers model with their weights."""
-    config, phi = golden.config(case), golden.config(case)["architecture"] == "deepstack_phi"
-    lm = HFCausalLM(
-        config={
-            "model_type": "phi3" if phi else "llama",
-            "hidden_size": config["llm_hidden_size"],
-            "intermediate_size": config["llm_intermediate_size"],
-            "num_hidden_layers": config["llm_layers"],
-            "num_attention_heads": config["llm_heads"],
-            "num_key_value_heads": config["llm_kv_heads"],
-            "vocab_size": config["vocab_size"],
-            "rms_norm_eps": config["rms_norm_eps"],
-            "max_position_embeddings": config["max_position_embeddings"],
-            "tie_word_embeddings": config["tie_word_embeddings"],
-            "hidden_act": config["hidden_activation"],
-            "pad_token_id": config["pad_token_id"],
-        }
-    )
-    given, own = golden.weights("", config.get("extra_weights_file")), lm.model.state_dict()
-    lm.model.load_state_dict({name: given[name] for name in own})
-    return lm.eval()
-
-
-def expanded(golden, case):
-    """Ids with the placeholder -200 widened to 16 positions, attention mask, and where the image is."""
-    inputs = golden.tensors(golden.config(case)["inputs_file"])
-    rows = []
-    for ids in inputs["input_ids"]:
-        at = int((ids == -200).nonzero())
-        rows.append(torch.cat([ids[:at], torch.full((16,), -200), ids[at + 1 :]]))
-    ids = torch.stack(rows)
-    return ids.clamp(min=0), golden.outputs(case)["expanded_attention_mask"].long(), ids == -200
-
-
-@pytest.mark.golden_model
-@pytest.mark.parametrize(
-    "case",
-    [
-        "deepstack_l_2d",
-        "deepstack_l_2d_start0",
-        "deepstack_l_2d_start2",
-        "deepstack_l_2d_start4",
-        "deepstack_l_2d_interval2",
-        "deepstack_l_2d_start0_interval2",
-        "deepstack_l_2d_mixed_grids",
-        "deepstack_l_2d_phi3",
-    ],
-)
-def test_logits_are_the_authors(golden, same, case):
-    config, outputs = golden.config(case), golden.outputs(case)
-    tokens = golden.outputs(config.get("stack_groups_file", f"{case}/outputs").split("/")[0])
-    slots = torch.cat([tokens["base_tokens"][None], tokens["stack_groups"]]).flatten(1, 2)
-    sites = tuple(config["start"] + config["interval"] * i for i in range(config["num_crops"]))
-    ids, attention, mask = expanded(golden, case)
-    ours = golden_lm(golden, case)(ids, attention, mask, VisualTokens(slots, sites))
-    real = attention.bool()
-    same(ours[real], outputs["logits"][real])
-
-
-@pytest.mark.golden_model
-def test_logits_without_stacks_are_the_baselines(golden, same):
-    ids, attention, mask = expanded(golden, "baseline_llava")
-    base = golden.outputs("deepstack_l_2d")["base_tokens"].flatten(0, 1)  # the same images
-    ours = golden_lm(golden, "baseline_llava")(ids, attention, mask, VisualTokens(base[None]))
-    real = attention.bool()
-    same(ours[real], golden.outputs("baseline_llava")["logits"][real])
 
 
 # --- every architecture ---------------------------------------------------------------------------------------------
