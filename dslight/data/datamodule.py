@@ -21,7 +21,7 @@ from dslight.data.collate import Collate, Item, OnUnusable
 from dslight.data.conversation import Template, TemplateName, template
 from dslight.data.images import ViewPolicy
 from dslight.data.lengths import Measure, lengths_of
-from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, TrainLoader, TrainRecords
+from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, Start, TrainLoader, TrainRecords, Workers
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
 from dslight.data.sample import Pixels, Sample, decode_image
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
@@ -99,6 +99,9 @@ class ShardData(LightningDataModule):
         cache: folder of this node into which shards of a URL are pulled, and lengths kept where the shards' folder is
             read-only.
         cache_bytes: the most bytes of shards in it.
+        worker_timeout: seconds to wait for a batch of the data processes before the run ends with the names of the
+            records that they have in hand; 0: for ever.
+        worker_start: how data processes are started; default: as Python does.
     """
 
     def __init__(
@@ -120,6 +123,8 @@ class ShardData(LightningDataModule):
         order: Order | None = None,
         cache: str | None = None,
         cache_bytes: int | None = None,
+        worker_timeout: float = 600,
+        worker_start: Start | None = None,
     ) -> None:
         super().__init__()
         self.sources = [Source(source) if isinstance(source, str) else source for source in train]
@@ -132,7 +137,8 @@ class ShardData(LightningDataModule):
             micro_batch_size,
             val_batch_size,
         )
-        self.max_length, self.num_workers, self.seed = max_length, num_workers, seed
+        self.max_length, self.seed = max_length, seed
+        self.workers = Workers(num_workers, worker_timeout, worker_start)
         self.on_bad: OnBad = on_bad
         self.on_unusable: OnUnusable = on_unusable
         self.check: Check = check
@@ -244,7 +250,7 @@ class ShardData(LightningDataModule):
         rows = self.rows
         self._plan = plan = self._plan or self._make_plan()  # the data was set up before it was connected
         dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad)
-        return train_loader(dataset, plan, self._collate, self.micro_batch_size, self.num_workers, self.trainer)
+        return train_loader(dataset, plan, self._collate, self.micro_batch_size, self.workers, self.trainer)
 
     def val_dataloader(self) -> list[EvalLoader[Item]]:
         """One loader per evaluation source, in the order of ``val``."""
@@ -254,9 +260,7 @@ class ShardData(LightningDataModule):
             dataset = QuestionRecords(reader, partial(self.rows.ask, suffix=self._suffixes.get(name, "")))
             limit = self.val_sources[name].limit
             items = len(dataset) if limit is None else min(limit, len(dataset))
-            loaders.append(
-                EvalLoader(dataset, items, self._collate, rank, world, self.val_batch_size, self.num_workers)
-            )
+            loaders.append(EvalLoader(dataset, items, self._collate, rank, world, self.val_batch_size, self.workers))
         return loaders
 
     @property
@@ -344,7 +348,7 @@ def train_loader(
     plan: TrainPlan,
     collate: Callable[[list[Any]], Any],
     micro: int | None,
-    workers: int,
+    workers: Workers,
     trainer: Trainer | None,
 ) -> TrainLoader[Any]:
     """The loader of this rank under ``trainer``, whose accumulation must fit the batch sizes.

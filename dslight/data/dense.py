@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dslight.data.datamodule import Source, ValSource, make_plan, open_shards, open_train, rank_and_world, train_loader
 from dslight.data.images import ViewPolicy
-from dslight.data.loader import EvalLoader, OnBad, TrainLoader, TrainRecords, read_sample
+from dslight.data.loader import EvalLoader, OnBad, TrainLoader, TrainRecords, Workers, read_sample
 from dslight.data.sample import BadSample, Pixels, Sample, decode_image
 from dslight.data.shards import Check, ShardReader
 from dslight.types import DenseBatch, Grid, Views
@@ -123,7 +123,7 @@ class DenseLabelData(LightningDataModule):
         self.sources = [Source(source) if isinstance(source, str) else source for source in train]
         self.val_sources = dict(val or {})
         self.views, self.global_batch_size, self.micro_batch_size = views, global_batch_size, micro_batch_size
-        self.val_batch_size, self.num_workers, self.seed = val_batch_size, num_workers, seed
+        self.val_batch_size, self.workers, self.seed = val_batch_size, Workers(num_workers), seed
         self.on_bad: OnBad = on_bad
         self.check: Check = check
         self.pixels: Pixels = pixels
@@ -154,7 +154,7 @@ class DenseLabelData(LightningDataModule):
     def train_dataloader(self) -> TrainLoader[DenseRow]:
         """The resumable loader of this rank."""
         dataset = TrainRecords(self._train_readers, self._plan, self.make, self.on_bad)
-        return train_loader(dataset, self._plan, collate_dense, self.micro_batch_size, self.num_workers, self.trainer)
+        return train_loader(dataset, self._plan, collate_dense, self.micro_batch_size, self.workers, self.trainer)
 
     def val_dataloader(self) -> list[EvalLoader[DenseRow]]:
         """One loader per validation source."""
@@ -164,7 +164,5 @@ class DenseLabelData(LightningDataModule):
             limit = self.val_sources[name].limit
             items = len(reader) if limit is None else min(limit, len(reader))
             dataset = DenseRecords(reader, self.make)
-            loaders.append(
-                EvalLoader(dataset, items, collate_dense, rank, world, self.val_batch_size, self.num_workers)
-            )
+            loaders.append(EvalLoader(dataset, items, collate_dense, rank, world, self.val_batch_size, self.workers))
         return loaders

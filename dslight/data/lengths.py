@@ -37,7 +37,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dslight.data.conversation import IMAGE, Template
 from dslight.data.images import ViewPolicy
-from dslight.data.loader import OnBad, _torch_loader
+from dslight.data.loader import OnBad, Workers, read_batches
 from dslight.data.sample import MAX_PIXELS, BadSample, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.data.shards.format import sha256, write_atomically
@@ -226,8 +226,8 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _count_all(reader: ShardReader, measure: Measure, on_bad: OnBad, progress: bool) -> np.ndarray:
     chunks = [range(i, min(i + _CHUNK, len(reader))) for i in range(0, len(reader), _CHUNK)]
-    workers = 0 if len(reader) < _FEW else len(os.sched_getaffinity(0))
-    counted = _torch_loader(_Counting(reader, measure, on_bad), chunks, np.array, workers)
+    workers = Workers(0 if len(reader) < _FEW else len(os.sched_getaffinity(0)))
+    counted = read_batches(_Counting(reader, measure, on_bad), chunks, np.array, workers)
     bar = tqdm(counted, f"lengths of {reader.root}", disable=not progress or len(reader) < _FEW, unit_scale=_CHUNK)
     return np.concatenate([np.asarray(chunk, dtype=np.int32) for chunk in bar])
 

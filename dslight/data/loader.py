@@ -10,13 +10,17 @@ Decided here, and why:
   ``yield`` does not run.
 * Nothing is skipped. A bad record raises with its shard and key, or a stand-in that is a function of the plan takes its
   place.
+* A worker writes down which record it takes up, in memory that it shares with the training process. What kills or hangs
+  it then has a name, which torch's own message (a process id) has not.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, Literal, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,11 +34,39 @@ from dslight.types import Question
 log = logging.getLogger(__name__)
 
 OnBad = Literal["raise", "substitute"]
+Start = Literal["fork", "spawn", "forkserver"]
 T = TypeVar("T")
 
 _MAX_SPARES = 100
 _BAD_SHARE = 0.001
 _STATE_VERSION = 2
+_NOTE = 400  # bytes that a worker has for the name of a record
+
+
+class WorkerError(RuntimeError):
+    """A data worker was killed or hangs; the message names the records that the workers took up last."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that read ahead for a rank.
+
+    Attributes:
+        count: how many; 0 reads in the training process.
+        timeout: seconds to wait for a batch before the run is ended; 0: for ever.
+        start: how they are started; ``None``: as Python does. A forked worker shares what is loaded, a spawned one is
+            safe beside threads and CUDA.
+    """
+
+    count: int = 0
+    timeout: float = 600
+    start: Start | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"data.num_workers: {self.count}; 0 or more")
+        if self.timeout < 0:
+            raise ValueError(f"data.worker_timeout: {self.timeout}; seconds, or 0 to wait for ever")
 
 
 def read_sample(reader: ShardReader, row: int) -> Sample:
@@ -43,8 +75,9 @@ def read_sample(reader: ShardReader, row: int) -> Sample:
     Raises:
         BadSample, ShardError: naming shard and key.
     """
-    members = reader.read(row)
     shard, key = reader.locate(row)
+    _Notes.take(f"{reader.root / shard.name}: {key}")
+    members = reader.read(row)
     try:
         return parse_sample(key, members)
     except BadSample as error:
@@ -103,7 +136,7 @@ class TrainLoader(Generic[T]):
         collate: rows to a batch.
         rank, world: of the data-parallel group.
         micro: rows of a batch.
-        num_workers: processes that read ahead; 0 reads in this one.
+        workers: processes that read ahead.
         on_load: called after a resume with the number of micro-batches of this epoch that are done at *this* world
             size.
     """
@@ -116,11 +149,11 @@ class TrainLoader(Generic[T]):
         rank: int,
         world: int,
         micro: int,
-        num_workers: int = 0,
+        workers: Workers = Workers(),
         on_load: Callable[[int], None] | None = None,
     ) -> None:
         self.dataset, self.plan, self.collate = dataset, plan, collate
-        self.rank, self.world, self.micro, self.num_workers, self.on_load = rank, world, micro, num_workers, on_load
+        self.rank, self.world, self.micro, self.workers, self.on_load = rank, world, micro, workers, on_load
         self.accumulate = accumulation(plan.global_batch, world, micro)
         self.epoch = self.consumed = self.unusable = self.shrunk = 0
 
@@ -131,7 +164,7 @@ class TrainLoader(Generic[T]):
         if self.consumed >= self.plan.items:
             self.epoch, self.consumed = self.epoch + 1, 0
         batches = self.plan.micro_batches(self.epoch, self.consumed, self.rank, self.world, self.micro)
-        for batch in _torch_loader(self.dataset, batches, self.collate, self.num_workers):
+        for batch in read_batches(self.dataset, batches, self.collate, self.workers):
             self.consumed += self.world * self.micro  # before the yield: a checkpoint is saved while the batch is out
             self._count_unusable(batch)
             yield batch
@@ -225,9 +258,9 @@ class EvalLoader(Generic[T]):
         rank: int,
         world: int,
         batch: int,
-        num_workers: int = 0,
+        workers: Workers = Workers(),
     ) -> None:
-        self.dataset, self.collate, self.num_workers = dataset, collate, num_workers
+        self.dataset, self.collate, self.workers = dataset, collate, workers
         numbers, valid = eval_share(items, rank, world)
         share = list(zip(numbers.tolist(), valid.tolist(), strict=True))
         self.batches = [share[i : i + batch] for i in range(0, len(share), batch)]
@@ -236,16 +269,75 @@ class EvalLoader(Generic[T]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(_torch_loader(self.dataset, self.batches, self.collate, self.num_workers))
+        return read_batches(self.dataset, self.batches, self.collate, self.workers)
 
 
-def _torch_loader(
-    dataset: Dataset[Any], batches: Iterable[Any], collate: Callable[[list[Any]], Any], workers: int
-) -> DataLoader:
-    return DataLoader(
+def read_batches(
+    dataset: Dataset[Any], batches: Iterable[Any], collate: Callable[[list[Any]], Any], workers: Workers
+) -> Iterator[Any]:
+    """The collated batches of a dataset, in order.
+
+    Raises:
+        WorkerError: a worker was killed, or the timeout is over.
+    """
+    options: dict[str, Any] = {}
+    if workers.count:
+        notes = _Notes(workers)
+        _opened.append(notes)
+        options = {"timeout": workers.timeout, "multiprocessing_context": workers.start, "worker_init_fn": notes.begin}
+    loader = DataLoader(
         dataset,
         batch_sampler=cast(Any, batches),  # any iterable of lists of indices
         collate_fn=collate,
-        num_workers=workers,
+        num_workers=workers.count,
         generator=torch.Generator(),  # so that making an iterator draws nothing from the global generator
+        **options,
     )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if died := worker_error(error):
+            raise died from error
+        raise
+
+
+def worker_error(error: BaseException) -> WorkerError | None:
+    """torch's error about a dead or hanging worker with the records that workers had in hand; ``None``: another error.
+
+    That a worker died comes with a signal, so it may be raised anywhere in the training process.
+    """
+    what = str(error).splitlines()[0] if str(error) else ""
+    if not isinstance(error, RuntimeError) or not what.startswith(("DataLoader worker (pid", "DataLoader timed out")):
+        return None
+    return WorkerError(
+        f"data.num_workers: {what.rstrip('. ')}. Taken up last: {'; '.join(str(notes) for notes in _opened)}. A worker "
+        "that was killed was often short of memory; one that hangs is waited for data.worker_timeout seconds"
+    )
+
+
+class _Notes:
+    """What each worker of a loader took up last, in memory shared with it."""
+
+    _own: ClassVar[torch.Tensor | None] = None  # in a worker: its line
+
+    def __init__(self, workers: Workers) -> None:
+        self.lines = torch.zeros(workers.count, _NOTE, dtype=torch.uint8).share_memory_()
+
+    def begin(self, worker: int) -> None:
+        """Called in the worker."""
+        _Notes._own = self.lines[worker]
+
+    @classmethod
+    def take(cls, record: str) -> None:
+        """Note a record; nothing outside of a worker."""
+        if cls._own is not None:
+            text = record.encode()[-_NOTE:]  # of a long path the end
+            cls._own.zero_()
+            cls._own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+    def __str__(self) -> str:
+        texts = [bytes(line.tolist()).rstrip(b"\0").decode(errors="replace") for line in self.lines]
+        return "; ".join(f"worker {i}: {text or 'nothing'}" for i, text in enumerate(texts))
+
+
+_opened: deque[_Notes] = deque(maxlen=2)  # that of training, and of the validation within
