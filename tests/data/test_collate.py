@@ -1,5 +1,7 @@
 """Padding, slots and the policy for rows that cannot be used."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -125,3 +127,52 @@ def test_a_question_that_is_too_long_is_never_cut():
 def test_text_and_pixels_must_have_equally_many_images():
     with pytest.raises(BadSample, match="x: its text has places for 2 images, it has 1"):
         collate([Item("x", [IMAGE, IMAGE, 1], [X, X, 1], [image()], [(0, 0)], [SIZE])])
+
+
+# --- shrink: the conversation ends with its last whole answer that fits
+# -----------------------------------------------------------------------------------------------
+
+TALK = Item(
+    "talk",
+    [1, IMAGE, 2, 3, 4, 5, IMAGE, 6, 7],
+    [X, X, X, 3, 4, X, X, 6, 7],
+    [image((1, 2)), image()],
+    [(1, 2), (0, 0)],
+    [SIZE, (8, 9)],
+)  # of 11 positions; its first answer ends at 6, its second image stands at 7 and 8
+
+
+@pytest.mark.parametrize("limit", [7, 8])
+def test_a_conversation_is_cut_after_the_last_answer_before_an_image_that_does_not_fit(limit):
+    batch = collate([TALK, TEXT], max_length=limit, on_unusable="shrink")
+    assert batch.input_ids.tolist() == [[1, PAD, PAD, 2, 3, 4], [1, 2, 3, PAD, PAD, PAD]]
+    assert batch.labels is not None
+    assert batch.labels[0].tolist() == [X, X, X, X, 3, 4]
+    assert batch.views is not None
+    assert (batch.views.grids, batch.views.sizes) == ([(1, 2)], [SIZE])
+    assert (list(batch.shrunk), list(batch.dropped)) == (["talk"], [])
+
+
+def test_what_fits_or_is_only_cut_in_its_text_is_not_shrunk():
+    for limit, length in ((11, 11), (10, 10), (9, 9)):
+        batch = collate([TALK], max_length=limit, on_unusable="shrink")
+        assert (batch.input_ids.shape[1], list(batch.shrunk)) == (length, [])
+
+
+@pytest.mark.parametrize("item", [CUT_IMAGE, NOTHING])
+def test_a_conversation_without_a_whole_answer_before_the_limit_is_dropped(item):
+    limit = {"cut": 3, "nothing": 2}[item.key]
+    answered = replace(item, labels=[X] * len(item.ids)) if item.key == "cut" else item
+    batch = collate([TEXT, answered], max_length=limit, on_unusable="shrink")
+    assert (list(batch.dropped), list(batch.shrunk)) == ([item.key], [])
+    assert batch.attention_mask[1].sum() == 1
+
+
+def test_an_answer_that_the_limit_cuts_is_not_whole():
+    item = replace(TALK, ids=[1, 2, 3, 4, 5, IMAGE, 6], labels=[X, 2, X, 4, 5, X, 6], pixels=[image()], grids=[(0, 0)],
+                   sizes=[SIZE])  # fmt: skip
+    batch = collate([item], SlotLayout((1, 9)), max_length=4, on_unusable="shrink")
+    assert batch.input_ids.tolist() == [[1, 2]]
+    assert collate([item], SlotLayout((1, 9)), max_length=5, on_unusable="shrink").input_ids.tolist() == [
+        [1, 2, 3, 4, 5]
+    ]

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from dslight.data.datamodule import ShardData, Source, ValSource
 from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView, ViewPolicy
+from dslight.data.plan import Order
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError, ShardReader, ShardWriter
 from dslight.layout import SlotLayout
@@ -221,6 +222,64 @@ def test_rows_without_a_loss_are_counted_and_named(tmp_path, write_shards, token
     assert all((batch.labels == -100).all() for batch in batches)
     with pytest.raises(BadSample, match=r"raise data\.max_length"):
         list(connected(tokenizer, root, max_length=5).train_dataloader())
+
+
+@pytest.fixture
+def two_pictures(tmp_path, png) -> Path:
+    """Conversations whose second image (4 slots) does not fit 9 positions; every fourth has no answer before it."""
+    picture = png(np.zeros((8, 8, 3), np.uint8))
+    with ShardWriter(tmp_path / "two") as writer:
+        for i in range(8):
+            first = (
+                [("human", "<image>\nA1"), ("gpt", "7")] if i % 4 else [("human", "<image>" + "A1 " * 9), ("gpt", "7")]
+            )
+            said = [*first, ("human", "<image>\nB2"), ("gpt", "12345")]
+            turns = [{"from": role, "value": value} for role, value in said]
+            writer.write(f"t{i}", [picture, picture], {"conversations": turns})
+    return tmp_path / "two"
+
+
+@pytest.mark.parametrize("order", [None, Order(pack=True)], ids=["plain", "packed"])
+def test_what_is_shrunk_and_what_is_dropped_is_counted_and_named(order, two_pictures, tokenizer, caplog):
+    settings = {"max_length": 9, "on_unusable": "shrink", "order": order}
+    loader = connected(tokenizer, str(two_pictures), batch=2, **settings).train_dataloader()
+    with caplog.at_level(logging.WARNING):
+        batches = list(loader)
+    assert (loader.shrunk, loader.unusable) == (6, 2)
+    assert "t3" in caplog.text
+    assert sorted(key for batch in batches for key in batch.dropped) == ["t0", "t4"]
+    assert sum(len(batch.views) for batch in batches if batch.views) == 6
+    assert sum(int((batch.labels != -100).sum()) for batch in batches) == 6
+
+
+def test_packed_batches_hold_what_the_records_say(tmp_path, write_shards, tokenizer, capsys):
+    root = write_shards(tmp_path, 20)
+    data = connected(tokenizer, str(root), batch=2, max_length=24, order=Order(pack=True))
+    assert "of the positions are padding" in capsys.readouterr().out
+    loader = data.train_dataloader()
+    assert len(loader) == 4  # 7 rows of three records (7 positions each), of 20 records
+    batches = list(loader)
+    assert sorted(key for batch in batches for key in batch.keys) == [f"a-{i:04d}" for i in range(20)]
+    for batch in batches:
+        assert batch.input_ids.shape[1] <= 24
+        documents = [
+            ids[segment == n]
+            for ids, segment in zip(batch.input_ids, batch.segments, strict=True)
+            for n in range(1, int(segment.max()) + 1)
+        ]
+        for key, ids in zip(batch.keys, documents, strict=True):
+            assert tokenizer.decode(ids[5].tolist()) == str(int(key[2:]) % 10)
+
+
+def test_an_order_comes_from_a_recipe_and_is_refused_by_its_key():
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ShardData, "data")
+    recipe = {"train": ["a"], "views": {"class_path": "dslight.data.images.SingleView"}, "global_batch_size": 8}
+    order = {"window": 16, "group_by": ["modality"], "pack": True}
+    module = parser.instantiate_classes(parser.parse_object({"data": {**recipe, "order": order}})).data
+    assert module.order == Order(16, ["modality"], True)
+    with pytest.raises(jsonargparse.ArgumentError, match="group_by"):
+        parser.parse_object({"data": {**recipe, "order": {"group_by": ["size"]}}})
 
 
 # --- under Lightning
