@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from dslight.data.conversation import IMAGE
 from dslight.data.sample import BadSample
@@ -98,12 +100,12 @@ class Collate:
             start = shape[1] - lengths[i] if asks else 0
             for number, item in enumerate(row, start=1):
                 span = slice(start, start + len(item.ids))
-                ids = torch.tensor(item.ids)
+                ids = torch.as_tensor(item.ids)
                 visual_mask[i, span] = ids == IMAGE
                 input_ids[i, span] = torch.where(ids == IMAGE, self.pad_id, ids)
                 segments[i, span] = number
                 if item.labels is not None:
-                    labels[i, span] = torch.tensor(item.labels)
+                    labels[i, span] = torch.as_tensor(item.labels)
                 if number > 1:
                     labels[i, start] = IGNORE
                 start = span.stop
@@ -134,12 +136,12 @@ class Collate:
         return made or [Item("", [self.pad_id], [IGNORE])]
 
     def _views(self, rows: list[Item]) -> Views | None:
-        pixels = [image for row in rows for image in row.pixels]
-        if not pixels:
+        views = [view for row in rows for image in row.pixels for view in image]
+        if not views:
             return None
         grids = [grid for row in rows for grid in row.grids]
         sizes = [size for row in rows for size in row.sizes]
-        return Views(torch.cat(pixels), grids, self.fine, sizes)
+        return Views(default_collate(views), grids, self.fine, sizes)  # in a worker: stacked in shared memory at once
 
     def _row(self, item: Item) -> Item | None:
         """The item with its images expanded and its end cut; slots stay marked with ``IMAGE``. ``None``: dropped."""
@@ -156,7 +158,7 @@ class Collate:
                 )
         elif any(end > self.max_length for _, end in spans):
             problem = f"{len(ids)} positions, and max_length {self.max_length} would cut an image"
-        elif all(label == IGNORE for label in labels[:length]):
+        elif (labels[:length] == IGNORE).all():
             problem = f"no supervised token in its first {self.max_length} positions"
         if problem:
             if self.on_unusable == "error":
@@ -169,29 +171,24 @@ class Collate:
             return None
         return replace(
             item,
-            ids=ids[:length],
-            labels=None if item.labels is None else labels[:length],
+            ids=cast(list[int], ids[:length]),
+            labels=None if item.labels is None else cast(list[int], labels[:length]),
             pixels=item.pixels[:images],
             grids=item.grids[:images],
             sizes=item.sizes[:images],
         )
 
-    def _expand(self, item: Item) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-        source = item.labels if item.labels is not None else [IGNORE] * len(item.ids)
-        ids: list[int] = []
-        labels: list[int] = []
-        spans: list[tuple[int, int]] = []
-        images = zip(item.grids, item.sizes, strict=True)
-        for token, label in zip(item.ids, source, strict=True):
-            count = self.slots(*next(images)) if token == IMAGE else 1
-            if token == IMAGE:
-                spans.append((len(ids), len(ids) + count))
-            ids += [token] * count
-            labels += [label] * count
-        return ids, labels, spans
+    def _expand(self, item: Item) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
+        ids = np.array(item.ids, dtype=np.int64)
+        labels = np.full_like(ids, IGNORE) if item.labels is None else np.array(item.labels, dtype=np.int64)
+        counts, marks = np.ones_like(ids), np.flatnonzero(ids == IMAGE)
+        counts[marks] = [self.slots(*image) for image in zip(item.grids, item.sizes, strict=True)]
+        ends = counts.cumsum()[marks]
+        spans = list(zip((ends - counts[marks]).tolist(), ends.tolist(), strict=True))
+        return ids.repeat(counts), labels.repeat(counts), spans
 
 
-def _last_answer(labels: Sequence[int], limit: int) -> int:
+def _last_answer(labels: np.ndarray, limit: int) -> int:
     """Where the last answer ends that is whole within ``limit`` positions; 0 if none is."""
     last = min(limit, len(labels))
     ends = (i + 1 for i in range(last) if labels[i] != IGNORE and (i + 1 == len(labels) or labels[i + 1] == IGNORE))

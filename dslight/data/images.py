@@ -80,14 +80,18 @@ class ViewPolicy(ABC):
         whole = picture(image, pixels)
         grid = self.choose(whole.size, size)
         base = self._base(whole, size)
-        views = [cut(base, (1, 1))]
-        if grid != (0, 0):
-            views.append(cut(self._wide(whole, base, grid, size), grid))
-        if self.fine:
-            enlarged = (size[0] * self.fine, size[1] * self.fine)
-            views.append(cut(self._base(whole, enlarged), (1, 1), self.fine))
-            views.append(cut(self._wide(whole, base, grid, enlarged), grid, self.fine))
-        return torch.cat(views), grid
+        count, fine = 1 + grid[0] * grid[1], self.fine
+        if count == 1 and not fine:
+            return base.tensor()[None].contiguous(), grid
+        views = torch.empty((count * (1 + fine**2), 3, *size), dtype=torch.uint8)
+        cut(base, (1, 1), 1, views[:1])
+        if count > 1:
+            cut(self._wide(whole, base, grid, size), grid, 1, views[1:count])
+        if fine:
+            enlarged, (of_base, of_crops) = (size[0] * fine, size[1] * fine), views[count:].tensor_split([fine**2])
+            cut(self._base(whole, enlarged), (1, 1), fine, of_base)
+            cut(self._wide(whole, base, grid, enlarged), grid, fine, of_crops)
+        return views, grid
 
     def _base(self, whole: Picture, size: tuple[int, int]) -> Picture:
         return whole.squash(size, self.resample)

@@ -142,9 +142,9 @@ def expand(image: Picture, shape: tuple[int, int], color: Color) -> Picture:
     return image.center((height, width), color)
 
 
-def cut(image: Picture, grid: Grid, fine: int = 1) -> Tensor:
-    """The tiles of an image row by row, each cut into ``fine`` x ``fine``: uint8 ``[rows * cols * fine * fine, 3, h,
-    w]``."""
-    (rows, cols), (height, width) = grid, image.size
-    tiles = image.tensor().reshape(3, rows, fine, height // (rows * fine), cols, fine, width // (cols * fine))
-    return tiles.permute(1, 4, 2, 5, 0, 3, 6).flatten(0, 3)
+def cut(image: Picture, grid: Grid, fine: int, out: Tensor) -> None:
+    """Write the tiles of an image row by row, each cut into ``fine`` x ``fine``, into ``out``, uint8 ``[rows * cols *
+    fine * fine, 3, h, w]``."""
+    (rows, cols), (height, width) = grid, out.shape[2:]
+    tiles = image.tensor().reshape(3, rows, fine, height, cols, fine, width)
+    out.view(rows, cols, fine, fine, 3, height, width).copy_(tiles.permute(1, 4, 2, 5, 0, 3, 6))

@@ -182,29 +182,38 @@ def decode_image(
     Raises:
         BadSample: not an image, cut, or above ``max_pixels``.
     """
+    if pixels == "fast" and (array := _decode_jpeg(data, max_pixels, exif)) is not None:
+        return array
     with _opened(data, max_pixels) as image:
-        if pixels == "fast" and (array := _decode_jpeg(data, image, exif)) is not None:
-            return array
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if exif == "apply" else image, alpha))
 
 
-def _decode_jpeg(data: bytes, image: Image.Image, exif: Exif) -> np.ndarray | None:
+def _decode_jpeg(data: bytes, max_pixels: int, exif: Exif) -> np.ndarray | None:
     """An upright JPEG of three channels; ``None`` leaves it to Pillow, and with it the verdict on what is damaged.
 
     Without simplejpeg all are left to Pillow: the pixels are the same.
     """
-    if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
-        return None
-    if exif == "apply" and image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
+    if not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
         import simplejpeg
-    except ImportError:
+
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        plain = colors in ("YCbCr", "RGB") and int(height) * int(width) <= max_pixels
+        return simplejpeg.decode_jpeg(data, "RGB") if plain and (exif == "ignore" or _upright(data)) else None
+    except (ImportError, ValueError):  # it is strict, also where Pillow shows what there is
         return None
+
+
+def _upright(data: bytes) -> bool:
+    """Whether a JPEG needs no turning."""
+    if b"\xff\xe1" not in data:  # no segment that could say so; asking Pillow takes longer
+        return True
     try:
-        return simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:  # it is strict, also where Pillow shows what there is
-        return None
+        with Image.open(io.BytesIO(data)) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9)
+    except Exception:
+        return False
 
 
 def image_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:

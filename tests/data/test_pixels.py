@@ -1,6 +1,7 @@
 """The fast way to the pixels against Pillow's: decoded alike, and resized alike but for two levels of 255."""
 
 import io
+import re
 import subprocess
 import sys
 import warnings
@@ -173,7 +174,7 @@ def test_a_cut_jpeg_is_refused_in_the_same_words(left):
     for pixels in ("fast", "pillow"):
         with pytest.raises(BadSample, match="does not decode") as error:
             decode_image(data, pixels=pixels)
-        messages.append(str(error.value))
+        messages.append(re.sub("0x[0-9a-f]+", "", str(error.value)))
     assert messages[0] == messages[1]
 
 
