@@ -1,0 +1,120 @@
+"""The official files of an evaluation set to question shards.
+
+Run, with the files as they were downloaded; zips of images need not be unpacked, videos must be::
+
+    python -m data_prep.eval vqav2 --annotations vqav2/ --images val2014.zip --out data/eval/vqav2
+    python -m data_prep.eval textvqa --annotations TextVQA_0.5.1_val.json --images train_val_images.zip \\
+        --ocr TextVQA_Rosetta_OCR_v0.2_val.json --out data/eval/textvqa_ocr
+    python -m data_prep.eval nextqa --annotations dataset/nextqa --images NExTVideo --frames 6 --layout tile \\
+        --out data/eval/nextqa
+
+The checks, the quarantine, the report and the resuming are those of :mod:`data_prep.ingest`. Here ``--max-bad`` is 0
+unless it is said otherwise: a score over fewer questions is not the benchmark's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from data_prep.entries import file_digest
+from data_prep.eval.asked import Converter, Questions, grouped
+from data_prep.eval.files import Files, find
+from data_prep.eval.frames import LAYOUTS, SIDE, Sampling, Videos
+from data_prep.eval.sets import SETS
+from data_prep.images import Images
+from data_prep.ingest import REPORT, Job, add_arguments, ingest, key_name
+from dslight.data.shards import Manifest
+from dslight.data.shards.format import write_atomically
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The program."""
+    args = _parser().parse_args(argv)
+    row = SETS[args.set]
+    files = Files(find(args.annotations, row.files, args.split or row.split), args.split or row.split, args.ocr)
+    used = [path for paths in files.found.values() for path in paths] + ([args.ocr] if args.ocr else [])
+    if not used:
+        patterns = ", ".join(role.pattern for role in row.files)
+        raise SystemExit(f"--annotations: none of the files of {args.set} is there: {patterns}")
+    if args.ocr and args.set != "textvqa":
+        raise SystemExit(f"--ocr: OCR tokens belong to textvqa, not to {args.set}")
+    for name in ("frames", "side"):
+        if getattr(args, name) < 1:
+            raise SystemExit(f"--{name}: {getattr(args, name)}; 1 or more")
+    try:
+        rows = grouped(row.read(files), args.limit)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        names = ", ".join(path.name for path in used)
+        raise SystemExit(f"{names}: not in the layout of {args.set}: {type(error).__name__}: {error}") from error
+    entries = Questions(used[0], rows=rows)
+    convert = Converter(
+        Images.open(args.images),
+        Videos([Path(spec) for spec in args.images if Path(spec).is_dir()]),
+        Sampling(args.frames, args.layout, args.side),
+    )
+    if find_spec("av") is None and any(convert.decodes_video(raw) for raw in rows):
+        raise SystemExit("--images: reading videos needs PyAV; pip install 'dslight[video]'")
+    options: dict[str, Any] = {"set": args.set, "split": files.split, "limit": args.limit}
+    options["files"] = {path.name: file_digest(path) for path in used}
+    if any("video" in raw for raw in rows):
+        options |= {"frames": args.frames, "layout": args.layout, "side": args.side}
+    job = Job(
+        program="data_prep.eval",
+        out=args.out,
+        name=args.name or key_name(args.out),
+        entries=entries,
+        images=convert.images,
+        convert=convert,
+        options=options,
+        shard_entries=args.shard_entries,
+        max_bad=args.max_bad,
+        workers=args.workers,
+    )
+    report = ingest(job)
+    _say(args.out, row.benchmark, entries, report)
+
+
+def _say(out: Path, benchmark: str, entries: Questions, report: dict[str, Any]) -> None:
+    """How many of the questions are there, in words and in the report, and how to validate with them."""
+    there = sum(shard.questions for shard in Manifest.load(out).shards)
+    report |= {"asked": entries.asked, "questions": there}
+    write_atomically(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    print(f"  {there:,} of {entries.asked:,} questions; validate with: {{root: {out}, benchmark: {benchmark}}}")
+    if there < entries.asked:
+        print(f"  {entries.asked - there:,} questions are missing: a score on these shards is not the benchmark's")
+    if report.get("changed", {}).get("answers hidden"):
+        print("  answers are hidden: scores here mean nothing; send the run's answers.jsonl to the benchmark's server")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data_prep.eval", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument(
+        "--annotations", type=Path, nargs="+", required=True, help="the files of the set, or folders that hold them"
+    )
+    parser.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        metavar="[PREFIX=]PATH",
+        help="a folder, .zip or .tar of images, or a folder of videos. May be repeated",
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--split", help="where the files hold or name several (default: the one that is reported)")
+    parser.add_argument("--limit", type=int, help="only the first questions")
+    parser.add_argument("--ocr", type=Path, help="TextVQA's Rosetta file: put its tokens behind the questions")
+    parser.add_argument("--frames", type=int, default=6, help="of each video")
+    parser.add_argument("--layout", choices=LAYOUTS, default="tile", help="frames in rows of 3 in a square, or single")
+    parser.add_argument("--side", type=int, default=SIDE, help="of that square, in pixels")
+    parser.add_argument("--name", help="first part of every key: a-z, 0-9, _ and - (default: from the name of --out)")
+    add_arguments(parser)
+    parser.set_defaults(max_bad=0.0)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

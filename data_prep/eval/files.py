@@ -1,0 +1,102 @@
+"""The files of an evaluation set, found by their official names, and read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Role:
+    """One file of a set.
+
+    Attributes:
+        name: what it is.
+        pattern: of its official name (case does not count), or several, with ``|`` between them.
+        optional: it may be missing.
+        many: there may be several.
+    """
+
+    name: str
+    pattern: str
+    optional: bool = False
+    many: bool = False
+
+
+@dataclass(frozen=True)
+class Files:
+    """What was found.
+
+    Attributes:
+        found: files by role.
+        split: as asked for, or the set's usual one.
+        ocr: of TextVQA, ``None`` for none.
+    """
+
+    found: dict[str, list[Path]]
+    split: str = ""
+    ocr: Path | None = None
+    _cache: dict[Path, Any] = field(default_factory=dict)
+
+    def path(self, role: str) -> Path:
+        """The only file of a role."""
+        return self.found[role][0]
+
+    def json(self, role: str) -> Any:
+        """The content of the only file of a role."""
+        return load(self.path(role))
+
+    def has(self, role: str) -> bool:
+        """Whether an optional file is there."""
+        return bool(self.found[role])
+
+    @property
+    def hides(self) -> bool:
+        """Whether the answers of the split are kept by its authors."""
+        return self.split.startswith("test") and not self.split.startswith("testdev")
+
+
+def load(path: Path) -> Any:
+    """The content of a json file.
+
+    Raises:
+        SystemExit: it is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise SystemExit(f"{path}: not JSON: {error}") from error
+
+
+def find(given: Sequence[Path], roles: Sequence[Role], split: str) -> dict[str, list[Path]]:
+    """Files by role out of the given files and folders (searched with their folders, for names of ``split``).
+
+    Raises:
+        SystemExit: one is missing, or several fit.
+    """
+    for path in given:
+        if not path.exists():
+            raise SystemExit(f"--annotations: {str(path)!r} is not there (seen from {Path.cwd()})")
+    if len(given) == 1 == len([role for role in roles if not role.optional]) and given[0].is_file():
+        return {role.name: [] if role.optional else [given[0]] for role in roles}  # under any name
+    files = [path for path in given if path.is_file()]
+    files += sorted(path for root in given if root.is_dir() for path in root.rglob("*") if path.is_file())
+    return {role.name: _of_role(role, files, split) for role in roles}
+
+
+def _of_role(role: Role, files: Sequence[Path], split: str) -> list[Path]:
+    patterns = role.pattern.lower().split("|")
+    found = [path for path in files if any(fnmatch(path.name.lower(), x) for x in patterns)]
+    if len(found) > 1 and split:
+        found = [path for path in found if split.lower() in path.name.lower()]
+    if not found and not role.optional:
+        of = f" of split {split!r}" if split else ""
+        raise SystemExit(f"--annotations: no file {role.pattern}{of} (the {role.name}) among {len(files)} files given")
+    if len(found) > 1 and not role.many:
+        names = ", ".join(path.name for path in found[:4])
+        raise SystemExit(f"--annotations: several files are the {role.name}: {names}; name one, or a --split")
+    return found

@@ -1,0 +1,69 @@
+"""The table of evaluation sets: which files each has, who reads them, and by which benchmark its answers are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from data_prep.eval import choice, short
+from data_prep.eval.asked import Asked
+from data_prep.eval.files import Files, Role
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """One row of the table.
+
+    Attributes:
+        read: the questions of its files.
+        files: what belongs to it, by official name.
+        benchmark: its row of ``dslight.metrics.benchmarks``.
+        split: the one that papers report and that can be scored here.
+    """
+
+    read: Callable[[Files], Iterator[Asked]]
+    files: tuple[Role, ...]
+    benchmark: str
+    split: str = ""
+
+
+_QUESTIONS = Role("questions", "*question*.json")
+
+SETS: dict[str, EvalSet] = {
+    "vqav2": EvalSet(
+        short.vqav2, (_QUESTIONS, Role("answers", "*annotations*.json", optional=True)), "vqav2", "val2014"
+    ),
+    "gqa": EvalSet(short.gqa, (_QUESTIONS,), "gqa", "testdev_balanced"),
+    "textvqa": EvalSet(short.textvqa, (Role("questions", "textvqa_0*.json"),), "textvqa", "val"),
+    "docvqa": EvalSet(short.docvqa, (Role("questions", "*_v1.0*.json"),), "docvqa", "val"),
+    "infovqa": EvalSet(short.docvqa, (Role("questions", "infographics*.json"),), "infovqa", "val"),
+    "chartqa": EvalSet(
+        short.chartqa,
+        (Role("human", "*human*.json", optional=True), Role("augmented", "*augmented*.json", optional=True)),
+        "chartqa",
+        "test",
+    ),
+    "pope": EvalSet(
+        short.pope,
+        tuple(Role(x, f"*pope*{x}*.json*", optional=True) for x in ("random", "popular", "adversarial")),
+        "pope",
+    ),
+    "mmvet": EvalSet(short.mmvet, (Role("questions", "mm-vet*.json"),), "mmvet"),
+    "seed": EvalSet(choice.seed, (Role("questions", "seed-bench*.json"),), "seed"),
+    "mmmu": EvalSet(choice.mmmu, (Role("questions", "*.parquet|*.json", many=True),), "mmmu", "validation"),
+    "scienceqa": EvalSet(
+        choice.scienceqa, (Role("problems", "problems.json"), Role("splits", "pid_splits.json")), "scienceqa", "test"
+    ),
+    "egoschema": EvalSet(
+        choice.egoschema,
+        (Role("questions", "questions.json"), Role("answers", "subset_answers.json", optional=True)),
+        "egoschema",
+        "subset",
+    ),
+    "nextqa": EvalSet(
+        choice.nextqa,
+        (Role("questions", "*.csv"), Role("map", "map_vid*.json", optional=True)),
+        "nextqa",
+        "test",
+    ),
+}
