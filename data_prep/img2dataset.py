@@ -62,6 +62,18 @@ def unfinished(root: Path) -> Iterator[str]:
             yield f"{path.name}: its tar is missing"
 
 
+def partial_records(root: Path, manifest: Manifest) -> Iterator[str]:
+    """Records without a ``json`` or ``txt`` that others of their tar have: img2dataset writes them for all or none."""
+    for shard in manifest.shards:
+        index = load_index(root, shard)
+        found = [{index.extensions[m].decode() for m in index.members(row)} for row in range(len(index))]
+        everywhere = set().union(*found) & {"json", "txt"}
+        for row, extensions in enumerate(found):
+            for extension in sorted(everywhere - extensions):
+                where = f"{shard.name}: {index.key(row)}"
+                yield f"{where}: has no {extension}, as others have; the tar was cut or edited there"
+
+
 def _successes(path: Path) -> int:
     from pyarrow import parquet  # pyright: ignore[reportMissingImports] - the user's, if at all
 
@@ -164,23 +176,29 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of records that may be left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args(argv)
-    problems = list(unfinished(args.root))
-    if problems:
-        more = f"\n... and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise SystemExit("\n".join(problems[:_LISTED]) + more)
+    _refuse(list(unfinished(args.root)))
     if any(args.root.glob("*.parquet")) and find_spec("pyarrow") is None:
         print(f"{args.root}: its .parquet files are not compared, for which pyarrow would be needed")
     try:
         manifest = index_tars(args.root, {"program": "data_prep.img2dataset", "checked": False})
     except ShardError as error:
         raise SystemExit(str(error)) from error
+    (args.root / MANIFEST).unlink()  # it is written again, last
+    _refuse(list(partial_records(args.root, manifest)))
     total = sum(shard.records for shard in manifest.shards)
     print(f"{args.root}: {total:,} records in {len(manifest.shards)} tars, indexed in place")
-    if not args.no_decode:
-        (args.root / MANIFEST).unlink()  # it is written again, last
+    if args.no_decode:
+        manifest.save(args.root)
+    else:
         report = check_records(args.root, manifest, args.workers, args.max_bad)
         left_out = f"; left out: {report['bad']}, named in {QUARANTINE}" if report["bad"] else ""
         print(f"{args.root}: {report['records']:,} of them can be trained on{left_out}")
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        more = f"\n... and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise SystemExit("\n".join(problems[:_LISTED]) + more)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PHOTO = np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)
 
 
-def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
     out = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(out, kind, **options)
     return out.getvalue()

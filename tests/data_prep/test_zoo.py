@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def over_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.round(color * share + 255 * (1 - share)).astype(np.uint8)
 
 
-def palette(**options: object) -> bytes:
+def palette(**options: Any) -> bytes:
     image = Image.fromarray((GREY % 4).astype(np.uint8), "P")
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
     return encode(image, **options)

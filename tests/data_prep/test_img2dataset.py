@@ -1,0 +1,156 @@
+"""img2dataset's folders, written as it writes them, are indexed where they lie; what it did not finish is refused."""
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from sources import PHOTO, encode
+
+from data_prep.img2dataset import main
+from data_prep.verify import main as verify_main
+from dslight.data.datamodule import Source, make_plan, open_train
+from dslight.data.sample import parse_sample
+from dslight.data.shards import Manifest, ShardReader, verify
+
+GOOD = encode(np.tile(PHOTO, (3, 3, 1)), "JPEG")
+
+
+def write_tar(root: Path, number: int, records: list[dict[str, object]]) -> None:
+    """A shard as img2dataset's writer makes it: members jpg, txt, json under a key of digits; the stats come last."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(root / f"{number:05d}.tar", "w") as tar:
+        for i, record in enumerate(records):
+            key = f"{number:05d}{i:04d}"
+            record = {"json": json.dumps({"key": key, "caption": record.get("txt"), "status": "success"}), **record}
+            for extension, data in record.items():
+                data = data if isinstance(data, bytes) else str(data).encode()
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    stats = {"count": len(records) + 2, "successes": len(records), "failed_to_download": 2, "status_dict": {}}
+    (root / f"{number:05d}_stats.json").write_text(json.dumps(stats))
+
+
+@pytest.fixture
+def laion(tmp_path) -> Path:
+    root = tmp_path / "laion"
+    for number in range(3):
+        write_tar(root, number, [{"jpg": GOOD, "txt": f"picture {number} {i}"} for i in range(5)])
+    return root
+
+
+def test_the_tars_stay_as_they_are_and_training_reads_them(laion, program):
+    before = {path.name: path.read_bytes() for path in laion.iterdir()}
+    done = program("img2dataset", laion, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert "15 records in 3 tars, indexed in place" in done.stdout
+    assert {name: (laion / name).read_bytes() for name in before} == before
+    readers = open_train([Source(str(laion))], "full")
+    assert make_plan(readers, [Source(str(laion))], seed=0, global_batch=5).items == 15
+    sample = parse_sample(readers[0].locate(7)[1], readers[0].read(7))
+    assert (sample.key, sample.images) == ("000010002", (GOOD,))
+    assert [turn.text for turn in sample.turns] == ["<image>", "picture 1 2"]
+    theirs = list(webdataset.WebDataset([str(path) for path in sorted(laion.glob("*.tar"))], shardshuffle=False))
+    assert [item["__key__"] for item in theirs] == [readers[0].locate(row)[1] for row in range(15)]
+    assert Manifest.load(laion).meta["checked"] is True
+    assert main([str(laion)]) is None  # again: the same
+
+
+def test_the_caption_is_taken_from_the_json_where_there_is_no_txt(tmp_path):
+    write_tar(tmp_path, 0, [{"jpg": GOOD, "json": json.dumps({"caption": "of the json"})}])
+    main([str(tmp_path), "--workers", "1"])
+    assert parse_sample("k", ShardReader(tmp_path).read(0)).turns[1].text == "of the json"
+
+
+def test_a_tar_without_its_stats_is_unfinished_and_refused(laion):
+    (laion / "00001_stats.json").unlink()
+    with pytest.raises(
+        SystemExit, match=r"^00001\.tar: no 00001_stats\.json beside it, so img2dataset did not finish it"
+    ):
+        main([str(laion)])
+    assert not (laion / "manifest.json").exists()
+
+
+def test_a_cut_tar_is_refused_at_every_block(tmp_path):
+    laion = tmp_path / "laion"
+    for number in range(2):
+        write_tar(laion, number, [{"jpg": GOOD, "txt": "picture"}] * 2)
+    path = laion / "00001.tar"
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+    for size in range(0, members[-1].offset_data + 512, 512):
+        path.write_bytes(whole[:size])
+        with pytest.raises(SystemExit, match=r"00001\.tar"):
+            main([str(laion), "--no-decode"])
+    for member in members[1:]:  # even with a proper end: the stats say how many, and a part of a record shows
+        path.write_bytes(whole[: member.offset] + bytes(1024))
+        with pytest.raises(SystemExit, match=r"00001\.tar"):
+            main([str(laion), "--no-decode"])
+    assert not (laion / "manifest.json").exists()
+
+
+def test_stats_without_a_tar_and_stats_of_something_else_are_named(laion):
+    (laion / "00000.tar").unlink()
+    (laion / "00001_stats.json").write_text("{}")
+    with pytest.raises(SystemExit) as error:
+        main([str(laion)])
+    assert "00000_stats.json: its tar is missing" in str(error.value)
+    assert "00001_stats.json: not img2dataset's (KeyError: 'successes')" in str(error.value)
+
+
+def test_the_parquet_has_to_say_as_many_as_the_stats(laion):
+    pyarrow = pytest.importorskip("pyarrow", reason="the parquet is compared where pyarrow is installed")
+    from pyarrow import parquet
+
+    def listed(successes: int) -> None:
+        status = ["success"] * successes + ["failed_to_download"] * 2
+        parquet.write_table(pyarrow.table({"status": status}), laion / "00000.parquet")
+
+    listed(5)
+    main([str(laion), "--no-decode"])
+    listed(4)
+    with pytest.raises(SystemExit, match=r"00000_stats\.json says 5 images, 00000\.parquet 4"):
+        main([str(laion), "--no-decode"])
+
+
+def test_what_is_bad_is_left_out_of_the_index_and_named(laion):
+    bad = [
+        {"jpg": GOOD, "txt": "good"},
+        {"jpg": GOOD[:300], "txt": "cut"},
+        {"jpg": GOOD, "txt": "  "},
+        {"jpg": b"", "txt": "empty"},
+        {"txt": "no image"},
+        {"jpg": GOOD, "txt": "good too"},
+    ]
+    write_tar(laion, 3, bad)
+    with pytest.raises(SystemExit, match="4 of 21 records are bad"):
+        main([str(laion), "--max-bad", "0.1"])
+    assert not (laion / "manifest.json").exists()
+    main([str(laion), "--max-bad", "0.2"])
+    reader = ShardReader(laion, check="full")
+    assert [reader.locate(row)[1] for row in range(15, 17)] == ["000030000", "000030005"]
+    assert len(reader) == 17
+    assert parse_sample("k", reader.read(16)).turns[1].text == "good too"
+    lines = [json.loads(line) for line in (laion / "quarantine.jsonl").read_text().splitlines()]
+    assert [(line["key"], line["reason"]) for line in lines] == [
+        ("000030001", "image-damaged"),
+        ("000030002", "no-text"),
+        ("000030003", "image-damaged"),
+        ("000030004", "image-missing"),
+    ]
+    assert list(verify(laion)) == []
+    os.truncate(laion / "00003.tar", 2000)
+    assert {problem.shard for problem in verify(laion)} == {"00003.tar"}
+    with pytest.raises(SystemExit):
+        verify_main([str(laion)])
+
+
+def test_a_folder_without_tars_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"holds no \.tar file"):
+        main([str(tmp_path)])
