@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from data_prep.digits import png, write_tokenizer
 from dslight.data.shards import ShardReader, ShardWriter
@@ -155,6 +156,11 @@ def write_shards() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def tokenizer(data):
+    return AutoTokenizer.from_pretrained(data / "tokenizer")
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory, write_shards) -> Path:
     """Two training sources, ``a`` and ``b``, a validation source ``q``, and ``tokenizer``."""
     root = tmp_path_factory.mktemp("data")
@@ -233,9 +239,7 @@ def start(tmp_path) -> Callable[..., Ended]:
     fails; ``torchrun``: below it; ``alone``: one process, which may start others itself.
     """
 
-    def run(
-        command: list[str], ranks: int = 1, launcher: str = "srun", timeout: float = 120, **env: str
-    ) -> Ended:
+    def run(command: list[str], ranks: int = 1, launcher: str = "srun", timeout: float = 120, **env: str) -> Ended:
         base = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         path = os.pathsep.join([str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")])
         base |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **env}
@@ -245,9 +249,11 @@ def start(tmp_path) -> Callable[..., Ended]:
         elif launcher == "srun":
             job = {**SLURM, "SLURM_NTASKS": str(ranks), "SLURM_NTASKS_PER_NODE": str(ranks)}
             job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-            each = [
-                {**base, **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(ranks)
-            ] if ranks > 1 else [base]
+            each = (
+                [{**base, **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(ranks)]
+                if ranks > 1
+                else [base]
+            )
         began, processes, files = time.monotonic(), [], []
         for rank, variables in enumerate(each):
             files.append(tmp_path / f"output-{time.monotonic_ns()}-{rank}.txt")

@@ -191,7 +191,7 @@ def test_an_exception_in_the_producer_finalises_no_short_shard(at, expected, tmp
                 raise ValueError("the source broke")
             yield f"k-{i:04d}", [b"\xff\xd8\xff" + rng.bytes(3000)], {"id": i}
 
-    with pytest.raises(ValueError, match="the source broke"), ShardWriter(tmp_path, shard_records=5) as writer:
+    with pytest.raises(ValueError, match="broke"), ShardWriter(tmp_path, shard_records=5) as writer:  # noqa: PT012
         for record in records():
             writer.write(*record)
     check_unfinished(tmp_path, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from dslight.data.shards.format import (
+    BLOCK,
     MANIFEST,
     Index,
     Manifest,
@@ -49,13 +51,28 @@ class ShardReader:
         if not self.manifest.shards:
             raise ShardError(f"{self.root / MANIFEST}: names no shard, so there is nothing to read")
         parts = [load_index(self.root, shard) for shard in self.manifest.shards]
-        for shard in self.manifest.shards if remote is None else ():
-            problem = size_problem(self.root, shard)
+        for shard, part in zip(self.manifest.shards, parts, strict=True) if remote is None else ():
+            problem = size_problem(self.root, shard) or self._start_problem(shard, part)
             if problem:
                 raise ShardError(f"{self.root / shard.name}: {problem}")
         self.index = Index.concatenate(parts)
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
         self._descriptor = lru_cache(maxsize=64 if remote is None or remote.cache.limit is None else 4)(self._open)
+
+    def _start_problem(self, shard: ShardInfo, index: Index) -> str:
+        """What is wrong with a tar as far as its first header tells. Tars are padded, so two that were swapped often
+        agree in size."""
+        if not len(index) or self.manifest.meta.get("indexed_in_place"):  # others may write names in several headers
+            return ""
+        with (self.root / shard.name).open("rb") as file:
+            file.seek(int(index.offsets[0]) - BLOCK)
+            header = file.read(BLOCK)
+        expected = f"{index.key(0)}.{index.extensions[0].decode()}"
+        try:
+            name = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+        except tarfile.HeaderError as error:
+            return f"its first header, of {expected}, was changed ({error})"
+        return "" if name == expected else f"begins with {name}, its index with {expected}; shards were exchanged"
 
     def __len__(self) -> int:
         return len(self.index)
