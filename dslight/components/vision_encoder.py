@@ -97,8 +97,11 @@ class VisionEncoder(Component, ABC):
     def normalise(self, pixels: Tensor) -> Tensor:
         """From uint8 ``[V, 3, H, W]`` to the encoder's own floats."""
         reference = next(self.parameters())
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
+        # of a dtype by name: under Lightning's `bf16-true` torch.tensor makes bfloat16, 3 digits of a mean
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
+            for values in (self.mean, self.std)
+        )
         return ((pixels.float() / 255 - mean) / std).to(reference.dtype)
 
     def resolve_tap(self, tap: Tap) -> int:
@@ -128,7 +131,7 @@ class VisionEncoder(Component, ABC):
         """Features of the patches, prefix tokens dropped.
 
         Args:
-            pixels: uint8 ``[V, 3, H, W]`` at ``image_size``.
+            pixels: uint8 ``[V, 3, H, W]`` at ``image_size``; V may be 0.
             taps: where to read.
             stacks: ``[S, V, P, C]``: added to the patches at the inputs of the layers ``sites`` (DeepStack-V).
             sites: S layer indices.
@@ -140,6 +143,8 @@ class VisionEncoder(Component, ABC):
             raise ValueError(
                 f"{type(self).__name__} has no layers to add stacks to: stack in the language model instead"
             )
+        if len(pixels) == 0:  # layers do not take it, and have to run all the same (see VLM.see): on a blank view
+            return [feature[:0] for feature in self(pixels.new_zeros(1, *pixels.shape[1:]), taps)]
         features = self.read(pixels, taps, stacks, sites)
         for tap, feature in zip(taps, features, strict=True):
             expected = (len(pixels), self.grid[0] * self.grid[1], self.width)
