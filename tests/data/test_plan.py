@@ -96,18 +96,17 @@ ORDERS = [
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("epoch", range(4))
 def test_every_order_shows_each_source_as_asked_to_within_one_record(order, epoch):
-    plan = measured(order)
+    plan = measured(order, global_batch=12)  # 8 of the 1520 records make no whole batch
     packs = plan.packs(epoch)
-    assert len(packs) == plan.items == plan.steps * 8
+    assert len(packs) == plan.items == plan.steps * 12
     shown = np.bincount(np.searchsorted(plan.starts, packs.records, side="right") - 1, minlength=3)
     asked = len(packs.records) * np.array([1, 2.5, 0.3]) / 3.8
     assert np.abs(shown - asked).max() < 1
     times = np.bincount(packs.records, minlength=1200).reshape(3, 400)
-    assert [
-        (own.min() >= low, own.max() <= high) for own, low, high in zip(times, (0, 1, 0), (1, 3, 1), strict=True)
-    ] == [(True, True)] * 3
+    assert times.max(1).tolist() == [1, 3, 1]
+    assert (times[1] < 2).sum() <= 1520 - len(packs.records)  # only what is left out of the epoch
     left_out = 1520 - len(packs.records)
-    assert left_out < (80 if order.pack else 8)
+    assert left_out < (80 if order.pack else 12)
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)

@@ -133,7 +133,7 @@ def test_a_cut_connection_is_tried_again(server, shards, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fault", "what"), [("cut 99", "4 attempts"), ("flip", "its SHA-256 is .*, the manifest says")]
+    ("fault", "what"), [("cut 99", "4 attempts"), ("flip", "their SHA-256 is .*, the manifest says")]
 )
 def test_what_never_arrives_whole_is_an_error_that_names_the_shard_and_is_not_kept(fault, what, server, tmp_path):
     reader = opened(f"{server.url}/set", tmp_path / "cache")
@@ -200,6 +200,13 @@ def test_the_cache_keeps_to_its_limit(server, shards, tmp_path):
     kept = {path.name for path in (tmp_path / "cache").rglob("*.tar")}
     assert kept == {"shard-000003.tar", "shard-000004.tar"}  # those that were opened last
     assert leftovers(tmp_path / "cache") == []
+    for row in (21, 0, 7):  # shard 3 is opened again, so that 4 is the one that was longest not opened
+        opened(f"{server.url}/set", tmp_path / "cache", limit).read(row)
+        if row == 21:
+            assert server.asked()["shard-000003.tar"] == 2
+        if row == 0:
+            kept = {path.name for path in (tmp_path / "cache").rglob("*.tar")}
+            assert kept == {"shard-000000.tar", "shard-000003.tar"}
     with pytest.raises(ShardError, match=r"data\.cache_bytes: 1000, but .*/shard-000000\.tar alone has"):
         opened(f"{server.url}/set", tmp_path / "small", 1000).read(0)
 

@@ -9,7 +9,7 @@ Decided here, and why:
   only where the cache has not the ones it names. Shards of another manifest are another folder of the cache.
 * A shard is pulled when it is first read, under a lock file: of all processes of a node one pulls, the others wait. The
   kernel frees the lock of a process that dies.
-* It gets its name only when size and SHA-256 are those of the manifest. A cut connection is tried again; what it left
+* It gets its name only when its SHA-256 is that of the manifest. A cut connection is tried again; what it left
   is removed.
 * With a limit, the shards that were longest not opened make room. A process that reads one of them reads on: its bytes
   go when the last descriptor does.
@@ -99,7 +99,7 @@ class Remote:
             for shard in Manifest.load(self.root).shards:
                 path = self.root / shard.index_name
                 if not path.exists() or file_sha256(path) != shard.index_sha256:
-                    self._pull(shard.index_name, None, shard.index_sha256)
+                    self._pull(shard.index_name, shard.index_sha256)
 
     def shard(self, shard: ShardInfo) -> Path:
         """The local file of a shard, pulled if it is not there.
@@ -112,7 +112,7 @@ class Remote:
             with _locked(self.root / f".{shard.name}.lock"):
                 if not _is_there(path, shard):  # nobody pulled it while we waited
                     with self._room_for(shard):
-                        self._pull(shard.name, shard.bytes, shard.sha256)
+                        self._pull(shard.name, shard.sha256)
         os.utime(path)
         return path
 
@@ -142,11 +142,11 @@ class Remote:
         finally:
             held.unlink(missing_ok=True)
 
-    def _pull(self, name: str, size: int | None, digest: str) -> None:
+    def _pull(self, name: str, digest: str) -> None:
         """Fetch one file and put it in place once it is what it should be; the caller holds its lock."""
         tmp = self.root / f".{name}.tmp"
         try:
-            _fetch(self.url, name, tmp, self.cache.pause, lambda: _difference(tmp, size, digest))
+            _fetch(self.url, name, tmp, self.cache.pause, lambda: _difference(tmp, digest))
             with tmp.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(tmp, self.root / name)
@@ -182,13 +182,11 @@ def _is_there(path: Path, shard: ShardInfo) -> bool:
     return path.exists() and path.stat().st_size == shard.bytes
 
 
-def _difference(path: Path, size: int | None, digest: str) -> str:
-    if size is not None and path.stat().st_size != size:
-        return f"{path.stat().st_size} bytes arrived, the manifest says {size}"
+def _difference(path: Path, digest: str) -> str:
     found = file_sha256(path)
-    if found != digest:
-        return f"its SHA-256 is {found}, the manifest says {digest}"
-    return ""
+    if found == digest:
+        return ""
+    return f"{path.stat().st_size} bytes arrived; their SHA-256 is {found}, the manifest says {digest}"
 
 
 def _stats(folder: Path, pattern: str) -> list[tuple[Path, Any]]:
