@@ -106,7 +106,7 @@ def swap(root: Path) -> str:
     first.rename(root / "x")
     (root / SHARD).rename(first)
     (root / "x").rename(root / SHARD)
-    return r"shard-000000\.tar: begins with \w+-0+\d+\.png, its index with"
+    return r"shard-000000\.tar: begins with [\w-]+\.\w+, its index with [\w-]+\.\w+; shards were"
 
 
 def swap_with_indexes(root: Path) -> str:

@@ -74,23 +74,25 @@ def _scan_tar(path: Path) -> list[Record]:
     end = 0
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                end = member.offset_data + padded(member.size)
-                if not member.isfile():
+            for header in tar:
+                end = header.offset_data + padded(header.size)
+                if not header.isfile():
                     continue
-                folder, _, name = member.name.rpartition("/")
+                folder, _, name = header.name.rpartition("/")
                 stem, _, extension = name.partition(".")
                 full = f"{folder}/{stem}" if folder else stem
                 if full != key and members:
                     records.append(Record(key, tuple(members), questions))
                     members, questions = [], 0
-                key = full
-                file.seek(member.offset_data)
-                data = file.read(member.size)
-                if len(data) != member.size:
-                    raise ShardError(f"{path}: {member.name}: the tar was cut inside this member")
-                members.append(Member(extension.lower(), member.offset_data, member.size, member_hash(data)))
-                if extension.lower() == "json":
+                key, extension = full, extension.lower()
+                if any(extension == member.extension for member in members):
+                    raise ShardError(f"{path}: {key}: has .{extension} twice; two records of one key would be merged")
+                file.seek(header.offset_data)
+                data = file.read(header.size)
+                if len(data) != header.size:
+                    raise ShardError(f"{path}: {header.name}: the tar was cut inside this member")
+                members.append(Member(extension, header.offset_data, header.size, member_hash(data)))
+                if extension == "json":
                     questions = _count_questions(data)
             file.seek(end)
             rest = file.read()

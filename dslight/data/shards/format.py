@@ -207,10 +207,14 @@ def size_problem(root: Path, shard: ShardInfo) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one, never a part."""
     tmp = path.with_name(f".{path.name}.tmp")
-    with tmp.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with tmp.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        tmp.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{error.strerror} (writing {len(data)} bytes)", str(path)) from error
     os.replace(tmp, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
