@@ -80,7 +80,7 @@ class VLM(pl.LightningModule):
         }
 
     def train_with(self, stage: Stage) -> None:
-        """Let ``stage`` say what trains. What lies behind the encoder's tap is frozen: no gradient gets there.
+        """Let ``stage`` say what trains. What lies behind all of the encoder's taps is frozen: no gradient gets there.
 
         Raises:
             ValueError: as :meth:`Stage.freeze`.
@@ -92,10 +92,10 @@ class VLM(pl.LightningModule):
             )
         self.stage = stage
         stage.freeze(self.parts())
-        encoder = self.vision_encoder
-        deepest = max(self.stacking.taps(), key=lambda tap: (encoder.resolve_tap(tap), tap == "final"))
-        for module in encoder.unused(deepest):
-            module.requires_grad_(False)
+        unused, *others = (self.vision_encoder.unused(tap) for tap in self.stacking.taps())
+        for module in unused:
+            if all(module in other for other in others):
+                module.requires_grad_(False)
 
     def judge(
         self, tokenizer: Any, metrics: Mapping[str, TextMetric], generation: Mapping[str, dict[str, Any]]

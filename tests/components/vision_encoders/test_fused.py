@@ -6,8 +6,19 @@ import torch.nn.functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from dslight.components import DeepStackL, DeepStackV, FusedEncoder, HFVisionEncoder, TimmFeatureMaps
+from dslight.components import (
+    DeepStackL,
+    DeepStackTaps,
+    DeepStackV,
+    FusedEncoder,
+    HFCausalLM,
+    HFVisionEncoder,
+    MLPProjector,
+    TimmFeatureMaps,
+)
 from dslight.testing import VisionEncoderContract
+from dslight.train.optim import PartTraining, Stage
+from dslight.vlm import VLM
 
 SHAPE = {"num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24, "patch_size": 4}
 CLIP = {"model_type": "clip_vision_model", **SHAPE, "hidden_size": 16, "image_size": 16}
@@ -150,3 +161,16 @@ class TestTwoTransformers(VisionEncoderContract):
 class TestATransformerAndAConvNet(VisionEncoderContract):
     def make(self):
         return FusedEncoder([clip(), convnext()])
+
+
+@pytest.mark.parametrize("depth", [4, 6])
+def test_what_any_of_several_taps_uses_trains_and_nothing_else(depth):
+    """A negative tap counts from each encoder's end: the deepest tap of the one need not be that of the other."""
+    fused = FusedEncoder([clip(), HFVisionEncoder(config={**DINO, "num_hidden_layers": depth})])
+    lm = HFCausalLM(config={"model_type": "llama", "vocab_size": 8, "hidden_size": 32, "num_hidden_layers": 2})
+    vlm = VLM(fused, MLPProjector, DeepStackTaps(taps=[-2], tap=3), lm)
+    features = fused.requires_grad_(True)(pixels(), taps=[-2, 3])
+    vlm.train_with(Stage({"vision_encoder": PartTraining(1e-3)}))
+    sum(one.square().sum() for one in features).backward()
+    trains = {name for name, p in fused.named_parameters() if p.requires_grad}
+    assert trains == {name for name, p in fused.named_parameters() if p.grad is not None}
