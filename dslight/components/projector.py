@@ -110,9 +110,11 @@ class MapProjector(Projector):
             raise ValueError(f"maps: {len(maps)} levels; the projector was made for {self.levels}")
         for level in maps:
             self.out_grid((level.shape[1], level.shape[2]))
+        own = next(self.parameters(), None)  # the encoder may be of another dtype
+        maps = [level if own is None else level.to(own.dtype) for level in maps]
         if self.per_level:
             return torch.stack([net(level) for net, level in zip(self.nets, maps, strict=True)])
-        return self.net(torch.cat(list(maps))).unflatten(0, (self.levels, len(maps[0])))
+        return self.net(torch.cat(maps)).unflatten(0, (self.levels, len(maps[0])))
 
     @staticmethod
     def _unshared(what: str) -> ValueError:

@@ -107,6 +107,11 @@ def test_half_precision_changes_digits_only(make):
     assert (found.float() - expected).abs().max() < 0.06 * expected.abs().max()
 
 
+def test_features_of_a_half_precision_encoder_are_taken(make):
+    projector, halved = make().eval(), [level.bfloat16() for level in maps()]
+    assert torch.equal(projector(halved), projector([level.float() for level in halved]))
+
+
 def test_automatic_precision_is_taken(make):
     projector = make()
     with torch.autocast("cpu", torch.bfloat16):
