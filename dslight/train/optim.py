@@ -69,7 +69,7 @@ class Stage:
         self.warmup_steps = warmup_steps
 
     def freeze(self, parts: Mapping[str, nn.Module]) -> None:
-        """Freeze every part that the stage does not train.
+        """Freeze every part that the stage does not train; one that an earlier stage froze goes back to training mode.
 
         Raises:
             ValueError: for a name that is no part, or a part without parameters.
@@ -81,7 +81,7 @@ class Stage:
                 raise ValueError(f"train.{name}: {type(parts[name]).__name__} has no parameters to train")
         for name, part in parts.items():
             if name in self.train:
-                part.requires_grad_(True)
+                part.requires_grad_(True).train()
             elif hasattr(part, "freeze"):
                 part.freeze()  # type: ignore[operator]
             else:

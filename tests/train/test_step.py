@@ -113,3 +113,12 @@ def test_the_first_step_fails_by_name_when_what_trains_is_not_what_was_meant(idl
     )  # fmt: skip
     with pytest.raises(RuntimeError, match=message):
         trainer.fit(Careless(idle, stray), DataLoader(torch.ones(2, 2)))
+
+
+def test_a_part_that_the_next_stage_trains_is_in_training_mode_again(model):
+    vlm = model()
+    vlm.train_with(Stage({"projector": PartTraining(0.1)}))
+    assert not any(module.training for module in vlm.language_model.modules())
+    vlm.train_with(Stage({"language_model": PartTraining(0.1)}))
+    assert all(module.training for module in vlm.language_model.modules())
+    assert not any(module.training for module in vlm.projector.modules())
