@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import io
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -111,7 +113,7 @@ def video_frames(path: Path, count: int, segment: Sequence[float] | None = None)
                 where = f"{path.name!r}: segment {start:g} to {end:g} s of {last - first:g} s"
                 raise BadSample(f"video {where}", "video-segment")
             for i in range(count):
-                yield _frame_at(container, first + start + (end - start) * (i + 0.5) / count)
+                yield _frame_at(path, container, first + start + (end - start) * (i + 0.5) / count)
     except (FFmpegError, OSError) as error:
         raise BadSample(f"video {path.name!r}: does not decode: {error}", "video-damaged") from error
 
@@ -122,30 +124,40 @@ def _span(container: Any) -> tuple[float, float]:
     first = float((stream.start_time or 0) * stream.time_base)
     if stream.duration is not None:
         return first, first + float(stream.duration * stream.time_base)
+    # matroska says when the last frame ends, others how long it takes, and either may have been cut off
+    times: list[float] = []
     if container.duration is not None:
-        return first, first + container.duration / 1e6
-    times = [frame.time for frame in container.decode(stream) if frame.time is not None]  # a file cut short
-    return (min(times), max(times) + 1e-3) if times else (0.0, 0.0)
+        container.seek(int((first + container.duration / 1e6) / stream.time_base), stream=stream, backward=True)
+        times = [frame.time for frame in container.decode(stream) if frame.time is not None]
+    if not times:
+        container.seek(stream.start_time or 0, stream=stream, backward=True)
+        times = [frame.time for frame in container.decode(stream) if frame.time is not None]
+    return first, max(times, default=first) + float(1 / (stream.average_rate or 1000))
 
 
-def _frame_at(container: Any, time: float) -> Image.Image:
+def _frame_at(path: Path, container: Any, time: float) -> Image.Image:
     """The frame that is shown at ``time``: the last that begins by then."""
+    import av
+
     stream = container.streams.video[0]
-    # the second is for files whose index is wrong: from the beginning
-    for target in (time, None):
-        offset = int(target / stream.time_base) if target is not None else (stream.start_time or 0)
-        container.seek(offset, stream=stream, backward=True)
-        shown = None
-        for frame in container.decode(stream):
-            late = frame.time is not None and frame.time > time
-            if late and (shown is not None or target is not None):
-                break
-            shown = frame
-            if late:  # nothing begins earlier
-                break
-        if shown is not None:
+    for earlier in (0, 10):  # seconds: a transport stream is entered anywhere, and the next key frame may be too late
+        container.seek(int((time - earlier) / stream.time_base), stream=stream, backward=True)
+        # what is decoded before the first key frame is made of other pictures
+        frames = dropwhile(lambda frame: not frame.key_frame, container.decode(stream))
+        if (shown := _last_by(frames, time)) is not None:
             return _upright(shown)
-    raise BadSample(f"video {Path(container.name).name!r}: not one frame decodes", "video-damaged")
+    with av.open(str(path)) as fresh:  # an index that is wrong, or none: from the beginning
+        frames = fresh.decode(fresh.streams.video[0])
+        first = next(frames, None)
+        if first is None:
+            raise BadSample(f"video {path.name!r}: not one frame decodes", "video-damaged")
+        return _upright(_last_by(frames, time) or first)
+
+
+def _last_by(frames: Iterator[Any], time: float) -> Any:
+    """The last frame that begins by ``time``, if one does."""
+    shown = deque(takewhile(lambda frame: frame.time is None or frame.time <= time, frames), 1)
+    return shown[0] if shown else None
 
 
 def _upright(frame: Any) -> Image.Image:
