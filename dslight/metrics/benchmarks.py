@@ -87,6 +87,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         suffix="",
         max_new_tokens=128,
     ),
+    # judged by GPT-4 from answers.jsonl: the share of answers that equal the reference only lets them be generated
+    "mmvet": Benchmark(partial(ExactMatch, protocol="strict"), suffix="", max_new_tokens=1024),
     # yes or no; MME's own " Please answer yes or no." is left out of the question in favour of the suffix
     "pope": Benchmark(partial(POPEMetric, protocol="official")),
     "mme": Benchmark(partial(MMEScore, protocol="official")),

@@ -12,7 +12,7 @@ from dslight.types import Question
 
 LETTERS = {"seed", "mmmu", "mmbench", "scienceqa", "ai2d", "egoschema", "nextqa"}
 YES_NO = {"pope", "mme"}
-FREE_TEXT = {"vqa", "exact", "vqav2", "textvqa", "vizwiz", "gqa", "docvqa", "infovqa", "chartqa", "ocrbench"}
+FREE_TEXT = {"vqa", "exact", "vqav2", "textvqa", "vizwiz", "gqa", "docvqa", "infovqa", "chartqa", "ocrbench", "mmvet"}
 
 
 def test_the_table_has_every_benchmark():
