@@ -47,6 +47,10 @@ class Objective(nn.Module):
     among them.
     """
 
+    def counted(self, batch: Any) -> int:
+        """The number of samples that the scores of ``batch`` are a mean over."""
+        return len(batch)
+
     def forward(self, component: Any, batch: Any) -> dict[str, Tensor]:
         """Compute the loss of ``component`` on ``batch`` and whatever else is worth logging."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward(component, batch)")
@@ -150,23 +154,24 @@ class Component(pl.LightningModule):
             parts["objective"] = self.objective
         return parts
 
-    def _objective(self, batch: Any) -> dict[str, Tensor]:
+    def _objective(self, batch: Any) -> tuple[dict[str, Tensor], int]:
+        """The objective's numbers, and how many samples they are a mean over."""
         if self.objective is None:
             raise RuntimeError(
                 f"{type(self).__name__} is fitted alone, but has no objective: name one under `objective:`"
             )
-        return self.objective(self, batch)
+        return self.objective(self, batch), self.objective.counted(batch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Fitted alone: the objective's loss."""
-        scores = self._objective(batch)
-        self.log_dict({f"train/{k}": v.detach() for k, v in scores.items()}, prog_bar=True, batch_size=len(batch))
+        scores, count = self._objective(batch)
+        self.log_dict({f"train/{k}": v.detach() for k, v in scores.items()}, prog_bar=True, batch_size=count)
         return scores["loss"]
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Fitted alone: the objective's numbers on held-out data."""
-        scores = self._objective(batch)
-        self.log_dict({f"val/{k}": v for k, v in scores.items()}, prog_bar=True, sync_dist=True, batch_size=len(batch))
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Fitted alone: the objective's numbers on held-out data; of several sources, Lightning numbers them."""
+        scores, count = self._objective(batch)
+        self.log_dict({f"val/{k}": v for k, v in scores.items()}, prog_bar=True, sync_dist=True, batch_size=count)
 
     def configure_optimizers(self) -> Any:
         """Fitted alone: the stage's optimizer over the part and its objective."""

@@ -28,19 +28,28 @@ class PatchClassification(Objective):
         self.base_head = nn.Linear(width, num_classes)
         self.crop_head = nn.Linear(width, num_classes) if crops else None
 
+    def counted(self, batch: DenseBatch) -> int:
+        """Images, without the repeats that pad a rank's share of validation."""
+        return int(batch.valid.sum())
+
     def forward(self, component: VisionEncoder, batch: DenseBatch) -> dict[str, Tensor]:
-        """Mean cross entropy over all patches of all views, and the accuracy of either kind of view."""
+        """Mean cross entropy of either kind of view over its patches, their mean, and the accuracies.
+
+        Views that a batch has none of count as 0, so that every rank has every score and every head a gradient.
+        """
         (features,) = component(batch.views.pixels)
         crops = torch.tensor([rows * cols for rows, cols in batch.views.grids], device=batch.valid.device)
         parts = {
             "base": (self.base_head, batch.views.base_index[batch.valid]),
             "crop": (self.crop_head, batch.views.crop_index[batch.valid.repeat_interleave(crops)]),
         }
-        losses, scores = [], {}
+        losses, scores, kinds = [], {}, 0
         for name, (head, index) in parts.items():
-            if head is None or len(index) == 0:
+            if head is None:
                 continue
             logits, targets = head(features[index]).flatten(0, 1).float(), batch.targets[index].flatten()
-            losses.append(F.cross_entropy(logits, targets))
-            scores[f"{name}_accuracy"] = (logits.argmax(-1) == targets).float().mean()
-        return {"loss": torch.stack(losses).mean(), **scores}
+            patches = max(len(targets), 1)
+            losses.append(F.cross_entropy(logits, targets, reduction="sum") / patches)
+            scores[f"{name}_accuracy"] = (logits.argmax(-1) == targets).sum() / patches
+            kinds += len(index) > 0
+        return {"loss": torch.stack(losses).sum() / max(kinds, 1), **scores}

@@ -1,13 +1,14 @@
 """Dense pre-training of a vision encoder alone, through Lightning's Trainer."""
 
 import lightning.pytorch as pl
+import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from dslight.components import PatchClassification
 from dslight.train.optim import PartTraining, Stage
-from dslight.types import DenseBatch
+from dslight.types import DenseBatch, Views
 
 
 def bright_patches(make_views, grids, seed):
@@ -33,9 +34,49 @@ def test_loss_and_accuracies_are_torchs_over_each_kind_of_view(tiny_encoder, mak
     torch.testing.assert_close(scores["loss"], (losses[0] + losses[1]) / 2)
 
 
-def test_views_without_crops_have_one_loss(tiny_encoder, make_views):
-    scores = PatchClassification(16, 4)(tiny_encoder(), bright_patches(make_views, [(0, 0)] * 3, 0))
-    assert set(scores) == {"loss", "base_accuracy"}
+def test_without_crops_the_loss_is_that_of_the_base_views_and_every_head_has_a_gradient(tiny_encoder, make_views):
+    encoder, objective = tiny_encoder(), PatchClassification(16, 4)
+    batch = bright_patches(make_views, [(0, 0)] * 3, 0)
+    scores = objective(encoder, batch)
+    logits = objective.base_head(encoder(batch.views.pixels)[0]).flatten(0, 1)
+    torch.testing.assert_close(scores["loss"], F.cross_entropy(logits, batch.targets.flatten()))
+    scores["loss"].backward()
+    assert objective.crop_head.weight.grad is not None
+    assert not objective.crop_head.weight.grad.any()
+
+
+QUIET = {
+    "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+    "enable_checkpointing": False,
+}  # fmt: skip
+
+
+def test_repeats_that_pad_a_rank_do_not_count_in_validation(tiny_encoder, make_views):
+    encoder = tiny_encoder()
+    encoder.objective = PatchClassification(16, 4)
+    whole = bright_patches(make_views, [(1, 2)] * 5, 0)
+    views = [3 * image + view for image in (0, 1, 2, 3, 4, 0, 1, 0) for view in range(3)]
+    padded = [
+        DenseBatch(
+            Views(whole.views.pixels[views[i : i + 6]], [(1, 2)] * 2), whole.targets[views[i : i + 6]], [], valid
+        )
+        for i, valid in zip(range(0, 24, 6), torch.arange(8).view(4, 2) < 5, strict=True)
+    ]
+    trainer = pl.Trainer(**QUIET)
+    (found,) = trainer.validate(encoder, DataLoader(padded, batch_size=None), verbose=False)
+    expected = encoder.objective(encoder, whole)
+    assert found == {f"val/{name}": pytest.approx(float(value.detach()), abs=1e-5) for name, value in expected.items()}
+
+
+def test_several_validation_sources_are_scored_one_by_one(tiny_encoder, make_views):
+    encoder = tiny_encoder()
+    encoder.objective = PatchClassification(16, 4)
+    batches = [bright_patches(make_views, [(1, 2)] * 2, seed) for seed in range(2)]
+    loaders = [DataLoader([batch], batch_size=None) for batch in batches]
+    found = pl.Trainer(**QUIET).validate(encoder, loaders, verbose=False)
+    for i, batch in enumerate(batches):
+        expected = float(encoder.objective(encoder, batch)["loss"].detach())
+        assert found[i][f"val/loss/dataloader_idx_{i}"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_encoder_fitted_alone_learns(tiny_encoder, make_views):
@@ -46,13 +87,7 @@ def test_an_encoder_fitted_alone_learns(tiny_encoder, make_views):
     encoder.stage.freeze(encoder.parts())
     batches = [bright_patches(make_views, [(2, 2)] * 4, seed) for seed in range(61)]
     train, held_out = (DataLoader(part, batch_size=None) for part in (batches[:60], batches[60:]))
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", **quiet)
+    trainer = pl.Trainer(max_epochs=1, **QUIET)
     trainer.fit(encoder, train, held_out)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert set(metrics) >= {"train/loss", "val/loss", "val/base_accuracy", "val/crop_accuracy"}
