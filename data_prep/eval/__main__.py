@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,11 @@ def main(argv: list[str] | None = None) -> None:
         Videos([Path(spec) for spec in args.images if Path(spec).is_dir()]),
         Sampling(args.frames, args.layout, args.side),
     )
-    if find_spec("av") is None and any(convert.decodes_video(raw) for raw in rows):
-        raise SystemExit("--images: reading videos needs PyAV; pip install 'dslight[video]'")
+    if any(convert.decodes_video(raw) for raw in rows):
+        try:
+            import av  # noqa: F401
+        except ImportError:
+            raise SystemExit("--images: reading videos needs PyAV; pip install 'dslight[video]'") from None
     options: dict[str, Any] = {"set": args.set, "split": files.split, "limit": args.limit}
     options["files"] = {path.name: file_digest(path) for path in used}
     if any("video" in raw for raw in rows):

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -257,3 +258,19 @@ def test_seed_takes_the_segment_of_a_video_where_there_is_no_frame_of_it(put, co
     assert levels["v10"] == pytest.approx([grey(6), grey(18)], abs=2)
     assert levels["v11"] == pytest.approx([grey(10.5), grey(11.5)], abs=2)
     assert levels["v12"] == pytest.approx([grey(6.5), grey(7.5)], abs=2)  # frames 90 to 120, 15 a second
+
+
+def test_without_pyav_the_program_says_what_to_install(egoschema, convert, tmp_path, monkeypatch):
+    write(tmp_path / "images" / f"{egoschema[0]}.mp4")
+    monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
+    with pytest.raises(SystemExit, match=r"reading videos needs PyAV; pip install 'dslight\[video\]'"):
+        convert("egoschema")
+
+
+def test_the_program_runs_from_the_command_line_and_again(egoschema, program, tmp_path):
+    write(tmp_path / "images" / f"{egoschema[0]}.mp4", seconds=2)
+    arguments = ["--annotations", tmp_path / "annotations", "--images", tmp_path / "images", "--out", tmp_path / "out"]
+    first = program("eval", "egoschema", *arguments, "--workers", 2)
+    assert first.returncode == 0, first.stderr
+    assert "1 of 1 questions; validate with: {root:" in first.stdout
+    assert "finished already" in program("eval", "egoschema", *arguments).stdout
