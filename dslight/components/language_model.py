@@ -146,13 +146,6 @@ class LanguageModel(Component, ABC):
         if visual is None:
             yield
             return
-        layer = self.layers[0]
-        checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
-        if (visual.sites or visual.memory) and checkpointed and type(layer).__call__ is not nn.Module.__call__:
-            raise RuntimeError(
-                "gradient checkpointing: this version of transformers recomputes a layer together with its hooks, and "
-                "so without the stacks, which are gone by then; use a newer one (5.23 recomputes forward alone)"
-            )
         stacking = inject(
             self.layers,
             visual_mask,

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from dslight.nn.injector import _first_input, _with_first_input, before
+from dslight.nn.injector import before, first_input, refuse_recomputed, with_first_input
 from dslight.types import Memory
 
 KeysValues = tuple[Tensor, Tensor]
@@ -174,6 +174,7 @@ def attend(
 
     Raises:
         ValueError: on slots other than the mask's, on tokens other than counted, or a site that is not there.
+        RuntimeError: as :func:`~dslight.nn.injector.refuse_recomputed`.
     """
     if memory is None:
         yield
@@ -188,6 +189,7 @@ def attend(
     outside = [site for site in memory.sites if not 0 <= site < len(layers)]
     if outside:
         raise ValueError(f"cross-attention: no layer {outside[0]}; the transformer has layers 0 to {len(layers) - 1}")
+    refuse_recomputed(layers)
     rows = _Rows(mask, memory)
 
     def see_window(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -196,7 +198,7 @@ def attend(
 
     def reader(index: int, block: Callable[..., Any]) -> Callable[..., Any]:
         def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return _with_first_input(args, kwargs, rows.read(index, block, _first_input(args, kwargs)))
+            return with_first_input(args, kwargs, rows.read(index, block, first_input(args, kwargs)))
 
         return read
 

@@ -80,9 +80,8 @@ class _Positions:
         return flat.index_add(0, index, rows).view_as(hidden)
 
     def fill(self, hidden: Tensor, values: Tensor) -> Tensor:
-        if (
-            len(self) == 0
-        ):  # the sum is 0; it ties the encoder to the loss, so that its backward runs on a text-only rank too
+        if len(self) == 0:
+            # the sum is 0; it ties the encoder to the loss, so that its backward runs on a text-only rank too
             return hidden + values.sum().to(hidden.dtype)
         found = self.select(values, hidden)
         if found is None:
@@ -119,13 +118,31 @@ def behind(module: nn.Module, act: Callable[[Any], Any]) -> RemovableHandle:
         return module.register_forward_hook(hook)
 
 
-def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def refuse_recomputed(layers: Sequence[nn.Module]) -> None:
+    """Refuse to act on layers that gradient checkpointing runs again together with their hooks when these are gone:
+    gradients would be those of another model, without a word.
+
+    Raises:
+        RuntimeError: for layers of an older transformers in training.
+    """
+    layer = layers[0]
+    checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
+    if checkpointed and type(layer).__call__ is not nn.Module.__call__:
+        raise RuntimeError(
+            "gradient checkpointing: this version of transformers recomputes a layer together with its hooks, and "
+            "so without the stacks, which are gone by then; use a newer one (5.23 recomputes forward alone)"
+        )
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The hidden states that a layer is called with, ``[b, t, D]``."""
     return args[0] if args else kwargs["hidden_states"]
 
 
-def _with_first_input(
+def with_first_input(
     args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with other hidden states."""
     if args:
         return (value, *args[1:]), kwargs
     return args, {**kwargs, "hidden_states": value}
@@ -159,6 +176,7 @@ def inject(
 
     Raises:
         ValueError: on a count of tokens other than the mask's, or a site that is not there.
+        RuntimeError: as :func:`refuse_recomputed`.
     """
     positions = _Positions(mask)
     for name, tokens in (("stacks", stacks), ("fill", fill)):
@@ -171,6 +189,8 @@ def inject(
     outside = [site for site in sites if not 0 <= site < len(layers)]
     if outside:
         raise ValueError(f"injector: no layer {outside[0]}; the transformer has layers 0 to {len(layers) - 1}")
+    if sites:
+        refuse_recomputed(layers)
 
     def see_window(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
@@ -180,9 +200,9 @@ def inject(
         change = None if operation is None else partial(operation, index)
 
         def add(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            hidden = _first_input(args, kwargs)
+            hidden = first_input(args, kwargs)
             added = positions.add(hidden, values, change)
-            return None if added is hidden else _with_first_input(args, kwargs, added)
+            return None if added is hidden else with_first_input(args, kwargs, added)
 
         return add
 
@@ -211,7 +231,7 @@ def record(layers: Sequence[nn.Module], taps: Sequence[int]) -> Iterator[dict[in
         seen[tap] = hidden[0] if isinstance(hidden, tuple) else hidden
 
     def at_input(tap: int) -> Callable[..., None]:
-        return lambda args, kwargs: keep(tap, _first_input(args, kwargs))
+        return lambda args, kwargs: keep(tap, first_input(args, kwargs))
 
     with ExitStack() as hooks:
         for tap in set(taps):

@@ -71,6 +71,26 @@ class TimmEncoder(VisionEncoder):
         """Behind a tap before the end lies the last norm too."""
         return super().unused(tap) + ([] if tap == "final" else [self.model.norm])
 
+    def read(
+        self, pixels: Tensor, taps: Sequence[Tap], stacks: Tensor | None, sites: Sequence[int]
+    ) -> list[Tensor | None]:
+        """As every encoder; timm's own checkpointing is refused where it would forget the stacks.
+
+        Raises:
+            RuntimeError: for stacks under ``set_grad_checkpointing``.
+        """
+        if (
+            stacks is not None
+            and self.training
+            and torch.is_grad_enabled()
+            and getattr(self.model, "grad_checkpointing", False)
+        ):
+            raise RuntimeError(
+                "gradient checkpointing: timm recomputes a block together with its hooks, and so without the stacks, "
+                "which are gone by then; call model.set_grad_checkpointing(False)"
+            )
+        return super().read(pixels, taps, stacks, sites)
+
     def encode(self, pixels: Tensor, depth: int) -> Tensor | None:
         """The whole network, or only its first layers."""
         if depth < self.depth:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dslight.components import HFVisionEncoder
 from dslight.components.component import WeightsError
@@ -319,3 +320,33 @@ class TestDINOv2WithRegisters(TestCLIP):
 
 class TestDINOv3(TestCLIP):
     family = "DINOv3"
+
+
+def _gradients(encoder, pixels, stacks, taps):
+    encoder.zero_grad()
+    features = encoder(pixels, taps=taps, stacks=stacks, sites=[1])
+    sum(feature.sin().sum() for feature in features).backward()
+    return {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.skipif(
+    "__call__" in vars(GradientCheckpointingLayer),
+    reason="this transformers recomputes __call__, hooks and all, when the injector is gone; it is refused instead",
+)
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")  # the new name is not in every 5.x
+@pytest.mark.parametrize("taps", [["final"], [1, -2]])
+def test_gradient_checkpointing_changes_no_gradient(taps):
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24, "patch_size": 4}
+    config = {"model_type": "clip_vision_model", **shape, "hidden_size": 16, "image_size": 16}
+    encoder = HFVisionEncoder(config=config).train()
+    pixels, stacks = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8), torch.randn(1, 2, 16, 16)
+    plain = _gradients(encoder, pixels, stacks, taps)
+    encoder.model.gradient_checkpointing_enable()
+    calls = []
+    encoder.layers[0].layer_norm1.register_forward_hook(lambda *_: calls.append(1))
+    checkpointed = _gradients(encoder, pixels, stacks, taps)
+    assert len(calls) == 2  # layer 0 did run again in the backward pass
+    assert plain.keys() == checkpointed.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name], gradient, msg=lambda text, name=name: f"{name}: {text}")

@@ -181,3 +181,14 @@ def test_sincos_position_is_timms_code_behind_the_prefix():
     table = encoder.model.pos_embed[0]
     assert table.shape == (17, 16)
     torch.testing.assert_close(table[1:].detach(), 0.5 * build_sincos2d_pos_embed([4, 4], 16))
+
+
+def test_checkpointing_that_would_forget_the_stacks_is_refused(tiny_encoder):
+    encoder, stacks = tiny_encoder().train(), torch.randn(1, 2, 16, 16)
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    encoder.model.set_grad_checkpointing(True)
+    encoder(pixels)  # without stacks nothing is forgotten
+    with pytest.raises(RuntimeError, match="timm recomputes a block together with its hooks"):
+        encoder(pixels, stacks=stacks, sites=[1])
+    with torch.no_grad():
+        encoder(pixels, stacks=stacks, sites=[1])  # nothing is recomputed
