@@ -1,0 +1,33 @@
+"""The benchmarks run, at a size whose numbers mean nothing."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NUMBER = r"\d+(\.\d+)?"
+
+
+@pytest.mark.slow
+def test_the_data_benchmark_prints_a_row_for_every_arm():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "data.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    for arm in ("ours", "ours, pillow", "webdataset", "json + folder"):
+        for workers in (0, 1):
+            rows = re.findall(rf"^\| {re.escape(arm)} \| {workers} \| {NUMBER} \|", done.stdout, re.MULTILINE)
+            assert len(rows) == 2, (arm, workers, done.stdout)  # one for each size of views
+    assert len(re.findall(rf"^\| limit \| 0 \| {NUMBER} \| 1.00 ", done.stdout, re.MULTILINE)) == 2
+    started = re.findall(
+        rf"^\| 1000 \| ([01]) \| {NUMBER} \| {NUMBER} \| {NUMBER}( \+ {NUMBER})? \|", done.stdout, re.M
+    )
+    assert [row[0] for row in started] == ["0", "1", "0", "1"]
