@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.component import Component, on_meta
+from dslight.components.transformers_config import check_agreement, check_source, configuration
 from dslight.nn.cross_attention import attend
 from dslight.nn.injector import inject
 from dslight.types import VisualTokens
@@ -184,19 +185,15 @@ class HFCausalLM(LanguageModel):
         super().__init__()
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        if pretrained is None and config is None:
-            raise ValueError("pretrained: name a checkpoint, or give a `config` for random weights")
-        if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ValueError(f"dtype: {dtype!r} is no torch dtype; float32, bfloat16 and float16 are")
+        options = {"dtype": check_source(pretrained, config, dtype), "attn_implementation": attention}
         self.tokenizer_path = tokenizer or pretrained
-        options = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
         self.model: Any
         if config is not None and (pretrained is None or on_meta()):
-            self.model = AutoModelForCausalLM.from_config(_config(config), **options)
+            self.model = AutoModelForCausalLM.from_config(configuration(config), **options)
         elif pretrained is not None and on_meta():
             self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(pretrained), **options)
         elif pretrained is not None:
-            _check_agreement(config or {}, AutoConfig.from_pretrained(pretrained), pretrained)
+            check_agreement(config or {}, AutoConfig.from_pretrained(pretrained), pretrained)
             self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
         self.width = int(self.model.get_input_embeddings().embedding_dim)
@@ -309,32 +306,6 @@ def _positions(segments: Tensor) -> Tensor:
     begins = torch.ones_like(segments, dtype=torch.bool)
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
     return index - torch.where(begins, index, 0).cummax(-1).values
-
-
-def _config(config: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    if "model_type" not in config:
-        raise ValueError("config.model_type: missing; name an architecture of transformers, e.g. llama, qwen2, phi3")
-    options = dict(config)
-    kind = options.pop("model_type")
-    try:
-        known = AutoConfig.for_model(kind)
-    except ValueError as error:
-        raise ValueError(f"config.model_type: transformers has no architecture {kind!r}") from error
-    # transformers keeps a misspelt key as an attribute that nothing reads, so it is looked for here
-    unknown = [key for key in options if not hasattr(known, key)]
-    if unknown:
-        raise ValueError(f"config.{unknown[0]}: {type(known).__name__} has no such field")
-    return AutoConfig.for_model(kind, **options)
-
-
-def _check_agreement(expected: dict[str, Any], actual: Any, name: str) -> None:
-    for key, value in expected.items():
-        if getattr(actual, key, None) != value:
-            raise ValueError(
-                f"config.{key}: the recipe says {value!r}, the checkpoint {name} has {getattr(actual, key, None)!r}"
-            )
 
 
 def _find_layers(model: Any) -> Sequence[nn.Module]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.schedulers.deepstack import DeepStack, Stack
-from dslight.components.schedulers.presets import _arange_sites
+from dslight.components.schedulers.presets import arange_sites
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.layout import SlotLayout
 from dslight.nn.cross_attention import GatedCrossAttention
@@ -83,7 +83,7 @@ class CrossAttention(DeepStack):
             tap=tap,
             position=position,
         )
-        self.attends = tuple(sites or _arange_sites(start, interval, num_layers))
+        self.attends = tuple(sites or arange_sites(start, interval, num_layers))
         self.blamed = "sites" if sites else "start"
         if min(self.attends) < 0:
             raise ValueError(f"sites: layers count from 0, got {min(self.attends)}")

@@ -64,7 +64,7 @@ class DeepStackL(DeepStack):
         operation: Callable[[int, int], Operation] | None = None,
     ) -> None:
         self.arguments = {"view": "source"} if sites else {"view": "source", **ARANGED}
-        at = sites or _arange_sites(start, interval, num_stacks)
+        at = sites or arange_sites(start, interval, num_stacks)
         stack = Stack(at, source, sampler if source == "crops" else "identity")
         super().__init__(stacks=[stack], tap=tap, position=position, operation=operation)
 
@@ -89,7 +89,7 @@ class DeepStackV(DeepStack):
     def __init__(
         self, num_stacks: int = 4, start: int = 20, interval: int = 1, sampler: SamplerName = "2d", tap: Tap = "final"
     ) -> None:
-        stack = Stack(_arange_sites(start, interval, num_stacks), "crops", sampler)
+        stack = Stack(arange_sites(start, interval, num_stacks), "crops", sampler)
         super().__init__(encoder_stacks=[stack], tap=tap)
 
 
@@ -121,7 +121,7 @@ class DeepStackHD(DeepStack):
     ) -> None:
         if up < 2:
             raise ValueError(f"up: must be at least 2, got {up}")
-        stack = Stack(_arange_sites(start, interval, up * up), "fine", sampler, merge=up)
+        stack = Stack(arange_sites(start, interval, up * up), "fine", sampler, merge=up)
         super().__init__(stacks=[stack], sequence="tiles", tap=tap, newline=newline, unpad=unpad)
 
 
@@ -239,7 +239,12 @@ class ChannelConcat(DeepStack):
         return VisualTokens(tokens.flatten(1, 3))
 
 
-def _arange_sites(start: int, interval: int, num_stacks: int) -> list[int]:
+def arange_sites(start: int, interval: int, num_stacks: int) -> list[int]:
+    """``num_stacks`` layers, every ``interval`` from ``start`` on.
+
+    Raises:
+        ValueError: for a number that is too small.
+    """
     for name, value, least in (("start", start, 0), ("interval", interval, 1), ("num_stacks", num_stacks, 1)):
         if value < least:
             raise ValueError(f"{name}: must be at least {least}, got {value}")

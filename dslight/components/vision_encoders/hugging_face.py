@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dslight.components.component import WeightsError, on_meta
-from dslight.components.language_model import _check_agreement, _config
+from dslight.components.transformers_config import check_agreement, check_source, configuration
 from dslight.components.vision_encoder import Tap, VisionEncoder
 
 
@@ -96,17 +96,13 @@ class HFVisionEncoder(VisionEncoder):
         super().__init__()
         from transformers import AutoModel
 
-        if pretrained is None and config is None:
-            raise ValueError("pretrained: name a checkpoint, or give a `config` for random weights")
-        if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ValueError(f"dtype: {dtype!r} is no torch dtype; float32, bfloat16 and float16 are")
+        options = {"dtype": check_source(pretrained, config, dtype), "attn_implementation": attention}
         if extra_layers < 0:
             raise ValueError(f"extra_layers: must be at least 0, got {extra_layers}")
         settings = _settings(pretrained, config)
         self._family = _FAMILIES[settings.model_type]
         layers = settings.num_hidden_layers
         settings.num_hidden_layers = layers + extra_layers
-        options = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
         missing: set[str] = set()
         if pretrained is None or on_meta():
             model = AutoModel.from_config(settings, **options)
@@ -182,12 +178,12 @@ def _settings(pretrained: str | None, config: dict[str, Any] | None) -> Any:
         hint = f"; describe the vision part alone, {part}" if part in _FAMILIES else ""
         raise ValueError(f"config.model_type: {kind!r} is none of {known}{hint}")
     if pretrained is None or (config is not None and on_meta()):
-        return _config(config or {})
+        return configuration(config or {})
     whole = AutoConfig.from_pretrained(pretrained)
     settings = getattr(whole, "vision_config", whole)
     if settings.model_type not in _FAMILIES:
         raise ValueError(f"pretrained: {pretrained} is a {settings.model_type!r}, none of {known}")
-    _check_agreement(config or {}, settings, pretrained)
+    check_agreement(config or {}, settings, pretrained)
     return settings
 
 
