@@ -140,9 +140,7 @@ MISSPELT = {
     "it takes lr, weight_decay",
     "stage.optimizer.init_args.beta=[0.9,0.9]": "stage.optimizer.init_args.beta: there is no such argument; "
     "did you mean betas?...",
-    "data.trian=[]": "data.trian: there is no such argument; did you mean train?; it takes train, views, "
-    "global_batch_size, val, template, micro_batch_size, val_batch_size, max_length, num_workers, seed, on_bad, "
-    "on_unusable, check",
+    "data.trian=[]": "data.trian: there is no such argument; did you mean train?",
     "data.train=[{rot: x}]": "data.train.0.rot: there is no such argument; did you mean root?; it takes root, weight",
     "data.val.pages.limits=3": "data.val.pages.limits: there is no such argument; did you mean limit?; it takes root, "
     "limit, benchmark",
