@@ -91,6 +91,7 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
             model.stacking.check_views(experiment.grids, experiment.fine, padded)
         except ValueError as error:
             raise RecipeError(located("model.stacking.init_args", error)) from None
+        _check_packing(model, experiment.data)
     for name in recipe.get("weights") or {}:
         parts = model.parts()
         if name not in parts and not (name == "model" and isinstance(model, VLM)):
@@ -214,6 +215,20 @@ def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section]) -> Experim
         except ValueError as error:
             raise RecipeError(f"stage.{error}") from None
     return Experiment(recipe, model, made["data"].build(), made["trainer"])
+
+
+def _check_packing(model: VLM, data: Any) -> None:
+    if not data.order.pack:
+        return
+    if model.stacking.blocks:
+        raise RecipeError(
+            f"data.order.pack: {type(model.stacking).__name__} attends to the images of a whole row, so a document "
+            f"would see those of the others in it; do not pack, or choose a stacking that adds"
+        )
+    try:
+        model.language_model.check_packing()
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 def _check_data(data: Any) -> None:

@@ -285,6 +285,7 @@ def test_what_is_missing_is_named(change, expected, model_recipe, refusal):
 
 DEEPSTACK_V = "model.stacking={class_path: dslight.components.DeepStackV, init_args: {num_stacks: 4, start: %s}}"
 UNPAD = "model.stacking={class_path: dslight.components.SequenceConcat, init_args: {newline: true, unpad: true}}"
+ATTENDING = "model.stacking={class_path: dslight.components.CrossAttention}"
 MISFITS = {
     f"{STACKING}.start=3": f"{STACKING}.start: 4 stacks at layers 3, 4, 5, 6 need 7 layers; the language model has 6",
     f"{STACKING}.interval=2": f"{STACKING}.start: 4 stacks at layers 0, 2, 4, 6 need 7 layers; the language "
@@ -331,6 +332,20 @@ def test_parts_that_do_not_fit_each_other_are_refused_with_the_value_and_the_lim
 ):
     removed = ["-stage.train"] if change == "stage.train={}" else []  # {} laid over a mapping changes nothing
     agree(refusal(model_recipe, *removed, change), expected)
+
+
+def test_packing_that_would_mix_documents_is_refused(model_recipe, refusal):
+    pack = "data.order.pack=true"
+    agree(
+        refusal(model_recipe, f"{LM}.attention=flex_attention", pack),
+        "data.order.pack: llama: attention 'flex_attention' takes no mask of documents; set attention to sdpa or "
+        "eager; or do not pack",
+    )
+    agree(
+        refusal(model_recipe, ATTENDING, "stage.train.stacking.lr=1e-3", pack),
+        "data.order.pack: CrossAttention attends to the images of a whole row, so a document would see those of the "
+        "others in it; do not pack, or choose a stacking that adds",
+    )
 
 
 def test_files_that_are_not_there_are_named_before_a_weight_is_read(model_recipe, pages, tmp_path, refusal):
