@@ -15,7 +15,7 @@ from dslight.components.projectors import (
     WindowQFormerProjector,
 )
 from dslight.components.schedulers.cross_attention import CrossAttention
-from dslight.components.schedulers.deepstack import DeepStack, Stack
+from dslight.components.schedulers.deepstack import DeepStack
 from dslight.components.schedulers.presets import (
     ChannelConcat,
     DeepStackHD,
@@ -25,6 +25,7 @@ from dslight.components.schedulers.presets import (
     LowResolution,
     SequenceConcat,
 )
+from dslight.components.schedulers.stack import Stack
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
 from dslight.components.vision_encoders import FusedEncoder, HFVisionEncoder, TimmEncoder, TimmFeatureMaps

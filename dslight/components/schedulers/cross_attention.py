@@ -17,8 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dslight.components.schedulers.deepstack import DeepStack, Stack
+from dslight.components.schedulers.deepstack import DeepStack
 from dslight.components.schedulers.presets import arange_sites
+from dslight.components.schedulers.stack import Stack
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.layout import SlotLayout
 from dslight.nn.cross_attention import GatedCrossAttention

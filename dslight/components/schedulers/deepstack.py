@@ -14,59 +14,21 @@ constant out of a zero; two groups at one site sum; sites count layers from 0 an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import isqrt
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dslight.components.operation import Operation
+from dslight.components.schedulers.checks import check_arguments, check_parts, check_views
 from dslight.components.schedulers.groups import make_groups, placed, unfilled
+from dslight.components.schedulers.stack import InSequence, Stack, tap_of
 from dslight.components.stacking import EncoderPass, StackingScheduler
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.layout import NEWLINE, SlotLayout
-from dslight.nn.sampling import MOSAIC_SAMPLERS, ONE_GROUP, SamplerName
+from dslight.nn.sampling import ONE_GROUP, SamplerName
 from dslight.types import Grid, Views, VisualTokens
-
-View = Literal["base", "crops", "fine"]
-InSequence = Literal["base", "crops", "tiles"]
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One source of stacks, and where they go.
-
-    Attributes:
-        sites: the layers at whose inputs the groups are added, one group each. A sampler that makes one group only adds
-            it at every site.
-        view: what is read: ``crops`` of the image, ``fine`` crops of each view in the sequence, or the ``base`` (the
-            views in the sequence themselves).
-        sampler: how the tokens become groups (see :mod:`dslight.nn.sampling`).
-        tap: where the encoder is read; default: the scheduler's tap, or for stacks into the encoder their first site.
-        merge: side of the block that ``patch_merge`` makes one token of, and ``corner`` takes the corners of; of the
-            fine crops that ``pool`` takes the mean of.
-        after: count sites as "after layer l" (Qwen3-VL), one more than "at the input of layer l".
-    """
-
-    sites: list[int]
-    view: View = "crops"
-    sampler: SamplerName = "2d"
-    tap: Tap | None = None
-    merge: int = 2
-    after: bool = False
-
-    @property
-    def at(self) -> tuple[int, ...]:
-        """The sites as inputs of layers."""
-        return tuple(site + self.after for site in self.sites)
-
-    @property
-    def up(self) -> int:
-        """n: the sampler makes its groups out of n x n crops or blocks; 0 where any number will do."""
-        if self.sampler in ("patch_merge", "corner") or (self.view, self.sampler) == ("fine", "pool"):
-            return self.merge
-        return isqrt(len(self.sites)) if self.view == "fine" else 0
 
 
 class DeepStack(StackingScheduler):
@@ -120,7 +82,7 @@ class DeepStack(StackingScheduler):
         self.has_newline, self.newline_in_stacks, self.unpad, self.fill_to = newline, newline_in_stacks, unpad, fill_to
         self.make_operation = operation
         self.position = position
-        self._check_arguments()
+        check_arguments(self)
         self.stacks = [replace(s, tap=self.base_taps[0]) if s.tap is None else s for s in self.stacks]
         self.encoder_stacks = [replace(s, tap=s.at[0]) if s.tap is None else s for s in self.encoder_stacks]
 
@@ -154,19 +116,19 @@ class DeepStack(StackingScheduler):
     @property
     def fine(self) -> int:
         """The n that the samplers of fine crops ask for."""
-        return max((stack.up for _, stack in self._all() if stack.view == "fine"), default=0)
+        return max((stack.up for _, stack in self.all_stacks() if stack.view == "fine"), default=0)
 
     @property
     def smallest_grid(self) -> Grid:
         """One crop, or as many as ``patch_merge`` needs."""
-        needed = [max(s.up, 1) for _, s in self._all() if s.view == "crops"]
+        needed = [max(s.up, 1) for _, s in self.all_stacks() if s.view == "crops"]
         side = max([*needed, int(self.sequence != "base")], default=0)
         return (side, side)
 
     def taps(self) -> list[Tap]:
         """Of the sequence and of the stacks."""
         own = self.base_taps if self.base == "fill" or not self.stacks else []
-        return _distinct([*own, *(_tap(s) for _, s in self._all())])
+        return _distinct([*own, *(tap_of(s) for _, s in self.all_stacks())])
 
     def widths(self, encoder: VisionEncoder) -> list[int]:
         """C; times the number of taps for the base, times ``merge**2`` behind a ``patch_merge``."""
@@ -252,7 +214,7 @@ class DeepStack(StackingScheduler):
 
     # --- steps of the two
 
-    def _all(self) -> Iterator[tuple[str, Stack]]:
+    def all_stacks(self) -> Iterator[tuple[str, Stack]]:
         """Every stack, and what messages call it."""
         for name, stacks in (("stacks", self.stacks), ("encoder_stacks", self.encoder_stacks)):
             for i, stack in enumerate(stacks):
@@ -261,11 +223,11 @@ class DeepStack(StackingScheduler):
     def _passes(self) -> Sequence[tuple[Sequence[str], Sequence[Tap]]]:
         """Which views pass the encoder together, and where they are read. The views of the sequence go last."""
         base: list[Tap] = self.base_taps if self.base == "fill" else []
-        inner: list[Tap] = [_tap(s) for s in self.stacks if s.view == "base"]
+        inner: list[Tap] = [tap_of(s) for s in self.stacks if s.view == "base"]
         own = _distinct(base + inner)
-        others = [s for _, s in self._all() if s.view != "base"]
+        others = [s for _, s in self.all_stacks() if s.view != "base"]
         views: list[str] = list(dict.fromkeys(s.view for s in others))
-        taps = _distinct([_tap(s) for s in others])
+        taps = _distinct([tap_of(s) for s in others])
         sequence: list[str] = [self.sequence]
         if not views:
             return [(sequence, own)]
@@ -295,13 +257,13 @@ class DeepStack(StackingScheduler):
     def _groups(self, stack: Stack, seen: dict[tuple[str, Tap], Tensor], views: Views, maps: int) -> Tensor:
         """The groups of one source, ``[len(sites) or 1, M, height, width, C]``."""
         if stack.view == "base":
-            tokens = self._sequence(seen, [_tap(stack)], views)
+            tokens = self._sequence(seen, [tap_of(stack)], views)
             if stack.sampler == "identity":
                 return tokens[None]
             return make_groups(tokens, [(1, 1)] * maps, len(stack.sites), stack.sampler, 0.0, stack.merge)
         grids = views.grids if stack.view == "crops" else [(self.fine, self.fine)] * maps
         count = 1 if stack.sampler in ONE_GROUP else len(stack.sites)
-        return make_groups(seen[stack.view, _tap(stack)], grids, count, stack.sampler, self.position)
+        return make_groups(seen[stack.view, tap_of(stack)], grids, count, stack.sampler, self.position)
 
     def _encoder_groups(self, seen: dict[tuple[str, Tap], Tensor], encoder: VisionEncoder, views: Views) -> Tensor:
         """The stacks into the encoder, ``[S, M, P, C]``."""
@@ -346,179 +308,20 @@ class DeepStack(StackingScheduler):
 
     # --- what cannot be
 
-    def _check_arguments(self) -> None:
-        """Combinations that are wrong whatever the other parts are."""
-        for name, stack in self._all():
-            attribute, problem = _problem(stack, self.sequence, inside=name.startswith("encoder"))
-            if problem:
-                raise ValueError(f"{self._argument(name, attribute)}: {problem}")
-            if stack.view == "fine" and stack.up != self.fine:
-                raise ValueError(
-                    f"{self._argument(name, 'sites')}: samples {stack.up} x {stack.up} fine crops, and another stack "
-                    f"{self.fine} x {self.fine}; every view has one number of them"
-                )
-        if not self.base_taps:
-            raise ValueError("tap: empty; name at least one, such as `final`")
-        if self.base == "zero" and not self.stacks:
-            raise ValueError(
-                "base: zero leaves the language model without visual tokens; add stacks, or set base: fill"
-            )
-        if self.base == "zero" and self.encoder_stacks and all(s.view != "base" for s in self.stacks):
-            raise ValueError(
-                "encoder_stacks: nothing reads the views that they are added to; set base: fill, or stack their view: "
-                "base"
-            )
-        if self.base == "zero" and len({s.sampler == "corner" and s.merge for s in self.stacks}) > 1:
-            raise ValueError("stacks: corner groups are smaller than the groups of the other samplers; they cannot mix")
-        if self.base == "fill" and any(s.sampler == "corner" for s in self.stacks):
-            raise ValueError(
-                "base: fill lays whole maps into the sequence, but `corner` makes smaller groups; set base: zero"
-            )
-        order = (self.arguments or {}).get("order", "order")
-        if self.order not in ("block", "2d", "1d"):
-            raise ValueError(f"{order}: {self.order} is no order of the crops' tokens; block, 2d and 1d are")
-        if self.order != "block" and (self.has_newline or self.sequence == "base"):
-            raise ValueError(f"{order}: {self.order} needs crops in the sequence without newlines; set {order}: block")
-        if self.order != "block" and any(stack.view == "fine" for stack in self.stacks):
-            raise ValueError(
-                f"order: {self.order} takes crops apart that fine crops are stacked onto; set order: block"
-            )
-        if self.sequence == "base" and (self.has_newline or self.fill_to):
-            name = "newline" if self.has_newline else "fill_to"
-            raise ValueError(f"{name}: belongs to crops in the sequence; set sequence: tiles")
-        if self.unpad and not self.has_newline:
-            raise ValueError("unpad: leaves out parts of the mosaic, which only newline: true lays; set it too")
-        if self.fill_to and self.has_newline:
-            raise ValueError("fill_to: lays maps behind maps, but newline: true lays one mosaic; set one of the two")
-        if self.has_newline and self.sequence != "tiles":
-            raise ValueError("newline: the mosaic stands behind the base view; set sequence: tiles")
-        if self.make_operation is not None and not self.stacks:
-            raise ValueError("operation: acts on stacks into the language model, and there are none")
-
     def check(self, encoder: VisionEncoder, language_model_depth: int) -> None:
         """See :meth:`StackingScheduler.check`."""
-        self._check_depth("stacks", self.sites, language_model_depth, "language model")
-        if self.encoder_stacks and not encoder.stackable:
-            raise ValueError(
-                f"{self._argument('encoder_stacks')}: {type(encoder).__name__} has no layers to add stacks to; stack "
-                "in the language model instead"
-            )
-        self._check_depth("encoder_stacks", self.encoder_sites, encoder.depth, "vision encoder")
-        taps: list[tuple[str, Tap]] = []
-        for tap in self.base_taps:
-            taps.append(("tap", tap))
-        for name, stack in self._all():
-            taps.append((self._argument(name, "tap"), _tap(stack)))
-        for name, tap in taps:
-            try:
-                encoder.resolve_tap(tap)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-        if self.position and encoder.width % 4:
-            raise ValueError(
-                f"position: the 2-D sine-cosine code needs a width divisible by 4; the encoder's is {encoder.width}"
-            )
-        for name, stack in self._all():
-            if stack.sampler == "corner" and any(side % stack.merge for side in encoder.grid):
-                raise ValueError(
-                    f"{self._argument(name, 'merge')}: corner takes blocks of {stack.merge} x {stack.merge}; the "
-                    f"encoder's map of {encoder.grid[0]} x {encoder.grid[1]} tokens does not divide"
-                )
-        last = max(self.encoder_sites, default=0)
-        for tap in self.base_taps:
-            reached = encoder.resolve_tap(tap)
-            if last > reached:
-                raise ValueError(
-                    f"tap: features are read at layer {reached}, before the last stack is added at layer {last}"
-                )
-
-    def _check_depth(self, stacks: str, sites: Sequence[int], depth: int, part: str) -> None:
-        if sites and max(sites) >= depth:
-            layers = ", ".join(map(str, sites))
-            raise ValueError(
-                f"{self._argument(stacks)}: {_counted(len(sites), 'stack')} at layer{'s' * (len(sites) > 1)} "
-                f"{layers} need {_counted(max(sites) + 1, 'layer')}; the {part} has {depth}"
-            )
+        check_parts(self, encoder, language_model_depth)
 
     def check_views(self, grids: Sequence[Grid], fine: int = 0, padded: bool = True) -> None:
         """See :meth:`StackingScheduler.check_views`."""
-        if self.unpad and not padded:
-            raise ValueError(
-                "unpad: would leave out parts of images that are squashed, not padded; set unpad: false, or the views' "
-                "fit: pad"
-            )
-        if self.uses_crops and all(grid == (0, 0) for grid in grids):
-            name = type(self).__name__
-            raise ValueError(
-                f"{name} looks at high-resolution crops, but the views have none: choose views with a grid"
-            )
-        if self.fine and fine != self.fine:
-            raise ValueError(
-                f"{self._argument('stacks', 'count')}: needs {self.fine} x {self.fine} fine crops of every view, but "
-                + (f"the views have {fine} x {fine}; set their `up`" if fine else "the views have none; choose HDViews")
-            )
-        most = max((rows * cols for rows, cols in grids), default=0)
-        for name, stack in self._all():
-            if stack.view != "crops":
-                continue
-            if stack.sampler == "patch_merge" and any(grid != (stack.merge, stack.merge) for grid in grids):
-                raise ValueError(
-                    f"{self._argument(name, 'sampler')}: patch_merge needs {stack.merge} x {stack.merge} crops of "
-                    "every image, but the views may cut others; choose GridViews"
-                )
-            if stack.sampler not in ONE_GROUP and most > len(stack.sites):
-                raise ValueError(
-                    f"{self._argument(name, 'count')}: {_counted(len(stack.sites), 'stack')} cannot take the {most} "
-                    "crops that the views may cut"
-                )
-        if self.fill_to and most > self.fill_to:
-            raise ValueError(f"fill_to: {self.fill_to} maps cannot take the {most} crops that the views may cut")
+        check_views(self, grids, fine, padded)
 
-    def _argument(self, stack: str, attribute: str = "sites") -> str:
+    def argument(self, stack: str, attribute: str = "sites") -> str:
         """The argument that sets an attribute of one stack (``stacks.0``) or of all (``stacks``), for messages."""
         name = "sites" if attribute == "count" else attribute
         if self.arguments is not None:
             return self.arguments.get(attribute, name)
         return f"{stack}.{name}" if "." in stack else stack
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def _problem(stack: Stack, sequence: InSequence, inside: bool) -> tuple[str, str]:
-    """What is wrong with a stack by itself: the attribute, and a sentence about it; empty: nothing."""
-    if not stack.sites:
-        return "sites", "empty; name at least one layer"
-    if min(stack.sites) < 0:
-        return "sites", f"layers count from 0, got {min(stack.sites)}"
-    if stack.merge < 1:
-        return "merge", f"must be at least 1, got {stack.merge}"
-    if stack.view == "base":
-        if inside:
-            return "view", "base cannot be stacked into the encoder that is just reading it; choose crops"
-        if stack.sampler not in ("identity", "corner"):
-            return "sampler", f"{stack.sampler} samples crops; a view by itself takes identity or corner"
-    elif stack.sampler not in MOSAIC_SAMPLERS:
-        return "sampler", f"{stack.sampler} samples a view by itself; choose 2d for crops, or view: base"
-    if stack.view == "crops" and sequence != "base":
-        return "view", "the crops stand in the sequence already; choose fine, or sequence: base"
-    if stack.view == "fine" and sequence != "tiles":
-        return "view", "fine crops belong to base view and crops in the sequence; set sequence: tiles"
-    if stack.view == "fine" and stack.sampler not in ONE_GROUP and stack.up**2 != len(stack.sites):
-        return "sites", f"{len(stack.sites)} layers cannot take n x n groups; name 4 or 9"
-    if stack.view == "fine" and stack.up < 2:
-        return ("merge" if stack.sampler in ONE_GROUP else "sites"), "a view has at least 2 x 2 fine crops"
-    if stack.sampler == "corner" and len(stack.sites) > stack.merge**2:
-        return "sites", f"{len(stack.sites)} layers, but blocks of {stack.merge} x {stack.merge} have fewer corners"
-    if inside and stack.sampler == "patch_merge":
-        return "sampler", "patch_merge changes the width, and the encoder has one width; choose 2d"
-    return "", ""
-
-
-def _tap(stack: Stack) -> Tap:
-    assert stack.tap is not None  # the scheduler has set it
-    return stack.tap
 
 
 def _group_grid(stack: Stack, grid: Grid) -> Grid:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dslight.components.operation import Operation
-from dslight.components.schedulers.deepstack import DeepStack, Stack
+from dslight.components.schedulers.deepstack import DeepStack
+from dslight.components.schedulers.stack import Stack
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.nn.sampling import ONE_GROUP, SamplerName
 from dslight.types import Views, VisualTokens
