@@ -21,6 +21,7 @@ from dslight.checkpoints.llava import llava_config, why_not_llava
 from dslight.checkpoints.write import field_names, write_json, write_tensors
 from dslight.components import HFCausalLM, HFVisionEncoder
 from dslight.data.images import SingleView
+from dslight.data.sample import IMAGE_TOKEN, Turn
 from dslight.recipe.build import Experiment, build
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
@@ -28,7 +29,6 @@ from dslight.run.evaluate import load_checkpoint
 from dslight.run.folder import RunFolder, versions
 from dslight.vlm import VLM
 
-IMAGE_TOKEN = "<image>"
 ARCHITECTURE = "DslightVLM"
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 """Pillow's numbers, which preprocessor_config.json holds."""
@@ -323,7 +323,6 @@ def _card(experiment: Experiment, recipe: Mapping[str, Any], checkpoint: Path, o
 
 def _prompt(experiment: Experiment) -> str:
     from dslight.data.conversation import template
-    from dslight.data.sample import Turn
 
     written, tokenizer = template(experiment.data.template_name), cast(Any, experiment.model.tokenizer)
     question = [Turn("human", f"{IMAGE_TOKEN}\nWhat is it?")]
