@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dslight.data.loader import worker_error
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.recipe.build import Experiment, batches_per_step, build
@@ -115,6 +116,17 @@ def users_errors() -> Iterator[None]:
         yield
     except (ShardError, BadSample, GradientError) as error:
         raise RecipeError(str(error)) from error
+    except RuntimeError as error:
+        if died := worker_error(error):
+            raise RecipeError(str(died)) from error
+        raise
+
+
+def _described(error: BaseException) -> str:
+    """An error in one line, for the other ranks: of a data worker's, which quotes its traceback, the last one."""
+    error = worker_error(error) or error
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"
 
 
 def _launched() -> dict[str, int]:
@@ -132,10 +144,11 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
 
     from dslight.run.result import write_result
     from dslight.train.callbacks import AuditGradients, Bar, Pace, SaveAtEnd, StopCleanly
+    from dslight.train.together import StopTogether
 
     pace = Pace(folder.path / "progress.json")
     stop = StopCleanly(folder.checkpoints)
-    callbacks: list[Any] = [pace, stop, AuditGradients()]
+    callbacks: list[Any] = [StopTogether(_described), pace, stop, AuditGradients()]
     if experiment.trainer.values.get("enable_progress_bar", True):
         callbacks.append(Bar())
     if experiment.recipe.get("trainer", {}).get("enable_checkpointing", True):

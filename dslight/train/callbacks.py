@@ -17,7 +17,11 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class StopCleanly(pl.Callback):
-    """Ctrl-C ends the run after the current optimizer step, with a checkpoint; a second Ctrl-C ends it at once.
+    """Ctrl-C, or SIGTERM, ends the run after the current optimizer step, with a checkpoint; a second Ctrl-C ends it at
+    once.
+
+    SIGTERM is how a scheduler announces that it takes the machine away. It may come twice (from the scheduler, and
+    handed on by torchrun), which asks no more than once.
 
     An interrupt in the middle of an optimizer step would leave half-updated weights beside a data position that is one
     batch off: resuming would not be exact.
@@ -26,17 +30,18 @@ class StopCleanly(pl.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked = self.saved = False
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if signum == signal.SIGINT and self.asked:
             raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping after this step (Ctrl-C again: at once) ...", flush=True)
+        if not self.asked:
+            self.asked = True
+            print("\nstopping after this step (Ctrl-C again: at once) ...", flush=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen."""
-        self._before = signal.signal(signal.SIGINT, self._ask)
+        self._before = {which: signal.signal(which, self._ask) for which in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -71,9 +76,9 @@ class StopCleanly(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Stop listening."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        for which, before in self._before.items():
+            signal.signal(which, before)
+        self._before = {}
 
 
 class SaveAtEnd(pl.Callback):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from dslight.recipe.compose import compose, to_yaml
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE))  # for the modules that are no tests, here and in the processes started below
+sys.path.insert(0, str(HERE))  # for the modules that are no tests
 
 FAULTS = {
     1: "kill -9 of the writer",
@@ -206,77 +203,26 @@ def poisoned(pages, tmp_path) -> tuple[Path, str, str]:
 
 
 # --- processes
-# -------------------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@dataclass
-class Ended:
-    """Processes that have ended."""
-
-    codes: list[int | None]
-    outputs: list[str]
-    seconds: float
-    files: list[Path] = field(default_factory=list)
-
-
-SLURM = {
-    "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "127.0.0.1",
-    "SLURM_NODELIST": "127.0.0.1", "SLURM_CPUS_PER_TASK": "1",
-}  # fmt: skip
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def start(tmp_path) -> Callable[..., Ended]:
-    """``start(command, ranks=1, launcher="srun")``: run a command to its end, at most ``timeout`` seconds.
+def dslight(tmp_path) -> Callable[..., Any]:
+    """``dslight(*arguments, ranks=1)``: the program in a process per rank, forked, which is quick. Each knows its place
+    by SLURM's variables, and nobody ends the others when one fails."""
+    from processes import Ended, free_port, program, slurm, wait_all
 
-    ``srun``: one process per rank that knows its place by SLURM's variables, with nobody who ends the others when one
-    fails; ``torchrun``: below it; ``alone``: one process, which may start others itself.
-    """
-
-    def run(command: list[str], ranks: int = 1, launcher: str = "srun", timeout: float = 120, **env: str) -> Ended:
-        base = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-        path = os.pathsep.join([str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")])
-        base |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **env}
-        each: list[dict[str, str]] = [base]
-        if launcher == "torchrun":
-            command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *command]
-        elif launcher == "srun":
-            job = {**SLURM, "SLURM_NTASKS": str(ranks), "SLURM_NTASKS_PER_NODE": str(ranks)}
-            job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-            each = (
-                [{**base, **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(ranks)]
-                if ranks > 1
-                else [base]
-            )
-        began, processes, files = time.monotonic(), [], []
-        for rank, variables in enumerate(each):
-            files.append(tmp_path / f"output-{time.monotonic_ns()}-{rank}.txt")
-            with files[-1].open("w") as out:
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, *command], env=variables, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
-                )  # fmt: skip
-        codes: list[int | None] = []
-        for process in processes:
-            try:
-                codes.append(process.wait(max(0.1, began + timeout - time.monotonic())))
-            except subprocess.TimeoutExpired:
-                codes.append(None)
-        seconds = time.monotonic() - began
-        for process in processes:  # also what they started and left behind
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            process.wait()
-        return Ended(codes, [file.read_text() for file in files], seconds)
+    def run(*arguments: str, ranks: int = 1, timeout: float = 120, **variables: str) -> Any:
+        began, port, processes = time.monotonic(), free_port(), []
+        outs = [tmp_path / f"output-{time.monotonic_ns()}-{rank}.txt" for rank in range(ranks)]
+        if ranks > 1:
+            arguments = (*arguments, f"trainer.devices={ranks}", "trainer.strategy=ddp")
+        for rank, out in enumerate(outs):
+            place = slurm(rank, ranks, port) if ranks > 1 else {}
+            context = multiprocessing.get_context("fork")
+            processes.append(context.Process(target=program, args=(list(arguments), place | variables, out)))
+            processes[-1].start()
+        codes = wait_all(processes, timeout)
+        return Ended(codes, [out.read_text() for out in outs], time.monotonic() - began)
 
     return run

@@ -158,13 +158,13 @@ def test_the_reader_refuses_to_open_them(damage, write_shards, tmp_path):
     [swap, *(pytest.param(each, marks=pytest.mark.slow) for each in DAMAGES if each is not swap)],
     ids=lambda damage: damage.__name__,
 )
-def test_both_ranks_of_a_run_end_before_the_first_step(damage, pages, recipe, start, tmp_path):
+def test_both_ranks_of_a_run_end_before_the_first_step(damage, pages, recipe, dslight, tmp_path):
     root = tmp_path / "train"
     shutil.copytree(pages / "train", root)
     split(root)
     named = damage(root)
-    call = ["-m", "dslight", "fit", str(recipe), f"run_dir={tmp_path / 'run'}", f"data.train=[{root}]"]
-    ended = start([*call, "trainer.devices=2", "trainer.strategy=ddp"], ranks=2, WITNESS=str(tmp_path))
+    call = ["fit", str(recipe), f"run_dir={tmp_path / 'run'}", f"data.train=[{root}]"]
+    ended = dslight(*call, ranks=2, WITNESS=str(tmp_path))
     assert ended.seconds < 60
     for code, output in zip(ended.codes, ended.outputs, strict=True):
         assert code == 1

@@ -31,6 +31,7 @@ GLOBAL = 8
 EPOCHS = 3
 PER_EPOCH = 5  # steps: (33 + 21 / 2) // 8
 STEPS = EPOCHS * PER_EPOCH
+SLOTS = SlotLayout((2, 2))
 
 
 class Recorder(LightningModule):
@@ -82,6 +83,7 @@ def fit(
     epochs: int = EPOCHS,
     sources: tuple[tuple[str, float], ...] = (("a", 1.0), ("b", 0.5)),
     global_batch: int = GLOBAL,
+    val: bool = True,
 ) -> None:
     """Train on one rank of ``world``; a checkpoint after every ``every`` steps in ``out/ckpt``."""
     torch.set_num_threads(1)
@@ -90,7 +92,7 @@ def fit(
         [Source(str(data / name), weight) for name, weight in sources],
         SingleView(),
         global_batch,
-        val={"q": ValSource(str(data / "q"))},
+        val={"q": ValSource(str(data / "q"))} if val else None,
         template="bare",
         micro_batch_size=micro,
         num_workers=workers,
@@ -98,7 +100,7 @@ def fit(
         order=order,
         worker_start=start,
     )
-    module.connect(AutoTokenizer.from_pretrained(data / "tokenizer"), (8, 8), SlotLayout((2, 2)))
+    module.connect(AutoTokenizer.from_pretrained(data / "tokenizer"), (8, 8), SLOTS)
     trainer = Trainer(
         accelerator="cpu",
         devices=world,
@@ -128,6 +130,7 @@ def _quietly(**settings: Any) -> None:
     log = os.open(Path(settings["out"]) / f"log-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)  # pytest has put its own there
     fit(**settings)
 
 

@@ -1,0 +1,100 @@
+"""Where one process of a run fails, the others end too, with its reason, instead of waiting for it in a collective.
+
+torchrun and Lightning's launcher kill the other processes, but do not tell them why; plain ``srun`` does not even do
+that, and NCCL then waits for its own timeout (ten minutes and more). Decided here: the reason goes through the store
+that the processes met in, which works while a collective hangs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch.distributed as dist
+
+_REASON, _HEARD = "dslight/failed", "dslight/heard"
+
+
+class StopTogether(pl.Callback):
+    """Tells all ranks of the first failure, and ends those that do not end by themselves.
+
+    A rank that is killed from outside cannot tell; the launcher, or the connection that breaks, ends the others then.
+
+    Args:
+        describe: what to tell about an exception, one line.
+        every: seconds between two looks.
+        patience: seconds that a rank has for ending by itself, and the failed one waits until it was heard.
+    """
+
+    def __init__(self, describe: Callable[[BaseException], str], every: float = 1.0, patience: float = 10.0) -> None:
+        self.describe, self.every, self.patience = describe, every, patience
+        self._store: Any = None
+        self._done = threading.Event()
+        self._told = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Look out from here on."""
+        if trainer.world_size > 1 and dist.is_initialized():
+            self._done = threading.Event()
+            self._store = self._connect()
+            watch = threading.Thread(target=self._watch, args=(self._store, trainer.global_rank, self._done))
+            watch.daemon = True
+            watch.start()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """All went well on this rank."""
+        self._done.set()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Tell the others, or say who failed first."""
+        self._done.set()
+        if trainer.world_size == 1 or not dist.is_initialized() or isinstance(exception, KeyboardInterrupt):
+            return
+        self._end_soon(2 * self.patience)  # taking down what was built may wait for the others, too
+        if self._told:
+            return
+        mine = f"rank {trainer.global_rank} failed: {self.describe(exception)}"
+        try:
+            store = self._store or self._connect()  # a new one waits long for a store that is gone
+            first = store.compare_set(_REASON, "", mine).decode()
+            if first != mine:
+                store.add(_HEARD, 1)
+                _say(trainer.global_rank, first)
+                return
+            end = time.monotonic() + self.patience  # this rank may keep the store; and no launcher kills meanwhile
+            while store.add(_HEARD, 0) < trainer.world_size - 1 and time.monotonic() < end:
+                time.sleep(0.1)
+        except dist.DistError as error:
+            print(f"rank {trainer.global_rank}: the others could not be told: {error}", file=sys.stderr, flush=True)
+
+    def _end_soon(self, seconds: float) -> None:
+        timer = threading.Timer(seconds, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+
+    def _connect(self) -> Any:
+        """A connection of its own, which no collective of the main thread holds."""
+        return dist.distributed_c10d._get_default_store().clone()
+
+    def _watch(self, store: Any, rank: int, done: threading.Event) -> None:
+        while not done.wait(self.every):
+            try:
+                if not store.check([_REASON]):
+                    continue
+                reason = store.get(_REASON).decode()
+                store.add(_HEARD, 1)
+            except dist.DistError:
+                reason = "the process that keeps the store is gone"
+            self._told = True
+            _say(rank, reason)
+            if not done.wait(self.patience):  # the main thread hangs in a collective
+                os._exit(1)
+
+
+def _say(rank: int, reason: str) -> None:
+    print(f"rank {rank}: stopping, because {reason}", file=sys.stderr, flush=True)
