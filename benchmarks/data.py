@@ -1,6 +1,6 @@
 """How fast are batches made? Samples per second of one core, from stored JPEG to a batch of views and token ids.
 
-    python benchmarks/data.py                # half an hour; --passes 3 --samples 160 for a look; --quick to see it run
+    python benchmarks/data.py                # --passes 3 --samples 128 for a look (3 minutes); --quick to see it run
     python benchmarks/data.py --only start   # start-up time and memory with an index of 1.3 million records
 
 The same rows of the same images (640 x 480, JPEG quality 90, noise of many octaves) and conversations (three rounds):
