@@ -52,7 +52,6 @@ def program(arguments: list[str], variables: dict[str, str], out: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)  # pytest has put its own there
-
     os.chdir(out.parent)
     sys.exit(main(arguments))
 

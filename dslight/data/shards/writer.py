@@ -262,16 +262,22 @@ class _HashingFile:
         try:
             self._file.write(data)
         except OSError as error:
-            where = f"after {self.count} bytes, writing {len(data)} more; this shard is given up, earlier ones are safe"
-            raise OSError(error.errno, f"{error.strerror} ({where})", str(self.path)) from error
+            raise self._named(error, f"after {self.count} bytes, writing {len(data)} more") from error
         self.count += len(data)
         self.sha256.update(data)
         return len(data)
 
     def sync_and_close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._named(error, f"writing the last of {self.count} bytes") from error
         self._file.close()
+
+    def _named(self, error: OSError, where: str) -> OSError:
+        text = f"{error.strerror} ({where}; this shard is given up, earlier ones are safe)"
+        return OSError(error.errno, text, str(self.path))
 
     def close(self) -> None:
         with suppress(OSError):  # a full disk again, of a file that is thrown away
