@@ -321,7 +321,7 @@ def _repeat(folder: Path, one: Index, tar: bytes, each: int, shards: int) -> Non
         path = folder / f"{shard:06d}.tar"
         path.write_bytes(tar)
         index = Index(
-            keys=np.array([f"{shard:06d}-{row:08d}".encode() for row in range(each)]),
+            keys=np.array([one.keys[0], *(f"{shard:06d}-{row:08d}".encode() for row in range(1, each))]),
             first=np.arange(each + 1, dtype=np.int64) * len(one.extensions),
             extensions=np.tile(one.extensions, each),
             offsets=np.tile(one.offsets, each),
