@@ -40,12 +40,14 @@ class LanguageModel(Component, ABC):
     Attributes:
         width: D, the width of the residual stream.
         vocabulary: the number of token ids.
+        max_positions: the longest sequence that it was made for, where that is known.
     """
 
     kind: ClassVar[str] = "language_model"
 
     width: int
     vocabulary: int
+    max_positions: int | None = None
 
     @property
     @abstractmethod
@@ -198,6 +200,7 @@ class HFCausalLM(LanguageModel):
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
         self.width = int(self.model.get_input_embeddings().embedding_dim)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
+        self.max_positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         _find_layers(self.model)  # refused here rather than in the first step
 
     @property

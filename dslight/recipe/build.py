@@ -92,6 +92,7 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
         except ValueError as error:
             raise RecipeError(located("model.stacking.init_args", error)) from None
         _check_packing(model, experiment.data)
+        _check_newline(model, recipe)
     for name in recipe.get("weights") or {}:
         parts = model.parts()
         if name not in parts and not (name == "model" and isinstance(model, VLM)):
@@ -215,6 +216,17 @@ def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section]) -> Experim
         except ValueError as error:
             raise RecipeError(f"stage.{error}") from None
     return Experiment(recipe, model, made["data"].build(), made["trainer"])
+
+
+def _check_newline(model: VLM, recipe: Mapping[str, Any]) -> None:
+    weights, stage = recipe.get("weights") or {}, recipe.get("stage")
+    loaded = weights.get("model") or weights.get("stacking")
+    if model.stacking.newline is None or not stage or loaded or "stacking" in (stage.get("train") or {}):
+        return
+    raise RecipeError(
+        "model.stacking.init_args.newline: the newline token starts at zero and would stay there; give "
+        "stage.train.stacking a learning rate, or load one (weights.model, weights.stacking)"
+    )
 
 
 def _check_packing(model: VLM, data: Any) -> None:

@@ -12,7 +12,7 @@ import collections.abc
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from importlib import import_module
 from types import NoneType, UnionType
@@ -41,7 +41,13 @@ def arguments_fault(path: str, owner: Callable[..., Any], values: Mapping[str, A
         values: argument name -> what the recipe says.
         given: how many of the first arguments the program fills in itself.
     """
-    parameters = dict(list(inspect.signature(owner).parameters.items())[given:])
+    taken = list(inspect.signature(owner).parameters.items())
+    if given and _lacks_room(taken, values, given):
+        return (
+            f"{path}: {owner.__name__} is called with {given} arguments of the library's{_as_in_base(owner, given)}, "
+            f"so its constructor has to take them before its own"
+        )
+    parameters = dict(taken[given:])
     named = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     for name in values:
         if name not in named and len(named) == len(parameters):
@@ -157,6 +163,18 @@ def _class_fault(path: str, base: type, value: Mapping[str, Any], given: int = 0
     if not isinstance(arguments, Mapping):
         return f"{path}.init_args: expected a mapping, got {arguments!r}"
     return arguments_fault(f"{path}.init_args", found, arguments, given)
+
+
+def _lacks_room(taken: Sequence[tuple[str, inspect.Parameter]], values: Mapping[str, Any], given: int) -> bool:
+    """Whether a constructor has no place for the first arguments: too few, or its own stand there (with defaults)."""
+    if any(p.kind is p.VAR_POSITIONAL for _, p in taken):
+        return False
+    return len(taken) < given or any(name in values and p.default is not p.empty for name, p in taken[:given])
+
+
+def _as_in_base(owner: Callable[..., Any], given: int) -> str:
+    bases = [base for base in getattr(owner, "__mro__", ())[1:] if base.__module__.startswith("dslight.")]
+    return f" first ({', '.join(list(inspect.signature(bases[0]).parameters)[:given])})" if bases else " first"
 
 
 def _concrete(base: type) -> list[str]:

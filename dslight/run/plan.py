@@ -211,7 +211,19 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         )
         if cost
         else None,
+        notes=_notes(model, context, text_tokens),
     )  # fmt: skip
+
+
+def _notes(model: Any, context: int, text_tokens: int) -> list[str]:
+    """What works, but is worth a word."""
+    limit = getattr(model.language_model, "max_positions", None) if isinstance(model, VLM) else None
+    if limit is None or context + text_tokens <= limit:
+        return []
+    return [
+        f"note: {context} visual + {text_tokens} text positions are more than the {limit} that the language model was "
+        f"made for (max_position_embeddings)"
+    ]
 
 
 def _own(part: Any) -> list[nn.Parameter]:

@@ -334,6 +334,35 @@ def test_parts_that_do_not_fit_each_other_are_refused_with_the_value_and_the_lim
     agree(refusal(model_recipe, *removed, change), expected)
 
 
+def test_a_newline_token_that_would_stay_zero_is_refused(model_recipe, refusal, tmp_path):
+    newline = "model.stacking={class_path: dslight.components.SequenceConcat, init_args: {newline: true}}"
+    agree(
+        refusal(model_recipe, newline),
+        f"{STACKING}.newline: the newline token starts at zero and would stay there; give stage.train.stacking a "
+        "learning rate, or load one (weights.model, weights.stacking)",
+    )
+    (tmp_path / "newline.yaml").write_text(to_yaml(model_recipe))
+    trained = compose(tmp_path / "newline.yaml", [newline, "stage.train.stacking.lr=1e-3"])
+    assert check(trained).model.stacking.newline is not None
+
+
+def test_a_projector_without_room_for_the_widths_is_told_so(model_recipe, refusal, tmp_path, monkeypatch):
+    (tmp_path / "cramped.py").write_text(
+        "from dslight.components import Projector\n"
+        "class Cramped(Projector):\n"
+        "    def __init__(self, hidden: int = 32):\n"
+        "        super().__init__([4], 4)\n"
+        "    def forward(self, maps):\n"
+        "        return maps\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    agree(
+        refusal(model_recipe, "model.projector={class_path: cramped.Cramped, init_args: {hidden: 8}}"),
+        "model.projector.init_args: Cramped is called with 2 arguments of the library's first (in_widths, out_width), "
+        "so its constructor has to take them before its own",
+    )
+
+
 def test_packing_that_would_mix_documents_is_refused(model_recipe, refusal):
     pack = "data.order.pack=true"
     agree(

@@ -105,13 +105,18 @@ class DeepStack(StackingScheduler):
 
     @property
     def placements(self) -> list[tuple[str, int, str]]:
-        """Which group enters which layer, the encoder first."""
+        """Which group enters which layer, the encoder first, layer by layer."""
         what = {"base": "base tokens", "crops": "crop tokens", "tiles": "base and crop tokens"}[self.sequence]
         base = f"{what}, in the sequence" if self.base == "fill" else "zeros, in the sequence"
-        encoder = [("vision_encoder", site, f"+ stack {i}") for i, site in enumerate(self.encoder_sites, 1)]
-        after = len(encoder)
-        stacks = [("language_model", site, f"+ stack {i}") for i, site in enumerate(self.sites, 1 + after)]
-        return [*encoder, ("language_model", 0, base), *stacks]
+        taps = " and ".join(map(str, self.base_taps))
+        placed = [("language_model", 0, base + (f" (tap {taps})" if self.base == "fill" else ""))]
+        number = 0
+        for part, stacks in (("vision_encoder", self.encoder_stacks), ("language_model", self.stacks)):
+            for stack in stacks:
+                for site in stack.at:
+                    number += 1
+                    placed.append((part, site, f"+ stack {number} ({stack})"))
+        return sorted(placed, key=lambda one: (one[0] == "language_model", one[1]))
 
     @property
     def fine(self) -> int:

@@ -41,6 +41,10 @@ class Stack:
         """The sites as inputs of layers."""
         return tuple(site + self.after for site in self.sites)
 
+    def __str__(self) -> str:
+        """For people: what it holds, ``crops, 2d, tap -2``."""
+        return ", ".join([self.view, self.sampler, *([] if self.tap is None else [f"tap {self.tap}"])])
+
     @property
     def up(self) -> int:
         """n: the sampler makes its groups out of n x n crops or blocks; 0 where any number will do."""

@@ -251,19 +251,20 @@ def test_sites_are_named_one_by_one_or_counted_behind_layers():
     assert DeepStack(encoder_stacks=[Stack([5, 5], after=True)]).encoder_sites == (6, 6)
 
 
-def test_the_placements_name_every_stack_once():
+def test_the_placements_say_what_enters_where_layer_by_layer():
     both = DeepStack([Stack([4]), Stack([2], "base", "identity", 1)], [Stack([7, 8])])
     assert both.placements == [
-        ("vision_encoder", 7, "+ stack 1"),
-        ("vision_encoder", 8, "+ stack 2"),
-        ("language_model", 0, "base tokens, in the sequence"),
-        ("language_model", 4, "+ stack 3"),
-        ("language_model", 2, "+ stack 4"),
+        ("vision_encoder", 7, "+ stack 1 (crops, 2d, tap 7)"),
+        ("vision_encoder", 8, "+ stack 2 (crops, 2d, tap 7)"),
+        ("language_model", 0, "base tokens, in the sequence (tap final)"),
+        ("language_model", 2, "+ stack 4 (base, identity, tap 1)"),
+        ("language_model", 4, "+ stack 3 (crops, 2d, tap final)"),
     ]
     assert both.num_stacks == 4
     alone = DeepStack([Stack([1])], base="zero")
     assert alone.placements[0] == ("language_model", 0, "zeros, in the sequence")
-    assert DeepStack(sequence="tiles").placements == [("language_model", 0, "base and crop tokens, in the sequence")]
+    tiles = DeepStack(sequence="tiles", tap=[-2, 3])
+    assert tiles.placements == [("language_model", 0, "base and crop tokens, in the sequence (tap -2 and 3)")]
 
 
 def test_base_zero_leaves_slot_0_to_the_stacks(tiny_encoder, make_views, lay_out):
