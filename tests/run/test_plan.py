@@ -134,6 +134,14 @@ def test_without_its_cost_a_plan_has_all_but_flops_and_memory(recipe, capsys):
     assert not [word for word in ("FLOPs", "memory") if word in text]
 
 
+def test_a_context_longer_than_the_model_was_made_for_is_noted(recipe, capsys):
+    short = "model.language_model.init_args.config.max_position_embeddings={}".format
+    assert main(["plan", str(recipe), "--no-cost", "--text-tokens", "9", short(24)]) == 0
+    assert "note: 16 visual + 9 text positions are more than the 24 that" in capsys.readouterr().out
+    assert main(["plan", str(recipe), "--no-cost", "--text-tokens", "9", short(25)]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_a_world_that_cannot_share_the_global_batch_is_refused(recipe, capsys):
     assert main(["plan", str(recipe), "--world-size", "3"]) == 1
     assert capsys.readouterr().err == (
