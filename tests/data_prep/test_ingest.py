@@ -219,7 +219,13 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(small, expected):
     (small / "long" / "data.json").write_text(json.dumps(entries * 100))
     out = small / "out"
     options = arguments(small / "long", out, images=small / "images", shard_entries=100)
-    process = subprocess.Popen(command("llava", *options), env=environment(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("llava", *options),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background starts deaf to it
+    )
     while not list(out.glob("shard-*.tar")):
         assert process.poll() is None
         time.sleep(0.01)
