@@ -1,4 +1,4 @@
-"""The four interchangeable parts, an abstract base on top of each file and small final classes below it."""
+"""The four interchangeable parts: an abstract base for each kind, its final classes in a package beside it."""
 
 from dslight.components.component import Component, Objective
 from dslight.components.language_model import HFCausalLM, LanguageModel
