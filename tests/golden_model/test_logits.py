@@ -47,6 +47,7 @@ def test_features_of_the_encoder_are_the_authors(features_case, tmp_path, close)
 def test_base_tokens_and_stacks_are_the_authors(tokens_case, tmp_path, close):
     model, theirs, views = tokens_case.load(tmp_path), tokens_case.outputs, tokens_case.views()
     slots, images = model.see(views).slots, len(views)
+    assert any(name.startswith(("base_tokens", "stack_groups")) for name in theirs)
     if "base_tokens" in theirs:
         close(slots[0].unflatten(0, (images, -1)), theirs["base_tokens"])
     if "stack_groups" in theirs:

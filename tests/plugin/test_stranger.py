@@ -77,7 +77,9 @@ def test_it_can_train_too_and_its_weights_load_into_its_own_class(folder):
         "model.stacking.init_args.tap=final",
     )
     encoder = Dinov2Encoder(image_size=16, patch_size=4, hidden_size=32, depth=3, heads=2)
+    before = [parameter.clone() for parameter in encoder.parameters()]
     encoder.load_weights(folder / "runs" / "trained" / "weights" / "vision_encoder.safetensors")
+    assert any(not a.equal(b) for a, b in zip(before, encoder.parameters(), strict=True))
 
 
 def test_a_misspelt_argument_of_the_stranger_s_class_is_named(folder):

@@ -95,4 +95,7 @@ def test_the_mean_is_torchs_average_pool_on_the_side_of_the_mlp_that_was_asked_f
 @pytest.mark.parametrize("pool_first", [False, True])
 def test_an_average_pool_takes_the_weights_of_a_plain_mlp(pool_first, per_level):
     plain = MLPProjector([C] * 2, D, per_level=per_level)
-    AveragePoolProjector([C] * 2, D, pool_first=pool_first, per_level=per_level).load_state_dict(plain.state_dict())
+    pooled = AveragePoolProjector([C] * 2, D, pool_first=pool_first, per_level=per_level)
+    pooled.load_state_dict(plain.state_dict())
+    flat = [torch.randn(3, 1, 1, C).expand(3, 4, 6, C) for _ in range(2)]  # of equal tokens the mean is any of them
+    torch.testing.assert_close(pooled(flat), plain(flat)[:, :, ::2, ::2])
