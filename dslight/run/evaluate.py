@@ -76,7 +76,7 @@ def predict(
     from dslight.data.sample import BadSample, decode_image
     from dslight.run.fit import users_errors
 
-    checkpoint = _checkpoint(RunFolder(run_dir(recipe)), ckpt)
+    _checkpoint(RunFolder(run_dir(recipe)), ckpt)  # refused before pictures are read
     for path in images:
         if not path.is_file():
             raise RecipeError(f"--image: there is no file {path}")
@@ -84,16 +84,27 @@ def predict(
             decode_image(path.read_bytes())
         except BadSample as error:
             raise RecipeError(f"--image {path}: {error}") from error
-    experiment = build(_weights_from(checkpoint, recipe), opens=None)
+    experiment = trained(recipe, ckpt)
     model: Any = experiment.model
-    if _of_a_run(checkpoint):
-        load_checkpoint(experiment, checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.eval().to(device)
     with users_errors():
         batch = experiment.data.ask(question, [path.read_bytes() for path in images]).to(device)
     with torch.inference_mode():
         return model.answer(batch, max_new_tokens=max_new_tokens, eos_token_id=experiment.data.stop_ids)[0]
+
+
+def trained(recipe: Mapping[str, Any], ckpt: str = "latest") -> Experiment:
+    """The experiment with a checkpoint's weights, outside of a Trainer; ``ckpt`` as for :func:`predict`.
+
+    Raises:
+        RecipeError: when the checkpoint is not there.
+    """
+    checkpoint = _checkpoint(RunFolder(run_dir(recipe)), ckpt)
+    experiment = build(_weights_from(checkpoint, recipe), opens=None)
+    if _of_a_run(checkpoint):
+        load_checkpoint(experiment, checkpoint)
+    return experiment
 
 
 def load_checkpoint(experiment: Experiment, path: Path) -> None:
