@@ -64,8 +64,9 @@ class RowMaker:
         return self._with_views(Item(sample.key, encoded.ids, encoded.labels), sample)
 
     def ask(self, sample: Sample, question: Question, valid: bool, suffix: str = "") -> Item:
-        """A question's row; ``suffix`` is what its benchmark puts behind every question."""
-        ids = self.template.prompt(question.text + suffix, len(sample.images), self.tokenizer)
+        """A question's row; ``suffix`` is what its benchmark puts behind every question that has none of its own."""
+        end = suffix if question.suffix is None else question.suffix
+        ids = self.template.prompt(question.text + end, len(sample.images), self.tokenizer)
         return self._with_views(Item(sample.key, ids, question=replace(question, valid=valid)), sample)
 
     def _with_views(self, item: Item, sample: Sample) -> Item:
@@ -239,6 +240,10 @@ class ShardData(LightningDataModule):
         """
         sample = Sample(key="question", id="question", images=tuple(images))
         return self._collate([self.rows.ask(sample, Question("question", question, references=()), valid=True)])
+
+    def batch(self, rows: Sequence[Item]) -> Batch:
+        """Rows that :attr:`rows` made, padded to a batch: all of them questions, or all of them conversations."""
+        return self._collate(rows)
 
     def accumulate(self, world_size: int) -> int:
         """Micro-batches per optimizer step: the value for ``Trainer(accumulate_grad_batches=...)``."""
