@@ -8,7 +8,7 @@ width of the vision encoder, ``D`` width of the language model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
@@ -110,10 +110,13 @@ class Question:
     Attributes:
         question_id: unique within its benchmark.
         text: the question as asked, without the chat template.
-        references: the human answers, one or more (VQAv2 has ten).
+        references: the human answers, one or more (VQAv2 has ten); none where the set's authors keep them: such a
+            question is answered, and not scored.
         type: key of the per-type breakdown, ``""`` for none.
         valid: false for a repeat that pads the last batch of a rank; metrics leave it out.
         key: the sample's key in its shard.
+        suffix: what the prompt ends with, where this question has its own; ``None``: that of its benchmark.
+        extra: what else its authors say about it (``options``, ``subject``, ...), as the shard has it.
     """
 
     question_id: str
@@ -122,6 +125,13 @@ class Question:
     type: str = ""
     valid: bool = True
     key: str = ""
+    suffix: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def official_id(self) -> Any:
+        """The id as the authors' files have it, a number or a text: what their server reads."""
+        return self.extra.get("official_id", self.question_id)
 
 
 @dataclass

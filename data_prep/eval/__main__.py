@@ -89,7 +89,7 @@ def _say(out: Path, benchmark: str, entries: Questions, report: dict[str, Any]) 
     if there < entries.asked:
         print(f"  {entries.asked - there:,} questions are missing: a score on these shards is not the benchmark's")
     if report.get("changed", {}).get("answers hidden"):
-        print("  answers are hidden: scores here mean nothing; send the run's answers.jsonl to the benchmark's server")
+        print("  answers are hidden: dslight validate writes the model's own for the benchmark's server, and no score")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,7 +5,9 @@ Decided here:
 * Questions about one image stand in one record, so an image is stored once (VQAv2 asks five about each).
 * A question's text is the one of the file, its options below it as lines "A. ...", as LLaVA-1.5 asks them and as
   ``dslight.metrics`` reads them back. What a benchmark puts behind every question is ``dslight.metrics.benchmarks``'.
-* The answers of a hidden test set are one empty string. They are counted; a score against them means nothing.
+* A question whose answers its authors keep has none and is marked ``hidden``: it is answered, never scored. They are
+  counted.
+* What a server reads beside the answer (an id that is a number, the options, the image) stays with the question.
 * A question that has no answer where the split has answers is quarantined alone, not with the others of its image.
 """
 
@@ -42,6 +44,8 @@ class Asked:
         video: path of a video below ``--images``; its ending may be missing.
         segment: of the video, in seconds.
         facts: kept beside the question: what its authors say about it.
+        official_id: as the file has the id, where that is no text or not unique.
+        suffix: what the prompt ends with instead of the benchmark's words, in a set of several kinds of questions.
         problem: why it cannot be asked.
     """
 
@@ -55,6 +59,8 @@ class Asked:
     video: str = ""
     segment: tuple[float, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    official_id: Any = None
+    suffix: str | None = None
     problem: str = ""
 
     def with_answers(self, answers: Sequence[str], hidden: bool, file: str) -> Asked:
@@ -120,6 +126,8 @@ def grouped(questions: Iterable[Asked], limit: int | None = None) -> list[RawEnt
                 "answers": list(asked.answers),
                 "type": asked.type,
                 "options": list(asked.options),
+                **({} if asked.suffix is None else {"suffix": asked.suffix}),
+                **({} if asked.official_id in (None, asked.question_id) else {"official_id": asked.official_id}),
                 **asked.facts,
             }
         )
@@ -161,7 +169,8 @@ class Converter:
                 name = question["question_id"]
                 raise BadSample(f"question {name}: {marks} {IMAGE_TOKEN} marks for {len(images)} images", "marks")
         questions = [
-            {key: value for key, value in {**question, "answers": question["answers"] or [""]}.items() if value != []}
+            {key: value for key, value in question.items() if value != [] or key == "answers"}
+            | ({} if question["answers"] else {"hidden": True})
             for question in raw["questions"]
         ]
         return Entry({"id": raw["id"], "questions": questions}, images, sorted(changes))

@@ -15,6 +15,7 @@ from typing import Any
 from data_prep.eval.asked import Asked, letter
 from data_prep.eval.files import Files, load
 from dslight.data.sample import IMAGE_TOKEN
+from dslight.metrics.benchmarks import SHORT
 
 
 def seed(files: Files) -> Iterator[Asked]:
@@ -70,7 +71,8 @@ def mmmu(files: Files) -> Iterator[Asked]:
     marks, ``answer`` (a letter, or the open answer or the Python text of several; "?" in test), ``question_type``
     (multiple-choice, open), ``subfield``, and ``image_1`` to ``image_7``: ``{"bytes", "path"}``, in a json a path below
     ``--images``. An image stands where it is first marked; a second mark of it stays text, and an image that is marked
-    nowhere is not shown. Without any mark all are shown, before the question.
+    nowhere is not shown. Without any mark all are shown, before the question. Open questions are asked for a word or
+    phrase, not for a letter.
     """
     for path in files.found["questions"]:
         for item in _rows(path):
@@ -114,6 +116,7 @@ def _mmmu_question(item: dict[str, Any], files: Files, path: Path) -> Asked:
         images=names,
         inline=inline,
         facts={"subject": subject, "question_type": item["question_type"]},
+        suffix=None if multiple else SHORT,
     ).with_answers(answers, files.hides, path.name)
 
 

@@ -31,6 +31,7 @@ def vqav2(files: Files) -> Iterator[Asked]:
         known: dict[str, Any] = answered.get(item["question_id"], {})
         yield Asked(
             question_id=str(item["question_id"]),
+            official_id=item["question_id"],
             text=item["question"],
             type=known.get("answer_type", ""),
             images=[f"{subset}/COCO_{subset}_{item['image_id']:012d}.jpg"],
@@ -72,9 +73,12 @@ def textvqa(files: Files) -> Iterator[Asked]:
         text = item["question"]
         if files.ocr is not None:
             text += f"\nReference OCR token: {', '.join(tokens.get(item['image_id'], []))}"
-        yield Asked(str(item["question_id"]), text, images=[f"{folder}/{item['image_id']}.jpg"]).with_answers(
-            item.get("answers", ()), files.hides, files.path("questions").name
-        )
+        yield Asked(
+            str(item["question_id"]),
+            text,
+            images=[f"{folder}/{item['image_id']}.jpg"],
+            official_id=item["question_id"],
+        ).with_answers(item.get("answers", ()), files.hides, files.path("questions").name)
 
 
 def docvqa(files: Files) -> Iterator[Asked]:
@@ -91,6 +95,7 @@ def docvqa(files: Files) -> Iterator[Asked]:
             item["question"],
             images=[item.get("image_local_name") or item["image"]],
             facts=facts,
+            official_id=item["questionId"],
         ).with_answers(item.get("answers") or (), files.hides, files.path("questions").name)
 
 
@@ -120,7 +125,11 @@ def pope(files: Files) -> Iterator[Asked]:
         for path in files.found[subset]:
             for item in _lines(path):
                 yield Asked(
-                    f"{subset}-{item['question_id']}", item["text"], type=subset, images=[f"val2014/{item['image']}"]
+                    f"{subset}-{item['question_id']}",
+                    item["text"],
+                    type=subset,
+                    images=[f"val2014/{item['image']}"],
+                    official_id=item["question_id"],
                 ).with_answers([item["label"]] if item.get("label") else [], False, path.name)
 
 

@@ -130,16 +130,23 @@ def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any]) -> Sa
     )
 
 
+_OF_A_QUESTION = ("question_id", "question", "answers", "hidden", "type", "suffix")
+
+
 def _question(key: str, number: int, fields: Mapping[str, Any]) -> Question:
     answers = fields["answers"]
-    if not answers or isinstance(answers, str):
-        raise BadSample(f"question {number}: answers must be a list of one or more, not {answers!r}")
+    if isinstance(answers, str) or bool(answers) == bool(fields.get("hidden")):
+        rule = "must be none, as they are hidden" if fields.get("hidden") else "must be a list of one or more"
+        raise BadSample(f"question {number}: answers {rule}, not {answers!r}")
+    suffix = fields.get("suffix")
     return Question(
         question_id=str(fields["question_id"]),
         text=str(fields["question"]),
         references=tuple(str(answer) for answer in answers),
         type=str(fields.get("type", "")),
         key=key,
+        suffix=None if suffix is None else str(suffix),
+        extra={name: value for name, value in fields.items() if name not in _OF_A_QUESTION},
     )
 
 

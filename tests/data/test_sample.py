@@ -40,6 +40,20 @@ def test_questions_are_parsed_with_their_references():
     asked = [{"question_id": 3, "question": "Q", "answers": ["A", "B"], "type": "other"}]
     question = parse_sample("k", members([b"x"], questions=asked)).questions[0]
     assert (question.question_id, question.references, question.type, question.key) == ("3", ("A", "B"), "other", "k")
+    assert (question.suffix, question.extra, question.official_id) == (None, {}, "3")
+
+
+def test_a_question_may_have_its_own_suffix_and_all_that_its_authors_say():
+    said = {"suffix": "", "official_id": 3, "options": ["x", "y"]}
+    asked = {"question_id": "human-3", "question": "Q", "answers": ["A"], **said}
+    question = parse_sample("k", members([b"x"], questions=[asked])).questions[0]
+    assert (question.suffix, question.official_id, question.extra["options"]) == ("", 3, ["x", "y"])
+    assert isinstance(hash(question), int)
+
+
+def test_only_an_answer_that_is_said_to_be_hidden_may_be_missing():
+    asked = {"question_id": 1, "question": "Q", "answers": [], "hidden": True}
+    assert parse_sample("k", members(questions=[asked])).questions[0].references == ()
 
 
 def test_a_caption_of_img2dataset_is_a_conversation():
@@ -74,6 +88,11 @@ def test_the_word_image_is_text_in_a_record_without_images():
             "names the image 'png'",
         ),
         (members(questions=[{"question_id": 1, "question": "Q", "answers": "A"}]), "must be a list"),
+        (members(questions=[{"question_id": 1, "question": "Q", "answers": []}]), "must be a list"),
+        (
+            members(questions=[{"question_id": 1, "question": "Q", "answers": ["A"], "hidden": True}]),
+            "must be none, as they are hidden",
+        ),
         (members(), "neither conversations"),
     ],
 )

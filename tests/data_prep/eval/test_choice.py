@@ -2,7 +2,7 @@
 
 import pytest
 
-from dslight.metrics.benchmarks import BENCHMARKS
+from dslight.metrics.benchmarks import BENCHMARKS, SHORT
 from dslight.metrics.functional.multiple_choice import parse_options
 
 CHOICES = {"choice_a": "One", "choice_b": "Two", "choice_c": "Three", "choice_d": "Four"}
@@ -114,7 +114,9 @@ def check_mmmu(shards, rows):
     assert shards.images["validation_Art_Theory_3"] == (of_art[2], of_art[1])  # in the order of the marks
     maths = shards.questions["validation_Math_9"]
     assert (maths.text, maths.references, maths.type) == ("Find x: <image>", ("2.5", "5/2"), "Science")
-    assert shards.facts["validation_Math_9"]["question_type"] == "open"
+    assert maths.extra == {"subject": "Math", "question_type": "open"}
+    assert (accounting.suffix, maths.suffix) == (None, SHORT)
+    assert accounting.extra["options"] == ["$6", "$7", "$8", "$9"]
 
 
 def test_mmmu_from_parquet_puts_each_image_where_it_is_marked_first(mmmu, convert, tmp_path):
@@ -147,7 +149,7 @@ def test_mmmu_from_json_reads_its_images_by_name_and_misses_no_hidden_answer(mmm
         ("validation_Public_Health_2", "answer-missing")
     ]
     hidden = convert(*arguments, "--split", "test", annotations=[path]).questions["validation_Public_Health_2"]
-    assert (hidden.text, hidden.references) == ("Not marked at all\nA. yes\nB. no", ("",))
+    assert (hidden.text, hidden.references) == ("Not marked at all\nA. yes\nB. no", ())
 
 
 def test_every_domain_of_mmmu_is_a_type_of_its_metric(mmmu, put, convert):

@@ -6,9 +6,11 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from data_prep.digits import write_tokenizer
+from dslight.data.conversation import template
 from dslight.data.datamodule import ShardData, ValSource
 from dslight.data.images import SingleView
 from dslight.layout import SlotLayout
+from dslight.metrics.benchmarks import LETTER, SHORT, get
 
 SLOTS = 4
 
@@ -20,7 +22,8 @@ def asked(tmp_path):
 
     def ask(shards, benchmark):
         data = ShardData([], SingleView(), 4, {"it": ValSource(str(shards.out), benchmark=benchmark)}, template="bare")
-        data.connect(AutoTokenizer.from_pretrained(tmp_path / "tokenizer"), (8, 8), SlotLayout((2, 2)))
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+        data.connect(tokenizer, (8, 8), SlotLayout((2, 2)), {"it": get(benchmark).suffix})
         data.setup("validate")
         return list(data.val_dataloader()[0])
 
@@ -72,3 +75,15 @@ def test_a_question_without_image_and_frames_of_a_video(put, convert, asked, tmp
     (batch,) = asked(convert("egoschema", "--layout", "images", "--frames", 3), "egoschema")
     assert levels(batch) == pytest.approx([50, 110, 170], abs=2)
     assert batch.visual_mask.sum() == 3 * SLOTS
+
+
+def test_an_open_question_among_letters_is_asked_for_a_phrase(put, convert, asked, tmp_path):
+    row = {"image_1": None, "question": "A1", "answer": "A"}
+    letters = row | {"id": "validation_Math_1", "options": "['B2', 'C3']", "question_type": "multiple-choice"}
+    free = row | {"id": "validation_Math_2", "options": "[]", "question_type": "open"}
+    (batch,) = asked(convert("mmmu", annotations=[put("m.json", [letters, free])]), "mmmu")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    for row, text in enumerate(["A1\nA. B2\nB. C3" + LETTER, "A1" + SHORT]):
+        ids = batch.input_ids[row][batch.attention_mask[row].bool()].tolist()
+        assert ids == template("bare").prompt(text, 0, tokenizer)
+    assert batch.attention_mask.sum(1).diff() != 0
