@@ -1,12 +1,17 @@
-"""The report as one HTML file that needs nothing else: no script, no font, no picture from elsewhere."""
+"""The report as one HTML file that needs nothing else: no script, no font, no picture from elsewhere.
+
+Whoever has something to add to it gives a ``Section``; pages of their own (``diffs``) share its style and macros.
+"""
 
 from __future__ import annotations
 
+import base64
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -14,20 +19,56 @@ from markupsafe import Markup, escape
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells; the first ``names`` columns are words, the others numbers."""
+    """Text cells (HTML where a cell is ``Markup``, see ``link``); the first ``names`` columns are words, the others
+    numbers. ``caption`` stands below.
+    """
 
+    kind: ClassVar = "table"
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     names: int = 1
+    caption: str = ""
 
 
 @dataclass(frozen=True)
 class Figure:
     """An SVG with what it shows."""
 
+    kind: ClassVar = "figure"
     title: str
     svg: str
     caption: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG, JPEG or WebP file that is put into the page, with the lines below it; a ``small`` one is shown enlarged."""
+
+    data: bytes
+    caption: str = ""
+    small: bool = False
+
+    @property
+    def source(self) -> str:
+        """The file as an address."""
+        kind = {b"\x89P": "png", b"\xff\xd8": "jpeg", b"RI": "webp"}[self.data[:2]]
+        return f"data:image/{kind};base64,{base64.b64encode(self.data).decode()}"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures in a row, which wraps."""
+
+    kind: ClassVar = "gallery"
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled card of the report: tables, figures, pictures and prose (a string, see ``prose``) in their order."""
+
+    title: str
+    parts: Sequence[Table | Figure | Gallery | str]
 
 
 @dataclass(frozen=True)
@@ -40,6 +81,7 @@ class Page:
     notes: Sequence[str]
     figures: Sequence[Figure]
     runs: Table
+    sections: Sequence[Section] = ()
     missing: Sequence[str] = ()
     comparisons: Table | None = None
     references: Table | None = None
@@ -48,8 +90,8 @@ class Page:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-def render(page: Page) -> str:
-    """The HTML."""
+def render(page: Any, template: str = "page.html") -> str:
+    """The HTML of a page by a template of this folder, which sees it as ``page``."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -58,7 +100,12 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"prose": prose, "svg": Markup}
-    return environment.get_template("page.html").render(page=page).lstrip()
+    return environment.get_template(template).render(page=page).lstrip()
+
+
+def link(text: str, target: str) -> Markup:
+    """A cell that leads to a file beside the page."""
+    return Markup('<a href="{}">{}</a>').format(target, text)
 
 
 def prose(text: str) -> Markup:

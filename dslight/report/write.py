@@ -103,6 +103,7 @@ def report(
         ),
         notes=said,
         figures=_figures(main, len(table) - len(main), references),
+        sections=[],
         runs=_all_runs(results, table),
         missing=missing,
         comparisons=_comparisons(results, settings.get("compare") or []),
