@@ -146,7 +146,8 @@ class SubstringAccuracy(MeanScore):
         types: Sequence[str] | None = None,
     ) -> None:
         """Add a batch; arguments as for every metric."""
-        self._add(
-            (kind, self.score(pred, refs, types is not None and types[row] in self.ignore_spaces_types))
+        scored = [
+            (row, kind, self.score(pred, refs, types is not None and types[row] in self.ignore_spaces_types))
             for row, pred, refs, kind in self._rows(preds, target, valid, types)
-        )
+        ]
+        self._add(scored, len(preds))

@@ -13,13 +13,16 @@ Decided here, once, so that a validation loop can treat all benchmarks alike:
   the result on any number of processes is the result on one.
 - What cannot be read from an answer scores 0 and is reported as ``unresolved``, a share of the questions. Nothing is
   guessed.
+- A question without references (of a hidden test set) is answered but not scored: it counts nowhere.
+- What is added up is what is written down: ``update`` makes a :class:`Verdict` on every row, sums those, and leaves them
+  in ``verdicts`` for the file of all questions.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +47,23 @@ def check_protocol(protocol: str, known: Sequence[str]) -> None:
         raise ValueError(f"protocol: {protocol!r} is not one of {', '.join(known)}")
 
 
+class Verdict(NamedTuple):
+    """What a metric says about one answer.
+
+    Attributes:
+        score: in 0..1, ``None`` for an answer that is not scored (no references, a repeat, judged elsewhere).
+        unresolved: the protocol could read nothing from the answer; its score is 0.
+    """
+
+    score: float | None = None
+    unresolved: bool = False
+
+
+def verdict(score: float | None) -> Verdict:
+    """The verdict on an answer that was scored; ``None`` for one that the protocol cannot judge."""
+    return Verdict(score or 0.0, score is None)
+
+
 class TextMetric(Metric):
     """A metric of generated answers.
 
@@ -64,18 +84,26 @@ class TextMetric(Metric):
 
     def __init__(self, types: Sequence[str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.verdicts: list[Verdict] = []
+        """On the rows of the last update, in their order."""
         self.types = tuple(types or ())
         if len(set(self.types)) != len(self.types):
             raise ValueError(f"types: {list(self.types)} names a type twice")
 
-    def update_questions(self, preds: Sequence[str], questions: Sequence[Question]) -> None:
-        """Add the answers to a batch of questions; the same call for every metric."""
+    def update_questions(self, preds: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
+        """Add the answers to a batch of questions, the same call for every metric; returns the verdict on each."""
         self.update(
             preds,
             [question.references for question in questions],
-            valid=[question.valid for question in questions],
+            valid=[question.valid and bool(question.references) for question in questions],
             types=[question.type for question in questions],
+            **self._more(questions),
         )
+        return self.verdicts
+
+    def _more(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """What else ``update`` needs to know about a batch of questions."""
+        return {}
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot the current values, or those given (see ``torchmetrics.Metric.plot``)."""
@@ -154,7 +182,10 @@ class MeanScore(TextMetric):
         Raises:
             ValueError: lengths differ, a question has no references, or a type is unknown.
         """
-        self._add((kind, self.score(pred, refs)) for _, pred, refs, kind in self._rows(preds, target, valid, types))
+        self._add(
+            [(row, kind, self.score(pred, refs)) for row, pred, refs, kind in self._rows(preds, target, valid, types)],
+            len(preds),
+        )
 
     def compute(self) -> dict[str, Tensor]:
         """``{headline: ..., "headline/type": ..., "unresolved": ...}``, all in 0..1."""
@@ -164,14 +195,43 @@ class MeanScore(TextMetric):
             result[self._type_key(name)] = ratio(total[index], count[index] * SCALE)
         return result | {"unresolved": ratio(self.unresolved, sum(count))}
 
-    def _add(self, scored: Iterable[tuple[int, float | None]]) -> None:
-        total, count, unresolved = [0] * len(self.count), [0] * len(self.count), 0
-        for kind, score in scored:
+    def _add(self, scored: Sequence[tuple[int, int, float | None]], rows: int) -> None:
+        """Sum up (row, type, score) of the valid ones of ``rows`` rows."""
+        self.verdicts = [Verdict()] * rows
+        total, count = [0] * len(self.count), [0] * len(self.count)
+        for row, kind, score in scored:
+            self.verdicts[row] = verdict(score)
             total[kind] += round((score or 0.0) * SCALE)
             count[kind] += 1
-            unresolved += score is None
         # one transfer per batch; out of place, because a reset inside Lightning's inference mode makes the states
         # immutable
         self.total = self.total + torch.tensor(total, device=self.device)
         self.count = self.count + torch.tensor(count, device=self.device)
-        self.unresolved = self.unresolved + unresolved
+        self.unresolved = self.unresolved + sum(score is None for _, _, score in scored)
+
+
+class JudgedElsewhere(TextMetric):
+    """For benchmarks that a language model judges (MM-Vet): answers are generated and written, and nothing is scored.
+
+    Args:
+        kwargs: of ``torchmetrics.Metric``.
+    """
+
+    headline = "score"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(None, **kwargs)
+
+    def update(
+        self,
+        preds: Sequence[str],
+        target: Sequence[Sequence[str] | str],
+        valid: Sequence[bool] | None = None,
+        types: Sequence[str] | None = None,
+    ) -> None:
+        """Take the answers; arguments as for every metric."""
+        self.verdicts = [Verdict()] * len(preds)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``{"score": nan}``."""
+        return {self.headline: ratio(0, 0)}

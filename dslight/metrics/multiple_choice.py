@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,17 +99,13 @@ class MultipleChoiceAccuracy(MeanScore):
             if given is not None and len(given) != len(preds):
                 raise ValueError(f"{name}: {len(given)} entries for {len(preds)} predictions")
 
-        asked: list[tuple[int, float | None]] = []  # per valid row: group, score
-
-        def scored() -> Iterator[tuple[int, float | None]]:
-            for row, pred, refs, kind in self._rows(preds, target, valid, types):
-                score = self.score(pred, refs, None if options is None else options[row])
-                asked.append((groups[row] if groups is not None else 0, score))
-                yield kind, score
-
-        self._add(scored())
-        if self.circular_groups is not None:
-            self._add_rotations(asked)
+        scored = [
+            (row, kind, self.score(pred, refs, None if options is None else options[row]))
+            for row, pred, refs, kind in self._rows(preds, target, valid, types)
+        ]
+        if groups is not None and self.circular_groups is not None:
+            self._add_rotations([(groups[row], score) for row, _, score in scored])
+        self._add(scored, len(preds))
 
     def _add_rotations(self, asked: Sequence[tuple[int, float | None]]) -> None:
         for group, _ in asked:
@@ -119,11 +115,8 @@ class MultipleChoiceAccuracy(MeanScore):
         index = torch.tensor([group for group, _ in asked], dtype=torch.int64)
         self.rotations = self.rotations.index_add(0, index.to(self.device), right.view(len(asked), 2).to(self.device))
 
-    def update_questions(self, preds: Sequence[str], questions: Sequence[Question]) -> None:
-        """Add a batch; options are read from the questions' texts, groups from their ids (see ``ROTATION_STRIDE``)."""
-        groups = None
-        if self.circular_groups is not None:
-            groups = [int(question.question_id) % ROTATION_STRIDE for question in questions]
+    def _more(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """Options are read from the questions' texts, groups from their ids (see ``ROTATION_STRIDE``)."""
         options = [parse_options(question.text) for question in questions]
         if "mmmu" not in self.protocol and not all(options):
             without = next(question for question, found in zip(questions, options, strict=True) if not found)
@@ -131,14 +124,9 @@ class MultipleChoiceAccuracy(MeanScore):
                 f"question {without.question_id!r}: its text lists no options as lines 'A. ...' or '(A) ...': "
                 f"{without.text[:80]!r}"
             )
-        self.update(
-            preds,
-            [question.references for question in questions],
-            valid=[question.valid for question in questions],
-            types=[question.type for question in questions],
-            options=options,
-            groups=groups,
-        )
+        if self.circular_groups is None:
+            return {"options": options}
+        return {"options": options, "groups": [_base_question(question) for question in questions]}
 
     def compute(self) -> dict[str, Tensor]:
         """As for every metric; with ``circular_groups`` the first key is ``circular_accuracy``."""
@@ -149,3 +137,9 @@ class MultipleChoiceAccuracy(MeanScore):
         circular = ratio(((right == asked) & (asked > 0)).sum(), (asked > 0).sum())
         plain = {key.replace("circular_accuracy", "accuracy"): value for key, value in result.items()}
         return {"circular_accuracy": circular} | plain
+
+
+def _base_question(question: Question) -> int:
+    if not question.question_id.isdecimal():
+        raise ValueError(f"question {question.question_id!r}: circular evaluation needs MMBench's index as its id")
+    return int(question.question_id) % ROTATION_STRIDE

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dslight.metrics.base import TextMetric, check_protocol, ratio
+from dslight.metrics.base import TextMetric, Verdict, check_protocol, ratio
 from dslight.metrics.functional.yes_no import (
     MME_COGNITION,
     MME_PERCEPTION,
@@ -75,9 +75,12 @@ class POPEMetric(TextMetric):
         types: Sequence[str] | None = None,
     ) -> None:
         """Add a batch: answers, labels ("yes" or "no"), and per answer the name of its subset as ``types``."""
+        self.verdicts = [Verdict()] * len(preds)
         counts = torch.zeros(len(self.types) + 1, 2, 3, dtype=torch.int64)
-        for _, pred, refs, subset in self._rows(preds, target, valid, types):
-            counts[subset, _ANSWERS[_label(refs)], _ANSWERS[parse_yes_no_pope(pred, self.protocol)]] += 1
+        for row, pred, refs, subset in self._rows(preds, target, valid, types):
+            label, answer = _label(refs), parse_yes_no_pope(pred, self.protocol)
+            self.verdicts[row] = Verdict(float(answer == label), answer is None)
+            counts[subset, _ANSWERS[label], _ANSWERS[answer]] += 1
         self.counts = self.counts + counts.to(self.device)
 
     def compute(self) -> dict[str, Tensor]:
@@ -150,6 +153,7 @@ class MMEScore(TextMetric):
         """
         if types is None or image_index is None or len(image_index) != len(preds):
             raise ValueError("types, image_index: MME needs the task and the image number of every answer")
+        self.verdicts = [Verdict()] * len(preds)
         images, unresolved = torch.zeros(self.images.shape, dtype=torch.int64), 0
         for row, pred, refs, task in self._rows(preds, target, valid, types):
             if not types[row]:
@@ -158,14 +162,15 @@ class MMEScore(TextMetric):
             if not 0 <= image < limit:
                 raise ValueError(f"image_index: image {image} of task {types[row]!r}, which has {limit} images")
             answer = parse_yes_no_mme(pred, self.protocol)
+            self.verdicts[row] = Verdict(float(answer == _label(refs)), answer is None)
             images[task, image, 0] += answer == _label(refs)
             images[task, image, 1] += 1
             unresolved += answer is None
         self.images = self.images + images.to(self.device)
         self.unresolved = self.unresolved + unresolved
 
-    def update_questions(self, preds: Sequence[str], questions: Sequence[Question]) -> None:
-        """Add a batch; a question's type is its task, and its id starts with its image's number: "17/0", "17/1"."""
+    def _more(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """A question's type is its task, and its id starts with its image's number: "17/0", "17/1"."""
         numbers = [question.question_id.split("/")[0] for question in questions]
         for question, number in zip(questions, numbers, strict=True):
             if not number.isdecimal():
@@ -173,13 +178,7 @@ class MMEScore(TextMetric):
                     f"question {question.question_id!r}: an MME id is the image's number within its task, a slash and "
                     "which of its questions, as in 17/0"
                 )
-        self.update(
-            preds,
-            [question.references for question in questions],
-            valid=[question.valid for question in questions],
-            types=[question.type for question in questions],
-            image_index=[int(number) for number in numbers],
-        )
+        return {"image_index": [int(number) for number in numbers]}
 
     def compute(self) -> dict[str, Tensor]:
         """``total``, ``perception``, ``cognition``, one key per task (in points), and ``unresolved``, a share."""
