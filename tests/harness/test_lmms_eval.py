@@ -1,0 +1,209 @@
+"""The adapter for lmms-eval, driven by a stand-in of that harness; and by the real one, where it is installed."""
+
+import importlib
+import importlib.metadata
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dslight.data.sample import parse_sample
+from dslight.data.shards import ShardReader
+from dslight.recipe.build import build
+from dslight.recipe.compose import compose, to_yaml
+
+HERE = Path(__file__).parent
+QUICKSTART = HERE.parents[1] / "recipes" / "quickstart" / "deepstack_l.yaml"
+
+
+@pytest.fixture(scope="module")
+def run(pages, tmp_path_factory) -> Path:
+    """A run's folder as a training leaves it, with random weights of which all answers differ."""
+    folder = tmp_path_factory.mktemp("harness") / "run"
+    recipe = compose(
+        QUICKSTART,
+        [
+            f"data.train=[{pages / 'train'}]", f"data.val.pages.root={pages / 'val'}", f"run_dir={folder}",
+            f"model.language_model.init_args.tokenizer={pages / 'tokenizer'}",
+        ],
+    )  # fmt: skip
+    del recipe["weights"]
+    torch.manual_seed(0)
+    model = build(recipe).model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(std=0.3)
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(to_yaml(recipe))
+    torch.save({"state_dict": model.state_dict()}, folder / "checkpoints" / "step-00000001.ckpt")
+    return folder
+
+
+@pytest.fixture
+def harness(monkeypatch):
+    """The adapter's module with the stand-in below it."""
+    _forget(monkeypatch)
+    monkeypatch.syspath_prepend(str(HERE / "standin"))
+    yield importlib.import_module("dslight.harness.lmms_eval")
+    _forget(monkeypatch)
+
+
+def _forget(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "lmms_eval"] + ["dslight.harness.lmms_eval"]:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def docs(pages):
+    """The validation questions as the documents of somebody else's task."""
+    reader = ShardReader(pages / "val")
+    found = []
+    for i in range(len(reader)):
+        sample = parse_sample(str(i), reader.read(i))
+        picture = Image.open(io.BytesIO(sample.images[0]))
+        found += [{"q": q.text, "a": q.references, "picture": picture, "id": q.question_id} for q in sample.questions]
+    assert len(found) == 24
+    return found
+
+
+def text(doc):
+    return doc["q"]
+
+
+def pictures(doc):
+    return [doc["picture"].convert("RGB")]
+
+
+def right(doc, reply):
+    return float(reply in doc["a"])
+
+
+def test_it_is_importable_without_the_harness_and_says_what_is_missing(run):
+    code = (
+        "import sys; sys.modules['lmms_eval'] = None\n"
+        "from dslight.harness.lmms_eval import DSLight\n"
+        f"try: DSLight(recipe={str(run)!r})\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert "lmms-eval is not installed" in done.stdout
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_a_task_gets_the_answers_that_validation_gets(harness, run, docs, batch_size):
+    from lmms_eval.evaluator import evaluate
+
+    lm = harness.DSLight.create_from_arg_string(f"recipe={run}", {"batch_size": batch_size, "max_batch_size": None})
+    assert isinstance(lm, sys.modules["lmms_eval.api.model"].lmms)
+    replies, score = evaluate(lm, "pages", docs, text, pictures, right, {"max_new_tokens": 16, "until": ["\n\n"]})
+    validated = _validated(run)
+    assert replies == [validated[doc["id"]] for doc in docs]
+    assert len(set(replies)) > 3
+    assert score == sum(validated[doc["id"]] in doc["a"] for doc in docs) / len(docs)
+
+
+def _validated(run) -> dict[str, str]:
+    """The replies of the validation loop by question."""
+    from dslight.run.evaluate import trained
+
+    experiment = trained(compose(run / "recipe.yaml", []))
+    experiment.data.setup("validate")
+    model = experiment.model.eval()
+    (source,) = model.generation
+    replies = {}
+    with torch.inference_mode():
+        for batch in experiment.data.val_dataloader()[0]:
+            found = model.answer(batch, **model.generation[source])
+            replies |= {q.question_id: reply for q, reply in zip(batch.questions, found, strict=True)}
+    return replies
+
+
+def test_a_task_may_stop_answers_and_sample(harness, run, docs):
+    from lmms_eval.evaluator import evaluate
+
+    lm = harness.DSLight(recipe=str(run), batch_size=4)
+    whole, _ = evaluate(lm, "pages", docs, text, pictures, right, {"max_new_tokens": 12})
+    stop = max(whole, key=len)[1]
+    cut, _ = evaluate(lm, "pages", docs, text, pictures, right, {"max_new_tokens": 12, "until": stop})
+    assert cut == [reply.split(stop)[0].rstrip() for reply in whole]
+    assert cut != whole
+    torch.manual_seed(0)
+    sampled, _ = evaluate(lm, "pages", docs, text, pictures, right, {"max_new_tokens": 12, "temperature": 5.0})
+    assert sampled != whole
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_likelihoods_are_those_of_the_continuation_alone(harness, run, docs, batch_size):
+    from lmms_eval.evaluator import evaluate, likelihoods
+
+    lm = harness.DSLight(recipe=str(run), batch_size=batch_size)
+    (greedy, *_), _ = evaluate(lm, "pages", docs[:1], text, pictures, right, {"max_new_tokens": 3})
+    choices = [greedy, "3", "31 07"]
+    found = likelihoods(lm, "pages", docs[:2], text, pictures, choices)
+    assert found[0][1] is True
+    assert any(not same for _, same in found)
+    for i, (value, _) in enumerate(found):
+        doc, choice = docs[i // 3], choices[i % 3]
+        assert value == pytest.approx(_by_hand(lm, doc, choice), abs=1e-4)
+
+
+def _by_hand(lm, doc, choice) -> float:
+    """One token after the other, each predicted from all that is before it."""
+    file = io.BytesIO()
+    pictures(doc)[0].save(file, format="png")
+    prompt = lm.data.ask(doc["q"], [file.getvalue()])
+    total = 0.0
+    for token in lm.data.rows.tokenizer(choice, add_special_tokens=False).input_ids:
+        with torch.inference_mode():
+            logits = lm.vlm(prompt)[0, -1]
+        total += float(torch.log_softmax(logits.double(), dim=0)[token])
+        one = torch.ones(1, 1, dtype=torch.int64)
+        prompt.input_ids = torch.cat([prompt.input_ids, one * token], dim=1)
+        prompt.attention_mask = torch.cat([prompt.attention_mask, one], dim=1)
+        prompt.visual_mask = torch.cat([prompt.visual_mask, one < 1], dim=1)
+        if prompt.segments is not None:
+            prompt.segments = torch.cat([prompt.segments, prompt.segments[:, -1:]], dim=1)
+    return total
+
+
+def test_a_live_model_is_left_as_it_was(harness, run, docs):
+    from lmms_eval.evaluator import evaluate
+
+    from dslight.run.evaluate import trained
+
+    experiment = trained(compose(run / "recipe.yaml", []))
+    model = experiment.model.train()
+    model.vision_encoder.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    lm = harness.DSLight.live(model, experiment.data, batch_size=8)
+    replies, _ = evaluate(lm, "pages", docs, text, pictures, right, {"max_new_tokens": 16})
+    lm.clean()
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert lm.vlm is model
+    validated = _validated(run)
+    assert replies == [validated[doc["id"]] for doc in docs]
+
+
+def test_what_it_cannot_take_is_named(harness, run, docs):
+    from lmms_eval.evaluator import evaluate
+
+    with pytest.raises(ValueError, match="conv_template: dslight takes recipe, ckpt, batch_size and device"):
+        harness.DSLight(recipe=str(run), conv_template="vicuna_v1")
+    with pytest.raises(ValueError, match="--batch_size: a number of questions is needed, got 'auto'"):
+        harness.DSLight(recipe=str(run), batch_size="auto")
+    lm = harness.DSLight(recipe=str(run))
+    with pytest.raises(TypeError, match="pages/0: its doc_to_visual gave a dict; dslight takes pictures"):
+        evaluate(lm, "pages", docs[:1], text, lambda doc: [{"audio": 1}], right, {})
+
+
+def test_the_package_announces_itself(harness):
+    (point,) = [p for p in importlib.metadata.entry_points(group="lmms_eval.models") if p.name == "dslight"]
+    assert point.value == "dslight.harness.lmms_eval:manifest"
+    made = harness.manifest()
+    module, name = made.simple_class_path.rsplit(".", 1)
+    assert getattr(importlib.import_module(module), name) is harness.DSLight
