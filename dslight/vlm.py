@@ -9,6 +9,7 @@ layer ``sites[s-1]``. Everything else is decided by the parts.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from dslight.components.language_model import LanguageModel
 from dslight.components.projector import Projector
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
-from dslight.metrics.base import TextMetric
+from dslight.metrics.base import Answer, TextMetric
 from dslight.nn.loss import next_token_loss
 from dslight.train.parallel import shard, states_by_name, states_by_number
 from dslight.types import Batch, Views, VisualTokens
@@ -67,7 +68,11 @@ class VLM(pl.LightningModule):
         self.tokenizer: Any = None
         self.metrics = nn.ModuleDict()
         self.generation: dict[str, dict[str, Any]] = {}
-        self.answers: list[dict[str, Any]] = []
+        self.answers: dict[str, list[Answer]] = {}
+        """By source, of this rank's share of the last validation, in the order in which they were generated."""
+        self.seconds: dict[str, float] = {}
+        """By source, what this rank's share took, data included."""
+        self._clock = 0.0
         self._sums: Tensor | None = None  # loss and tokens of the step so far
 
     def parts(self) -> dict[str, nn.Module]:
@@ -172,7 +177,8 @@ class VLM(pl.LightningModule):
         """Shard the parts when the strategy has a device mesh (Lightning may call this more than once)."""
         mesh = self.device_mesh
         if mesh is not None:
-            shard(self, self.parts(), mesh, methods=("generate",))
+            policy = getattr(self.trainer.strategy, "policy", None)
+            shard(self, self.parts(), mesh, methods=("generate",), policy=policy)
 
     def configure_optimizers(self) -> Any:
         """The stage's optimizer over the parts that train."""
@@ -200,25 +206,20 @@ class VLM(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the answers of the last round."""
-        self.answers = []
+        self.answers = {source: [] for source in self.metrics}
+        self.seconds = dict.fromkeys(self.metrics, 0.0)
+        self._clock = time.perf_counter()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Generate answers and let the source's metric judge them."""
         source = list(self.metrics)[dataloader_idx]
         replies = self.answer(batch, **self.generation[source])
-        cast(TextMetric, self.metrics[source]).update_questions(replies, batch.questions)
-        self.answers += [
-            {
-                "source": source,
-                "question_id": q.question_id,
-                "key": q.key,
-                "question": q.text,
-                "answer": reply,
-                "references": q.references,
-            }
-            for q, reply in zip(batch.questions, replies, strict=True)
-            if q.valid
-        ]
+        verdicts = cast(TextMetric, self.metrics[source]).update_questions(replies, batch.questions)
+        answers = map(Answer, batch.questions, replies, verdicts)
+        self.answers[source] += [answer for answer in answers if answer.question.valid]
+        now = time.perf_counter()
+        self.seconds[source] += now - self._clock
+        self._clock = now
 
     def answer(self, batch: Batch, **options: Any) -> list[str]:
         """Generated answers as text, special tokens dropped; ``options`` as in transformers' ``generate``."""
@@ -227,11 +228,14 @@ class VLM(pl.LightningModule):
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/<source>/<score>`` for every source."""
+        """Log ``val/<source>/<score>`` for every source that has scores, and ``speed/<source>/questions_per_second``."""
         for source, metric in self.metrics.items():
             assert isinstance(metric, TextMetric)
-            scores = {f"val/{source}/{name}": value for name, value in metric.compute().items() if not value.isnan()}
-            headline = f"val/{source}/{metric.headline}"
-            self.log_dict({k: v for k, v in scores.items() if k != headline})
-            self.log(headline, scores.get(headline, torch.tensor(float("nan"))), prog_bar=True)
+            for name, value in metric.compute().items():
+                if not value.isnan():
+                    self.log(f"val/{source}/{name}", value, prog_bar=name == metric.headline)
             metric.reset()
+            asked = torch.tensor([len(self.answers[source]), self.seconds[source]], dtype=torch.float32, device=self.device)
+            answered, seconds = self.trainer.strategy.reduce(asked, reduce_op="sum").tolist()
+            rate = answered * self.trainer.world_size / max(seconds, 1e-9)
+            self.log(f"speed/{source}/questions_per_second", rate)

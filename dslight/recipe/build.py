@@ -27,6 +27,7 @@ from dslight.metrics.benchmarks import BENCHMARKS
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import closest
 from dslight.recipe.schema import Section, located, sections
+from dslight.train.strategy import copies_of
 from dslight.types import Grid
 from dslight.vlm import VLM
 
@@ -193,6 +194,11 @@ def _check_mesh(recipe: Mapping[str, Any]) -> None:
     trainer = recipe.get("trainer") or {}
     strategy = trainer.get("strategy")
     sizes = (strategy.get("init_args") or {}) if isinstance(strategy, Mapping) else {}
+    if "devices" in trainer and "replicate" in sizes:
+        try:
+            copies_of(sizes["replicate"], world_size(recipe), trainer.get("num_nodes", 1))
+        except ValueError as error:
+            raise RecipeError(f"trainer.strategy.init_args.{error}") from None
     data, tensor = sizes.get("data_parallel_size"), sizes.get("tensor_parallel_size")
     if "devices" not in trainer or not isinstance(data, int) or not isinstance(tensor, int):
         return

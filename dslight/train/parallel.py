@@ -2,8 +2,8 @@
 
 Each part names its ``shard_units``; every unit becomes an FSDP2 group of its own, the rest (embeddings, heads,
 projector, gates) one group at the root. Tied weights stay tied because they are all in the root's group. Choose the
-strategy in the recipe: ``lightning.pytorch.strategies.ModelParallelStrategy`` with explicit sizes (its ``auto`` shards
-nothing).
+strategy in the recipe: :class:`dslight.train.strategy.Sharded`, or Lightning's ``ModelParallelStrategy`` with explicit
+sizes (its ``auto`` shards nothing).
 """
 
 from __future__ import annotations
@@ -13,22 +13,33 @@ from typing import Any
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from dslight.train.strategy import REPLICATE, SHARD
 
 
-def shard(root: nn.Module, parts: Mapping[str, nn.Module], mesh: DeviceMesh, methods: Sequence[str] = ()) -> None:
-    """Shard ``root`` over the mesh's data-parallel dimension, in place; a second call does nothing.
+def shard(
+    root: nn.Module,
+    parts: Mapping[str, nn.Module],
+    mesh: DeviceMesh,
+    methods: Sequence[str] = (),
+    policy: MixedPrecisionPolicy | None = None,
+) -> None:
+    """Shard ``root`` over the mesh, in place; a second call does nothing.
 
     Args:
         root: the module that the Trainer drives.
         parts: its parts; those with ``shard_units`` are sharded unit by unit.
-        mesh: has a dimension ``data_parallel`` (Lightning's ModelParallelStrategy makes it).
+        mesh: has a dimension ``data_parallel`` (Lightning's ModelParallelStrategy makes it), or is a hybrid one with
+            ``replicate`` and ``shard``.
         methods: methods of ``root`` besides ``forward`` that need whole parameters, e.g. ``generate``.
+        policy: the dtypes of computation and of the reduction of gradients; default: the parameters' own.
 
     Raises:
         ValueError: for a mesh of tensor parallelism, where nothing would be sharded and all ranks read the same data.
     """
-    over = mesh["data_parallel"]
+    hybrid = mesh.mesh_dim_names == (REPLICATE, SHARD)
+    over = mesh if hybrid else mesh["data_parallel"]
     if over.size() < mesh.size():
         raise ValueError(
             f"trainer.strategy: tensor_parallel_size is {mesh.size() // over.size()} (`auto`: all of a node), but "
@@ -36,10 +47,11 @@ def shard(root: nn.Module, parts: Mapping[str, nn.Module], mesh: DeviceMesh, met
         )
     if isinstance(root, FSDPModule):
         return
+    policy = policy or MixedPrecisionPolicy()
     for part in parts.values():
         for unit in getattr(part, "shard_units", []):
-            fully_shard(unit, mesh=over)
-    fully_shard(root, mesh=over)
+            fully_shard(unit, mesh=over, mp_policy=policy)
+    fully_shard(root, mesh=over, mp_policy=policy)
     for method in methods:
         register_fsdp_forward_method(root, method)
 
