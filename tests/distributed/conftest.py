@@ -5,11 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +22,14 @@ from dslight.data.plan import PlanSource, TrainPlan
 from dslight.data.shards import ShardWriter
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for the modules that are no tests
+
+from launches import STRATEGY, Ended, launch, strategy  # noqa: E402
+
 GLOBAL_BATCH = 4
 STEPS = 6
 RECORDS = GLOBAL_BATCH * STEPS
 QUESTIONS = 7  # does not divide by two ranks
-TIMEOUT = 90
-
-STRATEGY = "lightning.pytorch.strategies.ModelParallelStrategy"
 
 
 def share(step: int, rank: int) -> list[int]:
@@ -168,12 +165,9 @@ def recipe(shards, tmp_path_factory) -> Callable[..., Path]:
 
 
 @dataclass(frozen=True)
-class Done:
+class Done(Ended):
     """What a launch left behind."""
 
-    code: int
-    output: str
-    seconds: float
     folder: Path
 
     def probe(self, rank: int) -> dict[str, Any]:
@@ -192,7 +186,8 @@ class Done:
 
     def answers(self) -> list[dict[str, Any]]:
         """Every question with its answer."""
-        return [json.loads(line) for line in (self.folder / "run" / "answers.jsonl").read_text().splitlines()]
+        file = self.folder / "run" / "questions" / "pages.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()]
 
     def result(self) -> dict[str, Any]:
         """``result.json``."""
@@ -201,9 +196,7 @@ class Done:
 
 @pytest.fixture(scope="session")
 def fit() -> Callable[..., Done]:
-    """``dslight fit`` of a recipe with a process per rank; killed after ``TIMEOUT`` seconds, and then the test has
-    failed.
-    """
+    """``dslight fit`` of a recipe with a process per rank."""
 
     def run(
         recipe: Path, folder: Path, *overrides: str, ranks: int = 1, sharded: bool | None = None, **env: str
@@ -211,41 +204,31 @@ def fit() -> Callable[..., Done]:
         """``folder`` takes the run, its output and the probe's files; ``sharded``: with FSDP2 (default: when there
         are several ranks).
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-        strategy = {"class_path": STRATEGY, "init_args": {"data_parallel_size": ranks, "tensor_parallel_size": 1}}
         if sharded or (sharded is None and ranks > 1):
-            overrides = (f"trainer.strategy={json.dumps(strategy)}", *overrides)
-        command = [
-            sys.executable,
-            *torchrun,
-            "-m",
-            "dslight",
-            "fit",
-            str(recipe),
-            f"run_dir={folder / 'run'}",
-            *overrides,
-        ]
-        path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-        env |= {"PYTHONPATH": path, "PROBE_FOLDER": str(folder), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        began = time.monotonic()
-        with (folder / "output.txt").open("w") as output:
-            process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=os.environ | env,
-                cwd=folder,
-                start_new_session=True,
+            overrides = (strategy(STRATEGY, data_parallel_size=ranks, tensor_parallel_size=1), *overrides)
+        call = ["-m", "dslight", "fit", str(recipe), f"run_dir={folder / 'run'}", *overrides]
+        ended = launch(folder, call, ranks, **env)
+        return Done(ended.code, ended.output, ended.seconds, folder)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fit_several() -> Callable[..., list[Done]]:
+    """Several recipes one after another in the same processes: ``{folder: (recipe, overrides)}``."""
+
+    def run(folder: Path, calls: dict[str, tuple[Path, list[str]]], ranks: int = 1) -> dict[str, Done]:
+        program = [
+            (
+                ["fit", str(recipe), f"run_dir={folder / name / 'run'}", *overrides],
+                {"PROBE_FOLDER": str(folder / name)},
             )
-            try:
-                code = process.wait(TIMEOUT)
-            except subprocess.TimeoutExpired:
-                code = None
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        text = (folder / "output.txt").read_text()
-        assert code is not None, f"still running after {TIMEOUT} s:\n{text[-4000:]}"
-        return Done(code, text, time.monotonic() - began, folder)
+            for name, (recipe, overrides) in calls.items()
+        ]
+        for name in calls:
+            (folder / name).mkdir(parents=True)
+        ended = launch(folder, [str(HERE / "several.py"), json.dumps(program)], ranks)
+        assert ended.code == 0, ended.output[-4000:]
+        return {name: Done(ended.code, ended.output, ended.seconds, folder / name) for name in calls}
 
     return run
