@@ -23,7 +23,8 @@ from dslight.data.images import ViewPolicy
 from dslight.data.lengths import Measure, lengths_of
 from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, Start, TrainLoader, TrainRecords, Workers
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
-from dslight.data.sample import Pixels, Sample, decode_image
+from dslight.data.progress import FitProgress
+from dslight.data.sample import Alpha, Exif, Pixels, Sample, decode_image
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
 from dslight.layout import SlotLayout
 from dslight.types import Batch, Question
@@ -57,6 +58,8 @@ class RowMaker:
     views: ViewPolicy
     image_size: tuple[int, int]
     pixels: Pixels = "fast"
+    exif: Exif = "apply"
+    alpha: Alpha = "white"
 
     def train(self, sample: Sample) -> Item:
         """A training row."""
@@ -70,7 +73,7 @@ class RowMaker:
         return self._with_views(Item(sample.key, ids, question=replace(question, valid=valid)), sample)
 
     def _with_views(self, item: Item, sample: Sample) -> Item:
-        images = [decode_image(data, pixels=self.pixels) for data in sample.images]
+        images = [decode_image(data, exif=self.exif, alpha=self.alpha, pixels=self.pixels) for data in sample.images]
         views = [self.views(image, self.image_size, self.pixels) for image in images]
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         return replace(item, pixels=[pixels for pixels, _ in views], grids=[grid for _, grid in views], sizes=sizes)
@@ -85,6 +88,8 @@ class ShardData(LightningDataModule):
         views: how an image becomes views.
         pixels: ``pillow`` gives the pixels of the authors' code bit for bit; ``fast`` is at most 2 levels of 255 from
             them, far less than JPEG's own error, and takes a fraction of the time.
+        exif: ``apply`` turns a picture as its EXIF orientation says, as a viewer does; ``ignore``: as LLaVA's code.
+        alpha: transparency is laid over ``white``; ``drop`` shows the (often black) colour below it, as LLaVA's code.
         template: how a conversation is written (``dslight.data.conversation``).
         global_batch_size: samples per optimizer step, over all ranks.
         micro_batch_size: samples that a rank takes at once; default: all of its share of a step.
@@ -112,6 +117,8 @@ class ShardData(LightningDataModule):
         global_batch_size: int,
         val: dict[str, ValSource] | None = None,
         pixels: Pixels = "fast",
+        exif: Exif = "apply",
+        alpha: Alpha = "white",
         template: TemplateName = "vicuna_v1",
         micro_batch_size: int | None = None,
         val_batch_size: int = 64,
@@ -132,6 +139,8 @@ class ShardData(LightningDataModule):
         self.val_sources = dict(val or {})
         self.views = views
         self.pixels: Pixels = pixels
+        self.exif: Exif = exif
+        self.alpha: Alpha = alpha
         self.template_name: TemplateName = template
         self.global_batch_size, self.micro_batch_size, self.val_batch_size = (
             global_batch_size,
@@ -146,6 +155,8 @@ class ShardData(LightningDataModule):
         self.order = order or Order()
         self.cache = _cache(cache, cache_bytes)
         self._plan: TrainPlan | None = None
+        self._train_loader: TrainLoader[Item] | None = None
+        self._continue: dict[str, Any] | None = None
         self._rows: RowMaker | None = None
         self._slots: SlotLayout | None = None
         self._suffixes: dict[str, str] = {}
@@ -166,7 +177,8 @@ class ShardData(LightningDataModule):
             suffixes: by evaluation source, what stands behind each of its questions.
         """
         self._suffixes = dict(suffixes or {})
-        self._rows = RowMaker(template(self.template_name), tokenizer, self.views, image_size, self.pixels)
+        decoding = (self.pixels, self.exif, self.alpha)
+        self._rows = RowMaker(template(self.template_name), tokenizer, self.views, image_size, *decoding)
         self._slots = slots
 
     @property
@@ -185,6 +197,7 @@ class ShardData(LightningDataModule):
         """Open the shards: all that is missing fails here, on every rank, before the first step. Only a fit needs what
         is trained on."""
         if stage == "fit":
+            self._train_loader = self._continue = None
             self._train_readers = open_train(self.sources, self.check, self.cache)
             if self._rows is not None:
                 self._plan = self._make_plan()
@@ -210,6 +223,7 @@ class ShardData(LightningDataModule):
             self.views,
             self.rows.image_size,
             cast(SlotLayout, self._slots),
+            self.exif,
         )
         lengths, text = None, {key: value for key, value in measure.parts.items() if "tokenizer" in key}
         if self.order.measures:
@@ -251,11 +265,29 @@ class ShardData(LightningDataModule):
         return accumulation(self.global_batch_size, world_size, micro)
 
     def train_dataloader(self) -> TrainLoader[Item]:
-        """The resumable loader of this rank."""
+        """The resumable loader of this rank.
+
+        Raises:
+            ValueError: naming what differs, if the checkpoint to continue is of another order of the data.
+        """
         rows = self.rows
         self._plan = plan = self._plan or self._make_plan()  # the data was set up before it was connected
         dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad)
-        return train_loader(dataset, plan, self._collate, self.micro_batch_size, self.workers, self.trainer)
+        loader = train_loader(dataset, plan, self._collate, self.micro_batch_size, self.workers, self.trainer)
+        if self._continue is not None:
+            loader.load_state_dict(self._continue)
+            self._continue = None
+        self._train_loader = loader
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training data, kept here too: of the loaders' states in a checkpoint, Lightning leaves
+        out those that were saved at the end of an epoch."""
+        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue there with the next loader."""
+        self._continue = state_dict.get("train")
 
     def val_dataloader(self) -> list[EvalLoader[Item]]:
         """One loader per evaluation source, in the order of ``val``."""
@@ -371,16 +403,4 @@ def train_loader(
             f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches}, but global_batch_size "
             f"{plan.global_batch} = {world} ranks x micro_batch_size {size} x {needed}; set it to {needed}"
         )
-    return TrainLoader(dataset, plan, collate, rank, world, size, workers, partial(_correct_progress, trainer))
-
-
-def _correct_progress(trainer: Trainer, batches: int) -> None:
-    """Tell Lightning how much of the epoch is done.
-
-    Its own count is of the micro-batches of a rank; saved at one world size it means another number at another one, and
-    Lightning would leave the epoch early or late.
-    """
-    progress = cast(Any, trainer.fit_loop.epoch_loop.batch_progress.current)
-    unfinished = progress.processed - progress.completed  # 1 if saved inside the end of a batch; Lightning completes it
-    progress.ready = progress.started = progress.processed = batches
-    progress.completed = batches - unfinished
+    return TrainLoader(dataset, plan, collate, rank, world, size, workers, FitProgress(trainer))

@@ -38,7 +38,7 @@ from transformers import PreTrainedTokenizerBase
 from dslight.data.conversation import IMAGE, Template
 from dslight.data.images import ViewPolicy
 from dslight.data.loader import OnBad, Workers, read_batches
-from dslight.data.sample import MAX_PIXELS, BadSample, Sample, parse_sample
+from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.data.shards.format import sha256, write_atomically
 from dslight.layout import SlotLayout
@@ -64,6 +64,7 @@ class Measure:
         views: how many crops an image has.
         image_size: (height, width) of a view.
         slots: how many positions an image takes.
+        exif: whether an image is turned as its EXIF orientation says, which exchanges its sides.
     """
 
     template: Template
@@ -72,6 +73,7 @@ class Measure:
     views: ViewPolicy
     image_size: Grid
     slots: SlotLayout
+    exif: Exif = "apply"
 
     @cached_property
     def parts(self) -> dict[str, str]:
@@ -79,6 +81,7 @@ class Measure:
         facts = [self.tokenizer.bos_token_id, self.tokenizer.eos_token, self.name == "tokenizer" and self.chat_template]
         text = self.tokenizer.backend_tokenizer.to_str() + repr(facts)  # type: ignore[attr-defined]
         image = str(self.constant) if self.constant else f"{_described(self.slots)} {_described(self.views)}"
+        image += "" if self.constant or self.exif == "apply" else f" exif {self.exif}"
         return {
             "model.language_model (tokenizer)": sha256(text.encode())[:8],
             "data.template": f"{self.name} {sha256(_described(self.template).encode())[:8]}",
@@ -131,14 +134,14 @@ class Measure:
         if self.constant:
             return self.constant
         try:
-            size = image_size(data)
+            size = image_size(data, self.exif)
         except BadSample as error:
             raise BadSample(f"{key}: {error}") from error
         return self.slots(self.views.choose(size, self.image_size), size)
 
 
-def image_size(data: bytes) -> Grid:
-    """(height, width) of an encoded image as it is shown, EXIF orientation applied; its head is enough.
+def image_size(data: bytes, exif: Exif = "apply") -> Grid:
+    """(height, width) of an encoded image as it is shown, or as it is stored; its head is enough.
 
     Raises:
         BadSample: not an image, or one that is refused.
@@ -147,7 +150,7 @@ def image_size(data: bytes) -> Grid:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadSample(f"image of {image.width}x{image.height} pixels is above the cap of {MAX_PIXELS}")
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            turned = exif == "apply" and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (image.width, image.height) if turned else (image.height, image.width)
     except BadSample:
         raise

@@ -62,13 +62,14 @@ def module(root: Path, tokenizer, views, slots=SLOTS, **settings) -> ShardData:
     [(AnyResViews(), SLOTS), (AspectGridViews(4), SlotLayout((2, 2), crops=True)), (SingleView(), SlotLayout((3, 3)))],
     ids=lambda value: type(value).__name__ if not isinstance(value, SlotLayout) else "",
 )
-def test_lengths_are_those_of_the_rows(mixed, tokenizer, views, slots, tmp_path):
-    data = module(mixed, tokenizer, views, slots)
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_lengths_are_those_of_the_rows(mixed, tokenizer, views, slots, exif, tmp_path):
+    data = module(mixed, tokenizer, views, slots, exif=exif)
     data.setup("fit")
     dataset = data.train_dataloader().dataset
     rows = [data._collate([dataset[i]]) for i in range(30)]
     expected = [row.input_ids.shape[1] * (1 if row.visual_mask.any() else -1) for row in rows]
-    measure = Measure(template("vicuna_v1"), "vicuna_v1", tokenizer, views, (8, 8), slots)
+    measure = Measure(template("vicuna_v1"), "vicuna_v1", tokenizer, views, (8, 8), slots, exif)
     reader = ShardReader(mixed)
     assert lengths_of(reader, measure, tmp_path).tolist() == expected
     (file,) = tmp_path.glob("*.npy")
@@ -81,11 +82,30 @@ def test_the_size_of_an_image_is_that_of_its_pixels(mixed):
     for row in range(len(reader)):
         members = reader.read(row)
         for name in json.loads(members["json"])["images"]:
-            assert image_size(members[name]) == decode_image(members[name]).shape[:2]
+            for exif in ("apply", "ignore"):
+                assert image_size(members[name], exif) == decode_image(members[name], exif=exif).shape[:2]
 
 
-def measure_of(tokenizer, name="vicuna_v1", views=None, slots=SLOTS) -> Measure:
-    return Measure(template(name), name, tokenizer, views or AnyResViews(), (8, 8), slots)
+def test_the_plan_measures_a_turned_image_as_the_rows_have_it(tokenizer, tmp_path, png):
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6
+    with ShardWriter(tmp_path / "turned") as writer:
+        for i in range(2):
+            image = png(np.zeros((8, 20, 3), np.uint8), "JPEG", exif=exif)
+            writer.write(f"t-{i}", [image], {"conversations": turns("<image>\nA1", "B2")})
+    lengths = {}
+    for policy in ("apply", "ignore"):
+        data = module(tmp_path / "turned", tokenizer, AnyResViews(), exif=policy, order=Order(group_by=["length"]))
+        data.setup("fit")
+        (measured,) = {int(length) for length in data._plan.sources[0].lengths}
+        row = data._collate([data.train_dataloader().dataset[0]])
+        assert measured == row.input_ids.shape[1]
+        assert row.views.grids == [(3, 1) if policy == "apply" else (1, 3)]
+        lengths[policy] = measured
+    assert lengths["apply"] != lengths["ignore"]  # one newline slot per row
+
+
+def measure_of(tokenizer, name="vicuna_v1", views=None, slots=SLOTS, exif="apply") -> Measure:
+    return Measure(template(name), name, tokenizer, views or AnyResViews(), (8, 8), slots, exif)
 
 
 def test_the_hash_changes_with_all_that_changes_lengths(tokenizer, tmp_path):
@@ -101,6 +121,7 @@ def test_the_hash_changes_with_all_that_changes_lengths(tokenizer, tmp_path):
         measure_of(tokenizer, views=AnyResViews([(2, 2)])),
         measure_of(tokenizer, slots=SlotLayout((3, 3), crops=True, newline=True, unpad=True)),
         measure_of(tokenizer, slots=SlotLayout((2, 2), crops=True)),
+        measure_of(tokenizer, exif="ignore"),
     ]
     assert len({measure.hash for measure in measures}) == len(measures)
     again = AutoTokenizer.from_pretrained(tmp_path)
