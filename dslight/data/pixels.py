@@ -2,8 +2,8 @@
 
 Decided here: every rounding is that of LLaVA's and LLaVA-NeXT's code, and there are two ways to the pixels. ``pillow``
 is what that code calls, so its pixels are theirs, bit for bit. ``fast`` is the same filters from torch in a quarter of
-the time, at most 2 levels of 255 from Pillow's. That holds for a Pillow that resizes the width first, as all did before
-version 13; that one begins with the height for some shapes, where the two Pillows are further from each other.
+the time, at most 2 levels of 255 from those of the Pillow that is installed: they are resized side after side in its
+order, which is not the same in all its versions (in between, values are rounded and clipped).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
+import PIL
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -88,7 +89,10 @@ class TorchPicture(Picture):
         if resample not in ("bilinear", "bicubic"):
             image = Image.fromarray(self.pixels.permute(1, 2, 0).contiguous().numpy())
             return TorchPicture(PillowPicture(image).squash(size, resample).tensor())
-        return TorchPicture(F.interpolate(self.pixels[None], size=size, mode=resample, antialias=True)[0])
+        pixels = self.pixels[None]
+        if height_first(self.size, size):
+            pixels = F.interpolate(pixels, size=(size[0], self.size[1]), mode=resample, antialias=True)
+        return TorchPicture(F.interpolate(pixels, size=size, mode=resample, antialias=True)[0])
 
     def center(self, size: tuple[int, int], color: Color) -> TorchPicture:
         """See :meth:`Picture.center`."""
@@ -102,6 +106,16 @@ class TorchPicture(Picture):
     def tensor(self) -> Tensor:
         """See :meth:`Picture.tensor`."""
         return self.pixels
+
+
+def height_first(size: tuple[int, int], to: tuple[int, int], pillow: str = PIL.__version__) -> bool:
+    """Whether this version of Pillow resizes the height before the width, given (height, width) before and after.
+
+    Since 13 it does where the height loses more than twice the pixels that the width loses (``ImagingResampleInner`` in
+    its Resample.c), for instance from 640 x 480 to 336 x 336; torch and earlier versions begin with the width.
+    """
+    lost = size[0] - to[0]
+    return int(pillow.split(".")[0]) >= 13 and lost > max(0, 2 * (size[1] - to[1]))
 
 
 def picture(image: np.ndarray | Image.Image, pixels: Pixels) -> Picture:

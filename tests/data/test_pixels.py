@@ -8,18 +8,22 @@ import warnings
 
 import jsonargparse
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image, ImageOps
 
 from dslight.data.datamodule import ShardData
 from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView
-from dslight.data.pixels import TorchPicture, picture
+from dslight.data.pixels import TorchPicture, height_first, picture
 from dslight.data.sample import BadSample, decode_image
 from dslight.layout import SlotLayout
 
 RNG = np.random.default_rng(0)
 SIZES = [(480, 640), (640, 480), (337, 91), (859, 10), (15, 609), (1, 700), (700, 1), (3, 3), (1200, 1600)]
+
+
+SHAPES = [(h, w, to) for h, w in SIZES for to in [(336, 336), (17, 301), (301, 17), (805, 409)]]
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -37,11 +41,8 @@ def photos() -> list[np.ndarray]:
     return pytest.importorskip("sklearn.datasets").load_sample_images().images
 
 
-def by_width_then_height(image: np.ndarray, size: tuple[int, int], resample: str) -> np.ndarray:
-    """Pillow's resizing in the order that it had in all versions before 13, which reorders some shapes."""
-    kind = Image.Resampling[resample.upper()]
-    once = Image.fromarray(image).resize((size[1], image.shape[0]), kind)
-    return np.asarray(once.resize((size[1], size[0]), kind))
+def pillows(image: np.ndarray, size: tuple[int, int], resample: str) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling[resample.upper()]))
 
 
 def levels(a: np.ndarray, b: np.ndarray) -> int:
@@ -58,9 +59,22 @@ def fast(image: np.ndarray, size: tuple[int, int], resample: str) -> np.ndarray:
 def test_fast_resizing_is_pillows_to_two_levels_at_any_size(resample, make, to):
     for size in SIZES:
         image = make(*size)
-        resized, theirs = fast(image, to, resample), by_width_then_height(image, to, resample)
+        resized, theirs = fast(image, to, resample), pillows(image, to, resample)
         assert resized.shape == theirs.shape
         assert levels(resized, theirs) <= 2, (size, to)
+
+
+def test_the_side_that_is_resized_first_is_pillows():
+    """Two steps of Pillow's, which cannot be reordered, in either order: its one step equals the one that is said."""
+    said = []
+    for height, width, to in [(640, 480, (336, 336)), (624, 480, (336, 336)), (625, 480, (336, 336)), *SHAPES]:
+        image = black_and_white(height, width)
+        middle = (to[0], width) if height_first((height, width), to) else (height, to[1])
+        one = pillows(image, to, "bicubic")
+        assert (pillows(pillows(image, middle, "bicubic"), to, "bicubic") == one).all(), (height, width, to)
+        said.append(height_first((height, width), to))
+    assert not any(height_first((height, width), to, "12.3.1") for height, width, to in SHAPES)
+    assert set(said) == {PIL.__version__ >= "13", False}
 
 
 @pytest.mark.parametrize("side", [224, 336, 448, 672, 1344])
@@ -69,7 +83,7 @@ def test_photographs_are_pillows_to_two_levels_and_mostly_exactly(photos, side):
         for image in (photo, photo[:, 100:400]):
             image = np.ascontiguousarray(image)
             resized = fast(image, (side, side), "bicubic")
-            theirs = by_width_then_height(image, (side, side), "bicubic")
+            theirs = pillows(image, (side, side), "bicubic")
             assert levels(resized, theirs) <= 2
             assert (resized != theirs).mean() < 0.02
 
