@@ -30,6 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from dslight.nn.intervention import Injection, intervened
+
 Operation = Callable[[Tensor, Tensor], Tensor]
 """What is added, ``[n, D]``, given the residual stream at the slots and the stack there, both ``[n, D]``."""
 
@@ -178,6 +180,8 @@ def inject(
         ValueError: on a count of tokens other than the mask's, or a site that is not there.
         RuntimeError: as :func:`refuse_recomputed`.
     """
+    wanted = intervened(Injection(layers, stacks, tuple(sites), fill, operation))
+    stacks, sites, fill, operation = wanted.stacks, wanted.sites, wanted.fill, wanted.operation
     positions = _Positions(mask)
     for name, tokens in (("stacks", stacks), ("fill", fill)):
         if tokens is not None and tokens.shape[-2] != len(positions):
