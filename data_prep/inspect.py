@@ -192,7 +192,7 @@ def card_of(reader: ShardReader, row: int, lens: Lens | None) -> Card:
         sample = read_sample(reader, row)
         pictures = []
         for data in sample.images:
-            image = Image.fromarray(decode_image(data))
+            image = Image.fromarray(decode_image(data) if lens is None else lens.rows.decode(data))
             pictures.append(Picture(_url(image, _PICTURE), (image.height, image.width), tiny=max(image.size) <= 64))
         turns = [(turn.role, turn.text) for turn in sample.turns]
         for question in sample.questions:

@@ -72,8 +72,12 @@ class RowMaker:
         ids = self.template.prompt(question.text + end, len(sample.images), self.tokenizer)
         return self._with_views(Item(sample.key, ids, question=replace(question, valid=valid)), sample)
 
+    def decode(self, data: bytes) -> np.ndarray:
+        """An encoded image as views are made of it, uint8 RGB ``[H, W, 3]``."""
+        return decode_image(data, exif=self.exif, alpha=self.alpha, pixels=self.pixels)
+
     def _with_views(self, item: Item, sample: Sample) -> Item:
-        images = [decode_image(data, exif=self.exif, alpha=self.alpha, pixels=self.pixels) for data in sample.images]
+        images = [self.decode(data) for data in sample.images]
         views = [self.views(image, self.image_size, self.pixels) for image in images]
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         return replace(item, pixels=[pixels for pixels, _ in views], grids=[grid for _, grid in views], sizes=sizes)
@@ -265,7 +269,7 @@ class ShardData(LightningDataModule):
         return accumulation(self.global_batch_size, world_size, micro)
 
     def train_dataloader(self) -> TrainLoader[Item]:
-        """The resumable loader of this rank.
+        """The resumable loader of this rank; asked for once more in a fit, it goes on where the last one stands.
 
         Raises:
             ValueError: naming what differs, if the checkpoint to continue is of another order of the data.
@@ -277,6 +281,8 @@ class ShardData(LightningDataModule):
         if self._continue is not None:
             loader.load_state_dict(self._continue)
             self._continue = None
+        elif self._train_loader is not None:  # trainer.reload_dataloaders_every_n_epochs
+            loader.epoch, loader.consumed = self._train_loader.epoch, self._train_loader.consumed
         self._train_loader = loader
         return loader
 
