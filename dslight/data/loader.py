@@ -27,6 +27,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dslight.data.plan import TrainPlan, accumulation, eval_share, question_rows
+from dslight.data.progress import FitProgress
 from dslight.data.sample import BadSample, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.types import Question
@@ -137,8 +138,7 @@ class TrainLoader(Generic[T]):
         rank, world: of the data-parallel group.
         micro: rows of a batch.
         workers: processes that read ahead.
-        on_load: called after a resume with the number of micro-batches of this epoch that are done at *this* world
-            size.
+        progress: Lightning's own count, put right after a resume.
     """
 
     def __init__(
@@ -150,10 +150,10 @@ class TrainLoader(Generic[T]):
         world: int,
         micro: int,
         workers: Workers = Workers(),
-        on_load: Callable[[int], None] | None = None,
+        progress: FitProgress | None = None,
     ) -> None:
         self.dataset, self.plan, self.collate = dataset, plan, collate
-        self.rank, self.world, self.micro, self.workers, self.on_load = rank, world, micro, workers, on_load
+        self.rank, self.world, self.micro, self.workers, self.progress = rank, world, micro, workers, progress
         self.accumulate = accumulation(plan.global_batch, world, micro)
         self.epoch = self.consumed = self.unusable = self.shrunk = 0
 
@@ -180,10 +180,11 @@ class TrainLoader(Generic[T]):
 
     def state_dict(self) -> dict[str, Any]:
         """The position: equal on all ranks, and meaningful at any world size."""
+        in_hand = 0 if self.progress is None else self.progress.in_hand
         return {
             "version": _STATE_VERSION,
             "epoch": self.epoch,
-            "consumed": self.consumed,
+            "consumed": self.consumed - in_hand * self.world * self.micro,
             "global_batch": self.plan.global_batch,
             "plan_hash": self.plan.hash,
             "plan": self.plan.parts,
@@ -206,8 +207,8 @@ class TrainLoader(Generic[T]):
                 )
         self.epoch = state["epoch"]
         self.consumed = state["consumed"] - state["consumed"] % self.plan.global_batch
-        if self.on_load is not None:
-            self.on_load(self.consumed // (self.world * self.micro))
+        if self.progress is not None:
+            self.progress.resume(self.consumed // (self.world * self.micro))
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any]) -> str:
