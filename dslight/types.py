@@ -116,6 +116,7 @@ class Question:
         valid: false for a repeat that pads the last batch of a rank; metrics leave it out.
         key: the sample's key in its shard.
         suffix: what the prompt ends with, where this question has its own; ``None``: that of its benchmark.
+        number: its place among the questions of its source, from 0.
         extra: what else its authors say about it (``options``, ``subject``, ...), as the shard has it.
     """
 
@@ -126,6 +127,7 @@ class Question:
     valid: bool = True
     key: str = ""
     suffix: str | None = None
+    number: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property

@@ -27,6 +27,7 @@ from dslight.components import (
     Stack,
 )
 from dslight.metrics.answers import ExactMatch
+from dslight.metrics.base import Answer, Verdict
 from dslight.nn.loss import next_token_loss
 from dslight.train.optim import PartTraining, Stage
 from dslight.types import IGNORE, Batch, Question
@@ -236,13 +237,8 @@ def test_validation_generates_answers_and_lets_the_metric_judge(make_vlm, make_v
     trainer = pl.Trainer(accelerator="cpu", **QUIET)
     trainer.validate(vlm, [DataLoader([batch, padded], batch_size=None)], verbose=False)
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    assert [answer["question_id"] for answer in vlm.answers] == ["1", "2", "3"]
-    assert vlm.answers[0] == {
-        "source": "pages",
-        "question_id": "1",
-        "key": "a",
-        "question": "what?",
-        "answer": right,
-        "references": (right,),
-    }
+    assert [answer.question.question_id for answer in vlm.answers["pages"]] == ["1", "2", "3"]
+    assert vlm.answers["pages"][0] == Answer(batch.questions[0], right, Verdict(1.0))
+    assert [answer.verdict.score for answer in vlm.answers["pages"]] == [1.0, 0.0, 0.0]
+    assert scores["speed/pages/questions_per_second"] == pytest.approx(3 / vlm.seconds["pages"])
     assert scores[f"val/pages/{vlm.metrics['pages'].headline}"] == pytest.approx(1 / 3)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
@@ -241,7 +241,8 @@ class QuestionRecords(Dataset[T], Generic[T]):
         number, valid = index
         row = int(self._rows[number])
         sample = read_sample(self.reader, row)
-        return self.make(sample, sample.questions[number - int(self._first[row])], valid)
+        question = sample.questions[number - int(self._first[row])]
+        return self.make(sample, replace(question, number=number), valid)
 
 
 class EvalLoader(Generic[T]):

@@ -14,8 +14,8 @@ Decided here, once, so that a validation loop can treat all benchmarks alike:
 - What cannot be read from an answer scores 0 and is reported as ``unresolved``, a share of the questions. Nothing is
   guessed.
 - A question without references (of a hidden test set) is answered but not scored: it counts nowhere.
-- What is added up is what is written down: ``update`` makes a :class:`Verdict` on every row, sums those, and leaves them
-  in ``verdicts`` for the file of all questions.
+- What is added up is what is written down: ``update`` makes a :class:`Verdict` on every row, sums those, and leaves
+  them in ``verdicts`` for the file of all questions.
 """
 
 from __future__ import annotations
@@ -57,6 +57,14 @@ class Verdict(NamedTuple):
 
     score: float | None = None
     unresolved: bool = False
+
+
+class Answer(NamedTuple):
+    """A question with what the model said and what the metric says about that."""
+
+    question: Question
+    prediction: str
+    verdict: Verdict
 
 
 def verdict(score: float | None) -> Verdict:

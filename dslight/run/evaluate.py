@@ -22,6 +22,7 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
     Raises:
         RecipeError: when there is nothing to validate on, or no checkpoint.
     """
+    from dslight.run.answers import scores_of, write_answers
     from dslight.run.fit import make_trainer, users_errors
 
     folder = RunFolder(run_dir(recipe))
@@ -45,15 +46,28 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
             verbose=False,
             weights_only=True,
         )
-    scores = {key: value for one in found for key, value in one.items()}
+    scores, sources = scores_of(found), write_answers(experiment, folder, trainer)
     if trainer.is_global_zero:
         for key, value in scores.items():
             print(f"{key:<40} {value:.4f}")
-        folder.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            folder.path / "scores.json", json.dumps({"checkpoint": str(checkpoint), "scores": scores}, indent=2)
-        )
+        for source, facts in sources.items():
+            print(_said(source, facts))
+        written = {"checkpoint": str(checkpoint), "scores": scores, "sources": sources}
+        write_atomically(folder.path / "scores.json", json.dumps(written, indent=2))
     return scores
+
+
+def _said(source: str, facts: Mapping[str, Any]) -> str:
+    """How a source went, in a line."""
+    hidden = facts["questions"] - facts["scored"]
+    parts = [
+        f"{facts['questions']} questions",
+        f"{facts['benchmark']} by the protocol {facts['protocol']}" if facts["protocol"] else facts["benchmark"],
+        f"{hidden} not scored" if hidden else "",
+        f"{facts['unresolved']} unresolved" if facts["unresolved"] else "",
+        f"{facts['questions_per_second']:.1f} questions/s" if facts["seconds"] else "",
+    ]
+    return f"{source}: {', '.join(filter(None, parts))}"
 
 
 def predict(

@@ -142,6 +142,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     from lightning.pytorch.loggers import CSVLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
 
+    from dslight.run.answers import scores_of
     from dslight.run.result import write_result
     from dslight.train.callbacks import AuditGradients, Bar, Pace, SaveAtEnd, StopCleanly
     from dslight.train.together import StopTogether
@@ -192,7 +193,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     finally:
         if trainer.is_global_zero:
             folder.join_logs()
-    merged = {key: value for one in scores for key, value in one.items()}
+    merged = scores_of(scores)
     result = write_result(experiment, folder, trainer, pace, merged)
     if trainer.is_global_zero:
         headline = result.get("headline") or next(iter(merged), None)

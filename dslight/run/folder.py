@@ -7,7 +7,8 @@
     progress.json      how far the run is, for whoever watches it
     checkpoints/       step-NNNNNNNN.ckpt, the last step's always
     weights/           PART.safetensors of every part that trained
-    answers.jsonl      every validation question with its generated answer
+    questions/         SOURCE.jsonl: every validation question with its answer and its score
+    submissions/       what official servers read, of the benchmarks that have one
     result.json        written last: the run is finished
 
 Nothing else is a run's; a sweep puts its ``run.json`` and ``log.txt`` beside these.

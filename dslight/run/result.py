@@ -8,6 +8,7 @@ from typing import Any
 
 from dslight.recipe.build import Experiment
 from dslight.recipe.compose import recipe_hash
+from dslight.run.answers import write_answers
 from dslight.run.folder import RunFolder, environment, write_atomically
 from dslight.train.callbacks import Pace
 from dslight.vlm import VLM
@@ -17,14 +18,14 @@ def write_result(
     experiment: Experiment, folder: RunFolder, trainer: Any, pace: Pace, scores: Mapping[str, float]
 ) -> dict[str, Any]:
     """Write everything; all ranks take part, the first one writes, and ``result.json`` comes last."""
-    model = experiment.model
     save_parts(experiment, folder, trainer)
-    answers = _gather_answers(model, trainer) if isinstance(model, VLM) else []
+    sources = write_answers(experiment, folder, trainer)
     result = {
         "name": experiment.recipe.get("name"),
         "seed": experiment.recipe.get("seed", 0),
         "recipe_hash": recipe_hash(experiment.recipe),
         "scores": dict(scores),
+        "sources": sources,
         **_headline(experiment, scores),
         **_ledger(experiment, pace),
         "step_seconds": pace.step_seconds,
@@ -33,23 +34,8 @@ def write_result(
         **{key: value for key, value in environment().items() if key in ("versions", "git_commit")},
     }
     if trainer.is_global_zero:
-        if isinstance(model, VLM):
-            lines = [json.dumps(answer) for answer in answers]
-            write_atomically(folder.path / "answers.jsonl", "\n".join(lines) + "\n")
         write_atomically(folder.result_file, json.dumps(result, indent=2))
     return result
-
-
-def _gather_answers(model: VLM, trainer: Any) -> list[dict[str, Any]]:
-    """The answers of all ranks, in the order of the questions: a rank's share of a source is contiguous."""
-    import torch.distributed as dist
-
-    if trainer.world_size == 1:
-        return model.answers
-    shares: list[Any] = [None] * trainer.world_size
-    dist.all_gather_object(shares, model.answers)
-    order = list(model.metrics)
-    return sorted((answer for share in shares for answer in share), key=lambda answer: order.index(answer["source"]))
 
 
 def _headline(experiment: Experiment, scores: Mapping[str, float]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_validation_generates_the_answers_of_one_process(pair):
     one, two = pair
     assert two.answers() == one.answers()
     assert [answer["question_id"] for answer in two.answers()] == [f"q{i}" for i in range(7)]
-    lengths = [len(answer["answer"].split()) for answer in two.answers()]
+    lengths = [len(answer["prediction"].split()) for answer in two.answers()]
     assert any(a != b for a, b in zip(lengths[:3], lengths[4:], strict=True)), lengths
 
 

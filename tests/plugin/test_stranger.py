@@ -62,7 +62,7 @@ def test_it_trains_and_answers(folder):
     run = folder / "runs" / "stranger"
     result = json.loads((run / "result.json").read_text())
     assert result["steps"] == 2
-    assert len((run / "answers.jsonl").read_text().splitlines()) == 2 * digits.QUESTIONS
+    assert len((run / "questions" / "pages.jsonl").read_text().splitlines()) == 2 * digits.QUESTIONS
     answer = dslight(folder, "predict", "--image", "page.png", "--question", "A1", "--max-new-tokens", "5")
     assert answer.count("\n") == 1
     assert len(answer.split()) <= 5

@@ -18,7 +18,7 @@ def trained(fit, tmp_path_factory):
 
 
 def answers(run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.path / "answers.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run.path / "questions" / "pages.jsonl").read_text().splitlines()]
 
 
 def call(verb, run, *more: str) -> list[str]:
@@ -27,7 +27,7 @@ def call(verb, run, *more: str) -> list[str]:
 
 def test_validate_prints_and_writes_the_scores_of_the_fit(trained, capsys):
     """Of all questions, although the recipe validates on one batch while it trains."""
-    right = [answer["answer"] in answer["references"] for answer in answers(trained)]
+    right = [answer["prediction"] in answer["references"] for answer in answers(trained)]
     assert sum(right[:8]) / 8 != sum(right) / 24, "one batch would score the same: train for another number of steps"
     assert main(call("validate", trained)) == 0
     scores = trained.json("result.json")["scores"]
@@ -48,7 +48,7 @@ def test_validate_takes_another_checkpoint(trained, fit, tmp_path):
 
 
 def test_predict_answers_as_the_validation_loop_did(trained, pages, tmp_path, capsys):
-    expected = {(answer["key"], answer["question"]): answer["answer"] for answer in answers(trained)}
+    expected = {(answer["key"], answer["question"]): answer["prediction"] for answer in answers(trained)}
     assert len(set(expected.values())) > 1
     reader = ShardReader(pages / "val")
     for row in range(len(reader)):

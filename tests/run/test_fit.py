@@ -18,7 +18,7 @@ STEPS = 9
 QUESTIONS = 24
 RESULT = {
     "name", "seed", "recipe_hash", "scores", "headline", "accuracy", "parameters", "visual_tokens", "stacked_tokens",
-    "context_length", "step_seconds", "steps", "train_seconds", "versions", "git_commit",
+    "context_length", "step_seconds", "steps", "train_seconds", "versions", "git_commit", "sources",
 }  # fmt: skip
 
 
@@ -30,13 +30,14 @@ def assert_equal(run, whole) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
-    assert (run.path / "answers.jsonl").read_text() == (whole.path / "answers.jsonl").read_text()
+    ours, theirs = ((path / "questions" / "pages.jsonl").read_text() for path in (run.path, whole.path))
+    assert ours == theirs
     assert run.json("result.json")["scores"] == whole.json("result.json")["scores"]
 
 
 def test_a_run_leaves_what_the_docstring_of_its_folder_says(whole):
     documented = set(re.findall(r"^    ([\w.]+)", folder_module.__doc__, flags=re.MULTILINE))
-    assert whole.files() == documented
+    assert whole.files() == documented - {"submissions"}
     assert whole.checkpoints()[-1] == f"step-{STEPS:08d}.ckpt"
     assert {name.split(".")[0] for name in whole.weights()} == {"vision_encoder", "projector", "language_model"}
 
@@ -66,9 +67,10 @@ def test_the_environment_is_written_down(whole):
 
 
 def test_every_question_is_answered_and_the_score_follows_from_the_answers(whole):
-    answers = [json.loads(line) for line in (whole.path / "answers.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (whole.path / "questions" / "pages.jsonl").read_text().splitlines()]
     assert len({answer["question_id"] for answer in answers}) == len(answers) == QUESTIONS
-    right = sum(answer["answer"] in answer["references"] for answer in answers)
+    right = sum(answer["prediction"] in answer["references"] for answer in answers)
+    assert right == sum(answer["score"] for answer in answers)
     assert whole.json("result.json")["accuracy"] == pytest.approx(right / QUESTIONS)
 
 

@@ -1,0 +1,105 @@
+"""What a validation leaves beside its scores: a line per question, and the files that official servers read.
+
+    questions/SOURCE.jsonl       in the order of the questions, whatever the ranks and their batches were
+    submissions/SOURCE/...       in the format of the benchmark (``dslight.metrics.submission``)
+
+A line is ``{"question_id", "source", "benchmark", "type", "question", "prompt", "prediction", "references", "score",
+"unresolved", "key"}``: ``question`` as its authors ask it, ``prompt`` with what the benchmark puts behind it, ``score``
+in 0..1 or null for an answer that is not scored here (hidden, or judged by a language model), ``unresolved`` for one
+that says nothing which the protocol could read, ``key`` of the sample in its shards. The scores are those that the
+metric has added up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dslight.metrics.base import Answer
+from dslight.metrics.benchmarks import BENCHMARKS, Benchmark
+from dslight.recipe.build import Experiment
+from dslight.run.folder import RunFolder, write_atomically
+from dslight.vlm import VLM
+
+
+def write_answers(experiment: Experiment, folder: RunFolder, trainer: Any) -> dict[str, dict[str, Any]]:
+    """Write what the last validation has answered; all ranks take part, the first one writes.
+
+    Returns:
+        By source how it was asked and judged (see :func:`described`): with a score, what it takes to compare it.
+    """
+    model = experiment.model
+    if not isinstance(model, VLM):
+        return {}
+    facts: dict[str, dict[str, Any]] = {}
+    for source in model.metrics:
+        answers, seconds = gather(model, source, trainer)
+        benchmark = BENCHMARKS[experiment.data.val_sources[source].benchmark]
+        facts[source] = described(experiment, source, answers, seconds)
+        if trainer.is_global_zero:
+            rows = lines(source, facts[source]["benchmark"], benchmark, answers)
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (folder.path / "questions").mkdir(parents=True, exist_ok=True)
+            write_atomically(folder.path / "questions" / f"{source}.jsonl", text)
+    return facts
+
+
+def gather(model: VLM, source: str, trainer: Any) -> tuple[list[Answer], float]:
+    """The answers of all ranks to the questions of a source, in their order, each once; and the seconds of the slowest.
+
+    Ranks that share a model's tensors answer the same questions.
+    """
+    import torch.distributed as dist
+
+    answers, seconds = model.answers.get(source, []), model.seconds.get(source, 0.0)
+    shares: list[Any] = [(answers, seconds)]
+    if trainer.world_size > 1:
+        shares = [None] * trainer.world_size
+        dist.all_gather_object(shares, (answers, seconds))
+    by_number = {answer.question.number: answer for share, _ in shares for answer in share}
+    return [by_number[number] for number in sorted(by_number)], max(seconds for _, seconds in shares)
+
+
+def lines(source: str, name: str, benchmark: Benchmark, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """The lines of the file of a source."""
+    return [
+        {
+            "question_id": question.question_id,
+            "source": source,
+            "benchmark": name,
+            "type": question.type,
+            "question": question.text,
+            "prompt": question.text + (benchmark.suffix if question.suffix is None else question.suffix),
+            "prediction": prediction,
+            "references": list(question.references),
+            "score": verdict.score,
+            "unresolved": verdict.unresolved,
+            "key": question.key,
+        }
+        for question, prediction, verdict in answers
+    ]
+
+
+def described(experiment: Experiment, source: str, answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
+    """How a source was asked and judged, how many of its questions were, and how fast."""
+    val, metric = experiment.data.val_sources[source], experiment.model.metrics[source]  # type: ignore[union-attr]
+    benchmark = BENCHMARKS[val.benchmark]
+    return {
+        "benchmark": val.benchmark,
+        "headline": f"val/{source}/{metric.headline}",
+        "protocol": getattr(metric, "protocol", None),
+        "suffix": benchmark.suffix,
+        "max_new_tokens": benchmark.max_new_tokens,
+        "limit": val.limit,
+        "questions": len(answers),
+        "scored": sum(verdict.score is not None for _, _, verdict in answers),
+        "unresolved": sum(verdict.unresolved for _, _, verdict in answers),
+        "seconds": seconds,
+        "questions_per_second": len(answers) / seconds if seconds else None,
+    }
+
+
+def scores_of(logged: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The scores among what a validation has logged, without how fast it was."""
+    return {key: value for one in logged for key, value in one.items() if not key.startswith("speed/")}
