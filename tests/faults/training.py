@@ -14,11 +14,11 @@ import socket
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from transformers import AutoTokenizer
 
@@ -34,23 +34,31 @@ STEPS = EPOCHS * PER_EPOCH
 SLOTS = SlotLayout((2, 2))
 
 
-class Recorder(LightningModule):
-    """Writes down every batch; dies at ``kill``: (where, which time), e.g. ``("train", 3)`` before batch 3."""
+class BrokenStepError(RuntimeError):
+    """What a training step may raise."""
 
-    def __init__(self, out: Path, kill: tuple[str, int] | None = None) -> None:
+
+class Recorder(LightningModule):
+    """Writes down every batch; dies at ``kill``: (where, which time), e.g. ``("train", 3)`` before batch 3, by SIGKILL
+    or, where ``breaks``, by an exception."""
+
+    def __init__(self, out: Path, kill: tuple[str, int] | None = None, breaks: bool = False) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
-        self.out, self.kill, self.times = out, kill, Counter()
+        self.out, self.kill, self.breaks, self.times = out, kill, breaks, Counter()
 
     def _may_die(self, where: str) -> None:
         if self.kill == (where, self.times[where]):
+            if self.breaks:
+                raise BrokenStepError
             os.kill(os.getpid(), signal.SIGKILL)
         self.times[where] += 1
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         self._may_die("train")
         with (self.out / f"rank{self.global_rank}.jsonl").open("a") as file:
-            file.write(json.dumps({"step": self.global_step, "keys": list(batch.keys)}) + "\n")
+            line = {"step": self.global_step, "epoch": self.current_epoch, "keys": list(batch.keys)}
+            file.write(json.dumps(line) + "\n")
         return self.layer(batch.input_ids[:1, :1].float()).sum()
 
     def on_after_backward(self) -> None:
@@ -69,6 +77,13 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.0)
 
 
+Save = Literal["step", "epoch end", "validation", "exception"]
+SAVES: dict[str, Any] = {
+    "epoch end": {"every_n_epochs": 1, "save_on_train_epoch_end": True},
+    "validation": {"every_n_epochs": 1, "save_on_train_epoch_end": False},
+}
+
+
 def fit(
     data: str | Path,
     out: str | Path,
@@ -77,15 +92,19 @@ def fit(
     workers: int = 0,
     start: Any = None,
     every: int = 1,
+    save: Save = "step",
     kill: tuple[str, int] | None = None,
     resume: str | Path | None = None,
     order: Order | None = None,
     epochs: int = EPOCHS,
+    steps: int = -1,
+    reload: int = 0,
     sources: tuple[tuple[str, float], ...] = (("a", 1.0), ("b", 0.5)),
     global_batch: int = GLOBAL,
     val: bool = True,
 ) -> None:
-    """Train on one rank of ``world``; a checkpoint after every ``every`` steps in ``out/ckpt``."""
+    """Train on one rank of ``world``, until ``epochs`` or, with ``steps``, by steps alone; checkpoints in ``out/ckpt``
+    after every ``every`` steps, or as ``save`` says."""
     torch.set_num_threads(1)
     data, out = Path(data), Path(out)
     module = ShardData(
@@ -105,16 +124,26 @@ def fit(
         accelerator="cpu",
         devices=world,
         strategy=DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
-        max_epochs=epochs,
+        max_epochs=epochs if steps == -1 else -1,
+        max_steps=steps,
+        reload_dataloaders_every_n_epochs=reload,
         accumulate_grad_batches=module.accumulate(world),
         num_sanity_val_steps=0,
         logger=False,
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ModelCheckpoint(out / "ckpt", "{step}", every_n_train_steps=every, save_top_k=-1)],
+        callbacks=[saver(out / "ckpt", save, every)],
     )
-    trainer.fit(Recorder(out, None if kill is None else (kill[0], kill[1])), module, ckpt_path=resume)
+    recorder = Recorder(out, None if kill is None else (kill[0], kill[1]), breaks=save == "exception")
+    trainer.fit(recorder, module, ckpt_path=resume)
+
+
+def saver(folder: Path, save: Save, every: int) -> ModelCheckpoint | OnExceptionCheckpoint:
+    if save == "exception":
+        return OnExceptionCheckpoint(folder, "step=last")
+    when = {"every_n_train_steps": every} if save == "step" else SAVES[save]
+    return ModelCheckpoint(folder, "{step}", save_top_k=-1, **when)
 
 
 def _rank(rank: int, port: int, settings: dict[str, Any]) -> None:
@@ -171,10 +200,19 @@ def per_step(*outs: Path) -> dict[int, Counter]:
     return result
 
 
+def epochs_of(*outs: Path) -> dict[int, int]:
+    """By optimizer step, the epoch that Lightning counts; as in :func:`per_step`, the latest run's."""
+    result: dict[int, int] = {}
+    for out in outs:
+        lines = [line for path in sorted(out.glob("rank*.jsonl")) for line in path.read_text().splitlines()]
+        result |= {entry["step"]: entry["epoch"] for entry in map(json.loads, lines)}
+    return result
+
+
 def newest(out: Path) -> Path | None:
     """The last checkpoint of a run, if there is one."""
     found = list((out / "ckpt").glob("*.ckpt"))
-    return max(found, key=lambda path: int(path.stem.split("=")[1])) if found else None
+    return max(found, key=lambda path: path.stat().st_mtime_ns) if found else None
 
 
 if __name__ == "__main__":
