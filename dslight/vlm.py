@@ -25,7 +25,7 @@ from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
 from dslight.metrics.base import Answer, TextMetric
 from dslight.nn.loss import next_token_loss
-from dslight.train.parallel import shard, states_by_name, states_by_number
+from dslight.train.parallel import materialise, shard, states_by_name, states_by_number
 from dslight.types import Batch, Views, VisualTokens
 
 
@@ -65,6 +65,7 @@ class VLM(pl.LightningModule):
         stacking.connect(language_model.width)  # after all others, which then start alike whatever the stacking
         self.language_model = language_model
         self.stage: Stage | None = None
+        self.read_weights: Callable[[], None] | None = None  # of parts that are built without memory, once sharded
         self.tokenizer: Any = None
         self.metrics = nn.ModuleDict()
         self.generation: dict[str, dict[str, Any]] = {}
@@ -179,6 +180,10 @@ class VLM(pl.LightningModule):
         if mesh is not None:
             policy = getattr(self.trainer.strategy, "policy", None)
             shard(self, self.parts(), mesh, methods=("generate",), policy=policy)
+            materialise(self, self.trainer.strategy.root_device)
+            if self.read_weights is not None:
+                self.read_weights()
+                self.read_weights = None
 
     def configure_optimizers(self) -> Any:
         """The stage's optimizer over the parts that train."""

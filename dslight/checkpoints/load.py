@@ -10,13 +10,14 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dslight.checkpoints.names import harmless, translate
 from dslight.checkpoints.read import shapes, tensors
+from dslight.checkpoints.share import identity, local, share
 from dslight.components.component import Component, WeightsError
 
 SHOWN = 20
@@ -77,15 +78,18 @@ class LoadReport:
 
 
 def load_checkpoint(
-    model: Composed, path: str | Path, parts: Sequence[str] | None = None, strict: bool = True
+    model: Composed, path: str | Path, parts: Sequence[str] | None = None, strict: bool = True, read: bool = True
 ) -> LoadReport:
     """Read a model, or some of its parts, from any layout that :mod:`dslight.checkpoints.names` knows, or from ours.
+
+    Of a model that is sharded, every process reads its own share of each tensor and no more.
 
     Args:
         model: a VLM, or a component alone.
         path: a file or a folder (see :mod:`dslight.checkpoints.read`).
         parts: those that the file is asked for; default: all that the model has.
         strict: false loads what fits and leaves the rest as it was.
+        read: false only tells what would become of every tensor; the model may then be without memory.
 
     Raises:
         WeightsError: when the file cannot be read; when it does not fit and ``strict``. The model is then unchanged.
@@ -98,10 +102,12 @@ def load_checkpoint(
     _follow_ties(report, own, names, path)
     if strict and not report.fits:
         raise WeightsError(_refusal(report, model, asked, given))
-    fitting = set(report.loaded)
-    with torch.no_grad():
-        for name, tensor in tensors(path, {name for name in given if names[name] in fitting}):
-            own[names[name]].copy_(tensor)
+    if read:
+        fitting = set(report.loaded)
+        wanted = {name: share(own[names[name]]) for name in given if names[name] in fitting}
+        with torch.no_grad():
+            for name, tensor in tensors(path, wanted):
+                local(own[names[name]]).copy_(tensor)  # in the dtype of the model
     return report
 
 
@@ -176,10 +182,9 @@ def _follow_ties(
     path: str | Path,
 ) -> None:
     """Names of one tensor (a head that is the embedding): one in the file is enough, two must agree."""
-    groups: dict[tuple[int, ...], list[str]] = {}
+    groups: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in own.items():
-        if tensor.numel() and tensor.device.type != "meta":
-            groups.setdefault((tensor.data_ptr(), *tensor.shape), []).append(name)
+        groups.setdefault((*identity(tensor), *tensor.shape), []).append(name)
     tied = [group for group in groups.values() if len(group) > 1]
     for group in tied:
         if any(name in report.loaded for name in group):
@@ -188,7 +193,7 @@ def _follow_ties(
     if not twice:
         return
     wanted = {name for name, new in names.items() if new in twice}
-    read = {names[name]: (name, tensor) for name, tensor in tensors(path, wanted)}
+    read = {names[name]: (name, tensor) for name, tensor in tensors(path, dict.fromkeys(wanted))}
     for group in tied:
         held = [name for name in group if name in read]
         for name in held[1:]:

@@ -8,7 +8,7 @@ refused. Shapes are known before a tensor is read, and shards are read one at a 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 from dslight.components.component import WeightsError
+
+Share = tuple[slice, ...]
+"""A slice per dimension of a tensor."""
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 WHOLE = ("model.safetensors", "pytorch_model.bin", "mm_projector.bin")
@@ -62,8 +65,12 @@ def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def tensors(path: str | Path, wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
+def tensors(path: str | Path, wanted: Mapping[str, Share | None]) -> Iterator[tuple[str, Tensor]]:
     """The ``wanted`` tensors at ``path`` by name, file by file; of safetensors only one is in memory at a time.
+
+    Args:
+        path: a file or a folder.
+        wanted: name -> a slice per dimension, the share of the tensor that is read; ``None``: all of it.
 
     Raises:
         WeightsError: as :func:`shapes`.
@@ -73,9 +80,13 @@ def tensors(path: str | Path, wanted: Container[str]) -> Iterator[tuple[str, Ten
             with _opened(file) as opened:
                 for name in opened.keys():  # noqa: SIM118
                     if name in wanted:
-                        yield name, opened.get_tensor(name)
+                        part = wanted[name]
+                        yield name, opened.get_tensor(name) if part is None else opened.get_slice(name)[part]
         else:
-            yield from ((name, tensor) for name, tensor in _unpickled(file).items() if name in wanted)
+            for name, tensor in _unpickled(file).items():
+                if name in wanted:
+                    part = wanted[name]
+                    yield name, tensor if part is None else tensor[part]
 
 
 def _shards(index: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import signature
 from pathlib import Path
 from sys import modules
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from dslight.components.component import Component, on_meta
 from dslight.components.transformers_config import check_agreement, check_source, configuration
+from dslight.components.unread import weights_wait
 from dslight.nn.cross_attention import attend
 from dslight.nn.injector import inject
 from dslight.types import VisualTokens
@@ -185,15 +186,20 @@ class HFCausalLM(LanguageModel):
         attention: str | None = None,
     ) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
         options = {"dtype": check_source(pretrained, config, dtype), "attn_implementation": attention}
         self.tokenizer_path = tokenizer or pretrained
         self.model: Any
         if config is not None and (pretrained is None or on_meta()):
             self.model = AutoModelForCausalLM.from_config(configuration(config), **options)
-        elif pretrained is not None and on_meta():
-            self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(pretrained), **options)
+        elif pretrained is not None and weights_wait():
+            settings = AutoConfig.from_pretrained(pretrained)
+            check_agreement(config or {}, settings, pretrained)
+            self.model = AutoModelForCausalLM.from_config(settings, **options)
+            if not on_meta():
+                with suppress(OSError):  # a checkpoint need not have one
+                    self.model.generation_config = GenerationConfig.from_pretrained(pretrained)
         elif pretrained is not None:
             check_agreement(config or {}, AutoConfig.from_pretrained(pretrained), pretrained)
             self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)

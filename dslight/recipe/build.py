@@ -7,8 +7,9 @@ Only then is it built for real.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,7 @@ from dslight.metrics.benchmarks import BENCHMARKS
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import closest
 from dslight.recipe.schema import Section, located, sections
+from dslight.recipe.waiting import KINDS, parts_that_wait, read
 from dslight.train.strategy import copies_of
 from dslight.types import Grid
 from dslight.vlm import VLM
@@ -105,27 +107,47 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def build(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = "fit") -> Experiment:
+def build(
+    recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = "fit", restored: bool = False
+) -> Experiment:
     """The experiment for real: checked, seeded, with its weights, connected to its data.
+
+    Where the strategy shards, an encoder or decoder whose weights all come from a file is made without memory, and read
+    share by share once it is sharded (:mod:`dslight.components.unread`).
 
     Args:
         recipe: as composed.
         opens: what the shards are wanted for: those that it needs have to be there.
+        restored: all weights will come from a sharded run's checkpoint.
 
     Raises:
         RecipeError: as :func:`check`, and for files that are not there. All are looked for before a weight is read.
     """
-    tokenizer = ready(recipe, opens)
-    seed_everything(recipe.get("seed", 0), verbose=False)
-    experiment = _assemble(recipe, sections(recipe))
-    for name, (path, parts) in _weights(recipe, experiment.model).items():
+    checked, tokenizer = _ready(recipe, opens)
+    given = {part: path for path, parts in _weights(recipe, checked.model).values() for part in parts}
+    waiting = parts_that_wait(recipe, checked.model, given, restored)
+    experiment = _seeded(recipe, waiting)
+    if odd := [name for name in waiting if any(b.is_meta for b in experiment.model.parts()[name].buffers())]:
+        waiting = {name: path for name, path in waiting.items() if name not in odd}  # buffers made of parameters
+        experiment = _seeded(recipe, waiting)
+    model = experiment.model
+    for name, (path, parts) in _weights(recipe, model).items():
         try:
-            report = load_checkpoint(experiment.model, path, parts)
+            report = load_checkpoint(model, path, parts, read=False)
+            if now := [part for part in parts if part not in waiting]:
+                load_checkpoint(model, path, now)
         except WeightsError as error:
             raise RecipeError(f"weights.{name}: {error}") from error
         rank_zero_info(f"weights.{name}: {report}")
+    if isinstance(model, VLM) and waiting:
+        model.read_weights = partial(read, model, waiting)
     _connect(experiment, tokenizer)
     return experiment
+
+
+def _seeded(recipe: Mapping[str, Any], waiting: Iterable[str]) -> Experiment:
+    seed_everything(recipe.get("seed", 0), verbose=False)
+    return _assemble(recipe, sections(recipe), [KINDS[name] for name in waiting])
 
 
 def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = "fit") -> Any:
@@ -134,6 +156,10 @@ def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
     Raises:
         RecipeError: as :func:`check`, and for files that are not there: the shards first.
     """
+    return _ready(recipe, opens)[1]
+
+
+def _ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None) -> tuple[Experiment, Any]:
     checked = check(recipe)
     if opens is not None:
         try:
@@ -148,7 +174,7 @@ def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
         except WeightsError as error:
             raise RecipeError(f"weights.{name}: {error}") from error
     _weights(recipe, checked.model)
-    return tokenizer
+    return checked, tokenizer
 
 
 def _weights(recipe: Mapping[str, Any], model: VLM | Component) -> dict[str, tuple[str, list[str]]]:
@@ -209,9 +235,9 @@ def _check_mesh(recipe: Mapping[str, Any]) -> None:
         )
 
 
-def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section]) -> Experiment:
+def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section], wait: Sequence[type] = ()) -> Experiment:
     if "model" in made:
-        model = made["model"].build()
+        model = made["model"].build(wait)
     else:
         model = made["component"].build()
         model.objective = made["objective"].build()(model.width)

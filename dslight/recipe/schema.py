@@ -7,7 +7,7 @@ and a stranger's class is checked by its own signature.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
 from dslight.components import Component, Objective
+from dslight.components.unread import unread
 from dslight.data.datamodule import ShardData
 from dslight.data.dense import DenseLabelData
 from dslight.recipe.errors import RecipeError
@@ -77,11 +78,21 @@ class Section:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise RecipeError(f"{key}: {lines[-1].strip()}") from error
 
-    def build(self) -> Any:
-        """Make the section's objects. The trainer's section gives the Trainer's arguments, for the run to complete."""
-        make = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
+    def build(self, wait: Sequence[type] = ()) -> Any:
+        """Make the section's objects. The trainer's section gives the Trainer's arguments, for the run to complete.
+
+        Args:
+            wait: classes whose objects are made without memory (:func:`dslight.components.unread.unread`).
+        """
         try:
-            made = make(self.config)[self.key]
+            if hasattr(self.parser, "instantiate"):
+                waiting: Any = [(_unread, kind, True) for kind in wait]
+                made = self.parser.instantiate(self.config, instantiators=waiting or None)
+            else:  # jsonargparse before 4.49
+                for kind in wait:
+                    self.parser.add_instantiator(_unread, kind)
+                made = self.parser.instantiate_classes(self.config)
+            made = made[self.key]
         except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
             raise RecipeError(self._located(error)) from error
         if self.key == "trainer":
@@ -118,6 +129,11 @@ class Section:
 
         visit(self.values, self.key)
         return found
+
+
+def _unread(kind: Any, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
+    with unread():
+        return kind(*args, **kwargs)
 
 
 def located(path: str, message: object) -> str:

@@ -27,7 +27,7 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
 
     folder = RunFolder(run_dir(recipe))
     checkpoint = _checkpoint(folder, ckpt)
-    experiment = build(_weights_from(checkpoint, recipe), opens="validate")
+    experiment = build(_weights_from(checkpoint, recipe), opens="validate", restored=_of_a_run(checkpoint))
     if not experiment.data.val_sources:
         raise RecipeError("data.val: names no source to validate on")
     whole = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 1.0}

@@ -57,7 +57,8 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
         if done is not None:
             rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
             return done
-    return _train(build(recipe), place, resume)
+    restored = resume and place.latest_checkpoint() is not None
+    return _train(build(recipe, restored=restored), place, resume)
 
 
 def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[Any] = (), **options: Any) -> Any:

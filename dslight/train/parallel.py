@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -54,6 +55,14 @@ def shard(
     fully_shard(root, mesh=over, mp_policy=policy)
     for method in methods:
         register_fsdp_forward_method(root, method)
+
+
+def materialise(root: nn.Module, device: torch.device) -> None:
+    """Give every parameter that was made without memory its own, this process's share alone; nothing is written into
+    it. Tied ones stay tied.
+    """
+    if any(parameter.is_meta for parameter in root.parameters()):
+        root._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
 
 
 def states_by_name(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

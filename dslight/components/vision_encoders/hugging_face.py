@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dslight.components.component import WeightsError, on_meta
 from dslight.components.transformers_config import check_agreement, check_source, configuration
+from dslight.components.unread import weights_wait
 from dslight.components.vision_encoder import Tap, VisionEncoder
 
 
@@ -104,7 +105,7 @@ class HFVisionEncoder(VisionEncoder):
         layers = settings.num_hidden_layers
         settings.num_hidden_layers = layers + extra_layers
         missing: set[str] = set()
-        if pretrained is None or on_meta():
+        if pretrained is None or weights_wait():
             model = AutoModel.from_config(settings, **options)
         else:
             model, report = AutoModel.from_pretrained(pretrained, config=settings, output_loading_info=True, **options)
