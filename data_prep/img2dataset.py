@@ -16,13 +16,14 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -30,6 +31,8 @@ from data_prep.ingest import MAX_BAD, QUARANTINE, REPORT, begin_worker
 from dslight.data.sample import BadSample, decode_image, parse_sample
 from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
 from dslight.data.shards.format import Member, Record, load_index, sha256, write_atomically
+
+T = TypeVar("T")
 
 _LISTED = 5
 
@@ -78,6 +81,20 @@ def _successes(path: Path) -> int:
     from pyarrow import parquet  # pyright: ignore[reportMissingImports] - the user's, if at all
 
     return parquet.read_table(path, columns=["status"])["status"].to_pylist().count("success")
+
+
+def indexed(root: Path, workers: int, meta: dict[str, Any] | None = None) -> Manifest:
+    """:func:`~dslight.data.shards.index_tars` by several processes, each with a tar of its own, and with a bar."""
+
+    def each(index: Callable[[Path], T], tars: Iterable[Path]) -> Iterator[T]:
+        return iter(tqdm(called(index, tars), f"{root.name}: indexing", len(list(tars)), unit="tar", leave=False))
+
+    with ExitStack() as stack:
+        called = map
+        if workers > 1:
+            pool = ProcessPoolExecutor(workers, initializer=begin_worker, initargs=(os.getpid(),))
+            called = stack.enter_context(pool).map
+        return index_tars(root, meta, each)
 
 
 def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]:
@@ -180,7 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     if any(args.root.glob("*.parquet")) and find_spec("pyarrow") is None:
         print(f"{args.root}: its .parquet files are not compared, for which pyarrow would be needed")
     try:
-        manifest = index_tars(args.root, {"program": "data_prep.img2dataset", "checked": False})
+        manifest = indexed(args.root, args.workers, {"program": "data_prep.img2dataset", "checked": False})
     except ShardError as error:
         raise SystemExit(str(error)) from error
     (args.root / MANIFEST).unlink()  # it is written again, last

@@ -8,6 +8,7 @@ plain WebDataset tars in place.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -15,9 +16,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_prep.img2dataset import indexed
 from dslight.data.loader import read_sample
 from dslight.data.sample import BadSample, decode_image
-from dslight.data.shards import ShardReader, index_tars, verify
+from dslight.data.shards import ShardReader, verify
 
 
 def decode_problems(root: Path) -> Iterator[str]:
@@ -37,11 +39,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("roots", type=Path, nargs="+")
     parser.add_argument("--decode", action="store_true", help="also parse every record and decode every image")
     parser.add_argument("--index", action="store_true", help="first index plain WebDataset tars in place")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that index")
     args = parser.parse_args(argv)
     count = 0
     for root in args.roots:
         if args.index:
-            index_tars(root)
+            indexed(root, args.workers)
         problems = [f"{root}: {problem}" for problem in verify(root, partial(tqdm, desc=str(root), unit="shard"))]
         if args.decode and not problems:
             problems = list(decode_problems(root))

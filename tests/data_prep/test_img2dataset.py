@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -61,6 +62,29 @@ def test_the_tars_stay_as_they_are_and_training_reads_them(laion, program):
     assert main([str(laion)]) is None  # again: the same
 
 
+def test_the_number_of_processes_changes_no_byte(laion, tmp_path):
+    written = []
+    for workers in (1, 3):
+        root = tmp_path / str(workers)
+        shutil.copytree(laion, root)
+        main([str(root), "--no-decode", "--workers", str(workers)])
+        written.append({path.name: path.read_bytes() for path in root.iterdir()})
+    assert "00002.idx.npz" in written[0]
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_key_that_another_tar_has_and_a_damaged_tar_are_named_by_any_number_of_processes(laion, workers):
+    whole = (laion / "00002.tar").read_bytes()
+    (laion / "00002.tar").write_bytes((laion / "00000.tar").read_bytes())
+    with pytest.raises(SystemExit, match=r"00002\.tar: 000000000: the key occurs twice"):
+        main([str(laion), "--workers", workers])
+    (laion / "00002.tar").write_bytes(whole[:1000])
+    with pytest.raises(SystemExit, match=r"00002\.tar"):
+        main([str(laion), "--workers", workers])
+    assert not (laion / "manifest.json").exists()
+
+
 def test_the_caption_is_taken_from_the_json_where_there_is_no_txt(tmp_path):
     write_tar(tmp_path, 0, [{"jpg": GOOD, "json": json.dumps({"caption": "of the json"})}])
     main([str(tmp_path), "--workers", "1"])
@@ -87,11 +111,11 @@ def test_a_cut_tar_is_refused_at_every_block(tmp_path):
     for size in range(0, members[-1].offset_data + 512, 512):
         path.write_bytes(whole[:size])
         with pytest.raises(SystemExit, match=r"00001\.tar"):
-            main([str(laion), "--no-decode"])
+            main([str(laion), "--no-decode", "--workers", "1"])
     for member in members[1:]:  # even with a proper end: the stats say how many, and a part of a record shows
         path.write_bytes(whole[: member.offset] + bytes(1024))
         with pytest.raises(SystemExit, match=r"00001\.tar"):
-            main([str(laion), "--no-decode"])
+            main([str(laion), "--no-decode", "--workers", "1"])
     assert not (laion / "manifest.json").exists()
 
 

@@ -124,6 +124,13 @@ def test_the_665k_mix_is_all_of_its_file(raw, tmp_path):
     keys = [ShardReader(tmp_path / "mix").locate(row)[1] for row in range(len(got))]
     assert len(set(keys)) == len(keys)
     assert {key.rpartition("-")[0] for key in keys} == {"coco", "gqa", "ocr_vqa", "textvqa", "vg", "sharegpt"}
+    whole = (tmp_path / "mix" / "gqa" / "shard-000000.tar").read_bytes()
+    (tmp_path / "mix" / "gqa" / "shard-000007.tar").write_bytes(whole)
+    (tmp_path / "mix" / "coco" / ".shard-000001.tar.tmp").write_bytes(whole[:600])
+    assert [str(problem) for problem in verify(tmp_path / "mix")] == [
+        f"{name}: is not in the manifest, so no reader sees it"
+        for name in ("coco/.shard-000001.tar.tmp", "gqa/shard-000007.tar")
+    ]
 
 
 def test_a_recipe_with_the_snippet_as_a_base_trains_on_the_mix_with_its_weights(raw, tmp_path):

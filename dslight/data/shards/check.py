@@ -50,9 +50,10 @@ def verify(
     for shard in progress(manifest.shards):
         yield from verify_shard(root, shard)
     known = {shard.name for shard in manifest.shards}
-    for path in sorted([*root.glob("*.tar"), *root.glob(".*.tmp")]):
-        if path.name not in known:
-            yield Problem(path.name, "", "is not in the manifest, so no reader sees it")
+    folders = {root, *((root / name).parent for name in known)}  # a mix has its sources' shards in theirs
+    for path in sorted(path for folder in folders for end in ("*.tar", ".*.tmp") for path in folder.glob(end)):
+        if (name := path.relative_to(root).as_posix()) not in known:
+            yield Problem(name, "", "is not in the manifest, so no reader sees it")
 
 
 def verify_shard(root: Path, shard: ShardInfo) -> Iterator[Problem]:

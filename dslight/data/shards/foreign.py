@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dslight.data.shards.format import (
     BLOCK,
@@ -16,7 +17,6 @@ from dslight.data.shards.format import (
     ShardError,
     ShardInfo,
     file_sha256,
-    index_name,
     member_hash,
     padded,
     sha256,
@@ -24,13 +24,24 @@ from dslight.data.shards.format import (
 )
 
 
-def index_tars(root: str | Path, meta: dict[str, Any] | None = None) -> Manifest:
+class _Indexed(NamedTuple):
+    """What was found in one tar."""
+
+    info: ShardInfo
+    index: bytes
+
+
+Map = Callable[[Callable[[Path], _Indexed], Iterable[Path]], Iterable[_Indexed]]
+"""``map``, or one that calls in several processes and gives the results in order (``ProcessPoolExecutor.map``)."""
+
+
+def index_tars(root: str | Path, meta: dict[str, Any] | None = None, each: Map = map) -> Manifest:
     """Index plain WebDataset tars where they lie (img2dataset's, OpenCLIP's): an ``.idx.npz`` beside each, and the
     manifest.
 
-    Reads every byte once. A record is, as WebDataset says, the run of members whose names agree up to the first dot of
-    the file name. Nothing is skipped: a cut tar, a repeated key or a count that differs from img2dataset's
-    ``_stats.json`` is an error.
+    Reads every byte, tar by tar; ``each`` may do so with several at once, to the same result. A record is, as
+    WebDataset says, the run of members whose names agree up to the first dot of the file name. Nothing is skipped: a
+    cut tar, a repeated key or a count that differs from img2dataset's ``_stats.json`` is an error.
 
     Raises:
         ShardError: naming tar and key.
@@ -39,33 +50,37 @@ def index_tars(root: str | Path, meta: dict[str, Any] | None = None) -> Manifest
     paths = sorted(root.glob("*.tar"))
     if not paths:
         raise ShardError(f"{root}: holds no .tar file")
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     shards = []
-    for path in paths:
-        records = _scan_tar(path)
-        for record in records:
-            if record.key in seen:
-                raise ShardError(f"{path}: {record.key}: the key occurs twice, and WebDataset would merge or drop one")
-            seen.add(record.key)
-        stats = root / f"{path.stem}_stats.json"
-        if stats.exists() and json.loads(stats.read_text()).get("successes", len(records)) != len(records):
-            raise ShardError(f"{path}: has {len(records)} records, {stats.name} says another number; the tar was cut")
-        index = Index.build(records)
-        data = index.to_bytes()
-        write_atomically(root / index_name(path.name), data)
-        shards.append(
-            ShardInfo(
-                name=path.name,
-                bytes=path.stat().st_size,
-                sha256=file_sha256(path),
-                records=len(index),
-                questions=int(index.questions.sum()),
-                index_sha256=sha256(data),
-            )
-        )
+    for path, found in zip(paths, each(_index_tar, paths), strict=True):
+        for key in Index.from_bytes(found.index).keys.tolist():
+            if key in seen:
+                name = key.decode()
+                raise ShardError(f"{path}: {name}: the key occurs twice, and WebDataset would merge or drop one")
+            seen.add(key)
+        write_atomically(root / found.info.index_name, found.index)
+        shards.append(found.info)
     manifest = Manifest(tuple(shards), {"indexed_in_place": True, **(meta or {})})
     manifest.save(root)
     return manifest
+
+
+def _index_tar(path: Path) -> _Indexed:
+    records = _scan_tar(path)
+    stats = path.with_name(f"{path.stem}_stats.json")
+    if stats.exists() and json.loads(stats.read_text()).get("successes", len(records)) != len(records):
+        raise ShardError(f"{path}: has {len(records)} records, {stats.name} says another number; the tar was cut")
+    index = Index.build(records)
+    data = index.to_bytes()
+    info = ShardInfo(
+        name=path.name,
+        bytes=path.stat().st_size,
+        sha256=file_sha256(path),
+        records=len(index),
+        questions=int(index.questions.sum()),
+        index_sha256=sha256(data),
+    )
+    return _Indexed(info, data)
 
 
 def _scan_tar(path: Path) -> list[Record]:
