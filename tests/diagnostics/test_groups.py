@@ -141,10 +141,15 @@ def test_outside_of_the_block_and_in_other_threads_nothing_is_changed(make_vlm, 
     vlm = make_vlm("DeepStackL")
     batch, groups = ask(vlm, [[(2, 2)]]), Groups(vlm)
     whole, seen = logits(vlm, batch), []
-    with pytest.raises(RuntimeError, match="stop"), intervene(groups.without({1})):
-        thread = Thread(target=lambda: seen.append(logits(vlm, batch)))
-        thread.start()
-        thread.join()
-        raise RuntimeError("stop")
+    thread = Thread(target=lambda: seen.append(logits(vlm, batch)))
+
+    def broken():
+        with intervene(groups.without({1})):
+            thread.start()
+            thread.join()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        broken()
     assert torch.equal(seen[0], whole)
     assert torch.equal(logits(vlm, batch), whole)
