@@ -4,7 +4,9 @@ A number is comparable only with numbers of the same protocol, prompt and answer
 The protocols are those of the data sets' authors where they score text, else those behind the numbers in papers: GQA's
 script on answers converted as LLaVA submits them, SEED by the first letter (its own script ranks likelihoods), OCRBench
 and NExT-QA as lmms-eval reads them. The suffixes and lengths are those of LLaVA and lmms-eval. TextVQA is asked without
-OCR tokens.
+OCR tokens. MMBench is scored as its authors do, circularly: a question counts if all its rotations are right.
+
+Decoding is greedy. A question may bring a suffix of its own, which then stands instead of the table's.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from dslight.metrics.answers import ANLS, ExactMatch, RelaxedAccuracy, SubstringAccuracy
-from dslight.metrics.base import TextMetric
+from dslight.metrics.base import JudgedElsewhere, TextMetric
 from dslight.metrics.multiple_choice import MultipleChoiceAccuracy
 from dslight.metrics.vqa import VQAAccuracy
 from dslight.metrics.yes_no import MMEScore, POPEMetric
@@ -33,11 +35,17 @@ class Benchmark:
         metric: makes the metric; its protocol and types are bound.
         suffix: what the prompt ends with, after the question (and its options).
         max_new_tokens: the longest answer.
+        submission: the format of ``dslight.metrics.submission`` for a server, a judge, or the authors' own script.
+        hidden: splits of which only a server knows the answers.
+        judge: the language model that judges, where one does; then nothing is scored here.
     """
 
     metric: Callable[..., TextMetric]
     suffix: str = SHORT
     max_new_tokens: int = 16
+    submission: str | None = None
+    hidden: str = ""
+    judge: str = ""
 
     def build(self, **overrides: Any) -> TextMetric:
         """A fresh metric; ``overrides`` replace its arguments (``protocol``, ``types``, ...)."""
@@ -45,6 +53,8 @@ class Benchmark:
 
 
 _choice = MultipleChoiceAccuracy
+_MMBENCH_QUESTIONS = 10_000
+"""Above the number of every base question (there are about 3,000)."""
 _MMMU_DOMAINS = (
     "Art and Design",
     "Business",
@@ -72,36 +82,64 @@ BENCHMARKS: dict[str, Benchmark] = {
     "vqa": Benchmark(partial(VQAAccuracy, protocol="official"), suffix=""),
     "exact": Benchmark(partial(ExactMatch, protocol="strict"), suffix=""),
     # short answers
-    "vqav2": Benchmark(partial(VQAAccuracy, protocol="official", types=("yes/no", "number", "other"))),
-    "textvqa": Benchmark(partial(VQAAccuracy, protocol="m4c")),
+    "vqav2": Benchmark(
+        partial(VQAAccuracy, protocol="official", types=("yes/no", "number", "other")),
+        submission="vqav2",
+        hidden="test-dev, test",
+    ),
+    "textvqa": Benchmark(partial(VQAAccuracy, protocol="m4c"), submission="textvqa", hidden="test"),
     "vizwiz": Benchmark(
         partial(VQAAccuracy, protocol="m4c", types=("yes/no", "number", "other", "unanswerable")),
         suffix=UNANSWERABLE + SHORT,
+        submission="vizwiz",
+        hidden="test",
     ),
-    "gqa": Benchmark(partial(ExactMatch, protocol="llava", types=("binary", "open"))),
-    "docvqa": Benchmark(partial(ANLS, protocol="rrc"), max_new_tokens=32),
-    "infovqa": Benchmark(partial(ANLS, protocol="rrc"), max_new_tokens=32),
+    "gqa": Benchmark(
+        partial(ExactMatch, protocol="llava", types=("binary", "open")), submission="gqa", hidden="test, challenge"
+    ),
+    "docvqa": Benchmark(partial(ANLS, protocol="rrc"), max_new_tokens=32, submission="docvqa", hidden="test"),
+    "infovqa": Benchmark(partial(ANLS, protocol="rrc"), max_new_tokens=32, submission="docvqa", hidden="test"),
+    "multidocvqa": Benchmark(
+        partial(ANLS, protocol="mp_docvqa"), max_new_tokens=32, submission="multidocvqa", hidden="test"
+    ),
     "chartqa": Benchmark(partial(RelaxedAccuracy, protocol="pix2struct", types=("human", "augmented"))),
     "ocrbench": Benchmark(
         partial(SubstringAccuracy, ignore_spaces_types=(_OCRBENCH_FORMULAS,), types=_OCRBENCH_TYPES),
         suffix="",
         max_new_tokens=128,
     ),
-    # judged by GPT-4 from answers.jsonl: the share of answers that equal the reference only lets them be generated
-    "mmvet": Benchmark(partial(ExactMatch, protocol="strict"), suffix="", max_new_tokens=1024),
+    "mmvet": Benchmark(JudgedElsewhere, suffix="", max_new_tokens=1024, submission="mmvet", judge="GPT-4 (0613)"),
     # yes or no; MME's own " Please answer yes or no." is left out of the question in favour of the suffix
-    "pope": Benchmark(partial(POPEMetric, protocol="official")),
-    "mme": Benchmark(partial(MMEScore, protocol="official")),
-    # letters; circular evaluation of MMBench: build("mmbench", circular_groups=...)
-    "seed": Benchmark(partial(_choice, protocol="first_char", types=("image", "video")), suffix=LETTER),
-    "mmbench": Benchmark(partial(_choice, protocol="mmbench"), suffix=LETTER),
-    "mmmu": Benchmark(partial(_choice, protocol="mmmu", types=_MMMU_DOMAINS), suffix=LETTER),  # open questions: SHORT
+    "pope": Benchmark(partial(POPEMetric, protocol="official"), submission="pope"),
+    "mme": Benchmark(partial(MMEScore, protocol="official"), submission="mme"),
+    # letters; MMMU's open questions bring a suffix of their own, SHORT
+    "seed": Benchmark(
+        partial(_choice, protocol="first_char", types=("image", "video")), suffix=LETTER, submission="seed"
+    ),
+    "mmbench": Benchmark(
+        partial(_choice, protocol="mmbench", circular_groups=_MMBENCH_QUESTIONS),
+        suffix=LETTER,
+        submission="mmbench",
+        hidden="test",
+    ),
+    "mmmu": Benchmark(
+        partial(_choice, protocol="mmmu", types=_MMMU_DOMAINS), suffix=LETTER, submission="mmmu", hidden="test"
+    ),
     "scienceqa": Benchmark(partial(_choice, protocol="scienceqa", types=("image", "text")), suffix=LETTER),
     "ai2d": Benchmark(partial(_choice, protocol="ai2d"), suffix=LETTER),
     # video, as a mosaic or a sequence of frames
-    "egoschema": Benchmark(partial(_choice, protocol="egoschema"), suffix=LETTER),
+    "egoschema": Benchmark(
+        partial(_choice, protocol="egoschema"),
+        suffix=LETTER,
+        submission="egoschema",
+        hidden="all but 500",
+    ),
     "nextqa": Benchmark(
         partial(_choice, protocol="mmmu_lmms_eval", types=("causal", "temporal", "descriptive")), suffix=LETTER
+    ),
+    "msvdqa": Benchmark(JudgedElsewhere, max_new_tokens=64, submission="video_judge", judge="GPT-3.5 (Video-ChatGPT)"),
+    "activitynetqa": Benchmark(
+        JudgedElsewhere, max_new_tokens=64, submission="video_judge", judge="GPT-3.5 (Video-ChatGPT)"
     ),
 }
 

@@ -16,8 +16,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dslight.data.shards.format import write_atomically as write_bytes
 from dslight.metrics.base import Answer
 from dslight.metrics.benchmarks import BENCHMARKS, Benchmark
+from dslight.metrics.submission import submission
 from dslight.recipe.build import Experiment
 from dslight.run.folder import RunFolder, write_atomically
 from dslight.vlm import VLM
@@ -37,11 +39,17 @@ def write_answers(experiment: Experiment, folder: RunFolder, trainer: Any) -> di
         answers, seconds = gather(model, source, trainer)
         benchmark = BENCHMARKS[experiment.data.val_sources[source].benchmark]
         facts[source] = described(experiment, source, answers, seconds)
+        files = submission(benchmark.submission, answers) if benchmark.submission and answers else {}
+        facts[source]["submission"] = [f"submissions/{source}/{name}" for name in files]
         if trainer.is_global_zero:
             rows = lines(source, facts[source]["benchmark"], benchmark, answers)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (folder.path / "questions").mkdir(parents=True, exist_ok=True)
             write_atomically(folder.path / "questions" / f"{source}.jsonl", text)
+            for name, content in files.items():
+                place = folder.path / "submissions" / source / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(place, content)
     return facts
 
 
@@ -91,6 +99,7 @@ def described(experiment: Experiment, source: str, answers: Sequence[Answer], se
         "protocol": getattr(metric, "protocol", None),
         "suffix": benchmark.suffix,
         "max_new_tokens": benchmark.max_new_tokens,
+        "judge": benchmark.judge or None,
         "limit": val.limit,
         "questions": len(answers),
         "scored": sum(verdict.score is not None for _, _, verdict in answers),

@@ -7,16 +7,22 @@ import math
 import pytest
 
 from dslight.metrics import benchmarks
+from dslight.metrics.base import Verdict
+from dslight.metrics.submission import FORMATS
 from dslight.metrics.vqa import VQAAccuracy
 from dslight.types import Question
 
 LETTERS = {"seed", "mmmu", "mmbench", "scienceqa", "ai2d", "egoschema", "nextqa"}
 YES_NO = {"pope", "mme"}
-FREE_TEXT = {"vqa", "exact", "vqav2", "textvqa", "vizwiz", "gqa", "docvqa", "infovqa", "chartqa", "ocrbench", "mmvet"}
+FREE_TEXT = {"vqa", "exact", "vqav2", "textvqa", "vizwiz", "gqa", "docvqa", "infovqa", "multidocvqa", "chartqa"} | {
+    "ocrbench"
+}
+JUDGED = {"mmvet", "msvdqa", "activitynetqa"}
 
 
 def test_the_table_has_every_benchmark():
-    assert sorted(benchmarks.BENCHMARKS) == sorted(LETTERS | YES_NO | FREE_TEXT)
+    assert sorted(benchmarks.BENCHMARKS) == sorted(LETTERS | YES_NO | FREE_TEXT | JUDGED)
+    assert len(benchmarks.BENCHMARKS) == 21 + len({"vqa", "exact"})
 
 
 @pytest.mark.parametrize("name", sorted(LETTERS | YES_NO | FREE_TEXT))
@@ -28,6 +34,7 @@ def test_a_right_answer_scores_full_marks_and_a_wrong_one_none(name):
         text = "Which?\nA. a cat\nB. a bird" if name in LETTERS else "Which?"
         ids = ("0/0", "0/1") if name == "mme" else ("0", "1")
         metric.update_questions([answer] * 2, [Question(i, text, (right,), kind) for i in ids])
+        assert [verdict.score for verdict in metric.verdicts] == [float(full)] * 2
         result = metric.compute()
         top = 200.0 if name == "mme" else 1.0
         assert result[metric.headline].item() == (top if full else 0.0)
@@ -59,3 +66,52 @@ def test_letter_benchmarks_ask_for_a_letter_and_answers_have_room():
     for name, row in benchmarks.BENCHMARKS.items():
         assert ("letter" in row.suffix) == (name in LETTERS)
         assert row.max_new_tokens >= 16
+
+
+@pytest.mark.parametrize("name", sorted(LETTERS | YES_NO | FREE_TEXT))
+def test_questions_whose_answers_are_hidden_are_neither_scored_nor_counted(name):
+    """Among the others, and alone."""
+    right = "A" if name in LETTERS else "yes" if name in YES_NO else "12"
+    text = "Which?\nA. a cat\nB. a bird" if name in LETTERS else "Which?"
+    metric = benchmarks.build(name)
+    kind = metric.types[0] if metric.types else ""
+    hidden, shown = (
+        Question("0/0" if name == "mme" else "0", text, ()),
+        Question("1/0" if name == "mme" else "1", text, (right,), kind),
+    )
+    verdicts = metric.update_questions([right, right], [hidden, shown])
+    assert verdicts == [Verdict(None, False), Verdict(1.0, False)]
+    assert metric.compute()[metric.headline].item() == (200.0 if name == "mme" else 1.0)
+    metric.reset()
+    metric.update_questions([right], [hidden])
+    assert all(value.isnan() for value in metric.compute().values())
+
+
+@pytest.mark.parametrize("name", sorted(JUDGED))
+def test_what_a_language_model_judges_is_written_and_not_scored(name):
+    row, metric = benchmarks.get(name), benchmarks.build(name)
+    assert row.judge
+    assert row.submission in FORMATS
+    assert metric.update_questions(["a dog"], [Question("1", "What?", ("a dog",), "what")]) == [Verdict()]
+    assert metric.compute()["score"].isnan()
+
+
+def test_every_hidden_split_and_every_judge_has_a_format():
+    for name, row in benchmarks.BENCHMARKS.items():
+        assert row.submission is None or row.submission in FORMATS, name
+        assert row.submission or not (row.hidden or row.judge), name
+
+
+def test_mmbench_counts_a_question_that_is_right_in_all_its_rotations():
+    metric, text = benchmarks.build("mmbench"), "Which?\nA. a cat\nB. a bird"
+    asked = [
+        Question(str(index), text, (letter,)) for index, letter in [(7, "A"), (1000007, "B"), (8, "A"), (1000008, "B")]
+    ]
+    metric.update_questions(["A", "B", "A", "A"], asked)
+    assert {key: value.item() for key, value in metric.compute().items()} == {
+        "circular_accuracy": 0.5,
+        "accuracy": 0.75,
+        "unresolved": 0.0,
+    }
+    with pytest.raises(ValueError, match="question 'a7': circular evaluation needs MMBench's index as its id"):
+        metric.update_questions(["A"], [Question("a7", text, ("A",))])

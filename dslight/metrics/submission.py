@@ -1,0 +1,212 @@
+"""Answers in the format that a benchmark's server, or whoever judges it, reads: pure functions to the bytes of files.
+
+Needed where the references are hidden (VQAv2's test splits, DocVQA's, MMBench's, ...) or a language model judges
+(MM-Vet, MSVD-QA, ActivityNet-QA). Where they are public, the file still goes through the authors' own script.
+
+Answers are written as the model gave them, stripped and not normalised: the servers normalise, and LLaVA's numbers on
+VQAv2 and VizWiz, which it normalises before uploading, may differ a little. Where a letter or an index is wanted, it is
+the one that the benchmark's protocol reads; an answer that names none is "" or -1, never a guess.
+
+Known from code (of the authors, of LLaVA or of lmms-eval): vqav2, vizwiz, gqa, docvqa, multidocvqa, seed, mmbench,
+mmmu, mmvet, egoschema, mme, pope, video_judge (Video-ChatGPT's script). From memory: textvqa (EvalAI takes VQAv2's
+format).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dslight.metrics.functional.multiple_choice import ChoiceProtocol, parse_choice, parse_options
+
+if TYPE_CHECKING:
+    from dslight.metrics.base import Answer
+
+Files = dict[str, bytes]
+"""File name -> content."""
+
+
+def submission(form: str, answers: Sequence[Answer]) -> Files:
+    """The files of a submission.
+
+    Args:
+        form: one of ``FORMATS``.
+        answers: in the order of the questions.
+
+    Raises:
+        ValueError: an unknown format; a question without what its format needs.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"submission: {form!r} is not one of {', '.join(FORMATS)}")
+    return FORMATS[form](answers)
+
+
+def _json(content: Any, name: str = "submission.json") -> Files:
+    return {name: json.dumps(content, ensure_ascii=False).encode()}
+
+
+def _lines(rows: Sequence[Any], name: str = "submission.jsonl") -> Files:
+    return {name: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()}
+
+
+def _number(answer: Answer) -> Any:
+    """The official id, as a number where it is one: servers look it up among numbers."""
+    found = answer.question.official_id
+    return int(found) if isinstance(found, str) and found.isascii() and found.isdecimal() else found
+
+
+def _letter(answer: Answer, protocol: ChoiceProtocol) -> str | None:
+    return parse_choice(answer.prediction, parse_options(answer.question.text), protocol)
+
+
+def vqav2(answers: Sequence[Answer]) -> Files:
+    """``[{"question_id": 1, "answer": "red"}]``: VQAv2 (EvalAI), TextVQA."""
+    return _json([{"question_id": _number(one), "answer": one.prediction} for one in answers])
+
+
+def vizwiz(answers: Sequence[Answer]) -> Files:
+    """``[{"image": "VizWiz_test_00000000.jpg", "answer": "red"}]``; the image is the question's ``image``, else its
+    id."""
+    return _json([{"image": _image(one), "answer": one.prediction} for one in answers])
+
+
+def gqa(answers: Sequence[Answer]) -> Files:
+    """``[{"questionId": "201307251", "prediction": "red"}]``, converted as LLaVA does: its script compares exactly."""
+    rows = [
+        {"questionId": str(a.question.official_id), "prediction": a.prediction.rstrip(".").lower()} for a in answers
+    ]
+    return _json(rows)
+
+
+def docvqa(answers: Sequence[Answer]) -> Files:
+    """``[{"questionId": 1, "answer": "1975"}]``: DocVQA, InfographicVQA (rrc.cvc.uab.es)."""
+    return _json([{"questionId": _number(one), "answer": one.prediction} for one in answers])
+
+
+def multidocvqa(answers: Sequence[Answer]) -> Files:
+    """DocVQA's, with ``answer_page``, which nothing here predicts."""
+    return _json([{"questionId": _number(a), "answer": a.prediction, "answer_page": None} for a in answers])
+
+
+def seed(answers: Sequence[Answer]) -> Files:
+    """Lines of ``{"question_id": "101669", "prediction": "A"}``."""
+    return _lines([{"question_id": a.question.official_id, "prediction": a.prediction} for a in answers])
+
+
+def pope(answers: Sequence[Answer]) -> Files:
+    """Per subset, lines of ``{"question", "answer"}`` in the order of the questions: the script joins by line."""
+    files: Files = {}
+    for subset in dict.fromkeys(answer.question.type or "pope" for answer in answers):
+        own = [answer for answer in answers if (answer.question.type or "pope") == subset]
+        rows = [{"question": a.question.text, "answer": a.prediction} for a in own]
+        files |= _lines(rows, f"coco_pope_{subset}.jsonl")
+    return files
+
+
+def mme(answers: Sequence[Answer]) -> Files:
+    """Per task ``TASK.txt``, of an answer ``image, question, label, prediction`` with tabs between them. Two lines per
+    image stand together, as the script reads them."""
+    files: Files = {}
+    for task in dict.fromkeys(answer.question.type for answer in answers):
+        own = [answer for answer in answers if answer.question.type == task]
+        images: dict[str, list[Answer]] = {}
+        for answer in own:
+            images.setdefault(answer.question.question_id.split("/")[0], []).append(answer)
+        rows = [
+            [_image(a, number), a.question.text, *a.question.references[:1], a.prediction]
+            for number, pair in images.items()
+            for a in pair
+        ]
+        files[f"{task}.txt"] = "".join("\t".join(map(_flat, row)) + "\n" for row in rows).encode()
+    return files
+
+
+def mmmu(answers: Sequence[Answer]) -> Files:
+    """``{"test_Art_1": "A", "test_Math_2": "so it is 2.5"}``: the letter, or the whole answer to an open question."""
+    return _json(
+        {
+            a.question.question_id: (_letter(a, "mmmu") or "") if parse_options(a.question.text) else a.prediction
+            for a in answers
+        }
+    )
+
+
+def mmbench(answers: Sequence[Answer]) -> Files:
+    """A table of index, question, options and prediction, ``.xlsx`` if openpyxl is there, else ``.tsv``."""
+    options = [parse_options(answer.question.text) for answer in answers]
+    letters = sorted({*"ABCD", *(letter for found in options for letter in found)})
+    rows: list[list[Any]] = [["index", "question", *letters, "prediction"]]
+    for answer, found in zip(answers, options, strict=True):
+        asked = answer.question.text.split("\nA. ")[0]
+        rows.append([_number(answer), asked, *(found.get(letter, "") for letter in letters), answer.prediction])
+    try:
+        from openpyxl import Workbook
+    except ImportError:
+        return {"submission.tsv": "".join("\t".join(map(_flat, row)) + "\n" for row in rows).encode()}
+    book, out = Workbook(write_only=True), io.BytesIO()
+    sheet = book.create_sheet()
+    for row in rows:
+        sheet.append([value if isinstance(value, int) else _printable(value) for value in row])
+    book.save(out)
+    return {"submission.xlsx": out.getvalue()}
+
+
+def mmvet(answers: Sequence[Answer]) -> Files:
+    """``{"v1_0": "..."}``, which the set's own program gives to GPT-4."""
+    return _json({a.question.question_id: a.prediction for a in answers})
+
+
+def egoschema(answers: Sequence[Answer]) -> Files:
+    """``{q_uid: index of the option}``, which its ``validate.py`` posts; -1 where the answer names none."""
+    found = {a.question.question_id: _letter(a, "egoschema") for a in answers}
+    return _json({name: -1 if letter is None else ord(letter) - ord("A") for name, letter in found.items()})
+
+
+def video_judge(answers: Sequence[Answer]) -> Files:
+    """``[{"video_name", "Q", "A", "pred", "question_id", "type"}]``: what Video-ChatGPT's script gives to GPT-3.5."""
+    rows = [
+        {
+            "video_name": a.question.extra.get("video", a.question.key),
+            "Q": a.question.text,
+            "A": next(iter(a.question.references), ""),
+            "pred": a.prediction,
+            "question_id": a.question.official_id,
+            "type": a.question.type,
+        }
+        for a in answers
+    ]
+    return _json(rows)
+
+
+def _image(answer: Answer, otherwise: str = "") -> str:
+    return str(answer.question.extra.get("image") or otherwise or answer.question.question_id)
+
+
+def _flat(value: Any) -> str:
+    """One cell of a table with tabs."""
+    return " ".join(str(value).split())
+
+
+def _printable(text: str) -> str:
+    """Without the control characters that a spreadsheet cannot hold."""
+    return "".join(char for char in text if char in "\t\n\r" or ord(char) >= 32)
+
+
+FORMATS: dict[str, Callable[[Sequence[Answer]], Files]] = {
+    "vqav2": vqav2,
+    "textvqa": vqav2,
+    "vizwiz": vizwiz,
+    "gqa": gqa,
+    "docvqa": docvqa,
+    "multidocvqa": multidocvqa,
+    "seed": seed,
+    "pope": pope,
+    "mme": mme,
+    "mmmu": mmmu,
+    "mmbench": mmbench,
+    "mmvet": mmvet,
+    "egoschema": egoschema,
+    "video_judge": video_judge,
+}
