@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from dslight.data.shards.format import write_atomically as write_bytes
-from dslight.metrics.base import Answer
+from dslight.metrics.base import Answer, TextMetric
 from dslight.metrics.benchmarks import BENCHMARKS, Benchmark
 from dslight.metrics.submission import submission
 from dslight.recipe.build import Experiment
@@ -91,7 +91,8 @@ def lines(source: str, name: str, benchmark: Benchmark, answers: Sequence[Answer
 
 def described(experiment: Experiment, source: str, answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
     """How a source was asked and judged, how many of its questions were, and how fast."""
-    val, metric = experiment.data.val_sources[source], experiment.model.metrics[source]  # type: ignore[union-attr]
+    val, metric = experiment.data.val_sources[source], cast(VLM, experiment.model).metrics[source]
+    assert isinstance(metric, TextMetric)
     benchmark = BENCHMARKS[val.benchmark]
     return {
         "benchmark": val.benchmark,
@@ -110,5 +111,6 @@ def described(experiment: Experiment, source: str, answers: Sequence[Answer], se
 
 
 def scores_of(logged: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The scores among what a validation has logged, without how fast it was."""
-    return {key: value for one in logged for key, value in one.items() if not key.startswith("speed/")}
+    """The scores among what a validation has logged, without how fast it was and what was looked at besides."""
+    other = ("speed/", "diagnostics/")
+    return {key: value for one in logged for key, value in one.items() if not key.startswith(other)}

@@ -73,9 +73,15 @@ def test_vizwiz_names_the_image():
 
 
 def test_pope_joined_by_line_with_the_labels_of_each_file_gives_our_f1():
-    rows = [(f"{subset}-{i}", (label,), said, {"type": subset})
-            for subset, pairs in {"random": [("yes", "Yes"), ("no", "Yes, two"), ("yes", "no")], "popular": [("yes", "Yes."), ("no", "No")]}.items()
-            for i, (label, said) in enumerate(pairs)]  # fmt: skip
+    asked = {
+        "random": [("yes", "Yes"), ("no", "Yes, two"), ("yes", "no")],
+        "popular": [("yes", "Yes."), ("no", "No")],
+    }
+    rows = [
+        (f"{subset}-{number}", (label,), said, {"type": subset})
+        for subset, pairs in asked.items()
+        for number, (label, said) in enumerate(pairs)
+    ]
     answers = answered(rows)
     files = submission("pope", answers)
     ours = score("pope", answers)
