@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 _ROOT_ONLY = {
     "setup", "teardown", "prepare_data", "configure_model", "configure_optimizers", "configure_callbacks",
@@ -74,6 +75,7 @@ class Component(pl.LightningModule):
         super().__init__()
         self.objective: Objective | None = None
         self.stage: Stage | None = None
+        self.adapted = False  # whether a stage trains low-rank adapters instead of the weights
 
     # --- facts that sharding, optimisation and checkpoints read
 
@@ -84,24 +86,72 @@ class Component(pl.LightningModule):
         """
         return []
 
-    def param_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    def param_groups(self, lr: float, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
         """Optimizer groups of the trainable parameters: matrices decay, vectors and scalars (biases, norms, gates)
         do not.
+
+        Args:
+            lr: of the last layer and of what lies behind it.
+            weight_decay: of matrices.
+            layer_decay: every layer's learning rate is this times that of the layer behind it (BEiT's and timm's rule,
+                see :meth:`layers_from_end`); ``None``: all learn alike.
         """
-        trainable = [p for p in self.own_parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trainable if p.ndim >= 2], "lr": lr, "weight_decay": weight_decay},
-            {"params": [p for p in trainable if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
+        distance = self.layers_from_end() if layer_decay is not None else {}
+        groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and not name.startswith("objective."):
+                groups.setdefault((-distance.get(name, 0), parameter.ndim < 2), []).append(parameter)
+        made, last = [], max(distance.values(), default=0)
+        for (back, vectors), parameters in sorted(groups.items(), key=lambda group: group[0]):
+            rate = {"lr": lr * (layer_decay or 1.0) ** -back, "weight_decay": 0.0 if vectors else weight_decay}
+            name = f"layer {last + back} {'vectors' if vectors else 'matrices'}"
+            made.append({"params": parameters, **rate, **({} if layer_decay is None else {"name": name})})
+        return made
+
+    def layers_from_end(self) -> dict[str, int]:
+        """How many layers lie behind each parameter, by its name, as timm counts them: 0 in the last layer and in what
+        stands behind it (last norm, head); as many as there are layers in what stands before the first (embeddings,
+        patches, positions).
+
+        What stands before and behind is told by the order of registration. Encoders side by side count for themselves.
+        """
+        nested = {name: part for name, part in self.named_children() if isinstance(part, Component)}
+        nested |= {
+            f"{name}.{key}": part
+            for name, children in self.named_children()
+            if isinstance(children, nn.ModuleList | nn.ModuleDict)
+            for key, part in children.named_children()
+            if isinstance(part, Component)
+        }
+        if nested:
+            return {f"{at}.{name}": n for at, part in nested.items() for name, n in part.layers_from_end().items()}
+        units = self.shard_units
+        layer_of = {id(p): layer for layer, unit in enumerate(units) for p in unit.parameters()}
+        found, standing = {}, -1  # before the first layer, until one has come
+        for name, parameter in self.named_parameters():
+            layer = layer_of.get(id(parameter), standing)
+            found[name] = len(units) - 1 - layer
+            standing = len(units) - 1 if layer >= 0 else -1
+        return found
+
+    def diagnostics(self) -> Mapping[str, float | Tensor]:
+        """Numbers that tell how the part is doing, logged behind a validation as ``diagnostics/PART/NAME`` where a
+        recipe has ``diagnostics``; always under the same names. Called on all ranks (see :func:`whole`).
+        """
+        return {}
 
     def own_parameters(self) -> Iterable[nn.Parameter]:
         """The part's parameters, without those of the objective it may be fitted with."""
         return (p for name, p in self.named_parameters() if not name.startswith("objective."))
 
     def own_state(self) -> dict[str, Tensor]:
-        """The part's state dict, without the objective's entries."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith("objective.")}
+        """The part's state dict under the names of its weights file: without the objective's entries, and without the
+        adapters that a stage may have put into it (:mod:`dslight.train.lora`).
+        """
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith("objective.")}
+        if not self.adapted:
+            return state
+        return {k.replace(".base_layer.", "."): v for k, v in state.items() if ".lora_" not in k}
 
     def freeze(self) -> None:
         """Stop training this part: no gradients, and evaluation mode from now on (no dropout, no moving statistics)."""
@@ -136,7 +186,9 @@ class Component(pl.LightningModule):
         if problems:
             shown = "\n  ".join(problems[:20] + ([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
             raise WeightsError(f"{path} does not fit {type(self).__name__}:\n  {shown}")
-        self.load_state_dict(given, strict=False)  # strictness was checked above; only the objective may be absent
+        with torch.no_grad():
+            for name, tensor in given.items():
+                own[name].copy_(tensor)
 
     # --- fitted alone
 
@@ -191,6 +243,12 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, str(partial))
     partial.replace(path)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, on every rank whole and without gradient."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def on_meta() -> bool:

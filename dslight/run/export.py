@@ -27,6 +27,7 @@ from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
 from dslight.run.evaluate import load_checkpoint
 from dslight.run.folder import RunFolder, versions
+from dslight.train.lora import merged
 from dslight.vlm import VLM
 
 ARCHITECTURE = "DslightVLM"
@@ -106,7 +107,7 @@ def _write(
     parts: dict[str, Any] = model.parts()
     tokenizer, encoder, lm = model.tokenizer, parts["vision_encoder"], parts["language_model"]
     names = field_names(parts)
-    own = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.own_state().items()}
+    own = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in merged(module).items()}
     state = {theirs: own[ours] for ours, theirs in names.items()}
     why = why_not_llava(parts)
     config: Any = None

@@ -75,6 +75,7 @@ def save_parts(experiment: Experiment, folder: RunFolder, trainer: Any) -> None:
     from torch.distributed.fsdp import FSDPModule
 
     from dslight.components.component import save_weights
+    from dslight.train.lora import merged
 
     model: Any = experiment.model
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -83,5 +84,5 @@ def save_parts(experiment: Experiment, folder: RunFolder, trainer: Any) -> None:
         part = model.parts()[name]
         state: dict[str, Any] = get_model_state_dict(part, options=options) if sharded else part.state_dict()
         if trainer.is_global_zero:
-            own = {k: v for k, v in state.items() if not k.startswith("objective.")}
+            own = {k: v for k, v in merged(part, state).items() if not k.startswith("objective.")}
             save_weights(own, folder.weights / f"{name}.safetensors")

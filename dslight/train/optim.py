@@ -2,17 +2,26 @@
 
 A part trains when the stage gives it a learning rate; every other part is frozen. So LLaVA's two stages are two short
 sections of a recipe: ``{projector: {lr: 1e-3}}`` and ``{projector: {lr: 2e-5}, language_model: {lr: 2e-5}}``.
+
+How a part trains besides (layer-wise decay, LoRA, activation checkpointing, compilation) is said beside its learning
+rate, so that one line of a recipe tells all about a part. A frozen part can be checkpointed and compiled too, under
+``frozen``: gradients pass through the decoder of stage 1 on their way to the projector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from dslight.train.lora import LoRA, adapt
+from dslight.train.units import run_units
 
 
 @dataclass(frozen=True)
@@ -22,10 +31,43 @@ class PartTraining:
     Attributes:
         lr: peak learning rate.
         weight_decay: of matrices; vectors and scalars never decay.
+        layer_decay: each layer's learning rate is this times that of the layer behind it (as in BEiT, counted
+            as timm does); the embeddings are the layer before the first.
+        lora: train low-rank adapters, and leave the weights alone.
+        checkpointing: keep only what enters a layer, and compute its activations again in the backward pass.
+        compile: ``true``, or a backend of ``torch.compile``: compile the layers, each by itself.
     """
 
     lr: float
     weight_decay: float = 0.0
+    layer_decay: float | None = None
+    lora: LoRA | None = None
+    checkpointing: bool = False
+    compile: bool | str = False
+
+    def check(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            ValueError: beginning with the attribute.
+        """
+        if not self.lr > 0:
+            raise ValueError(f"lr: must be above 0, got {self.lr}; leave the part out to freeze it")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay: must be at least 0, got {self.weight_decay}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay: must be above 0 and at most 1, got {self.layer_decay}")
+        if self.lora is not None:
+            with _under("lora"):
+                self.lora.check()
+
+
+@dataclass(frozen=True)
+class PartFrozen:
+    """How a part runs that does not train; see :class:`PartTraining`."""
+
+    checkpointing: bool = False
+    compile: bool | str = False
 
 
 class Stage:
@@ -38,6 +80,7 @@ class Stage:
             ...
         warmup_ratio: share of all steps that the learning rate rises linearly.
         warmup_steps: the same as a number of steps; wins over the ratio.
+        frozen: part name -> checkpointing and compilation of a part that does not train.
     """
 
     def __init__(
@@ -47,14 +90,17 @@ class Stage:
         schedule: str = "cosine",
         warmup_ratio: float = 0.03,
         warmup_steps: int | None = None,
+        frozen: dict[str, PartFrozen] | None = None,
     ) -> None:
         from transformers.trainer_utils import SchedulerType
 
         if not train:
             raise ValueError("train: nothing trains; give at least one part a learning rate")
         for name, how in train.items():
-            if not how.lr > 0:
-                raise ValueError(f"train.{name}.lr: must be above 0, got {how.lr}; leave the part out to freeze it")
+            with _under(f"train.{name}"):
+                how.check()
+        for name in sorted(train.keys() & (frozen or {})):
+            raise ValueError(f"frozen.{name}: it trains (train.{name}); say there how it runs")
         names = sorted(kind.value for kind in SchedulerType)
         if schedule not in names:
             raise ValueError(f"schedule: {schedule!r} is none of {', '.join(names)}")
@@ -63,29 +109,42 @@ class Stage:
         if warmup_steps is not None and warmup_steps < 0:
             raise ValueError(f"warmup_steps: must be at least 0, got {warmup_steps}")
         self.train = train
+        self.frozen = frozen or {}
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_ratio = warmup_ratio
         self.warmup_steps = warmup_steps
 
     def freeze(self, parts: Mapping[str, nn.Module]) -> None:
-        """Freeze every part that the stage does not train; one that an earlier stage froze goes back to training mode.
+        """Freeze every part that the stage does not train, and prepare those that it does: one that an earlier stage
+        froze goes back to training mode, one with ``lora`` gets its adapters, and layers run as the stage says.
 
         Raises:
-            ValueError: for a name that is no part, or a part without parameters.
+            ValueError: for a name that is no part, a part without parameters, or what a part cannot do.
         """
-        for name in self.train:
+        for section, name in [("train", name) for name in self.train] + [("frozen", name) for name in self.frozen]:
             if name not in parts:
-                raise ValueError(f"train.{name}: there is no such part; the parts are {', '.join(parts)}")
+                raise ValueError(f"{section}.{name}: there is no such part; the parts are {', '.join(parts)}")
+        for name, how in self.train.items():
             if not any(True for _ in parts[name].parameters()):
                 raise ValueError(f"train.{name}: {type(parts[name]).__name__} has no parameters to train")
+            if how.layer_decay is not None and not getattr(parts[name], "shard_units", []):
+                raise ValueError(f"train.{name}.layer_decay: {type(parts[name]).__name__} has no layers")
         for name, part in parts.items():
-            if name in self.train:
-                part.requires_grad_(True).train()
-            elif hasattr(part, "freeze"):
+            how = self.train.get(name)
+            if how is None and hasattr(part, "freeze"):
                 part.freeze()  # type: ignore[operator]
-            else:
+            elif how is None:
                 part.requires_grad_(False)
+            elif how.lora is None:
+                part.requires_grad_(True).train()
+            else:
+                with _under(f"train.{name}.lora"):
+                    adapt(part, how.lora)
+                part.train()
+            runs = how or self.frozen.get(name, PartFrozen())
+            with _under(f"{'frozen' if how is None else 'train'}.{name}"):
+                run_units(part, runs.checkpointing, runs.compile)
 
     def optimizers(self, parts: Mapping[str, nn.Module], total_steps: int) -> dict[str, Any]:
         """What Lightning's ``configure_optimizers`` returns: one optimizer, its schedule stepped after every update.
@@ -99,12 +158,23 @@ class Stage:
         groups: list[dict[str, Any]] = []
         for name, how in self.train.items():
             part: Any = parts[name]
+            more = {} if how.layer_decay is None else {"layer_decay": how.layer_decay}
             if hasattr(part, "param_groups"):
-                made = part.param_groups(how.lr, how.weight_decay)
+                made = part.param_groups(how.lr, how.weight_decay, **more)
             else:
                 made = [{"params": list(part.parameters()), "lr": how.lr, "weight_decay": how.weight_decay}]
-            groups += [{**group, "name": f"{name}.{i}"} for i, group in enumerate(made)]
+            groups += [{**group, "name": f"{name}.{group.get('name', i)}"} for i, group in enumerate(made)]
         optimizer = self.optimizer(groups)
         warmup = self.warmup_steps if self.warmup_steps is not None else round(self.warmup_ratio * total_steps)
         scheduler = get_scheduler(self.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+@contextmanager
+def _under(path: str) -> Iterator[None]:
+    """An error of a part, behind the key that asked for it."""
+    try:
+        yield
+    except ValueError as error:
+        joint = "." if re.match(r"[\w.]+: ", str(error)) else ": "
+        raise ValueError(f"{path}{joint}{error}") from None

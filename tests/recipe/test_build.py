@@ -131,13 +131,14 @@ MISSPELT = {
     "vision_encoder, projector, stacking, language_model",
     "stage.shedule=cosine": "stage.shedule: there is no such argument; did you mean schedule?; it takes train, "
     "optimizer, "
-    "schedule, warmup_ratio, warmup_steps",
+    "schedule, warmup_ratio, warmup_steps, frozen",
     "stage.train.projecter.lr=1": "stage.train.projecter: there is no such part; the parts are vision_encoder, "
     "projector, "
     "stacking, language_model",
-    f"{TRAIN}.lrr=1": f"{TRAIN}.lrr: there is no such argument; did you mean lr?; it takes lr, weight_decay",
+    f"{TRAIN}.lrr=1": f"{TRAIN}.lrr: there is no such argument; did you mean lr?; it takes lr, "
+    "weight_decay, layer_decay, lora, checkpointing, compile",
     f"{TRAIN}.weight_dekay=1": f"{TRAIN}.weight_dekay: there is no such argument; did you mean weight_decay?; "
-    "it takes lr, weight_decay",
+    "it takes lr, weight_decay, layer_decay, lora, checkpointing, compile",
     "stage.optimizer.init_args.beta=[0.9,0.9]": "stage.optimizer.init_args.beta: there is no such argument; "
     "did you mean betas?...",
     "data.trian=[]": "data.trian: there is no such argument; did you mean train?",
@@ -203,7 +204,11 @@ WRONG_TYPE = {
     f"{LM}.config.hidden_size=abc": "model.language_model...",
     f"{LM}.dtype=floot32": f"{LM}.dtype: 'floot32' is no torch dtype; float32, bfloat16 and float16 are",
     f"{TRAIN}.lr=fast": f"{TRAIN}.lr: expected a number, got 'fast'",
-    f"{TRAIN}=0.1": f"{TRAIN}: expected a mapping with lr, weight_decay, got 0.1",
+    f"{TRAIN}.checkpointing=perhaps": f"{TRAIN}.checkpointing: expected true or false, got 'perhaps'",
+    f"{TRAIN}.lora.r=many": f"{TRAIN}.lora.r: expected a whole number, got 'many'",
+    f"{TRAIN}.lora.rank=3": f"{TRAIN}.lora.rank: there is no such argument; it takes r, alpha, target_modules, dropout",
+    f"{TRAIN}=0.1": f"{TRAIN}: expected a mapping with lr, weight_decay, layer_decay, lora, "
+    "checkpointing, compile, got 0.1",
     "stage.train=[projector]": "stage.train: expected a mapping, got ['projector']",
     "stage.warmup_steps=few": "stage.warmup_steps: expected a whole number or null, got 'few'",
     "stage.optimizer.init_args.betas=[0.9]": "stage.optimizer.init_args.betas: expected a list of 2 values, got [0.9]",
@@ -312,6 +317,22 @@ MISFITS = {
     f"{TRAIN}.lr=0": f"{TRAIN}.lr: must be above 0, got 0.0; leave the part out to freeze it",
     f"{TRAIN}.lr=-0.1": f"{TRAIN}.lr: must be above 0, got -0.1; leave the part out to freeze it",
     f"{TRAIN}.lr=.nan": f"{TRAIN}.lr: must be above 0, got nan; leave the part out to freeze it",
+    f"{TRAIN}.layer_decay=0.9": f"{TRAIN}.layer_decay: MLPProjector has no layers",
+    f"{TRAIN}.layer_decay=1.5": f"{TRAIN}.layer_decay: must be above 0 and at most 1, got 1.5",
+    f"{TRAIN}.weight_decay=-1": f"{TRAIN}.weight_decay: must be at least 0, got -1.0",
+    f"{TRAIN}.checkpointing=true": f"{TRAIN}.checkpointing: MLPProjector has no layers to treat one by one; leave it "
+    "out",
+    "stage.train.language_model.compile=nvfuzer": "stage.train.language_model.compile: torch has no backend "
+    "'nvfuzer'; true, or one of ...",
+    "stage.train.language_model.lora.r=0": "stage.train.language_model.lora.r: must be at least 1, got 0",
+    "stage.train.language_model.lora.dropout=1": "stage.train.language_model.lora.dropout: must be in 0..1, got 1.0",
+    "stage.train.language_model.lora.target_modules=[q_prj]": "stage.train.language_model.lora.target_modules: "
+    "'q_prj' is no linear layer; there are down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj",
+    "stage.train.language_model.lora.target_modules=all": "stage.train.language_model.lora.target_modules: expected "
+    "all-linear or a list of names, got 'all'",
+    "stage.frozen.projector.compile=true": "stage.frozen.projector: it trains (train.projector); say there how it runs",
+    "stage.frozen.tower.compile=true": "stage.frozen.tower: there is no such part; the parts are vision_encoder, "
+    "projector, stacking, language_model",
     "stage.train.stacking.lr=1": "stage.train.stacking: DeepStackL has no parameters to train",
     "stage.schedule=cosin": "stage.schedule: 'cosin' is none of ...",
     "stage.warmup_ratio=2": "stage.warmup_ratio: must be in 0..1, got 2.0",
