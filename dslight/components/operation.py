@@ -9,10 +9,13 @@ work) or depend on what the decoder thinks so far (:class:`ConditionedGate`, aft
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from dslight.components.component import whole
 
 
 class Operation(nn.Module, ABC):
@@ -43,6 +46,10 @@ class Operation(nn.Module, ABC):
             ``[n, D]``.
         """
 
+    def diagnostics(self) -> Mapping[str, Tensor]:
+        """See :meth:`dslight.components.Component.diagnostics`."""
+        return {}
+
 
 class GatedAdd(Operation):
     """One learned scalar per stack: ``hidden + g_s * values``.
@@ -67,6 +74,11 @@ class GatedAdd(Operation):
         gate = self.gate[stack].tanh() if self.activation == "tanh" else self.gate[stack]
         return gate.to(values.dtype) * values
 
+    def diagnostics(self) -> Mapping[str, Tensor]:
+        """The gates, behind their activation."""
+        gates = whole(self.gate).tanh() if self.activation == "tanh" else whole(self.gate)
+        return {f"gate_{i}": gate for i, gate in enumerate(gates, start=1)}
+
 
 class ConditionedGate(Operation):
     """A gate that reads the residual stream: ``hidden + tanh(w_s . rms_norm(hidden) + b_s) * values``, one number per
@@ -89,3 +101,9 @@ class ConditionedGate(Operation):
         seen = nn.functional.rms_norm(hidden.float(), (self.width,))
         gate = torch.tanh(seen @ self.weight[stack].float() + self.bias[stack].float())
         return gate.to(values.dtype)[:, None] * values
+
+    def diagnostics(self) -> Mapping[str, Tensor]:
+        """The biases, and how much the gates depend on the residual stream: the norms of the weights."""
+        weights, biases = whole(self.weight).float().norm(dim=1), whole(self.bias)
+        found = {f"bias_{i}": bias for i, bias in enumerate(biases, start=1)}
+        return found | {f"weight_norm_{i}": weight for i, weight in enumerate(weights, start=1)}

@@ -11,14 +11,14 @@ small class that makes the net for one level.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import gcd
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dslight.components.component import Component
+from dslight.components.component import Component, whole
 from dslight.types import Grid
 
 
@@ -115,6 +115,13 @@ class MapProjector(Projector):
         if self.per_level:
             return torch.stack([net(level) for net, level in zip(self.nets, maps, strict=True)])
         return self.net(torch.cat(maps)).unflatten(0, (self.levels, len(maps[0])))
+
+    def diagnostics(self) -> Mapping[str, Tensor]:
+        """The norm of all weights of each net."""
+        nets = self.nets if self.per_level else [self.net]
+        norms = [[whole(p).float().norm() for p in net.parameters()] for net in nets]
+        names = [f"norm_{level}" for level in range(self.levels)] if self.per_level else ["norm"]
+        return {name: torch.stack(each).norm() for name, each in zip(names, norms, strict=True) if each}
 
     @staticmethod
     def _unshared(what: str) -> ValueError:

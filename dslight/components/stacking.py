@@ -12,13 +12,13 @@ Every scheduler of the library is a point on the axes of :class:`~dslight.compon
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dslight.components.component import Component
+from dslight.components.component import Component, whole
 from dslight.components.operation import Operation
 from dslight.components.projector import Projector
 from dslight.components.vision_encoder import Tap, VisionEncoder
@@ -140,6 +140,16 @@ class StackingScheduler(Component, ABC):
     @abstractmethod
     def lay_out(self, tokens: Tensor, views: Views) -> VisualTokens:
         """From projected maps ``[levels, M, height, width, D]`` to slots, the N slots image by image."""
+
+    def diagnostics(self) -> Mapping[str, float | Tensor]:
+        """What the operation says of itself; the gates of the blocks, before their tanh; the newline token's norm."""
+        found: dict[str, float | Tensor] = dict(self.operation.diagnostics()) if self.operation is not None else {}
+        for number, block in enumerate(self.blocks, start=1):
+            gates = {name: gate for name, gate in block.named_parameters() if name.endswith("gate")}
+            found |= {f"block_{number}_{name}": whole(gate).squeeze() for name, gate in gates.items()}
+        if self.newline is not None:
+            found["newline_norm"] = whole(self.newline).float().norm()
+        return found
 
     def connect(self, width: int) -> None:
         """Make what needs the language model's width D: the newline token, the operation, the blocks."""

@@ -23,6 +23,7 @@ from dslight.components.component import WeightsError
 from dslight.data.datamodule import micro_size
 from dslight.data.plan import accumulation
 from dslight.data.shards import ShardError
+from dslight.diagnostics.settings import Diagnostics
 from dslight.layout import SlotLayout
 from dslight.metrics.benchmarks import BENCHMARKS
 from dslight.recipe.errors import RecipeError
@@ -43,12 +44,14 @@ class Experiment:
         model: what the Trainer drives: a VLM, or a component that is fitted alone.
         data: its data module.
         trainer: the section that makes the Trainer.
+        diagnostics: what is measured behind validations, if anything is.
     """
 
     recipe: Mapping[str, Any]
     model: VLM | Component
     data: Any
     trainer: Section
+    diagnostics: Diagnostics | None = None
 
     @property
     def encoder(self) -> Any:
@@ -103,6 +106,7 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
                 f"weights.{name}: there is no such part{closest(name, parts)}; the parts are {', '.join(parts)}"
             )
     _check_data(experiment.data)
+    _check_diagnostics(experiment)
     _check_mesh(recipe)
     return experiment
 
@@ -247,7 +251,8 @@ def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section], wait: Sequ
             model.train_with(stage)
         except ValueError as error:
             raise RecipeError(f"stage.{error}") from None
-    return Experiment(recipe, model, made["data"].build(), made["trainer"])
+    looks = made["diagnostics"].build() if "diagnostics" in made else None
+    return Experiment(recipe, model, made["data"].build(), made["trainer"], looks)
 
 
 def _check_newline(model: VLM, recipe: Mapping[str, Any]) -> None:
@@ -259,6 +264,21 @@ def _check_newline(model: VLM, recipe: Mapping[str, Any]) -> None:
         "model.stacking.init_args.newline: the newline token starts at zero and would stay there; give "
         "stage.train.stacking a learning rate, or load one (weights.model, weights.stacking)"
     )
+
+
+def _check_diagnostics(experiment: Experiment) -> None:
+    looks, model = experiment.diagnostics, experiment.model
+    if looks is None or not isinstance(model, VLM):
+        return
+    if not experiment.data.val_sources:
+        raise RecipeError("diagnostics: ask questions, and data.val names none")
+    config = getattr(getattr(model.language_model, "model", None), "config", None)
+    attention = getattr(config, "_attn_implementation", "eager")
+    if looks.heat_maps and looks.heat == "attention" and attention != "eager":
+        raise RecipeError(
+            f"diagnostics.heat: attention, but {attention} gives no weights; set "
+            f"model.language_model.init_args.attention: eager, or choose gradient_x_input"
+        )
 
 
 def _check_packing(model: VLM, data: Any) -> None:

@@ -19,6 +19,7 @@ from dslight.components import Component, Objective
 from dslight.components.unread import unread
 from dslight.data.datamodule import ShardData
 from dslight.data.dense import DenseLabelData
+from dslight.diagnostics.settings import Diagnostics
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import arguments_fault, closest, fault, words
 from dslight.train.optim import Stage
@@ -36,6 +37,7 @@ KEYS = {
     "data": dict,
     "trainer": dict,
     "checkpoint_every": int,
+    "diagnostics": dict,
 }
 """The top level of a recipe. ``model`` describes a VLM, ``component`` a part that is fitted alone with an
 ``objective``; ``weights`` names a checkpoint per part, or one of the whole ``model``; ``checkpoint_every`` counts
@@ -169,10 +171,12 @@ def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
         raise RecipeError(
             "objective: is for a `component` that is fitted alone; a `model` trains on its next-token loss"
         )
+    if alone and "diagnostics" in recipe:
+        raise RecipeError("diagnostics: are of the stacks of a `model`; a `component` that is fitted alone has none")
     if recipe.get("data") is None:
         raise RecipeError("data: missing; even a plan needs to know the views (data.views)")
     kinds = {"stage": Stage, "data": DenseLabelData if alone else ShardData, "trainer": Trainer}
-    kinds |= _TYPED if alone else {"model": VLM}
+    kinds |= _TYPED if alone else {"model": VLM, "diagnostics": Diagnostics}
     return {
         key: Section(key, kind, recipe.get(key) or {})
         for key, kind in kinds.items()

@@ -19,6 +19,7 @@ from dslight.data.shards import ShardError
 from dslight.recipe.build import Experiment, batches_per_step, build
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections
+from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
 
 DEFAULTS: dict[str, Any] = {
@@ -79,7 +80,8 @@ def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[
     }
     arguments |= options
     own = arguments.get("callbacks") or []
-    arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks]
+    looks = diagnose(experiment, folder)
+    arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks, *looks]
     try:
         trainer = Trainer(**arguments)
     except (MisconfigurationException, ValueError, TypeError) as error:
