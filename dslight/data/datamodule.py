@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from dslight.data.collate import Collate, Item, OnUnusable
 from dslight.data.conversation import Template, TemplateName, template
 from dslight.data.images import ViewPolicy
-from dslight.data.lengths import Measure, lengths_of
+from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, Start, TrainLoader, TrainRecords, Workers
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
 from dslight.data.progress import FitProgress
@@ -220,15 +220,7 @@ class ShardData(LightningDataModule):
                 )
 
     def _make_plan(self) -> TrainPlan:
-        measure = Measure(
-            self.rows.template,
-            self.template_name,
-            self.rows.tokenizer,
-            self.views,
-            self.rows.image_size,
-            cast(SlotLayout, self._slots),
-            self.exif,
-        )
+        measure = self._measure
         lengths, text = None, {key: value for key, value in measure.parts.items() if "tokenizer" in key}
         if self.order.measures:
             text = measure.parts
@@ -242,6 +234,18 @@ class ShardData(LightningDataModule):
         if padding is not None and rank == 0:
             print(f"data.order: {padding[0]:.1%} of the positions are padding; in plain random order {padding[1]:.1%}")
         return plan
+
+    @property
+    def _measure(self) -> Measure:
+        return Measure(
+            self.rows.template,
+            self.template_name,
+            self.rows.tokenizer,
+            self.views,
+            self.rows.image_size,
+            cast(SlotLayout, self._slots),
+            self.exif,
+        )
 
     def _lengths_folder(self, reader: ShardReader) -> Path:
         if self.cache is None or os.access(reader.root, os.W_OK):
@@ -296,14 +300,18 @@ class ShardData(LightningDataModule):
         self._continue = state_dict.get("train")
 
     def val_dataloader(self) -> list[EvalLoader[Item]]:
-        """One loader per evaluation source, in the order of ``val``."""
+        """One loader per evaluation source, in the order of ``val``; a rank's longest questions come first."""
         rank, world = rank_and_world(self.trainer)
         loaders = []
         for name, reader in self._val_readers.items():
-            dataset = QuestionRecords(reader, partial(self.rows.ask, suffix=self._suffixes.get(name, "")))
+            suffix = self._suffixes.get(name, "")
+            dataset = QuestionRecords(reader, partial(self.rows.ask, suffix=suffix))
+            lengths = partial(question_lengths, reader, self._measure, suffix)
             limit = self.val_sources[name].limit
             items = len(dataset) if limit is None else min(limit, len(dataset))
-            loaders.append(EvalLoader(dataset, items, self._collate, rank, world, self.val_batch_size, self.workers))
+            sizes = (rank, world, self.val_batch_size, self.workers)
+            by_length = lengths if reader.remote is None else None  # of remote shards, none is pulled for this alone
+            loaders.append(EvalLoader(dataset, items, self._collate, *sizes, by_length))
         return loaders
 
     @property

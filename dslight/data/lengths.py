@@ -22,7 +22,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,11 +38,12 @@ from transformers import PreTrainedTokenizerBase
 from dslight.data.conversation import IMAGE, Template
 from dslight.data.images import ViewPolicy
 from dslight.data.loader import OnBad, Workers, read_batches
+from dslight.data.plan import question_rows
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.data.shards.format import sha256, write_atomically
 from dslight.layout import SlotLayout
-from dslight.types import Grid
+from dslight.types import Grid, Question
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,12 @@ class Measure:
             return -len(ids)
         return len(ids) - len(sample.images) + sum(self._slots(sample.key, data) for data in sample.images)
 
+    def prompt(self, sample: Sample, question: Question, suffix: str) -> int:
+        """Positions of a question's prompt, which ends with ``suffix`` unless the question has its own."""
+        end = suffix if question.suffix is None else question.suffix
+        ids = self.template.prompt(question.text + end, len(sample.images), self.tokenizer)
+        return len(ids) - len(sample.images) + sum(self._slots(sample.key, data) for data in sample.images)
+
     def _slots(self, key: str, data: bytes) -> int:
         if self.constant:
             return self.constant
@@ -189,6 +196,26 @@ def lengths_of(
             found = _load(path, reader)
     assert found is not None
     return found
+
+
+def question_lengths(reader: ShardReader, measure: Measure, suffix: str, numbers: Sequence[int]) -> list[int]:
+    """Positions of the prompts of questions, given by their numbers in a folder of shards; to order them by.
+
+    0 for one that cannot be read: whoever asks it will say so.
+    """
+    rows = question_rows(reader.index.questions)
+    first = np.cumsum(reader.index.questions) - reader.index.questions
+    at, sample, lengths = -1, None, []
+    for number in numbers:
+        try:
+            row = int(rows[number])
+            if row != at or sample is None:  # the questions of a record are neighbours
+                members = reader.read(row, head=0 if measure.constant else _HEAD)
+                at, sample = row, parse_sample(reader.locate(row)[1], members)
+            lengths.append(measure.prompt(sample, sample.questions[number - int(first[row])], suffix))
+        except (BadSample, ShardError):
+            lengths.append(0)
+    return lengths
 
 
 def _file(lengths: np.ndarray, reader: ShardReader) -> bytes:

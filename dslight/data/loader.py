@@ -242,14 +242,19 @@ class QuestionRecords(Dataset[T], Generic[T]):
         row = int(self._rows[number])
         sample = read_sample(self.reader, row)
         question = sample.questions[number - int(self._first[row])]
-        return self.make(sample, replace(question, number=number), valid)
+        try:
+            return self.make(sample, replace(question, number=number), valid)
+        except BadSample as error:
+            shard, key = self.reader.locate(row)
+            raise BadSample(f"{self.reader.root / shard.name}: {key}: {error}") from error
 
 
 class EvalLoader(Generic[T]):
-    """This rank's share of ``items`` in order; all ranks have equally many batches, short ones are padded with invalid
-    rows.
+    """This rank's share of ``items``; all ranks have equally many batches, short ones are padded with invalid rows.
 
-    The dataset is indexed with (number of the item, valid).
+    The dataset is indexed with (number of the item, valid). With ``lengths`` (numbers of items -> the length of each)
+    the longest come first, so that rows of a batch are of like lengths and memory runs out at once or not at all;
+    without, items come in their order.
     """
 
     def __init__(
@@ -261,10 +266,14 @@ class EvalLoader(Generic[T]):
         world: int,
         batch: int,
         workers: Workers = Workers(),
+        lengths: Callable[[Sequence[int]], Sequence[int]] | None = None,
     ) -> None:
         self.dataset, self.collate, self.workers = dataset, collate, workers
         numbers, valid = eval_share(items, rank, world)
         share = list(zip(numbers.tolist(), valid.tolist(), strict=True))
+        if lengths is not None and len(share) > batch > 1:
+            length = lengths([number for number, _ in share])
+            share = [share[i] for i in sorted(range(len(share)), key=lambda i: -length[i])]
         self.batches = [share[i : i + batch] for i in range(0, len(share), batch)]
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dslight.data.conversation import template
-from dslight.data.datamodule import ShardData
+from dslight.data.datamodule import ShardData, ValSource
 from dslight.data.images import AnyResViews, AspectGridViews, SingleView
 from dslight.data.lengths import Measure, image_size, lengths_of
 from dslight.data.plan import Order
@@ -209,3 +209,65 @@ def test_a_stand_in_never_makes_a_pack_too_long(tokenizer, tmp_path, png):
     assert max(batch.input_ids.shape[1] for batch in batches) <= 24
     keys = {key for batch in batches for key in batch.keys}
     assert keys == {f"r{i:02d}" for i in range(60) if i % 20 not in (7, 9)}
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory, png) -> Path:
+    """Thirteen questions about images of many shapes, several to a record; one has a prompt of its own."""
+    rng = np.random.default_rng(1)
+    root = tmp_path_factory.mktemp("questions")
+    with ShardWriter(root, shard_records=4) as writer:
+        for i in range(6):
+            height, width = (int(x) for x in rng.integers(5, 40, 2))
+            image = png(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+            asked = [
+                {"question_id": f"{i}-{q}", "question": "A1 " * int(rng.integers(1, 30)), "answers": ["1"], "type": ""}
+                for q in range(1 + i % 3 + (i == 0))
+            ]
+            if i == 4:
+                asked[0]["suffix"] = " B2" * 40
+            writer.write(f"q{i}", [image] * (i % 3), {"questions": asked})
+    return root
+
+
+@pytest.mark.parametrize("views", [SingleView(), AnyResViews([(1, 2), (2, 1), (2, 2)])], ids=["alike", "any shape"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_ranks_questions_come_longest_first_with_their_numbers(views, rank, tokenizer, questions, monkeypatch):
+    """The lengths are those of the prompts that are then generated from; padding is no more than in any other order."""
+    slots = SlotLayout((2, 2)) if isinstance(views, SingleView) else SLOTS
+    data = module(questions, tokenizer, views, slots, val={"q": ValSource(str(questions))}, val_batch_size=3)
+    data.connect(tokenizer, (8, 8), slots, suffixes={"q": " C3"})
+    monkeypatch.setattr("dslight.data.datamodule.rank_and_world", lambda trainer: (rank, 2))
+    data.setup("validate")
+    (loader,) = data.val_dataloader()
+    batches = list(loader)
+    lengths = [int(row.sum()) for batch in batches for row in batch.attention_mask]
+    numbers = [question.number for batch in batches for question in batch.questions]
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(set(lengths)) > 3
+    shares = {0: [*range(7)], 1: [*range(7, 13), 12]}
+    assert sorted(numbers) == shares[rank]
+    assert [question.valid for batch in batches for question in batch.questions].count(False) == rank
+    padded = sum(batch.attention_mask.numel() for batch in batches)
+    unsorted = [lengths[numbers.index(number)] for number in shares[rank]]
+    assert padded < sum(len(part) * max(part) for part in (unsorted[:3], unsorted[3:6], unsorted[6:]))
+
+
+def test_a_question_that_cannot_be_measured_is_left_to_whoever_asks_it(tokenizer, tmp_path, png):
+    with ShardWriter(tmp_path / "bad") as writer:
+        for i in range(3):
+            image = b"\xff\xd8\xff nothing" if i == 1 else png(np.zeros((4, 4, 3), np.uint8))
+            asked = {"question_id": str(i), "question": "A1", "answers": ["1"], "type": ""}
+            writer.write(f"r{i}", [image], {"questions": [asked]})
+    data = module(
+        tmp_path / "bad",
+        tokenizer,
+        AnyResViews([(1, 2), (2, 1)]),
+        val={"q": ValSource(str(tmp_path / "bad"))},
+        val_batch_size=2,
+    )
+    data.setup("validate")
+    first, last = iter(data.val_dataloader()[0]), []
+    assert sorted(question.number for question in next(first).questions) == [0, 2]
+    with pytest.raises(BadSample, match=r"shard-000000\.tar: r1: image of 11 bytes does not decode"):
+        last.append(next(first))
