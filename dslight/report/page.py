@@ -42,7 +42,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, JPEG or WebP file that is put into the page, with the lines below it; a ``small`` one is shown enlarged."""
+    """A PNG, JPEG or WebP file that is put into the page, with lines below it; a ``small`` one is shown enlarged."""
 
     data: bytes
     caption: str = ""

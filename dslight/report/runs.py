@@ -10,12 +10,14 @@ import csv
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dslight.recipe.ablation import Ablation
 from dslight.recipe.compose import compose, recipe_hash
 from dslight.recipe.errors import RecipeError
+from dslight.report.questions import Answers, read_answers
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Result:
         point: its values of the grid.
         seed: ``None`` when the run does not say.
         values: ``result.json`` as it stands.
+        scores: of ``result.json`` and of ``scores.json``, which ``dslight validate`` writes; the newer file wins.
+        sources: how each was asked and judged, from the same files.
+        rescored: the checkpoint of a newer ``scores.json``.
         curves: per metric its (step, value) pairs, by step.
         versions: of the libraries, as ``result.json`` or else ``environment.json`` has them.
         commit: of the git checkout, or ``None``.
@@ -38,6 +43,9 @@ class Result:
     point: dict[str, Any]
     seed: int | None
     values: dict[str, Any]
+    scores: dict[str, Any]
+    sources: dict[str, dict[str, Any]]
+    rescored: str | None
     curves: dict[str, list[tuple[int, float]]]
     versions: dict[str, str]
     commit: str | None
@@ -57,13 +65,36 @@ class Result:
         """The point without the seed: runs of one arm that share it differ by seed alone."""
         return tuple((key, str(value)) for key, value in self.point.items() if key != "seed")
 
+    @cached_property
+    def answers(self) -> dict[str, Answers]:
+        """The answers by source, read when they are first asked for."""
+        return read_answers(self.path)
+
+    @cached_property
+    def headlines(self) -> dict[str, str]:
+        """By source the key of the score that is its benchmark's number; the first one where the run does not say."""
+        first: dict[str, str] = {}
+        for key in [self.headline, *self.scores]:
+            if key.startswith("val/") and key.count("/") > 1:
+                first.setdefault(key.split("/")[1], key)
+        return first | {source: facts["headline"] for source, facts in self.sources.items() if "headline" in facts}
+
+    def score(self, source: str) -> float | None:
+        """The benchmark's number on a source; ``None`` when the run has none."""
+        value = self.scores.get(self.headlines.get(source, ""))
+        return _finite(value)
+
     def number(self, key: str) -> float | None:
         """A number of ``result.json``, ``parameters.total`` for a nested one; ``None`` if missing or not finite."""
         value: Any = self.values
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return value if is_number and abs(value) < float("inf") else None
+        return _finite(value)
+
+
+def _finite(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and abs(value) < float("inf") else None
 
 
 @dataclass(frozen=True)
@@ -115,12 +146,19 @@ def _result(folder: Path, values: dict[str, Any]) -> Result:
     environment = _read_json(folder / "environment.json") or {}
     point = about.get("point") or {}
     seed = values.get("seed", point.get("seed"))
+    files = [folder / "result.json", folder / "scores.json"]
+    both = [
+        _read_json(file) or {} for file in sorted(filter(Path.exists, files), key=lambda file: file.stat().st_mtime_ns)
+    ]
     return Result(
         path=folder,
         arm=str(about.get("arm") or values.get("arm") or values.get("name") or _recipe_name(folder)),
         point=point,
         seed=seed if isinstance(seed, int) else None,
         values=values,
+        scores={key: score for one in both for key, score in (one.get("scores") or {}).items()},
+        sources={source: facts for one in both for source, facts in (one.get("sources") or {}).items()},
+        rescored=both[-1].get("checkpoint"),
         curves=_read_curves(folder / "metrics.csv"),
         versions=values.get("versions") or environment.get("versions") or {},
         commit=values.get("git_commit") or environment.get("git_commit"),

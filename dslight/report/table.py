@@ -38,8 +38,10 @@ class Row:
         label: the arm, and the setting where the grid has other keys than the seed.
         results: its finished runs.
         unit: how their scores are shown, alike for all rows of a metric.
+        base, base_label: the runs of the baseline that they are compared with, if there are any, and their label.
         delta: mean difference to the baseline over ``shared`` seeds; ``None`` without a baseline to compare with.
         shared: the number of those seeds.
+        mark: how sure the difference is, see ``dslight.report.benchmarks``.
         relative_time: step time / the baseline's step time.
     """
 
@@ -47,8 +49,11 @@ class Row:
     arm: str
     results: tuple[Result, ...]
     unit: Unit
+    base: tuple[Result, ...] = ()
+    base_label: str = ""
     delta: float | None = None
     shared: int = 0
+    mark: str = ""
     relative_time: float | None = None
 
     @property
@@ -85,10 +90,10 @@ def rows(results: Sequence[Result], baseline: str | None = None) -> list[Row]:
     bases = {key[1:]: group for key, group in groups.items() if key[0] == baseline}
     settings = {setting for _, setting, _ in groups}
     units = {metric: unit(result for result in results if result.headline == metric) for *_, metric in groups}
+    several = len(settings) > 1
     table = []
     for (arm, setting, headline), group in groups.items():
-        label = " ".join([arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in setting)])
-        row = Row(label if len(settings) > 1 else arm, arm, tuple(group), units[headline])
+        row = Row(_label(arm, setting) if several else arm, arm, tuple(group), units[headline])
         # an arm without the grid's other keys still has the baseline of its own metric, if there is only one
         same_metric = [base for (_, base_headline), base in bases.items() if base_headline == headline]
         base = bases.get((setting, headline)) or (same_metric[0] if len(same_metric) == 1 else None)
@@ -96,11 +101,17 @@ def rows(results: Sequence[Result], baseline: str | None = None) -> list[Row]:
             differences = paired_differences(group, base)
             delta = statistics.fmean(differences.values()) if differences else None
             ratio = _ratio(row, Row("", "", tuple(base), row.unit))
+            base_label = _label(base[0].arm, base[0].setting) if several else base[0].arm
+            row = replace(row, base=tuple(base), base_label=base_label)
             row = replace(row, delta=delta, shared=len(differences), relative_time=ratio)
         elif base is not None:
             row = replace(row, relative_time=1.0 if row.mean_of("step_seconds") else None)
         table.append(row)
     return table
+
+
+def _label(arm: str, setting: tuple[tuple[str, str], ...]) -> str:
+    return " ".join([arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in setting)])
 
 
 def paired_differences(group: Sequence[Result], base: Sequence[Result]) -> dict[Any, float]:
@@ -115,7 +126,12 @@ def paired_differences(group: Sequence[Result], base: Sequence[Result]) -> dict[
 
 def unit(results: Iterable[Result]) -> Unit:
     """Percent when all scores are fractions, else the metric's own scale."""
-    scores = [result.accuracy for result in results if result.accuracy is not None]
+    return unit_of(result.accuracy for result in results)
+
+
+def unit_of(values: Iterable[float | None]) -> Unit:
+    """``unit`` of scores themselves."""
+    scores = [score for score in values if score is not None]
     return Unit(100.0, "%") if scores and all(0 <= score <= 1 for score in scores) else Unit(1.0, "")
 
 
@@ -131,7 +147,7 @@ def columns(table: Sequence[Row], baseline: str | None) -> list[Column]:
 
     def delta(row: Row) -> str:
         partly = f" (over {row.shared})" if row.delta is not None and row.shared < len(row.scores) else ""
-        return "baseline" if row.arm == baseline else row.unit(row.delta, signed=True) + partly
+        return "baseline" if row.arm == baseline else row.unit(row.delta, signed=True) + row.mark + partly
 
     def ratio(row: Row) -> str:
         return "–" if row.relative_time is None else f"{row.relative_time:.2f}×"
@@ -148,9 +164,9 @@ def columns(table: Sequence[Row], baseline: str | None) -> list[Column]:
         ("seeds", lambda row: str(len(row.results))),
         (name, score),
         (f"Δ to {baseline}", delta) if any(row.delta is not None for row in table) else None,
-        ("visual tokens", lambda row: _count(row, "visual_tokens")),
-        ("stacked tokens", lambda row: _count(row, "stacked_tokens")),
-        ("context length", lambda row: _count(row, "context_length")),
+        ("visual tokens", lambda row: count(row, "visual_tokens")),
+        ("stacked tokens", lambda row: count(row, "stacked_tokens")),
+        ("context length", lambda row: count(row, "context_length")),
         ("s/step", seconds),
         (f"time vs. {baseline}", ratio) if any(row.relative_time is not None for row in table) else None,
     ]
@@ -160,8 +176,8 @@ def columns(table: Sequence[Row], baseline: str | None) -> list[Column]:
 def _differing(table: Sequence[Row]) -> list[Column]:
     """Columns that are only of interest when the arms are not alike in them; ``notes`` says it when they are."""
     every: list[Column] = [
-        ("steps", lambda row: _count(row, "steps")),
-        ("trained parameters", lambda row: _count(row, "parameters.trainable")),
+        ("steps", lambda row: count(row, "steps")),
+        ("trained parameters", lambda row: count(row, "parameters.trainable")),
     ]
     return [column for column in every if len({column[1](row) for row in table}) > 1]
 
@@ -170,12 +186,17 @@ def to_markdown(table: Sequence[Row], baseline: str | None) -> str:
     """The table of arms in (GitHub's) markdown, numbers to the right."""
     shown = columns(table, baseline)
     cells = [[heading for heading, _ in shown], *([text(row) for _, text in shown] for row in table)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(shown))]
+    return markdown(cells)
+
+
+def markdown(cells: Sequence[Sequence[str]], names: int = 1) -> str:
+    """A heading and rows as a table in (GitHub's) markdown; all but the first ``names`` columns to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
-        [text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))]
+        [text.ljust(w) if i < names else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))]
         for line in cells
     ]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rule = ["-" * width if i < names else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:]))
 
 
@@ -203,13 +224,13 @@ def notes(table: Sequence[Row], baseline: str | None) -> list[str]:
         said.append(f"There is no finished run of {baseline} to compare with, so no differences are given.")
     if any(row.mean_of("step_seconds") for row in table):
         said.append("s/step is the median over a run's steps; runs that shared the machine slowed each other down.")
-    if len({_count(row, "steps") for row in table}) > 1:
+    if len({count(row, "steps") for row in table}) > 1:
         said.append("The arms were not trained for the same number of steps.")
     else:
         same = [
             f"{text} {what}"
             for what, key in (("steps", "steps"), ("trained parameters", "parameters.trainable"))
-            if len({_count(row, key) for row in table}) == 1 and (text := _count(table[0], key)) != "–"
+            if len({count(row, key) for row in table}) == 1 and (text := count(table[0], key)) != "–"
         ]
         said += [f"All arms: {', '.join(same)}."] if same else []
     if len({row.headline for row in table}) > 1:
@@ -250,6 +271,7 @@ def _ratio(row: Row, base: Row) -> float | None:
     return own / its if own and its else None
 
 
-def _count(row: Row, key: str) -> str:
+def count(row: Row, key: str) -> str:
+    """A whole number of ``result.json`` with its runs' range; a dash for none."""
     values = sorted({value for result in row.results if (value := result.number(key)) is not None})
     return "–" if not values else "–".join(f"{value:,.0f}" for value in dict.fromkeys((values[0], values[-1])))

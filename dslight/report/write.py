@@ -1,30 +1,55 @@
-"""Write the report of an ablation, or of any run folders: ``table.md``, ``table.csv`` and ``report.html``.
+"""Write the report of an ablation, or of any run folders.
 
     dslight report recipes/ablations/effect.yaml        # or: dslight report runs/effect runs/another
 
+    report.html      everything, in one file          benchmarks.csv   a line per arm with every interval and p
+    table.md         the tables as text               table.csv        a line per run
+    table.tex        arms by benchmarks, in LaTeX     diffs/*.html     a pair of arms, question by question
+
 What an ablation file may say under ``report``: ``title``, ``baseline`` (an arm), ``text`` (prose; see ``page.prose``),
-``compare`` (pairs of arms whose difference is listed seed by seed), and ``references``: scores to compare with that are
-no runs, each ``{label, value}`` or ``{label, file, key}``, a dotted key of a JSON file.
+``compare`` (pairs of arms whose difference is listed seed by seed), ``diffs`` (questions shown on each side of a page
+of ``diffs``; 0 for no such pages), and ``references``: scores to compare with that are no runs, each ``{label, value}``
+or ``{label, file, key}``, a dotted key of a JSON file.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-import statistics
+import statistics as builtin
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dslight.recipe.ablation import Ablation, expand
 from dslight.recipe.errors import RecipeError
-from dslight.report import plots
-from dslight.report.page import Figure, Page, Table, render
+from dslight.report import latex, paper, plots
+from dslight.report.benchmarks import Benchmarks, Comparison, benchmarks
+from dslight.report.certainty import (
+    Pages,
+    certainty,
+    pair_table,
+    pairs_of,
+    said_of_intervals,
+    said_of_marks,
+    said_of_other_metrics,
+)
+from dslight.report.diffs import FOLDER, SHOWN, write_diffs
+from dslight.report.page import Figure, Page, Section, Table, render
 from dslight.report.runs import Result, Unfinished, collect
-from dslight.report.table import Row, Unit, columns, notes, paired_differences, rows, to_csv, to_markdown
+from dslight.report.table import (
+    Row,
+    Unit,
+    columns,
+    markdown,
+    notes,
+    rows,
+    to_csv,
+    to_markdown,
+)
 
-SETTINGS = ("title", "baseline", "text", "compare", "references")
+SETTINGS = ("title", "baseline", "text", "compare", "references", "diffs")
 
 
 @dataclass(frozen=True)
@@ -35,11 +60,13 @@ class Report:
         table: the rows, one per arm and setting.
         results: the finished runs.
         unfinished: the runs that are not in the report.
+        benchmarks: the scores of all benchmarks, with intervals and tests.
         markdown: the text of ``table.md``.
-        files: ``table.md``, ``table.csv``, ``report.html``.
+        files: those written, without the pages of ``diffs``.
     """
 
     table: list[Row]
+    benchmarks: Benchmarks
     results: list[Result]
     unfinished: list[Unfinished]
     markdown: str
@@ -53,7 +80,7 @@ def report(
     settings: Mapping[str, Any] | None = None,
     command: str | None = None,
 ) -> Report:
-    """Collect the finished runs, write the three files into ``out``, print the table.
+    """Collect the finished runs, write the files into ``out``, print the tables.
 
     Args:
         source: an ablation, or the path of its file, or folders that are searched for runs.
@@ -86,15 +113,21 @@ def report(
         raise RecipeError(f"no finished run to report on\n{reasons}")
     baseline = settings.get("baseline")
     table = rows(results, baseline)
-    headline = statistics.mode(row.headline for row in table)
+    made = benchmarks(table)
+    table = [replace(row, mark=_mark(row, cells)) for row, cells in zip(table, made.cells, strict=True)]
+    pairs = pairs_of(results, settings.get("compare") or [])
+    out.mkdir(parents=True, exist_ok=True)
+    pages = _diff_pages([*made.comparisons, *(one for *_, one in pairs if one)], out, settings.get("diffs", SHOWN))
+    headline = builtin.mode(row.headline for row in table)
     main = [row for row in table if row.headline == headline]  # what can stand in one picture
     references = _references(settings.get("references") or [])
-    said = notes(table, baseline)
+    said = notes(table, baseline) + said_of_marks(made, baseline)
     missing = [f"{run.name}: {run.reason}" for run in unfinished]
-    markdown = _markdown(to_markdown(table, baseline), said, references, main[0].unit, missing)
+    title = settings.get("title") or (source.name if isinstance(source, Ablation) else "Runs")
+    text = _markdown(to_markdown(table, baseline), said, references, main[0].unit, missing, made)
     shown = columns(table, baseline)
     page = Page(
-        title=settings.get("title") or (source.name if isinstance(source, Ablation) else "Runs"),
+        title=title,
         summary=_summary(table, results),
         table=Table(
             [heading for heading, _ in shown],
@@ -103,22 +136,55 @@ def report(
         ),
         notes=said,
         figures=_figures(main, len(table) - len(main), references),
-        sections=[],
+        sections=[*_benchmark_sections(made, pages)],
         runs=_all_runs(results, table),
         missing=missing,
-        comparisons=_comparisons(results, settings.get("compare") or []),
+        comparisons=pair_table(pairs, pages),
         references=_reference_table(references, main[0].unit),
         text=str(settings.get("text") or ""),
         commands=_commands(source, results, command),
         facts=_facts(results),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    contents = {"table.md": markdown, "table.csv": to_csv(results), "report.html": render(page)}
+    contents = {
+        "table.md": text,
+        "table.csv": to_csv(results),
+        "table.tex": latex.to_latex(
+            made, title, [_CELLS, *said_of_marks(made, baseline), *said_of_other_metrics(made)]
+        ),
+        "benchmarks.csv": paper.to_csv(made),
+        "report.html": render(page),
+    }
     for name, content in contents.items():
         (out / name).write_text(content, encoding="utf-8")
-    print(markdown)
+    print(text)
     print(f"written: {', '.join(str(out / name) for name in contents)}")
-    return Report(table, results, unfinished, markdown, [out / name for name in contents])
+    if pages:
+        print(f"question by question: {len(pages)} pages in {out / FOLDER}")
+    return Report(table, made, results, unfinished, text, [out / name for name in contents])
+
+
+def _mark(row: Row, cells: Mapping[str, Any]) -> str:
+    return next((cell.mark for cell in cells.values() if cell.headline == row.headline), "")
+
+
+def _diff_pages(comparisons: Sequence[Comparison], out: Path, shown: Any) -> Pages:
+    if not isinstance(shown, int) or shown < 0:
+        raise RecipeError(f"report.diffs: {shown!r} must be a number of questions, 0 for no pages")
+    return write_diffs(comparisons, out, shown) if shown else {}
+
+
+_CELLS = "In parentheses: the difference to the baseline. Bold: the best."
+
+
+def _benchmark_sections(made: Benchmarks, pages: Pages) -> list[Section]:
+    """All benchmarks side by side where there are several, and how sure the differences are."""
+    found = []
+    if len(made.sources) > 1:
+        found.append(Section("Benchmarks", [replace(paper.paper_table(made, paper.in_html), caption=_CELLS)]))
+    if (sure := certainty(made, pages)) is not None:
+        said = [*said_of_intervals(made), *(["A difference leads to its questions."] if pages else [])]
+        found.append(Section("Question by question", [replace(sure, caption=" ".join(said))]))
+    return found
 
 
 def _refuse_unknown_arms(ablation: Ablation, settings: Mapping[str, Any]) -> None:
@@ -159,11 +225,20 @@ def _references(entries: Sequence[Mapping[str, Any]]) -> list[Reference]:
 
 
 def _markdown(
-    table: str, said: Sequence[str], references: Sequence[Reference], scale: Unit, missing: Sequence[str]
+    table: str,
+    said: Sequence[str],
+    references: Sequence[Reference],
+    scale: Unit,
+    missing: Sequence[str],
+    made: Benchmarks,
 ) -> str:
     parts = [table]
     if said:
         parts.append(" ".join(said) + "\n")
+    if len(made.sources) > 1:
+        parts.append(paper.to_markdown(made))
+    if (sure := certainty(made, {})) is not None:
+        parts += [markdown([sure.head, *sure.rows], sure.names), " ".join(said_of_intervals(made)) + "\n"]
     if references:
         parts.append(
             "".join(
@@ -205,24 +280,6 @@ def _figures(same: Sequence[Row], left_out: int, references: Sequence[Reference]
         ),
     ]
     return [Figure(title, svg, caption + rest) for title, svg, caption in drawn if svg is not None]
-
-
-def _comparisons(results: Sequence[Result], pairs: Sequence[Sequence[str]]) -> Table | None:
-    lines = []
-    for pair in pairs:
-        if len(pair) != 2:
-            raise RecipeError(f"report.compare: {pair!r} must be a pair of arms, as in [[deepstack, low]]")
-        for row in rows([result for result in results if result.arm in pair], baseline=pair[1]):
-            if row.arm == pair[0] and row.delta is not None:
-                base = [
-                    r
-                    for r in results
-                    if r.arm == pair[1] and r.headline == row.headline and r.setting == row.results[0].setting
-                ]
-                by_seed = paired_differences(row.results, base)
-                single = ", ".join(f"seed {seed}: {row.unit(value, signed=True)}" for seed, value in by_seed.items())
-                lines.append([f"{row.label} − {pair[1]}", row.unit(row.delta, signed=True), str(row.shared), single])
-    return Table(["difference", "mean", "seeds", "each"], lines) if lines else None
 
 
 def _reference_table(references: Sequence[Reference], scale: Unit) -> Table | None:

@@ -3,8 +3,10 @@
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dslight.recipe.ablation import Ablation
@@ -23,6 +25,45 @@ def finish_fixture():
 def finish_all_fixture():
     """``finish_all(ablation)``."""
     return finish_all
+
+
+@pytest.fixture(name="answer")
+def answer_fixture():
+    """``answer(folder, source, scores)``."""
+    return answer
+
+
+def answer(folder: Path, source: str, scores: Sequence[float | None], key: str = "page-{}", **fields) -> Path:
+    """The per-question file of a run: question ``i`` is called ``q<i>``; ``fields`` are the same in all lines, or a
+    list with one entry per line. The benchmark's number in ``result.json`` becomes the mean score.
+    """
+    lines = []
+    for i, score in enumerate(scores):
+        own = {name: value[i] if isinstance(value, list) else value for name, value in fields.items()}
+        entry = {
+            "question_id": f"q{i}",
+            "source": source,
+            "benchmark": "exact",
+            "type": "",
+            "question": f"What is in {i}?",
+            "prompt": f"What is in {i}?\nBriefly.",
+            "prediction": "right" if score else "wrong",
+            "references": ["right"],
+            "score": None if score is None else float(score),
+            "unresolved": False,
+            "key": key.format(i),
+        }
+        lines.append(json.dumps(entry | own))
+    file = folder / "questions" / f"{source}.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("\n".join(lines) + "\n")
+    result = json.loads((folder / "result.json").read_text())
+    scored = [score for score in scores if score is not None]
+    headline = f"val/{source}/exact_match"
+    result["scores"][headline] = float(np.mean(scored)) if scored else float("nan")
+    result.setdefault("sources", {})[source] = {"headline": headline}
+    (folder / "result.json").write_text(json.dumps(result))
+    return file
 
 
 def finish(

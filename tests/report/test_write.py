@@ -30,6 +30,9 @@ report:
 """
 
 
+FILES = ["table.md", "table.csv", "table.tex", "benchmarks.csv", "report.html"]
+
+
 class Reader(HTMLParser):
     """The words of a page, and everything that it would load."""
 
@@ -80,7 +83,7 @@ def read(folder: str | Path) -> Reader:
 
 def test_an_ablation_gets_a_table_a_csv_and_a_page_that_loads_nothing(ablation, capsys):
     made = report(ablation, Path("out"))
-    assert [file.name for file in made.files] == ["table.md", "table.csv", "report.html"]
+    assert [file.name for file in made.files] == FILES
     assert made.markdown in capsys.readouterr().out
     assert made.markdown == Path("out/table.md").read_text()
     assert len(Path("out/table.csv").read_text().splitlines()) == 9
@@ -148,7 +151,7 @@ def test_runs_of_different_metrics_share_a_page_but_no_axis(tmp_path, finish):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"titel": "x"}, "report.titel: no such setting; there are title, baseline, text, compare, references"),
+        ({"titel": "x"}, "report.titel: no such setting; there are title, baseline, text, compare, references, diffs"),
         ({"compare": [["low"]]}, r"report.compare: \['low'\] must be a pair of arms"),
         ({"compare": [["low", "lwo"]]}, "report.compare: there is no arm 'lwo'; there are low, low-repeated"),
         ({"baseline": "lo"}, "report.baseline: there is no arm 'lo'"),
@@ -171,10 +174,10 @@ def test_without_a_finished_run_there_is_no_report(tmp_path, monkeypatch):
 def test_the_ablation_file_will_do_and_the_page_lies_with_its_runs(ablation):
     Path("again.yaml").write_text("bases: [effect.yaml]\nb: [1, 2]\n")
     made = report(["again.yaml"], baseline="low-repeated")
-    assert [str(file) for file in made.files][2] == "runs/effect/report.html"
+    assert [str(file) for file in made.files][-1] == "runs/effect/report.html"
     assert "Δ to low-repeated" in made.markdown
-    assert [str(file) for file in report(["runs/effect"]).files][2] == "runs/effect/report.html"
-    assert str(report(["runs/effect/low", "runs/effect/all-tokens"]).files[2]) == "report/report.html"
+    assert [str(file) for file in report(["runs/effect"]).files][-1] == "runs/effect/report.html"
+    assert str(report(["runs/effect/low", "runs/effect/all-tokens"]).files[-1]) == "report/report.html"
 
 
 def test_prose_becomes_html_and_everything_else_is_escaped():

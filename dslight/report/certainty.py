@@ -1,0 +1,138 @@
+"""How sure scores and differences are, as tables of a report, and what a reader must know to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dslight.recipe.errors import RecipeError
+from dslight.report.benchmarks import LIKELY, RETRAINED, Benchmarks, Comparison, base_of, compare
+from dslight.report.page import Table, link
+from dslight.report.paper import title_of
+from dslight.report.runs import Result
+from dslight.report.statistics import RESAMPLES, Interval
+from dslight.report.table import Row, Unit, paired_differences, rows
+
+Pages = Mapping[tuple[str, str, str], str]
+"""Address of the page of a comparison by (arm, base, source)."""
+
+Pair = tuple[Row, Row, Comparison | None]
+"""Two arms, and how they compare question by question."""
+
+_OVER = ["Δ [95 %, other questions]", "p", "Δ [95 %, and other seeds]", "p"]
+
+
+def certainty(made: Benchmarks, pages: Pages) -> Table | None:
+    """By arm and benchmark; ``None`` without per-question files."""
+    if not made.has_answers:
+        return None
+    several = len(made.sources) > 1
+    head = ["arm", *(["benchmark"] if several else []), "questions", "mean score [95 %]"]
+    head += [*_OVER, "p (Holm)"] if made.comparisons else []
+    lines = []
+    for row, cells in zip(made.rows, made.cells, strict=True):
+        for source, cell in cells.items():
+            if cell.estimate is None:
+                continue
+            found, one = cell.estimate, cell.comparison
+            line = [row.label, *([title_of(source)] if several else [])]
+            line += [f"{found.questions:,}", estimated(found.value, found.over_questions)]
+            if one is not None:
+                line += [*_difference(one, pages), shown_p(one.p_holm)]
+            lines.append(line + ["–"] * (len(head) - len(line)))
+    return Table(head, lines, names=2 if several else 1)
+
+
+def pairs_of(results: Sequence[Result], wanted: Sequence[Sequence[str]]) -> list[Pair]:
+    """The pairs of arms that an ablation asks for, compared on the source of their headline.
+
+    Raises:
+        RecipeError: one that is no pair.
+    """
+    found = []
+    for pair in wanted:
+        if len(pair) != 2:
+            raise RecipeError(f"report.compare: {pair!r} must be a pair of arms, as in [[deepstack, low]]")
+        for row in rows([result for result in results if result.arm in pair], baseline=pair[1]):
+            if row.arm == pair[0] and row.delta is not None:
+                found.append((row, base_of(row)))
+    sources = [row.headline.split("/")[1] if row.headline.startswith("val/") else "" for row, _ in found]
+    compared = compare([(row, base, source) for (row, base), source in zip(found, sources, strict=True)])
+    return [(row, base, one) for (row, base), one in zip(found, compared, strict=True)]
+
+
+def pair_table(pairs: Sequence[Pair], pages: Pages) -> Table | None:
+    """Pairs of arms seed by seed and, where there are per-question files, question by question."""
+    sure = _OVER if any(one is not None for *_, one in pairs) else []
+    lines = []
+    for row, base, one in pairs:
+        by_seed = paired_differences(row.results, base.results)
+        single = ", ".join(f"seed {seed}: {row.unit(value, signed=True)}" for seed, value in by_seed.items())
+        line = [f"{row.label} − {base.label}", row.unit(row.delta, signed=True), str(row.shared), single]
+        lines.append(line + (["–"] * len(sure) if one is None else _difference(one, pages)))
+    return Table(["difference", "mean", "seeds", "each", *sure], lines) if lines else None
+
+
+def said_of_marks(made: Benchmarks, baseline: str | None) -> list[str]:
+    """What the marks of the scores mean; nothing where there are none."""
+    marks = {cell.mark for cells in made.cells for cell in cells.values()}
+    if not marks & {LIKELY, RETRAINED}:
+        return []
+    return [
+        f"{LIKELY}: p < 0.05 against {baseline} in a paired bootstrap over questions, for these trained models; "
+        f"{RETRAINED}: also when other seeds are reckoned with. "
+        "Marks are per comparison, not adjusted for their number."
+    ]
+
+
+def said_of_intervals(made: Benchmarks) -> list[str]:
+    """What the intervals and p values are of; nothing where there are none."""
+    if not made.has_answers:
+        return []
+    said = [
+        f"Questions are resampled {RESAMPLES:,} times, the same ones for all seeds and arms, and differences are per "
+        "question; p is two-sided.",
+        "For other seeds, Student's t of what the seeds differ by is added, since so few cannot be resampled.",
+    ]
+    if any(one.difference.seeds == 2 for one in made.comparisons):
+        said.append("Two seeds say very little about a third, so these intervals are wide.")
+    return said + said_of_other_metrics(made)
+
+
+def said_of_other_metrics(made: Benchmarks) -> list[str]:
+    """Which benchmarks have numbers that are no means over questions, if per-question files are there."""
+    said = []
+    for source in made.sources:
+        cells = [cells[source] for cells in made.cells if source in cells]
+        if any(not cell.is_mean and cell.estimate is not None for cell in cells):
+            name = cells[0].headline.rpartition("/")[2]
+            said.append(
+                f"{title_of(source)}: its number, {name}, is no mean over questions, so it has no interval and no "
+                "mark; what is said question by question is of the mean score per question."
+            )
+    return said
+
+
+def estimated(value: float, interval: Interval, signed: bool = False) -> str:
+    """``+17.2 [15.9, 18.4]``, in percent."""
+    percent = Unit(100.0, "%")
+    low, high = (percent(end, signed=signed) for end in (interval.low, interval.high))
+    return f"{percent(value, signed=signed)} [{low}, {high}]"
+
+
+def shown_p(p: float | None) -> str:
+    """Three decimals."""
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _difference(one: Comparison, pages: Pages) -> list[str]:
+    """With its interval and p over questions, and over questions and seeds; the first leads to a page."""
+    found = one.difference
+    again = found.over_seeds
+    shown = estimated(found.value, found.over_questions, signed=True)
+    address = pages.get((one.arm, one.base, one.source))
+    return [
+        link(shown, address) if address else shown,
+        shown_p(found.over_questions.p),
+        "–" if again is None else estimated(found.value, again, signed=True),
+        "–" if again is None else shown_p(again.p),
+    ]

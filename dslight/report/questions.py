@@ -1,0 +1,107 @@
+"""The per-question files of a run, ``questions/SOURCE.jsonl``: what was asked, answered and scored, a line each.
+
+Only ids, types and scores are kept in memory; a line is read again when a page shows it. Runs are compared on the
+questions that all of them have a score for, found by id, so it does not matter whether one of them answered a slice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dslight.recipe.errors import RecipeError
+
+FOLDER = "questions"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a run answered to the questions of a source.
+
+    Attributes:
+        path: the file.
+        ids: by question; the second one of the same id is called ``ID#2``.
+        scores: float64 ``[Q]`` in 0..1, nan for an answer that was not scored (hidden, or judged elsewhere).
+        types: by question, "" for none.
+        unresolved: the number of answers that the protocol could not read.
+        places: by id, where its line begins.
+    """
+
+    path: Path
+    ids: tuple[str, ...]
+    scores: NDArray[np.float64]
+    types: tuple[str, ...]
+    unresolved: int
+    places: dict[str, int] = field(repr=False)
+
+    @property
+    def source(self) -> str:
+        """Name of the source in the recipe."""
+        return self.path.stem
+
+    @property
+    def mean(self) -> float:
+        """Mean score of the answers that were scored; nan if none was."""
+        scored = self.scores[np.isfinite(self.scores)]
+        return float(scored.mean()) if len(scored) else float("nan")
+
+    def lines(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The lines of some questions."""
+        with self.path.open("rb") as file:
+            found = []
+            for one in ids:
+                file.seek(self.places[one])
+                found.append(json.loads(file.readline()))
+        return found
+
+
+def read_answers(run: Path) -> dict[str, Answers]:
+    """The answers of a run by source; empty for a run that wrote none.
+
+    Raises:
+        RecipeError: naming the file and line that is not as it should be.
+    """
+    return {path.stem: _read(path) for path in sorted((run / FOLDER).glob("*.jsonl"))}
+
+
+def aligned(runs: Sequence[Answers]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Ids ``[Q]`` and scores ``[R, Q]`` of the questions that every run has a score for, in the first one's order."""
+    first = runs[0]
+    if all(run.ids == first.ids for run in runs):
+        ids, scores = first.ids, np.stack([run.scores for run in runs])
+    else:
+        numbers = [{one: i for i, one in enumerate(run.ids)} for run in runs]
+        ids = tuple(one for one in first.ids if all(one in number for number in numbers))
+        rows = [run.scores[[number[one] for one in ids]] for run, number in zip(runs, numbers, strict=True)]
+        scores = np.stack(rows) if ids else np.empty((len(runs), 0))
+    scored = np.isfinite(scores).all(axis=0)
+    return (ids if scored.all() else tuple(np.array(ids, dtype=object)[scored])), scores[:, scored]
+
+
+def _read(path: Path) -> Answers:
+    places: dict[str, int] = {}
+    scores, types, unresolved, seen, place = [], [], 0, {}, 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    entry = json.loads(line)
+                    one, score = str(entry["question_id"]), entry["score"]
+                    scores.append(float("nan") if score is None else float(score))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise RecipeError(
+                        f"{path}:{number}: not a line of answers ({type(error).__name__}: {error}); it needs a "
+                        "question_id and a score, see dslight.run.answers"
+                    ) from error
+                seen[one] = seen.get(one, 0) + 1
+                places[one if seen[one] == 1 else f"{one}#{seen[one]}"] = place
+                types.append(str(entry.get("type") or ""))
+                unresolved += bool(entry.get("unresolved"))
+            place += len(line)
+    return Answers(path, tuple(places), np.array(scores, dtype=np.float64), tuple(types), unresolved, places)
