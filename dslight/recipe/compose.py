@@ -9,6 +9,7 @@ does otherwise:
 
 - A node that names another ``class_path`` than the node it lands on replaces it: no argument of the old class stays.
 - A mapping whose keys are all numbers, landing on a list, changes those items; so does ``data.sources.0.weight=2``.
+- A list of names landing on ``data.val`` keeps those of its sources, in that order: ``data.val=[textvqa,pope]``.
 - A file that is reached twice through ``bases`` counts once, where it is first reached: in ``[a, b]``, both based on
   ``common``, what ``a`` changes is not undone by ``b``'s copy of ``common``.
 - Every value remembers the file that set it (``compose_with_sources``), for the messages of whoever checks the recipe.
@@ -38,6 +39,8 @@ HOW_IT_RUNS = re.compile(
 """Keys that say where, on what and in which portions a recipe is run, not what it computes: a run may be continued
 with others.
 """
+_SELECTABLE = "data.val"
+"""A mapping of which a list keeps some entries."""
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 
 
@@ -142,6 +145,8 @@ def merge(old: Any, new: Any, at: str = "") -> Any:
                 )
             items[int(key)] = merge(items[int(key)], value, f"{at}.{key}")
         return items
+    if at == _SELECTABLE and isinstance(old, Mapping) and isinstance(new, list):
+        return _selected(old, new, at)
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return new
     was, named = old.get("class_path"), new.get("class_path")
@@ -152,6 +157,15 @@ def merge(old: Any, new: Any, at: str = "") -> Any:
         **old,
         **{key: merge(old[key], value, f"{path}{key}") if key in old else value for key, value in new.items()},
     }
+
+
+def _selected(old: Mapping[str, Any], names: list[Any], at: str) -> dict[str, Any]:
+    for name in names:
+        if name not in list(old):
+            raise RecipeError(
+                f"{at}: {name!r} is not one of the recipe's sources; there are {', '.join(old) or 'none'}"
+            )
+    return {name: old[name] for name in names}
 
 
 def resolve(recipe: Mapping[str, Any], sources: Mapping[str, str], only: str = "") -> dict[str, Any]:

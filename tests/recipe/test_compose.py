@@ -243,3 +243,30 @@ def test_what_a_recipe_computes_makes_another_recipe(key):
     assert differences({"trainer": {"devices": 1}}, {"trainer": {"devices": 2}} | nest(key, 4)) == [
         f"{key}: (absent) -> 4"
     ]
+
+
+VAL = "data:\n  val:\n    textvqa: {root: t}\n    docvqa: {root: d, limit: 3}\n    pope: {root: p}\n"
+
+
+def test_a_list_of_validation_sources_keeps_those_in_that_order(write):
+    path = write("r.yaml", VAL)
+    kept, sources = compose_with_sources(path, ["data.val=[pope,docvqa]", "data.val.pope.limit=2"])
+    assert list(kept["data"]["val"].items()) == [
+        ("pope", {"root": "p", "limit": 2}),
+        ("docvqa", {"root": "d", "limit": 3}),
+    ]
+    assert source_of(sources, "data.val.docvqa") == "r.yaml"
+    arm = write("arm.yaml", "bases: [r.yaml]\ndata: {val: [textvqa]}\n")
+    assert compose(arm)["data"]["val"] == {"textvqa": {"root": "t"}}
+    assert compose(path, ["data.val=null"])["data"]["val"] is None
+    assert compose(path, ["data.val={own: {root: o}}"])["data"]["val"].keys() == {"textvqa", "docvqa", "pope", "own"}
+
+
+def test_an_unknown_validation_source_is_refused_with_the_known_ones(write):
+    path = write("r.yaml", VAL)
+    known = "is not one of the recipe's sources; there are textvqa, docvqa, pope"
+    assert refusal(path, "data.val=[pope,vqav2]") == f"data.val: 'vqav2' {known}"
+    assert refusal(path, "data.val=[{root: x}]") == f"data.val: {{'root': 'x'}} {known}"
+    assert refusal(path, "data.val=[pope]", "data.val=[docvqa]") == "data.val: 'docvqa' " + known.replace(
+        "textvqa, docvqa, ", ""
+    )
