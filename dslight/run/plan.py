@@ -1,25 +1,23 @@
 """``dslight plan``: what a recipe describes and what it would cost, without a weight or a sample.
 
-Shapes come from building the recipe on the meta device, costs from running its parts on fake tensors: FLOPs are counted
-by torch's own counter from the operations that would run, activations are the tensors that autograd would keep. So
-there is no formula per architecture, and any encoder or decoder that runs can be planned. Numbers are for one sample
-with the largest crop grid; additions, norms and softmax are not counted as FLOPs (torch counts products and attention).
+Shapes come from building the recipe on the meta device, costs from running its parts on fake tensors
+(:mod:`dslight.run.cost`). Numbers are for one sample with the largest crop grid; additions, norms and softmax are not
+counted as FLOPs (torch counts products and attention).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dslight.layout import NEWLINE
-from dslight.recipe.build import Experiment, batches_per_step, check
+from dslight.recipe.build import batches_per_step, check
 from dslight.recipe.build import world_size as named_world_size
+from dslight.run.cost import Costs, costs
 from dslight.types import Grid
 from dslight.vlm import VLM
 
@@ -70,6 +68,7 @@ class Plan:
         world_size: ranks that share the parameters.
         micro_batch_size: samples that a rank takes at once.
         memory: per rank; ``None`` where cost is not counted.
+        checkpointed: parts that keep only what enters a layer.
     """
 
     name: str
@@ -86,6 +85,7 @@ class Plan:
     micro_batch_size: int
     memory: Memory | None
     notes: list[str] = field(default_factory=list)
+    checkpointed: list[str] = field(default_factory=list)
 
     @property
     def forward_flops(self) -> float:
@@ -130,10 +130,12 @@ class Plan:
             lines.append("")
             lines += [f"{part + ' layer ' + str(layer):<26} {what}" for part, layer, what in self.placements]
         if m:
+            kept = f"activations checkpointed in {', '.join(self.checkpointed)}" if self.checkpointed else ""
             lines += [
                 "",
                 f"memory per rank  {_bytes(m.total)}: {self.world_size} rank{'s' * (self.world_size > 1)}, "
-                f"micro-batch {self.micro_batch_size}, two optimizer states, no activation checkpointing",
+                f"micro-batch {self.micro_batch_size}, two optimizer states, "
+                f"{kept or 'no activation checkpointing'}",
                 f"                 weights {_bytes(m.weights)}, gradients {_bytes(m.gradients)}, "
                 f"optimizer {_bytes(m.optimizer)}, unsharded {_bytes(m.unsharded)}, "
                 f"activations {_bytes(m.activations)}",
@@ -165,8 +167,9 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         for part in model.parts().values()
         for u in getattr(part, "shard_units", [])
     ]
-    flops, activations = _costs(experiment, grid, text_tokens) if cost else ({}, 0)
-    trains = model.stage.train if model.stage else {}  # type: ignore[union-attr]
+    counted = costs(experiment, grid, text_tokens) if cost else Costs({}, 0, 0)
+    stage: Any = model.stage
+    trains, frozen = (stage.train, stage.frozen) if stage else ({}, {})
     patches = encoder.grid[0] * encoder.grid[1]
     height, width = encoder.image_size
     if isinstance(model, VLM) and experiment.slots is not None:
@@ -188,7 +191,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
                 sum(p.numel() for p in _own(part)),
                 sum(p.numel() for p in _own(part) if p.requires_grad),
                 trains[name].lr if name in trains else None,
-                flops.get(name, 0) if cost else None,
+                counted.flops.get(name, 0) if cost else None,
             )
             for name, part in model.parts().items()
         ],
@@ -207,11 +210,12 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
             gradients=trainable // world_size,
             optimizer=2 * trainable // world_size,
             unsharded=(weights - sum(units) + 2 * max(units, default=0)) if world_size > 1 else 0,
-            activations=activations * micro,
+            activations=counted.activations * micro,
         )
         if cost
         else None,
         notes=_notes(model, context, text_tokens),
+        checkpointed=[name for name, how in [*trains.items(), *frozen.items()] if how.checkpointing],
     )  # fmt: skip
 
 
@@ -228,84 +232,6 @@ def _notes(model: Any, context: int, text_tokens: int) -> list[str]:
 
 def _own(part: Any) -> list[nn.Parameter]:
     return list(part.own_parameters() if hasattr(part, "own_parameters") else part.parameters())
-
-
-def _costs(experiment: Experiment, grid: Grid, text_tokens: int) -> tuple[dict[str, float], int]:
-    """Forward FLOPs by part, and the bytes that autograd keeps, for one sample."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    model, encoder = experiment.model, experiment.encoder
-    flops: dict[str, float] = {}
-    kept: dict[int, Tensor] = {}
-
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _leave_meta(model)
-        weights = {p.untyped_storage()._cdata for p in [*model.parameters(), *model.buffers()]}
-
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in weights:
-                kept[storage._cdata] = tensor
-            return tensor
-
-        def measure(name: str, run: Callable[[], Any]) -> Any:
-            from torch.utils.flop_counter import FlopCounterMode
-
-            with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-                out = run()
-            flops[name] = flops.get(name, 0) + counter.get_total_flops()
-            return out
-
-        def views(count: int) -> Tensor:
-            return torch.zeros(count, 3, *encoder.image_size, dtype=torch.uint8)
-
-        if not isinstance(model, VLM) or experiment.slots is None:
-            measure(encoder.kind, lambda: encoder(views(1 + grid[0] * grid[1])))
-            return flops, sum(t.untyped_storage().nbytes() for t in kept.values())
-        features: list[Tensor] = []
-        for run in model.stacking.passes(grid):
-            features = measure("vision_encoder", partial(encoder, views(run.views), taps=run.taps))
-        slots = experiment.slots(grid, (grid[0] * encoder.image_size[0], grid[1] * encoder.image_size[1]))
-        projector, (height, width) = model.projector, model.stacking.map_grid(encoder)
-        maps = experiment.slots.maps(grid)
-        visual = [
-            features[0].new_zeros(maps, height, width, c).requires_grad_(features[0].requires_grad)
-            for c in projector.in_widths
-        ]
-        tokens = measure("projector", lambda: projector(visual))
-        reached = tokens.requires_grad or any(p.requires_grad for p in model.stacking.parameters())
-        hook = model.language_model.embedding.register_forward_hook(
-            lambda module, args, out: out.detach().requires_grad_(reached or out.requires_grad)
-        )
-        ids = torch.zeros(1, slots + text_tokens, dtype=torch.int64)
-        measure("language_model", lambda: model.language_model.logits(ids, torch.ones_like(ids)))
-        hook.remove()
-        reached = reached or any(p.requires_grad for p in model.language_model.parameters())
-        beside = model.stacking.beside(grid) * tokens.shape[2] * tokens.shape[3]
-        memory = tokens.new_zeros(1, beside, tokens.shape[-1]).requires_grad_(tokens.requires_grad)
-        visible = torch.ones(1, ids.shape[1], beside, dtype=torch.bool)
-        for block in model.stacking.blocks:  # each at a site of its own, so on a residual stream of its own
-            stream = torch.zeros(1, ids.shape[1], tokens.shape[-1]).requires_grad_(reached)
-            measure("stacking", partial(block, stream, memory, visible))
-    return flops, sum(t.untyped_storage().nbytes() for t in kept.values())
-
-
-def _leave_meta(model: nn.Module) -> None:
-    """Give every parameter and buffer a fake tensor on the CPU: the kernels counted are those that would run.
-
-    Tied weights stay tied.
-    """
-    made: dict[int, Any] = {}
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
-                module._parameters[name] = made.setdefault(id(parameter), nn.Parameter(empty, parameter.requires_grad))
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = made.setdefault(
-                    id(buffer), torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
-                )
 
 
 def _count(number: float) -> str:

@@ -1,0 +1,183 @@
+"""What a model costs: FLOPs and kept bytes, counted by running its parts on fake tensors.
+
+FLOPs are counted by torch's own counter from the operations that would run, activations are the tensors that autograd
+would keep. So there is no formula per architecture, and any encoder or decoder that runs has a cost: for ``dslight
+plan`` before a weight is read, and for the utilisation (MFU) that a run reports while it trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dslight.recipe.build import Experiment
+from dslight.types import Grid
+from dslight.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one sample.
+
+    Attributes:
+        flops: of the forward pass, by part.
+        activations: bytes that autograd keeps; less where layers are checkpointed.
+        views: that the vision encoder reads.
+        positions: of the sequence, visual and text.
+        half: FLOPs of the language model's forward pass over half of the positions.
+    """
+
+    flops: dict[str, float]
+    activations: int
+    views: int
+    positions: int = 0
+    half: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingFlops:
+    """FLOPs of a training step, backward pass included, by what its batches hold. What checkpointing computes again is
+    not counted, nor is padding: the model FLOPs of PaLM's utilisation (MFU).
+
+    Attributes:
+        view: of a view, in encoder and projector.
+        row: of a row, in blocks of cross-attention.
+        position: of a position of the sequence that is no padding.
+        pair: of a pair of such positions in a row, in attention.
+    """
+
+    view: float
+    row: float
+    position: float
+    pair: float
+
+    def __call__(self, views: float, rows: float, positions: float, pairs: float) -> float:
+        """FLOPs of a batch: ``pairs`` is the sum over its rows of their squared numbers of positions."""
+        return self.view * views + self.row * rows + self.position * positions + self.pair * pairs
+
+
+def training_flops(experiment: Experiment, text_tokens: int = 64) -> TrainingFlops:
+    """What a step costs, from the cost of one sample: a backward pass takes as much as the forward pass for the
+    gradients that flow through a part, and as much again for those of its weights, as far as they train.
+
+    Args:
+        experiment: on the meta device; it is of no other use afterwards.
+        text_tokens: text positions of the sample that is counted.
+    """
+    parts, found = experiment.model.parts(), {}
+    passed = False  # whether gradients flow through what comes before
+    for name in ("vision_encoder", "projector", "stacking", "language_model"):
+        weights = [p for p in parts[name].parameters() if p.ndim >= 2] if name in parts else []
+        trained = sum(p.numel() for p in weights if p.requires_grad) / max(1, sum(p.numel() for p in weights))
+        passed = passed or trained > 0
+        found[name] = (1.0 + passed + trained, 1.0 + 2 * passed)
+    cost = costs(experiment, experiment.largest_grid, text_tokens)
+    spent = {name: cost.flops.get(name, 0.0) * both[0] for name, both in found.items()}
+    whole, length = cost.flops.get("language_model", 0.0), max(1, cost.positions)
+    near = length // 2
+    pair = max(0.0, whole / length - cost.half / max(1, near)) / max(1, length - near)
+    position = max(0.0, whole / length - pair * length)
+    return TrainingFlops(
+        view=(spent["vision_encoder"] + spent["projector"]) / cost.views,
+        row=spent["stacking"],
+        position=position * found["language_model"][0],
+        pair=pair * found["language_model"][1],
+    )
+
+
+def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
+    """Count one sample.
+
+    Args:
+        experiment: on the meta device; it is of no other use afterwards.
+        grid: of the sample's image.
+        text_tokens: text positions of the sample.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, encoder = experiment.model, experiment.encoder
+    flops: dict[str, float] = {}
+    kept: dict[int, Tensor] = {}
+
+    # layers run as the stage says, but compiled ones as they are written
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.compiler.set_stance("force_eager"):
+        _leave_meta(model)
+        weights = {p.untyped_storage()._cdata for p in [*model.parameters(), *model.buffers()]}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = tensor
+            return tensor
+
+        def measure(name: str, run: Callable[[], Any]) -> Any:
+            with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+                out = run()
+            flops[name] = flops.get(name, 0) + counter.get_total_flops()
+            return out
+
+        def views(count: int) -> Tensor:
+            return torch.zeros(count, 3, *encoder.image_size, dtype=torch.uint8)
+
+        if not isinstance(model, VLM) or experiment.slots is None:
+            count = 1 + grid[0] * grid[1]
+            measure(encoder.kind, lambda: encoder(views(count)))
+            return Costs(flops, _bytes(kept.values()), count)
+        features: list[Tensor] = []
+        seen = sum(run.views for run in model.stacking.passes(grid))
+        for run in model.stacking.passes(grid):
+            features = measure("vision_encoder", partial(encoder, views(run.views), taps=run.taps))
+        slots = experiment.slots(grid, (grid[0] * encoder.image_size[0], grid[1] * encoder.image_size[1]))
+        projector, (height, width) = model.projector, model.stacking.map_grid(encoder)
+        maps = experiment.slots.maps(grid)
+        visual = [
+            features[0].new_zeros(maps, height, width, c).requires_grad_(features[0].requires_grad)
+            for c in projector.in_widths
+        ]
+        tokens = measure("projector", lambda: projector(visual))
+        reached = tokens.requires_grad or any(p.requires_grad for p in model.stacking.parameters())
+        hook = model.language_model.embedding.register_forward_hook(
+            lambda module, args, out: out.detach().requires_grad_(reached or out.requires_grad)
+        )
+        ids = torch.zeros(1, slots + text_tokens, dtype=torch.int64)
+        measure("language_model", lambda: model.language_model.logits(ids, torch.ones_like(ids)))
+        hook.remove()
+        reached = reached or any(p.requires_grad for p in model.language_model.parameters())
+        beside = model.stacking.beside(grid) * tokens.shape[2] * tokens.shape[3]
+        memory = tokens.new_zeros(1, beside, tokens.shape[-1]).requires_grad_(tokens.requires_grad)
+        visible = torch.ones(1, ids.shape[1], beside, dtype=torch.bool)
+        for block in model.stacking.blocks:  # each at a site of its own, so on a residual stream of its own
+            stream = torch.zeros(1, ids.shape[1], tokens.shape[-1]).requires_grad_(reached)
+            measure("stacking", partial(block, stream, memory, visible))
+        half = ids[:, : ids.shape[1] // 2]
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.language_model.logits(half, torch.ones_like(half))
+    return Costs(flops, _bytes(kept.values()), seen, ids.shape[1], counter.get_total_flops())
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def _leave_meta(model: nn.Module) -> None:
+    """Give every parameter and buffer a fake tensor on the CPU: the kernels counted are those that would run.
+
+    Tied weights stay tied.
+    """
+    made: dict[int, Any] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                module._parameters[name] = made.setdefault(id(parameter), nn.Parameter(empty, parameter.requires_grad))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = made.setdefault(
+                    id(buffer), torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+                )
