@@ -122,7 +122,7 @@ def resampled_means(scores: Scores, resamples: int, seed: int) -> Scores:
         drawn += np.arange(count, dtype=np.int32)[:, None] * questions
         weights = np.bincount(drawn.ravel(), minlength=count * questions).reshape(count, questions)
         means[start : start + count] = weights.astype(np.float64) @ scores.T / questions
-    return means
+    return means.round(12)  # so that a resample in which two models do equally well is a tie, not 1e-17
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
