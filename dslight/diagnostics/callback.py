@@ -97,15 +97,15 @@ class Diagnose(pl.Callback):
         files: dict[str, bytes] = {}
         with _as_in_validation(trainer):
             compared = arms(groups, self.settings) if last or self.settings.while_training else []
-            norms = Norms(groups)
+            norms = Norms(groups) if len(groups) and self.settings.norms else None
             found["comparisons"], found["questions"] = {}, []
-            if len(groups) and (self.settings.norms or compared):
+            if norms is not None or compared:
                 for source, questions in slices.items():
                     rows = _gathered(list(_ask(model, source, questions, groups, compared, norms)), trainer)
                     found["questions"] += rows
                     found["comparisons"][source] = summary = _summary(compared, rows)
                     logged |= {f"{source}/{arm['name']}": arm["score"] for arm in summary}
-            if len(groups) and self.settings.norms:
+            if norms is not None:
                 measured = _reduced(norms, trainer)
                 found["norms"] = [norm.to_json() for norm in measured]
                 logged |= {f"stack_{norm.group.number}/relative_norm": norm.relative for norm in measured}
@@ -167,7 +167,7 @@ def _as_in_validation(trainer: pl.Trainer) -> Iterator[None]:
 
 
 def _ask(
-    model: VLM, source: str, questions: Slice, groups: Groups, compared: list[Arm], norms: Norms
+    model: VLM, source: str, questions: Slice, groups: Groups, compared: list[Arm], norms: Norms | None
 ) -> Iterator[dict[str, Any]]:
     """A row per valid question, with its answer and score in every arm; norms are counted on the way."""
     judge = copy.deepcopy(cast(TextMetric, model.metrics[source]))
@@ -176,8 +176,9 @@ def _ask(
     patches = model.vision_encoder.grid[0] * model.vision_encoder.grid[1]
     for asked in questions.asked(others=any(arm.others for arm in compared)):
         batch = asked.batch.to(model.device)
-        with intervene(norms.watch(batch, layout, patches)):
-            model.answer(batch, **options | {"max_new_tokens": 1})
+        if norms is not None:
+            with intervene(norms.watch(batch, layout, patches)):
+                model.answer(batch, **options | {"max_new_tokens": 1})
         theirs: dict[bool, torch.Tensor] = {}
         if asked.others is not None:
             with groups.recorded() as theirs:

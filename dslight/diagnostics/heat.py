@@ -64,9 +64,7 @@ def relevance(model: VLM, batch: Batch, heat: Heat = "gradient_x_input") -> Rele
         with intervene(act):
             logits = model(batch)
         likelihood = -next_token_loss(logits, batch.labels)[0]
-        names, tokens = zip(
-            *((name, each) for name, each in seen.items() if name == "base" or len(each)), strict=True
-        )
+        names, tokens = zip(*((name, each) for name, each in seen.items() if name == "base" or len(each)), strict=True)
         gradients = torch.autograd.grad(likelihood, tokens, allow_unused=True)  # unused: a batch of text alone
     found = {name: torch.zeros(value.shape[:-1]) for name, value in seen.items()}
     for name, token, gradient in zip(names, tokens, gradients, strict=True):
