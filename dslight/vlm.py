@@ -168,6 +168,11 @@ class VLM(pl.LightningModule):
             if parameter.grad is not None:
                 parameter.grad.div_(tokens)
 
+    @property
+    def gradient_divisor(self) -> Tensor | float:
+        """What the gradients are still to be divided by: the step's tokens, once several micro-batches are through."""
+        return 1.0 if self._sums is None else self._sums[1].clamp(min=1)
+
     def _log_loss(self, sums: Tensor) -> Tensor:
         """Log the mean; returns the number of tokens."""
         tokens = sums[1].clamp(min=1)
