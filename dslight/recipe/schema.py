@@ -37,11 +37,14 @@ KEYS = {
     "data": dict,
     "trainer": dict,
     "checkpoint_every": int,
+    "checkpoint_keep": int,
+    "validate_every": int,
     "diagnostics": dict,
 }
 """The top level of a recipe. ``model`` describes a VLM, ``component`` a part that is fitted alone with an
-``objective``; ``weights`` names a checkpoint per part, or one of the whole ``model``; ``checkpoint_every`` counts
-optimizer steps."""
+``objective``; ``weights`` names a checkpoint per part, or one of the whole ``model``; ``checkpoint_every``
+and ``validate_every`` count optimizer steps (Lightning's ``trainer.val_check_interval`` counts micro-batches),
+``checkpoint_keep`` the newest checkpoints that stay."""
 
 _TYPED = {"component": Component, "objective": Callable[[int], Objective]}
 """Sections that name a class themselves; the others hold the arguments of one."""
@@ -155,9 +158,13 @@ def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
             raise RecipeError(f"{key}: a recipe has no such key{closest(key, KEYS)}; it has {', '.join(KEYS)}")
         if value is not None and (not isinstance(value, KEYS[key]) or isinstance(value, bool)):
             raise RecipeError(f"{key}: expected {words(KEYS[key])}, got {value!r}")
-    every = recipe.get("checkpoint_every")
-    if every is not None and every < 1:
-        raise RecipeError(f"checkpoint_every: must be at least 1 step, got {every}")
+    for key in ("checkpoint_every", "checkpoint_keep", "validate_every"):
+        least, what = recipe.get(key), "checkpoint" if key == "checkpoint_keep" else "step"
+        if least is not None and least < 1:
+            raise RecipeError(f"{key}: must be at least 1 {what}, got {least}")
+    for key in ("val_check_interval", "check_val_every_n_epoch"):
+        if recipe.get("validate_every") is not None and (recipe.get("trainer") or {}).get(key) is not None:
+            raise RecipeError(f"trainer.{key}: validate_every says when; name one of them")
     for name, path in (recipe.get("weights") or {}).items():
         if not isinstance(path, str | None):
             raise RecipeError(f"weights.{name}: expected the path of a checkpoint, got {path!r}")

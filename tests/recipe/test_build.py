@@ -39,7 +39,10 @@ PROJECTORS = paths(
 )
 ENCODERS = paths("FusedEncoder HFVisionEncoder TimmEncoder TimmFeatureMaps")
 POLICIES = paths("AnyResViews AspectGridViews GridViews HDViews SingleView", "dslight.data.images")
-KEYS = "name, seed, run_dir, model, component, objective, weights, stage, data, trainer, checkpoint_every"
+KEYS = (
+    "name, seed, run_dir, model, component, objective, weights, stage, data, trainer, checkpoint_every, "
+    "checkpoint_keep, validate_every, diagnostics"
+)
 TRAIN = "stage.train.projector"
 LM = "model.language_model.init_args"
 ENCODER = "model.vision_encoder.init_args"
@@ -190,6 +193,8 @@ WRONG_TYPE = {
     "seed=true": "seed: expected a whole number, got True",
     "name=3": "name: expected a string, got 3",
     "checkpoint_every=0": "checkpoint_every: must be at least 1 step, got 0",
+    "checkpoint_keep=0": "checkpoint_keep: must be at least 1 checkpoint, got 0",
+    "validate_every=0": "validate_every: must be at least 1 step, got 0",
     "model=MyModel": "model: expected a mapping, got 'MyModel'",
     "weights=x.safetensors": "weights: expected a mapping, got 'x.safetensors'",
     "weights.projector=3": "weights.projector: expected the path of a checkpoint, got 3",
@@ -227,6 +232,12 @@ WRONG_TYPE = {
 @pytest.mark.parametrize(("change", "expected"), WRONG_TYPE.items(), ids=list(WRONG_TYPE))
 def test_a_value_of_the_wrong_type_is_named_with_what_is_expected(change, expected, model_recipe, refusal):
     agree(refusal(model_recipe, change), expected)
+
+
+def test_validations_are_counted_in_one_way(model_recipe, refusal):
+    for key in ("val_check_interval", "check_val_every_n_epoch"):
+        said = refusal(model_recipe, "validate_every=5", f"trainer.{key}=5")
+        assert said == f"trainer.{key}: validate_every says when; name one of them"
 
 
 WRONG_CLASS = {
