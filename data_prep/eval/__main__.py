@@ -5,7 +5,7 @@ Run, with the files as they were downloaded; zips of images need not be unpacked
     python -m data_prep.eval vqav2 --annotations vqav2/ --images val2014.zip --out data/eval/vqav2
     python -m data_prep.eval textvqa --annotations TextVQA_0.5.1_val.json --images train_val_images.zip \\
         --ocr TextVQA_Rosetta_OCR_v0.2_val.json --out data/eval/textvqa_ocr
-    python -m data_prep.eval nextqa --annotations dataset/nextqa --images NExTVideo --frames 6 --layout tile \\
+    python -m data_prep.eval nextqa --annotations dataset/nextqa --images NExTVideo --frames 6 --tile 2x3 \\
         --out data/eval/nextqa
 
 The checks, the quarantine, the report and the resuming are those of :mod:`data_prep.ingest`. Here ``--max-bad`` is 0
@@ -22,12 +22,13 @@ from typing import Any
 from data_prep.entries import file_digest
 from data_prep.eval.asked import Converter, Questions, grouped
 from data_prep.eval.files import Files, find
-from data_prep.eval.frames import LAYOUTS, SIDE, Sampling, Videos
+from data_prep.eval.frames import Videos
 from data_prep.eval.sets import SETS
 from data_prep.images import Images
 from data_prep.ingest import REPORT, Job, add_arguments, ingest, key_name
 from dslight.data.shards import Manifest
 from dslight.data.shards.format import write_atomically
+from dslight.data.video import SIDE, Sampling
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,9 +42,10 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"--annotations: none of the files of {args.set} is there: {patterns}")
     if args.ocr and args.set != "textvqa":
         raise SystemExit(f"--ocr: OCR tokens belong to textvqa, not to {args.set}")
-    for name in ("frames", "side"):
-        if getattr(args, name) < 1:
-            raise SystemExit(f"--{name}: {getattr(args, name)}; 1 or more")
+    try:
+        sampling = Sampling.of(args.frames, args.tile, args.side)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     try:
         rows = grouped(row.read(files), args.limit)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     convert = Converter(
         Images.open(args.images),
         Videos([Path(spec) for spec in args.images if Path(spec).is_dir()]),
-        Sampling(args.frames, args.layout, args.side),
+        sampling,
     )
     if any(convert.decodes_video(raw) for raw in rows):
         try:
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     options: dict[str, Any] = {"set": args.set, "split": files.split, "limit": args.limit}
     options["files"] = {path.name: file_digest(path) for path in used}
     if any("video" in raw for raw in rows):
-        options |= {"frames": args.frames, "layout": args.layout, "side": args.side}
+        options |= vars(sampling)
     job = Job(
         program="data_prep.eval",
         out=args.out,
@@ -109,8 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="where the files hold or name several (default: the one that is reported)")
     parser.add_argument("--limit", type=int, help="only the first questions")
     parser.add_argument("--ocr", type=Path, help="TextVQA's Rosetta file: put its tokens behind the questions")
-    parser.add_argument("--frames", type=int, default=6, help="of each video")
-    parser.add_argument("--layout", choices=LAYOUTS, default="tile", help="frames in rows of 3 in a square, or single")
+    parser.add_argument("--frames", type=int, help="of each video (default: 6)")
+    parser.add_argument(
+        "--tile", metavar="ROWSxCOLUMNS", help="of the frames in a square (default: rows of 3); none: each is an image"
+    )
     parser.add_argument("--side", type=int, default=SIDE, help="of that square, in pixels")
     parser.add_argument("--name", help="first part of every key: a-z, 0-9, _ and - (default: from the name of --out)")
     add_arguments(parser)

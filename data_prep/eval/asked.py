@@ -23,9 +23,10 @@ from typing import Any
 
 from data_prep.check import Entry
 from data_prep.entries import Entries, RawEntry
-from data_prep.eval.frames import Sampling, Videos
+from data_prep.eval.frames import Videos
 from data_prep.images import Images
 from dslight.data.sample import IMAGE_TOKEN, BadSample
+from dslight.data.video import Sampling
 from dslight.metrics.functional.multiple_choice import parse_options
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from data_prep.eval.__main__ import main
 from dslight.data.sample import Sample, parse_sample
 from dslight.data.shards import ShardReader
 from dslight.types import Question
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "data"))  # for clips
 
 
 @dataclass

@@ -72,7 +72,7 @@ def test_a_question_without_image_and_frames_of_a_video(put, convert, asked, tmp
         solid(tmp_path / "images" / uid / f"{i}.png", 20 + 30 * i)
     put("questions.json", [{"q_uid": uid, "question": "?", **{f"option {i}": "x" for i in range(5)}}])
     put("subset_answers.json", {uid: 0})
-    (batch,) = asked(convert("egoschema", "--layout", "images", "--frames", 3), "egoschema")
+    (batch,) = asked(convert("egoschema", "--tile", "none", "--frames", 3), "egoschema")
     assert levels(batch) == pytest.approx([50, 110, 170], abs=2)
     assert batch.visual_mask.sum() == 3 * SLOTS
 
