@@ -16,7 +16,7 @@ from typing import Any
 from dslight.data.loader import worker_error
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
-from dslight.recipe.build import Experiment, batches_per_step, build
+from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections
 from dslight.run.diagnose import diagnose
@@ -62,8 +62,14 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
     return _train(build(recipe, restored=restored), place, resume)
 
 
-def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[Any] = (), **options: Any) -> Any:
-    """Lightning's Trainer as the recipe describes it, with ``callbacks`` beside the recipe's own.
+def make_trainer(
+    experiment: Experiment,
+    folder: RunFolder,
+    callbacks: Sequence[Any] = (),
+    loggers: Sequence[Any] = (),
+    **options: Any,
+) -> Any:
+    """Lightning's Trainer as the recipe describes it, with ``callbacks`` and ``loggers`` beside the recipe's own.
 
     ``options`` win over both. Micro-batches are accumulated up to the recipe's global batch.
 
@@ -82,6 +88,10 @@ def make_trainer(experiment: Experiment, folder: RunFolder, callbacks: Sequence[
     own = arguments.get("callbacks") or []
     looks = diagnose(experiment, folder)
     arguments["callbacks"] = [*(own if isinstance(own, list) else [own]), *callbacks, *looks]
+    if loggers:  # they stand for `true`, which means a logger of Lightning's choice
+        own = arguments.get("logger")
+        own = own if isinstance(own, list) else [own]
+        arguments["logger"] = [*loggers, *(one for one in own if not isinstance(one, bool) and one is not None)]
     try:
         trainer = Trainer(**arguments)
     except (MisconfigurationException, ValueError, TypeError) as error:
@@ -141,40 +151,43 @@ def _launched() -> dict[str, int]:
 
 
 def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str, Any]:
-    from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import CSVLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
 
     from dslight.run.answers import scores_of
+    from dslight.run.cost import training_flops
     from dslight.run.result import write_result
-    from dslight.train.callbacks import AuditGradients, Bar, Pace, SaveAtEnd, StopCleanly
+    from dslight.train.callbacks import AuditGradients, Bar, Pace, StopCleanly, ValidateEvery
+    from dslight.train.checkpoints import Checkpoints
+    from dslight.train.groups import ShowGroups
     from dslight.train.together import StopTogether
+    from dslight.train.watch import DataWait, Watch
 
     pace = Pace(folder.path / "progress.json")
-    stop = StopCleanly(folder.checkpoints)
-    callbacks: list[Any] = [StopTogether(_described), pace, stop, AuditGradients()]
+    saves = experiment.recipe.get("trainer", {}).get("enable_checkpointing", True)
+    every, keep = experiment.recipe.get("checkpoint_every", 1000), experiment.recipe.get("checkpoint_keep", 2)
+    checkpoints = Checkpoints(folder, every if saves else None, keep)
+    stop = StopCleanly(checkpoints)
+    callbacks: list[Any] = [StopTogether(_described), pace, stop, AuditGradients(), *([checkpoints] if saves else [])]
+    waited = DataWait()  # the Trainer's profiler, unless the recipe has another
+    measured = None if experiment.trainer.values.get("profiler") else waited
+    watch = Watch(lambda: training_flops(check(experiment.recipe)), measured)
+    callbacks += [ShowGroups(folder.path / "optimizer.txt"), watch]
     if experiment.trainer.values.get("enable_progress_bar", True):
-        callbacks.append(Bar())
-    if experiment.recipe.get("trainer", {}).get("enable_checkpointing", True):
-        every = experiment.recipe.get("checkpoint_every", 1000)
-        periodic = ModelCheckpoint(
-            dirpath=folder.checkpoints,
-            filename="step-{step:08d}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=every,
-            save_on_train_epoch_end=False,
-        )
-        callbacks += [periodic, SaveAtEnd(folder.checkpoints, every)]
+        callbacks.append(Bar(pace))
     logger = CSVLogger(folder.path, name="logs", version=f"attempt-{folder.next_attempt() if resume else 0}")
-    extra = {} if experiment.trainer.values.get("logger") else {"logger": logger}
-    trainer = make_trainer(experiment, folder, callbacks, **extra)
+    extra: dict[str, Any] = {} if measured is None else {"profiler": waited}
+    if (steps := experiment.recipe.get("validate_every")) is not None:
+        callbacks.append(ValidateEvery(steps))
+        extra |= ValidateEvery.TRAINER
+    trainer = make_trainer(experiment, folder, callbacks, [logger], **extra)
     if trainer.is_global_zero:  # the other ranks write nothing, and nobody trains before all are there
         folder.open(experiment.recipe, fresh=not resume)
     checkpoint = folder.latest_checkpoint() if resume else None
     if checkpoint is not None and checkpoint.is_dir() and not isinstance(trainer.strategy, ModelParallelStrategy):
         raise RecipeError(
-            f"trainer.strategy: {checkpoint} is sharded; to continue from it, name "
-            f"lightning.pytorch.strategies.ModelParallelStrategy, on one process too (with data_parallel_size: 1)"
+            f"trainer.strategy: {checkpoint} is sharded; to continue from it, name a strategy that shards "
+            f"(class_path: dslight.train.Sharded), on one process too"
         )
     model = experiment.model
     if trainer.is_global_zero:

@@ -2,10 +2,11 @@
 
     recipe.yaml        as resolved; the run can be repeated from it
     environment.json   versions, git commit, command
+    optimizer.txt      its groups: part, parameters, learning rate, weight decay
     logs/attempt-N/    Lightning's CSV of each attempt; an interrupted run has several
     metrics.csv        the attempts joined, without the steps that were done twice
     progress.json      how far the run is, for whoever watches it
-    checkpoints/       step-NNNNNNNN.ckpt, the last step's always
+    checkpoints/       step-NNNNNNNN.ckpt: the newest ones, the last step's always
     weights/           PART.safetensors of every part that trained
     questions/         SOURCE.jsonl: every validation question with its answer and its score
     submissions/       what official servers read, of the benchmarks that have one
@@ -26,7 +27,9 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 from dslight.recipe.compose import compose, differences, to_yaml
 from dslight.recipe.errors import RecipeError
@@ -85,15 +88,37 @@ class RunFolder:
         return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint. A sharded one (a folder) is complete once ``meta.pt``, written last, is
-        there.
-        """
-        found = [
-            (int(match[1]), path)
-            for path in self.checkpoints.glob("*.ckpt")
-            if (match := _CHECKPOINT.fullmatch(path.name)) and (path.is_file() or (path / "meta.pt").exists())
-        ]
-        return max(found)[1] if found else None
+        """The newest complete checkpoint."""
+        return next((path for _, path in reversed(self._saved()) if is_complete(path)), None)
+
+    def partial(self, step: int) -> Path:
+        """Where the checkpoint of a step is written to until it is whole."""
+        return self.checkpoints / f".step-{step:08d}.partial"
+
+    def finish(self, step: int) -> None:
+        """Give a whole checkpoint its name; an older one of the same step gives way."""
+        path = self.checkpoints / f"step-{step:08d}.ckpt"
+        _remove(path)
+        self.partial(step).rename(path)
+
+    def keep(self, count: int) -> None:
+        """Delete all but the ``count`` newest checkpoints, and what was cut off while it was written."""
+        for path in [path for _, path in self._saved()[:-count]] + list(self.checkpoints.glob(".step-*.partial")):
+            _remove(path)
+
+    def set_aside(self, after: int) -> None:
+        """Rename the checkpoints behind step ``after``, which was the newest complete one, to ``*.incomplete``."""
+        for step, path in self._saved():
+            if step > after:
+                _remove(path.with_suffix(".incomplete"))
+                path.rename(path.with_suffix(".incomplete"))
+        for path in self.checkpoints.glob(".step-*.partial"):
+            _remove(path)
+
+    def _saved(self) -> list[tuple[int, Path]]:
+        """Steps and checkpoints, the newest last."""
+        found = ((_CHECKPOINT.fullmatch(path.name), path) for path in self.checkpoints.glob("*.ckpt"))
+        return sorted((int(match[1]), path) for match, path in found if match)
 
     def next_attempt(self) -> int:
         """The number of this attempt, from 0."""
@@ -115,6 +140,32 @@ class RunFolder:
         columns = list(dict.fromkeys(key for row in rows for key in row))
         lines = [",".join(columns)] + [",".join(row.get(key) or "" for key in columns) for row in rows]
         write_atomically(self.path / "metrics.csv", "\n".join(lines) + "\n")
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint is there: a file that torch wrote to its end, or a folder that has every byte which
+    its own table of contents names, and ``meta.pt``, which is written last.
+    """
+    if checkpoint.is_file():
+        return is_zipfile(checkpoint)
+    if not is_zipfile(checkpoint / "meta.pt"):
+        return False
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        pieces = FileSystemReader(checkpoint).read_metadata().storage_data.values()
+        ends = [(checkpoint / piece.relative_path, piece.offset + piece.length) for piece in pieces]
+        return all(file.stat().st_size >= end for file, end in ends)
+    except (OSError, EOFError, UnpicklingError, CheckpointException):
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def run_dir(recipe: Mapping[str, Any]) -> Path:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import statistics
+import sys
 import time
 from collections import deque
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+
+from dslight.train.checkpoints import Checkpoints
 
 
 class StopCleanly(pl.Callback):
@@ -27,8 +31,8 @@ class StopCleanly(pl.Callback):
     batch off: resuming would not be exact.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
         self.asked = self.saved = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -54,7 +58,7 @@ class StopCleanly(pl.Callback):
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked:
             self.saved = True
-            trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt")
+            self.checkpoints.save(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -81,19 +85,21 @@ class StopCleanly(pl.Callback):
         self._before = {}
 
 
-class SaveAtEnd(pl.Callback):
-    """The checkpoint of the last step, where the periodic one (every ``every`` steps) does not fall on it.
+class ValidateEvery(pl.Callback):
+    """Validates every ``steps`` optimizer steps, whatever the number of ranks and micro-batches.
 
-    It is what validate and predict read. Saving is collective, so all ranks decide by the step, not by the files.
+    Lightning's own ``val_check_interval`` counts micro-batches.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
+    TRAINER: ClassVar[dict[str, Any]] = {"check_val_every_n_epoch": None, "val_check_interval": sys.maxsize}
+    """Trainer arguments that go with it."""
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save."""
-        if trainer.global_step % self.every:
-            trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt")
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Now it is known how many micro-batches a step has."""
+        trainer.val_check_interval = self.steps * trainer.accumulate_grad_batches
 
 
 class GradientError(RuntimeError):
@@ -134,12 +140,23 @@ def _some(names: list[str]) -> str:
 
 
 class Bar(TQDMProgressBar):
-    """Lightning's progress bar without the logger's version."""
+    """Lightning's progress bar with the speed and the time that the whole run has left, not only its epoch."""
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__()
+        self.pace = pace
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
-        shown = super().get_metrics(trainer, pl_module)
-        return {key: value for key, value in shown.items() if key != "v_num"}
+        shown: dict[str, Any] = {**super().get_metrics(trainer, pl_module)}
+        shown.pop("v_num", None)
+        speed = trainer.callback_metrics.get("throughput/tokens_per_second")
+        if speed is not None:
+            shown["tokens/s"] = f"{float(speed):,.0f}"
+        steps, step = trainer.estimated_stepping_batches - trainer.global_step, self.pace.recent_seconds
+        if trainer.training and step is not None and steps < float("inf"):
+            shown["eta"] = str(timedelta(seconds=round(step * steps)))
+        return shown
 
 
 class Pace(pl.Callback):
@@ -174,6 +191,12 @@ class Pace(pl.Callback):
         """
         settled = list(self.seconds)[len(self.seconds) // 10 :]
         return statistics.median(settled) if settled else None
+
+    @property
+    def recent_seconds(self) -> float | None:
+        """The mean of the last steps, for a guess at what is to come."""
+        last = list(self.seconds)[-50:]
+        return statistics.fmean(last) if last else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the whole training, validation included."""

@@ -1,0 +1,81 @@
+"""The checkpoints of a run: one every so many steps and one of the last, written whole or not at all, the newest kept.
+
+Decided here, instead of in Lightning's ``ModelCheckpoint``: a checkpoint is written under another name and renamed when
+all processes are done, so that one that was cut off is never continued from; and several of the newest are kept, so
+that there is one to go back to. What a ``ModelCheckpoint`` of the recipe writes elsewhere is its own business.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class Place(Protocol):
+    """Where checkpoints lie (:class:`dslight.run.folder.RunFolder`)."""
+
+    def partial(self, step: int) -> Path:
+        """Where one is written to."""
+        ...
+
+    def finish(self, step: int) -> None:
+        """It is whole: give it its name."""
+        ...
+
+    def keep(self, count: int) -> None:
+        """Delete all but the ``count`` newest, and what was cut off."""
+        ...
+
+    def set_aside(self, after: int) -> None:
+        """Take what lies behind step ``after`` out of the count: were it whole, it would have been continued from."""
+        ...
+
+
+class Checkpoints(Checkpoint):
+    """Saves every ``every`` optimizer steps, after the last one, and when asked (:meth:`save`).
+
+    Saving is collective, so all ranks decide by the step, never by the files.
+
+    Args:
+        place: the run's folder.
+        every: optimizer steps; ``None``: only when asked.
+        keep: how many of the newest stay.
+    """
+
+    def __init__(self, place: Place, every: int | None, keep: int) -> None:
+        self.place, self.every, self.count = place, every, keep
+        self._saved: int | None = None
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write a checkpoint of this step, once; all ranks together."""
+        step = trainer.global_step
+        if step == self._saved:
+            return
+        self._saved = step
+        trainer.save_checkpoint(self.place.partial(step))  # returns when all ranks are done
+        if trainer.is_global_zero:
+            self.place.finish(step)
+            self.place.keep(self.count)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to count at the step that the run continues from."""
+        self._saved = trainer.global_step
+        if trainer.is_global_zero:  # the others cannot save before it has taken part in a step
+            self.place.set_aside(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where the optimizer has just stepped and a checkpoint is due."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or self.every is None:
+            return
+        if trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the last step, which validate and predict read."""
+        if self.every is not None:
+            self.save(trainer)
