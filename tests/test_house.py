@@ -14,7 +14,7 @@ NOT_SHARDS = [f"dslight.data.{path.stem}" for path in (ROOT / "data").glob("*.py
 LIGHTNING_FREE = (
     "nn",
     "metrics/functional",
-    *(f"data/{x}" for x in ("sample", "conversation", "images", "shards", "plan")),
+    *(f"data/{x}" for x in ("sample", "conversation", "images", "video", "shards", "plan", "loader", "collate", "rows")),
 )
 
 
@@ -54,6 +54,20 @@ def test_nn_knows_torch_and_the_shared_words_only(path):
 @pytest.mark.parametrize("path", files(*LIGHTNING_FREE), ids=lambda path: path.stem)
 def test_lightning_stays_out_of_the_plain_parts(path):
     assert reaches(path, "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics") == []
+
+
+def test_a_spawned_data_worker_does_not_import_lightning():
+    """It imports where its rows and its loader are, and all that they import; Lightning takes longer than all that."""
+    seen, ahead = set(), {"dslight.data.rows", "dslight.data.loader"}
+    while ahead:
+        name = ahead.pop()
+        path = ROOT.parent / name.replace(".", "/")
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name not in seen and path.is_file():
+            seen.add(name)
+            assert reaches(path, "lightning", "torchmetrics") == [], name
+            ahead |= {found for found in imports(path) if found.startswith("dslight.")}
+    assert {"dslight.data.collate", "dslight.data.shards.reader", "dslight.layout", "dslight.types"} <= seen
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,13 +18,14 @@ from lightning.pytorch import LightningDataModule, Trainer
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Collate, Item, OnUnusable
-from dslight.data.conversation import Template, TemplateName, template
+from dslight.data.conversation import TemplateName, template
 from dslight.data.images import ViewPolicy
 from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, Start, TrainLoader, TrainRecords, Workers
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
 from dslight.data.progress import FitProgress
-from dslight.data.sample import Alpha, Exif, Pixels, Sample, decode_image
+from dslight.data.rows import RowMaker
+from dslight.data.sample import Alpha, Exif, Pixels, Sample
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
 from dslight.layout import SlotLayout
 from dslight.types import Batch, Question
@@ -47,40 +48,6 @@ class ValSource:
     root: str
     limit: int | None = None
     benchmark: str = "vqa"
-
-
-@dataclass(frozen=True)
-class RowMaker:
-    """A sample to a row: decode, cut into views, tokenize. Travels to the data workers."""
-
-    template: Template
-    tokenizer: PreTrainedTokenizerBase
-    views: ViewPolicy
-    image_size: tuple[int, int]
-    pixels: Pixels = "fast"
-    exif: Exif = "apply"
-    alpha: Alpha = "white"
-
-    def train(self, sample: Sample) -> Item:
-        """A training row."""
-        encoded = self.template.encode(sample.turns, self.tokenizer, len(sample.images))
-        return self._with_views(Item(sample.key, encoded.ids, encoded.labels), sample)
-
-    def ask(self, sample: Sample, question: Question, valid: bool, suffix: str = "") -> Item:
-        """A question's row; ``suffix`` is what its benchmark puts behind every question that has none of its own."""
-        end = suffix if question.suffix is None else question.suffix
-        ids = self.template.prompt(question.text + end, len(sample.images), self.tokenizer)
-        return self._with_views(Item(sample.key, ids, question=replace(question, valid=valid)), sample)
-
-    def decode(self, data: bytes) -> np.ndarray:
-        """An encoded image as views are made of it, uint8 RGB ``[H, W, 3]``."""
-        return decode_image(data, exif=self.exif, alpha=self.alpha, pixels=self.pixels)
-
-    def _with_views(self, item: Item, sample: Sample) -> Item:
-        images = [self.decode(data) for data in sample.images]
-        views = [self.views(image, self.image_size, self.pixels) for image in images]
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
-        return replace(item, pixels=[pixels for pixels, _ in views], grids=[grid for _, grid in views], sizes=sizes)
 
 
 class ShardData(LightningDataModule):
@@ -417,4 +384,4 @@ def train_loader(
             f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches}, but global_batch_size "
             f"{plan.global_batch} = {world} ranks x micro_batch_size {size} x {needed}; set it to {needed}"
         )
-    return TrainLoader(dataset, plan, collate, rank, world, size, workers, FitProgress(trainer))
+    return TrainLoader(dataset, plan, collate, rank, world, size, workers, FitProgress(trainer.fit_loop))

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Trainer
-
 
 class FitProgress:
-    """The counts of a trainer's fit loop (Lightning 2.6: ``trainer.fit_loop``, which is not public)."""
+    """The counts of a trainer's ``fit_loop`` (of Lightning 2.6; they are not public)."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        loop: Any = trainer.fit_loop
+    def __init__(self, loop: Any) -> None:
         self._epochs, self._batches = loop.epoch_progress, loop.epoch_loop.batch_progress
 
     @property

@@ -45,7 +45,7 @@ def test_the_loader_names_the_record_that_a_worker_had_in_hand(fate, method, dat
     with pytest.raises(WorkerError, match=message if method == "fork" else "") as caught:  # noqa: PT012
         for batch in loaders[1]:
             got += batch.keys
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < settings["worker_timeout"] + 120  # a spawned worker imports everything first
     assert got in ([], order[:4])  # the news of a death may overtake the batch before it
     named = re.search(r"Taken up last: worker 0: .*/(shard-\d+\.tar: [\w-]+)\.", str(caught.value))
     assert named
