@@ -20,8 +20,8 @@ from typing import Literal, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
+from dslight.data.arena import joined
 from dslight.data.conversation import IMAGE
 from dslight.data.sample import BadSample
 from dslight.layout import SlotLayout
@@ -136,12 +136,12 @@ class Collate:
         return made or [Item("", [self.pad_id], [IGNORE])]
 
     def _views(self, rows: list[Item]) -> Views | None:
-        views = [view for row in rows for image in row.pixels for view in image]
+        views = [image for row in rows for image in row.pixels]
         if not views:
             return None
         grids = [grid for row in rows for grid in row.grids]
         sizes = [size for row in rows for size in row.sizes]
-        return Views(default_collate(views), grids, self.fine, sizes)  # in a worker: stacked in shared memory at once
+        return Views(joined(views), grids, self.fine, sizes)
 
     def _row(self, item: Item) -> Item | None:
         """The item with its images expanded and its end cut; slots stay marked with ``IMAGE``. ``None``: dropped."""

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from dslight.data.arena import joined
 from dslight.data.datamodule import Source, ValSource, make_plan, open_shards, open_train, rank_and_world, train_loader
 from dslight.data.images import ViewPolicy
 from dslight.data.loader import EvalLoader, OnBad, TrainLoader, TrainRecords, Workers, read_sample
@@ -77,7 +78,7 @@ class DenseRowMaker:
 
 def collate_dense(rows: Sequence[DenseRow]) -> DenseBatch:
     """Pack rows into a batch."""
-    views = Views(torch.cat([row.pixels for row in rows]), [row.grid for row in rows])
+    views = Views(joined([row.pixels for row in rows]), [row.grid for row in rows])
     targets = torch.cat([row.targets for row in rows])
     return DenseBatch(views, targets, [row.key for row in rows], torch.tensor([row.valid for row in rows]))
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
+from dslight.data.arena import empty
 from dslight.data.pixels import BLACK, Color, Picture, Resample, cut, expand, picture, scale_and_pad
 from dslight.data.sample import Pixels
 from dslight.types import Grid
@@ -81,9 +81,7 @@ class ViewPolicy(ABC):
         grid = self.choose(whole.size, size)
         base = self._base(whole, size)
         count, fine = 1 + grid[0] * grid[1], self.fine
-        if count == 1 and not fine:
-            return base.tensor()[None].contiguous(), grid
-        views = torch.empty((count * (1 + fine**2), 3, *size), dtype=torch.uint8)
+        views = empty((count * (1 + fine**2), 3, *size))
         cut(base, (1, 1), 1, views[:1])
         if count > 1:
             cut(self._wide(whole, base, grid, size), grid, 1, views[1:count])

@@ -20,12 +20,15 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dslight.data.arena import Arena
+from dslight.data.crossing import Crossing, Sender
 from dslight.data.plan import TrainPlan, accumulation, eval_share, question_rows
 from dslight.data.progress import FitProgress
 from dslight.data.sample import BadSample, Sample, parse_sample
@@ -291,25 +294,67 @@ def read_batches(
     Raises:
         WorkerError: a worker was killed, or the timeout is over.
     """
-    options: dict[str, Any] = {}
+    _keep_freed_memory()
+    crossing, options = Crossing(workers.count), {}
     if workers.count:
         notes = _Notes(workers)
         _opened.append(notes)
-        options = {"timeout": workers.timeout, "multiprocessing_context": workers.start, "worker_init_fn": notes.begin}
+        begin = partial(_begin, notes, crossing.busy)
+        options = {"timeout": workers.timeout, "multiprocessing_context": workers.start, "worker_init_fn": begin}
     loader = DataLoader(
-        dataset,
-        batch_sampler=cast(Any, batches),  # any iterable of lists of indices
-        collate_fn=collate,
+        _Batches(dataset, collate),
+        batch_size=None,  # what is read by one index is a batch already
+        sampler=cast(Any, batches),  # any iterable of lists of indices
+        collate_fn=_as_it_is,
         num_workers=workers.count,
         generator=torch.Generator(),  # so that making an iterator draws nothing from the global generator
         **options,
     )
     try:
-        yield from loader
+        for sent in loader:
+            yield crossing.open(sent)
     except RuntimeError as error:
         if died := worker_error(error):
             raise died from error
         raise
+
+
+class _Batches(Dataset[Any]):
+    """The collated batch of a list of indices, made in memory that is allotted for the whole of it."""
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset, self.collate = dataset, collate
+        self._largest = 0
+
+    def __getitem__(self, indices: Sequence[Any]) -> Any:
+        if Sender.here is not None:
+            return Sender.here.send(lambda: self._make(indices))
+        with Arena(torch.empty(self._largest, dtype=torch.uint8)) as arena:
+            batch = self._make(indices)
+        self._largest = max(self._largest, arena.wanted)
+        return batch
+
+    def _make(self, indices: Sequence[Any]) -> Any:
+        return self.collate([self.dataset[index] for index in indices])
+
+
+def _keep_freed_memory() -> None:
+    """Let this process use memory again that a batch has left, instead of handing it to the kernel and asking for new.
+
+    glibc gives back what is larger than the largest block that was freed before (up to 32 MiB, see mallopt(3)).
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _begin(notes: _Notes, busy: torch.Tensor, worker: int) -> None:
+    """Called in a worker."""
+    _keep_freed_memory()
+    notes.begin(worker)
+    Sender.here = Sender(worker, busy)
 
 
 def worker_error(error: BaseException) -> WorkerError | None:
@@ -329,22 +374,21 @@ def worker_error(error: BaseException) -> WorkerError | None:
 class _Notes:
     """What each worker of a loader took up last, in memory shared with it."""
 
-    _own: ClassVar[torch.Tensor | None] = None  # in a worker: its line
+    _own: ClassVar[np.ndarray | None] = None  # in a worker: its line
 
     def __init__(self, workers: Workers) -> None:
         self.lines = torch.zeros(workers.count, _NOTE, dtype=torch.uint8).share_memory_()
 
     def begin(self, worker: int) -> None:
         """Called in the worker."""
-        _Notes._own = self.lines[worker]
+        _Notes._own = self.lines[worker].numpy()
 
     @classmethod
     def take(cls, record: str) -> None:
         """Note a record; nothing outside of a worker."""
         if cls._own is not None:
             text = record.encode()[-_NOTE:]  # of a long path the end
-            cls._own.zero_()
-            cls._own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+            cls._own[:] = np.frombuffer(text.ljust(_NOTE, b"\0"), np.uint8)
 
     def __str__(self) -> str:
         texts = [bytes(line.tolist()).rstrip(b"\0").decode(errors="replace") for line in self.lines]
