@@ -14,26 +14,28 @@ from torch import Tensor
 
 from dslight.diagnostics.places import Panel
 
-SIDE, GAP, LINE = 168, 10, 16
+COLUMNS, SIDE, GAP, LINE = 4, 147, 10, 16  # as wide as a figure of the report
 FOR, AGAINST = (214, 39, 40), (31, 90, 200)
 
 
-def draw(rows: Sequence[Sequence[Panel]], title: Callable[[Panel], str]) -> bytes:
-    """A PNG with a row per image: the picture itself, then its panels.
+def draw(images: Sequence[Sequence[Panel]], title: Callable[[Panel], str]) -> bytes:
+    """A PNG: of every image, the picture itself and then its panels, ``COLUMNS`` side by side.
 
     Args:
-        rows: the panels of each image.
+        images: the panels of each.
         title: the lines below a panel.
     """
-    columns = 1 + max(len(row) for row in rows)
-    size = (columns * (SIDE + GAP) + GAP, len(rows) * (SIDE + GAP + 2 * LINE) + GAP)
-    sheet, font = Image.new("RGB", size, "white"), ImageFont.load_default(11)
-    pen = ImageDraw.Draw(sheet)
-    for i, row in enumerate(rows):
-        whole = max((panel.picture for panel in row), key=lambda picture: picture.shape[1])
-        cells = [(_resized(whole), "the image"), *((overlaid(panel), title(panel)) for panel in row)]
+    lines: list[list[tuple[Image.Image, str]]] = []
+    for each in images:
+        whole = max((panel.picture for panel in each), key=lambda picture: picture.shape[1])
+        cells = [(_resized(whole), "the image"), *((overlaid(panel), title(panel)) for panel in each)]
+        lines += [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
+    width, height = SIDE + GAP, SIDE + GAP + 2 * LINE
+    sheet = Image.new("RGB", (COLUMNS * width + GAP, len(lines) * height + GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for i, cells in enumerate(lines):
         for j, (picture, text) in enumerate(cells):
-            corner = (GAP + j * (SIDE + GAP), GAP + i * (SIDE + GAP + 2 * LINE))
+            corner = (GAP + j * width, GAP + i * height)
             sheet.paste(picture, corner)
             pen.multiline_text((corner[0], corner[1] + SIDE + 3), text, fill="#444444", font=font, spacing=3)
     out = io.BytesIO()
