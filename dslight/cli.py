@@ -41,10 +41,19 @@ def _parser() -> argparse.ArgumentParser:
     recipe(validate)
     validate.add_argument("--ckpt", default="latest", help=CHECKPOINT)
 
-    predict = verb("predict", "answer a question about an image")
+    predict = verb("predict", "answer a question about images or a video")
     recipe(predict)
     predict.add_argument(
         "--image", type=Path, action="append", default=[], help="a picture; may be given several times"
+    )
+    predict.add_argument(
+        "--video", type=Path, action="append", default=[], help="a video, or a folder of its frames; as --image"
+    )
+    predict.add_argument("--frames", type=int, help="taken of a video, evenly (default: 6)")
+    predict.add_argument(
+        "--tile",
+        metavar="ROWSxCOLUMNS",
+        help="of the frames in one square (default: rows of 3); none: each is an image",
     )
     predict.add_argument("--question", required=True)
     predict.add_argument("--ckpt", default="latest", help=CHECKPOINT)
@@ -123,7 +132,8 @@ def _predict(args: argparse.Namespace) -> int:
     from dslight.run.evaluate import predict
 
     recipe = compose(args.recipe, args.overrides)
-    print(predict(recipe, args.question, args.image, ckpt=args.ckpt, max_new_tokens=args.max_new_tokens))
+    asked = (args.question, args.image, args.ckpt, args.max_new_tokens)
+    print(predict(recipe, *asked, videos=args.video, frames=args.frames, tile=args.tile))
     return 0
 
 

@@ -71,9 +71,16 @@ def _said(source: str, facts: Mapping[str, Any]) -> str:
 
 
 def predict(
-    recipe: Mapping[str, Any], question: str, images: Sequence[Path], ckpt: str = "latest", max_new_tokens: int = 64
+    recipe: Mapping[str, Any],
+    question: str,
+    images: Sequence[Path],
+    ckpt: str = "latest",
+    max_new_tokens: int = 64,
+    videos: Sequence[Path] = (),
+    frames: int | None = None,
+    tile: str | None = None,
 ) -> str:
-    """The answer to one question about images.
+    """The answer to one question about images and videos.
 
     Args:
         recipe: as composed.
@@ -81,9 +88,11 @@ def predict(
         images: picture files of any format that Pillow reads; none for a question without an image.
         ckpt: a checkpoint of a run, weights that ``dslight.checkpoints`` reads, or ``latest``: the newest of the run.
         max_new_tokens: limit of the answer.
+        videos: files, or folders of frames; they come after the images.
+        frames, tile: what is made of each, see :meth:`dslight.data.video.Sampling.of`.
 
     Raises:
-        RecipeError: when a picture or the checkpoint is not there.
+        RecipeError: when a picture, a video or the checkpoint is not there.
     """
     import torch
 
@@ -98,14 +107,39 @@ def predict(
             decode_image(path.read_bytes())
         except BadSample as error:
             raise RecipeError(f"--image {path}: {error}") from error
+    shown = [path.read_bytes() for path in images] + _frames(videos, frames, tile)
     experiment = trained(recipe, ckpt)
     model: Any = experiment.model
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.eval().to(device)
     with users_errors():
-        batch = experiment.data.ask(question, [path.read_bytes() for path in images]).to(device)
+        batch = experiment.data.ask(question, shown).to(device)
     with torch.inference_mode():
         return model.answer(batch, max_new_tokens=max_new_tokens, eos_token_id=experiment.data.stop_ids)[0]
+
+
+def _frames(videos: Sequence[Path], frames: int | None, tile: str | None) -> list[bytes]:
+    """The encoded images that videos are shown as."""
+    from dslight.data.sample import BadSample
+    from dslight.data.video import Sampling
+
+    if not videos and (frames, tile) != (None, None):
+        raise RecipeError("--frames, --tile: say what is made of a --video, and there is none")
+    try:
+        sampling = Sampling.of(frames, tile)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    images = []
+    for path in videos:
+        if not path.exists():
+            raise RecipeError(f"--video: there is no file {path}")
+        try:
+            images += sampling.images(path)
+        except BadSample as error:
+            raise RecipeError(f"--video {path}: {error}") from error
+        except ImportError as error:
+            raise RecipeError("--video: reading videos needs PyAV; pip install 'dslight[video]'") from error
+    return images
 
 
 def trained(recipe: Mapping[str, Any], ckpt: str = "latest") -> Experiment:
