@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from data_prep.eval import choice, short
+from data_prep.eval import choice, short, video
 from data_prep.eval.asked import Asked
 from data_prep.eval.files import Files, Role
 
@@ -65,5 +65,14 @@ SETS: dict[str, EvalSet] = {
         (Role("questions", "*.csv"), Role("map", "map_vid*.json", optional=True)),
         "nextqa",
         "test",
+    ),
+    "msvdqa": EvalSet(
+        video.msvdqa,
+        (Role("questions", "*_qa.json"), Role("map", "youtube_mapping.txt", optional=True)),
+        "msvdqa",
+        "test",
+    ),
+    "activitynetqa": EvalSet(
+        video.activitynetqa, (Role("questions", "*_q.json"), Role("answers", "*_a.json")), "activitynetqa", "test"
     ),
 }

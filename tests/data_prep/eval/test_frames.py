@@ -101,6 +101,49 @@ def test_nextqa_shows_a_video_once_for_all_its_questions(put, convert, tmp_path)
     assert numbers(shards.samples[0].images) == [30, 90, 150, 210]
 
 
+def test_msvdqa_finds_a_clip_by_the_mapping_or_by_its_number(put, convert, tmp_path):
+    rows = [
+        {"answer": "couch", "id": 35756, "question": "what is a man sitting on?", "video_id": 1301},
+        {"answer": "man", "id": 35757, "question": "who is sitting?", "video_id": 1301},
+        {"answer": "two", "id": 35758, "question": "how many are there?", "video_id": 1302},
+    ]
+    put("test_qa.json", rows)
+    put("val_qa.json", rows[:1])
+    put("youtube_mapping.txt", "-4wsuPCjDBc_5_15 vid1301\n")
+    write(tmp_path / "images" / "-4wsuPCjDBc_5_15.avi", 2)
+    write(tmp_path / "images" / "vid1302.mp4", 2)
+    shards = convert("msvdqa", "--tile", "none", "--frames", 2)
+    assert {key: (q.text, q.references) for key, q in shards.questions.items()} == {
+        "35756": ("what is a man sitting on?", ("couch",)),
+        "35757": ("who is sitting?", ("man",)),
+        "35758": ("how many are there?", ("two",)),
+    }
+    assert [len(sample.questions) for sample in shards.samples] == [2, 1]
+    assert numbers(shards.images["35757"]) == [5, 15]
+    asked = shards.questions["35758"]
+    assert (asked.official_id, asked.extra["video"]) == (35758, "vid1302")
+
+
+def test_activitynetqa_joins_questions_and_answers(put, convert, tmp_path):
+    ids = ["v_1QIUV7WYKXg_1", "v_1QIUV7WYKXg_2", "v_v_aaaaaaaaa_1"]
+    names = ["1QIUV7WYKXg", "1QIUV7WYKXg", "v_aaaaaaaaa"]
+    asked = [
+        {"video_name": name, "question": f"{key}?", "question_id": key} for key, name in zip(ids, names, strict=True)
+    ]
+    put("test_q.json", asked)
+    put("test_a.json", [{"answer": str(i), "type": i + 2, "question_id": key} for i, key in enumerate(ids)][::-1])
+    write(tmp_path / "images" / "v_1QIUV7WYKXg.mp4", 2)
+    write(tmp_path / "images" / "v_v_aaaaaaaaa.mkv", 2)
+    shards = convert("activitynetqa", "--side", 60)
+    assert {key: (q.references, q.type) for key, q in shards.questions.items()} == {
+        ids[0]: (("0",), "temporal relationship"),
+        ids[1]: (("1",), "yes/no"),
+        ids[2]: (("2",), "color"),
+    }
+    assert shards.questions[ids[2]].extra == {"video": "v_aaaaaaaaa"}
+    assert decode_image(shards.images[ids[0]][0]).shape == (60, 60, 3)
+
+
 def test_a_video_that_was_cut_or_damaged_is_quarantined_with_its_reason(put, convert, tmp_path, capsys):
     header, row = NEXTQA.splitlines()[0], "{},369,640,480,what,0,6,CH,a,b,c,d,e"
     names = ("whole", "cut", "damaged", "empty")
