@@ -122,18 +122,16 @@ class Benchmarks:
         return any(cell.estimate is not None for cells in self.cells for cell in cells.values())
 
     def best(self, source: str) -> set[str]:
-        """Labels of the rows with the highest number, as it is shown; none if a single row has one."""
+        """Labels of the rows with the highest number, as it is shown; none if all are alike."""
         shown = {
             row.label: round(cells[source].unit.factor * mean, 1)
             for row, cells in zip(self.rows, self.cells, strict=True)
             if source in cells and (mean := cells[source].mean) is not None
         }
-        same = len({cells[source].headline for cells in self.cells if source in cells}) == 1
-        return (
-            {label for label, mean in shown.items() if mean == max(shown.values())}
-            if same and len(shown) > 1
-            else set()
-        )
+        comparable = len({cells[source].headline for cells in self.cells if source in cells}) == 1
+        if not comparable or len(set(shown.values())) < 2:
+            return set()
+        return {label for label, mean in shown.items() if mean == max(shown.values())}
 
 
 def benchmarks(table: Sequence[Row], resamples: int = RESAMPLES) -> Benchmarks:
@@ -154,7 +152,10 @@ def benchmarks(table: Sequence[Row], resamples: int = RESAMPLES) -> Benchmarks:
     adjusted = holm([one.difference.over_questions.p for _, one in made])
     for ((number, source), one), p in zip(made, adjusted, strict=True):
         cells[number][source] = replace(cells[number][source], comparison=replace(one, p_holm=p))
-    return Benchmarks(sources, tuple(table), tuple(cells))
+    shown = {
+        source for row in cells for source, cell in row.items() if cell.scores or cell.estimate is not None
+    }  # a benchmark whose answers are judged elsewhere has neither
+    return Benchmarks(tuple(source for source in sources if source in shown), tuple(table), tuple(cells))
 
 
 def base_of(row: Row) -> Row:

@@ -94,8 +94,15 @@ def said_of_intervals(made: Benchmarks) -> list[str]:
         "For other seeds, Student's t of what the seeds differ by is added, since so few cannot be resampled.",
     ]
     if any(one.difference.seeds == 2 for one in made.comparisons):
-        said.append("Two seeds say very little about a third, so these intervals are wide.")
+        said.append("Two seeds say very little about a third, so these intervals can be wide.")
     return said + said_of_other_metrics(made)
+
+
+def said_of_rescored(results: Sequence[Result]) -> list[str]:
+    """Which runs were validated again after their training."""
+    again = [str(result.path) for result in results if result.rescored]
+    few = ", ".join(again[:3]) + (f" and {len(again) - 3} more" if len(again) > 3 else "")
+    return [f"Validated again after training, so with the scores of scores.json: {few}."] if again else []
 
 
 def said_of_other_metrics(made: Benchmarks) -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from dslight.recipe.ablation import Ablation, expand
 from dslight.recipe.errors import RecipeError
-from dslight.report import latex, paper, plots
+from dslight.report import diagnostics, latex, paper, plots
 from dslight.report.benchmarks import Benchmarks, Comparison, benchmarks
 from dslight.report.certainty import (
     Pages,
@@ -34,6 +34,7 @@ from dslight.report.certainty import (
     said_of_intervals,
     said_of_marks,
     said_of_other_metrics,
+    said_of_rescored,
 )
 from dslight.report.diffs import FOLDER, SHOWN, write_diffs
 from dslight.report.page import Figure, Page, Section, Table, render
@@ -121,7 +122,7 @@ def report(
     headline = builtin.mode(row.headline for row in table)
     main = [row for row in table if row.headline == headline]  # what can stand in one picture
     references = _references(settings.get("references") or [])
-    said = notes(table, baseline) + said_of_marks(made, baseline)
+    said = notes(table, baseline) + said_of_marks(made, baseline) + said_of_rescored(results)
     missing = [f"{run.name}: {run.reason}" for run in unfinished]
     title = settings.get("title") or (source.name if isinstance(source, Ablation) else "Runs")
     text = _markdown(to_markdown(table, baseline), said, references, main[0].unit, missing, made)
@@ -136,7 +137,7 @@ def report(
         ),
         notes=said,
         figures=_figures(main, len(table) - len(main), references),
-        sections=[*_benchmark_sections(made, pages)],
+        sections=[*_benchmark_sections(made, pages), *diagnostics.sections(results)],
         runs=_all_runs(results, table),
         missing=missing,
         comparisons=pair_table(pairs, pages),

@@ -164,7 +164,7 @@ def test_a_resample_in_which_both_do_equally_well_counts_for_both_sides():
     difference = np.array([0.1, 0.2, -0.3] * 20)  # sums to 1e-17, not to 0, in most orders
     found = estimate(difference, resamples=4000).over_questions
     means = resampled_means(difference[None], 4000, 0)[:, 0]
-    assert np.count_nonzero(means == 0) > 100
+    assert np.count_nonzero(means == 0) > 50
     assert np.count_nonzero((means != 0) & (abs(means) < 1e-9)) == 0
     assert found.p > 0.9
 

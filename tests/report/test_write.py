@@ -1,7 +1,9 @@
 """The whole report, from run folders to one HTML file."""
 
+import random
 import re
 import shutil
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -41,6 +43,7 @@ class Reader(HTMLParser):
         self.open: list[str] = []
         self.words: list[str] = []
         self.loads: list[str] = []
+        self.leads: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
@@ -50,7 +53,11 @@ class Reader(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):
         links = [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
-        self.loads += [link for link in links if not link.startswith("#")]
+        links = [link for link in links if not link.startswith(("#", "data:"))]
+        if tag == "a":
+            self.leads += links
+        else:
+            self.loads += links
 
     def handle_endtag(self, tag):
         if tag not in ("use", "path", "rect"):
@@ -74,8 +81,8 @@ def ablation(tmp_path, monkeypatch, finish_all):
     return ablation
 
 
-def read(folder: str | Path) -> Reader:
-    page = Reader((Path(folder) / "report.html").read_text(encoding="utf-8"))
+def read(folder: str | Path, name: str = "report.html") -> Reader:
+    page = Reader((Path(folder) / name).read_text(encoding="utf-8"))
     assert page.open == []
     assert page.loads == []
     return page
@@ -114,6 +121,80 @@ def test_missing_runs_are_listed(ablation):
     for text in (read("out").text, made.markdown):
         assert "runs/effect/deepstack-l/seed=1: started, not finished" in text
         assert "runs/effect/all-tokens/seed=1: not started" in text
+
+
+@pytest.fixture
+def answered(ablation, answer):
+    """The runs of the ablation with answers to 60 questions; deepstack-l is right more often than low."""
+    for run in ablation.runs:
+        right = {"low": 20, "low-repeated": 21, "deepstack-l": 45, "all-tokens": 50}[run.arm] + run.recipe["seed"]
+        answer(run.run_dir, "digits", [float(i * 37 % 60 < right) for i in range(60)])
+    return ablation
+
+
+def test_per_question_files_bring_intervals_marks_and_pages_that_the_report_leads_to(answered, capsys):
+    made = report(answered, Path("out"))
+    assert "question by question: 4 pages in out/diffs" in capsys.readouterr().out
+    assert [row.mark for row in made.table] == ["", "", "‡", "‡"]
+    page = read("out")
+    # three arms next to the baseline, and a pair of the ablation's own
+    assert len(page.leads) == 4
+    assert len(set(page.leads)) == 4
+    for address in page.leads:
+        diff = read("out", address)
+        assert diff.leads == ["../report.html"]
+        assert "both right" in diff.text
+    for text in (page.text, made.markdown):
+        for words in ("mean score [95 %]", "‡: also when other seeds", "Two seeds say very little", "+41.7‡"):
+            assert words in text
+    assert "Benchmarks" not in page.text  # there is only one, which the first table has
+    assert Path("out/table.tex").read_text().count(" \\\\\n") == 5
+    assert len(Path("out/benchmarks.csv").read_text().splitlines()) == 5
+
+
+def test_pairs_of_arms_that_the_ablation_asks_for_get_intervals_and_a_page(answered):
+    report(answered, Path("out"))
+    text = read("out").text
+    pair = text[text.index("Differences, seed by seed") :]
+    assert "deepstack-l − low-repeated" in pair
+    assert re.search(r"\+40.0 2 seed 0: \+40.0, seed 1: \+40.0 \+40.0 \[\+2\d.\d, \+5\d.\d\] <0.001", pair)
+    diff = read("out", "diffs/deepstack_l-low_repeated-digits.html").text
+    assert "deepstack-l is better: 25 questions" in diff
+    assert "low-repeated is better: 0 questions" in diff
+
+
+def test_the_pages_of_questions_can_be_shorter_or_left_out(answered):
+    report(answered, Path("out"), settings={"baseline": "low", "diffs": 5})
+    assert "The 5 with the largest difference are shown" in read("out", "diffs/deepstack_l-low-digits.html").text
+    report(answered, Path("none"), settings={"baseline": "low", "diffs": 0})
+    assert not Path("none/diffs").exists()
+    assert read("none").leads == []
+    assert "mean score [95 %]" in read("none").text
+    with pytest.raises(RecipeError, match=r"report.diffs: 'all' must be a number of questions, 0 for no pages"):
+        report(answered, Path("out"), settings={"diffs": "all"})
+
+
+def test_several_benchmarks_stand_side_by_side(answered, answer):
+    for run in answered.runs:
+        answer(run.run_dir, "docvqa", [float(i % 3 == 0) for i in range(30)])
+    made = report(answered, Path("out"))
+    page = read("out")
+    assert "In parentheses: the difference to the baseline." in page.text
+    assert len(page.leads) == 7  # two benchmarks of three arms, and the pair
+    assert re.search(r"\| Method +\| Vis. tok. \| Cxt. len. \| +digits \| +DocVQA \|", made.markdown)
+    assert made.markdown.count(" 33.3 (+0.0) ") == 3  # all alike, so none is the best
+
+
+def test_a_report_on_many_questions_takes_seconds(tmp_path, finish, answer):
+    generator = random.Random(0)
+    for arm in range(9):
+        for seed in range(3):
+            run = finish(tmp_path / f"arm{arm}" / str(seed), f"arm{arm}", seed)
+            answer(run, "digits", [float(generator.random() < 0.5 + arm / 50) for _ in range(1000)])
+    start = time.process_time()
+    report([tmp_path], tmp_path / "out", baseline="arm0")
+    assert time.process_time() - start < 10  # 5,000 questions of each take about twice as long
+    assert len(list((tmp_path / "out/diffs").iterdir())) == 8
 
 
 def test_a_single_run_outside_a_sweep_gets_a_page_too(tmp_path, finish):

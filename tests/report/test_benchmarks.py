@@ -1,0 +1,264 @@
+"""Arms by benchmarks: which runs are compared on which questions, and what is said of it."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dslight.report.benchmarks import benchmarks
+from dslight.report.certainty import certainty, said_of_intervals, said_of_marks, said_of_rescored
+from dslight.report.latex import to_latex
+from dslight.report.paper import in_html, to_csv, to_markdown
+from dslight.report.runs import collect
+from dslight.report.table import rows
+
+QUESTIONS = 200
+
+
+@pytest.fixture
+def arms(tmp_path, finish, answer):
+    """``arms({arm: gain}, seeds, sources)``: runs with answers, and their table; the baseline is ``low``."""
+
+    def make(gains, seeds=(0, 1, 2), sources=("textvqa", "docvqa")):
+        generator = np.random.default_rng(1)
+        hard = generator.random(QUESTIONS)
+        for number, (arm, gain) in enumerate(gains.items()):
+            for seed in seeds:
+                run = finish(tmp_path / f"{number}{arm.strip('/')}" / str(seed), arm, seed, None, visual_tokens=576)
+                for source in sources:
+                    luck = generator.normal(0, 0.05, QUESTIONS) + generator.normal(0, 0.01)
+                    answer(run, source, (hard < 0.5 + gain + luck).astype(float).tolist())
+        return lambda: rows(collect([tmp_path])[0], "low")
+
+    return make
+
+
+def change(folder, **values):
+    file = folder / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_a_cell_is_the_mean_over_seeds_with_the_difference_over_common_seeds(arms, tmp_path):
+    table = arms({"low": 0.0, "deepstack": 0.2})
+    shutil.rmtree(tmp_path / "0low" / "2")
+    made = benchmarks(table())
+    files = {
+        (arm, seed): tmp_path / arm / str(seed) / "questions/textvqa.jsonl"
+        for arm in ("0low", "1deepstack")
+        for seed in range(3)
+    }
+    scores = {
+        key: np.array([json.loads(line)["score"] for line in file.read_text().splitlines()])
+        for key, file in files.items()
+        if file.exists()
+    }
+    low, deepstack = (row["textvqa"] for row in made.cells)
+    assert low.mean == pytest.approx(np.mean([scores["0low", 0], scores["0low", 1]]))
+    own = np.array([scores["1deepstack", seed] for seed in range(3)])
+    assert deepstack.mean == pytest.approx(own.mean())
+    assert deepstack.spread == pytest.approx(own.mean(axis=1).std(ddof=1))
+    assert deepstack.estimate is not None
+    assert deepstack.comparison is not None
+    assert (deepstack.estimate.seeds, deepstack.comparison.seeds) == (3, (0, 1))
+    pairs = np.array([scores["1deepstack", seed] - scores["0low", seed] for seed in (0, 1)])
+    assert deepstack.delta == pytest.approx(pairs.mean())
+    difference = deepstack.comparison.difference
+    assert difference.value == pytest.approx(pairs.mean())
+    theirs = stats.bootstrap(
+        (pairs.mean(axis=0),), np.mean, n_resamples=10_000, batch=500, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert (difference.over_questions.low, difference.over_questions.high) == pytest.approx(theirs, abs=0.004)
+
+
+def test_marks_tell_other_questions_from_other_seeds(arms):
+    table = arms({"low": 0.0, "same": 0.0, "sure": 0.2})()
+    cells = {row.label: cell["textvqa"] for row, cell in zip(table, benchmarks(table).cells, strict=True)}
+    assert [cell.mark for cell in cells.values()] == ["", "", "‡"]
+    single = [row for row in table if row.arm in ("low", "sure")]
+    single = rows([result for row in single for result in row.results if result.seed == 0], "low")
+    cell = benchmarks(single).cells[1]["textvqa"]
+    assert cell.mark == "†"
+    assert cell.comparison is not None
+    assert cell.comparison.difference.over_seeds is None
+
+
+def test_seeds_that_disagree_take_the_second_mark_away(arms, tmp_path, answer):
+    table = arms({"low": 0.0, "lucky": 0.0})
+    for seed, gain in enumerate((0.02, 0.05, 0.4)):
+        ours = (np.arange(QUESTIONS) < QUESTIONS * (0.5 + gain)).astype(float).tolist()
+        answer(tmp_path / "0low" / str(seed), "textvqa", (np.arange(QUESTIONS) < QUESTIONS / 2).astype(float).tolist())
+        answer(tmp_path / "1lucky" / str(seed), "textvqa", ours)
+    cell = benchmarks(table()).cells[1]["textvqa"]
+    assert cell.mark == "†"
+    assert cell.comparison is not None
+    assert cell.comparison.difference.over_questions.p < 0.001
+    again = cell.comparison.difference.over_seeds
+    assert again is not None
+    gains = stats.t.interval(0.95, 2, np.mean((0.02, 0.05, 0.4)), stats.sem((0.02, 0.05, 0.4)))
+    assert (again.low, again.high) == pytest.approx(gains, rel=0.1)
+
+
+def test_a_number_that_is_no_mean_over_questions_gets_no_mark_and_the_page_says_what_the_interval_is_of(arms, tmp_path):
+    table = arms({"low": 0.0, "deepstack": 0.3}, sources=("pope",))
+    for file in tmp_path.rglob("result.json"):
+        result = json.loads(file.read_text())
+        change(
+            file.parent,
+            scores={"val/pope/f1": result["scores"]["val/pope/exact_match"] + 0.02},
+            sources={"pope": {"headline": "val/pope/f1"}},
+        )
+    made = benchmarks(table())
+    cell = made.cells[1]["pope"]
+    assert cell.comparison is not None
+    assert cell.comparison.difference.over_questions.p < 0.001
+    assert (cell.is_mean, cell.mark) == (False, "")
+    assert cell.estimate is not None
+    assert cell.mean == pytest.approx(cell.estimate.value + 0.02)
+    assert "POPE: its number, f1, is no mean over questions" in " ".join(said_of_intervals(made))
+    assert said_of_marks(made, "low") == []
+
+
+def test_p_values_are_adjusted_over_all_arms_and_benchmarks(arms):
+    made = benchmarks(arms({"low": 0.0, "a": 0.01, "b": 0.02})())
+    raw = [one.difference.over_questions.p for one in made.comparisons]
+    assert len(raw) == 4
+    order = np.argsort(raw)
+    worst = 0.0
+    for rank, index in enumerate(order):
+        worst = max(worst, min(1.0, (4 - rank) * raw[index]))
+        assert made.comparisons[index].p_holm == pytest.approx(worst)
+
+
+def test_a_score_that_was_validated_later_replaces_the_one_of_the_training(arms, tmp_path):
+    table = arms({"low": 0.0}, seeds=(0,))
+    scores = {"checkpoint": "other.ckpt", "scores": {"val/pope/f1": 0.875, "val/pope/accuracy": 0.9}}
+    (tmp_path / "0low/0/scores.json").write_text(json.dumps(scores))
+    (row,) = table()
+    assert row.results[0].headlines["pope"] == "val/pope/f1"
+    assert row.results[0].score("pope") == 0.875
+    assert said_of_rescored(row.results) == [
+        f"Validated again after training, so with the scores of scores.json: {tmp_path}/0low/0."
+    ]
+    assert benchmarks([row]).cells[0]["pope"].estimate is None
+
+
+def test_without_per_question_files_there_are_scores_and_differences_alone(tmp_path, finish):
+    for arm, score in (("low", 0.5), ("deepstack", 0.75)):
+        finish(tmp_path / arm, arm, 0, score)
+    made = benchmarks(rows(collect([tmp_path])[0], "low"))
+    assert made.sources == ("digits",)
+    assert certainty(made, {}) is None
+    assert said_of_intervals(made) == []
+    assert "75.0** (+25.0)" in to_markdown(made)
+
+
+def test_the_best_of_a_column_is_bold_and_ties_as_shown_are_both_best(arms, tmp_path):
+    table = arms({"low": 0.0, "a": 0.1, "b": 0.1}, seeds=(0,), sources=("textvqa",))
+    for arm, score in (("0low", 0.5), ("1a", 0.70001), ("2b", 0.70004)):
+        change(tmp_path / arm / "0", scores={"val/textvqa/exact_match": score})
+    made = benchmarks(table())
+    assert made.best("textvqa") == {"a", "b"}
+    assert to_markdown(made).count("**70.0**") == 2
+    assert in_html("70.0", "+1.0", "†", True) == '<strong>70.0</strong> <span class="small">(+1.0<sup>†</sup>)</span>'
+    assert in_html("<i>", "", "", False) == "&lt;i&gt;"
+
+
+def test_the_csv_has_the_layout_of_the_table_with_every_interval(arms):
+    made = benchmarks(arms({"low": 0.0, "deepstack": 0.2})())
+    low, deepstack = csv.DictReader(io.StringIO(to_csv(made)))
+    cell = made.cells[1]["docvqa"]
+    assert cell.comparison is not None
+    assert (low["method"], low["seeds"], low["visual_tokens"]) == ("low", "3", "576.0")
+    assert (low["docvqa delta"], low["docvqa p"], low["docvqa questions"]) == ("", "", "200")
+    assert float(deepstack["docvqa"]) == cell.mean
+    assert float(deepstack["docvqa difference low"]) == cell.comparison.difference.over_questions.low
+    assert float(deepstack["docvqa p holm"]) == cell.comparison.p_holm
+
+
+def test_the_table_of_intervals_says_both_kinds_and_with_two_seeds_that_they_say_little(arms):
+    made = benchmarks(arms({"low": 0.0, "deepstack": 0.2}, seeds=(0, 1), sources=("textvqa",))())
+    table = certainty(made, {("deepstack", "low", "textvqa"): "diffs/x.html"})
+    assert table is not None
+    low, deepstack = table.rows
+    assert len({len(table.head), len(low), len(deepstack)}) == 1
+    assert low[2:] == [low[2], *["–"] * 5]
+    assert deepstack[3].startswith('<a href="diffs/x.html">+')
+    assert deepstack[4] == "<0.001"
+    assert "Two seeds say very little" in " ".join(said_of_intervals(made))
+
+
+# LaTeX
+
+
+def cells_of(latex):
+    """A strict reading of the tabular: rows of cells. Every special character must be escaped or be markup."""
+    body = latex[latex.index(r"\begin{tabular}") : latex.index(r"\end{tabular}")]
+    found = []
+    for line in body.splitlines()[1:]:
+        if line.startswith("\\") and line in (r"\toprule", r"\midrule", r"\bottomrule"):
+            continue
+        assert line.endswith(r" \\"), line
+        found.append(split(line.removesuffix(r" \\")))
+    return found
+
+
+def split(line):
+    """Cells of a row; fails on unbalanced braces, mathematics left open, and bare special characters."""
+    cells, depth, maths, i = [""], 0, False, 0
+    while i < len(line):
+        two = line[i : i + 2]
+        if two[0] == "\\" and two[1] in "&%$#_{}":
+            cells[-1] += two[1]
+            i += 2
+            continue
+        assert two[0] not in "%#~", line
+        assert two[0] not in "_^" or maths, line
+        depth += {"{": 1, "}": -1}.get(two[0], 0)
+        assert depth >= 0, line
+        maths ^= two[0] == "$"
+        if two[0] == "&":
+            assert depth == 0, line
+            cells.append("")
+        else:
+            cells[-1] += two[0]
+        i += 1
+    assert (depth, maths) == (0, False), line
+    return [cell.strip() for cell in cells]
+
+
+NASTY = {"low": 0.0, "50% & {more}_#1 ~^\\ $": 0.2, "a<b>": -0.3}
+
+
+def test_the_latex_has_as_many_cells_in_every_row_and_no_bare_special_character(arms):
+    table = rows([result for row in arms(NASTY)() for result in row.results], "low")
+    made = benchmarks(table)
+    latex = to_latex(made, "50% of _it_ & more", said_of_marks(made, "low"))
+    lines = cells_of(latex)
+    head = latex[latex.index(r"\begin{tabular}") :].splitlines()[0]
+    assert head == r"\begin{tabular}{lrrrr}"
+    assert [len(line) for line in lines] == [5, 5, 5, 5]
+    assert lines[0] == ["Method", "Vis. tok.", "Cxt. len.", "TextVQA", "DocVQA"]
+    assert lines[2][0] == r"50% & {more}_#1 \textasciitilde{}\textasciicircum{}\textbackslash{} $"
+    assert lines[2][3].startswith(r"\textbf{")
+    assert r"($-$" in lines[3][3]
+    assert r"\caption{50\% of \_it\_ \& more}" in latex
+    for character in "†‡−–Δ":
+        assert character not in latex
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs TeX with booktabs")
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "input"])
+def test_tex_sets_the_table_alone_and_within_a_document(arms, tmp_path, alone):
+    made = benchmarks(rows([result for row in arms(NASTY)() for result in row.results], "low"))
+    (tmp_path / "table.tex").write_text(to_latex(made, "A & B", said_of_marks(made, "low")))
+    host = r"\documentclass{article}\usepackage{booktabs}\begin{document}Before \input{table} and after.\end{document}"
+    (tmp_path / "host.tex").write_text(host)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex" if alone else "host.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Output written" in done.stdout
