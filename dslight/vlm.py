@@ -75,6 +75,7 @@ class VLM(pl.LightningModule):
         """By source, what this rank's share took, data included."""
         self._clock = 0.0
         self._sums: Tensor | None = None  # loss and tokens of the step so far
+        self.step_loss: Tensor | None = None  # of all ranks, a sum over tokens, up to the last micro-batch
 
     def parts(self) -> dict[str, nn.Module]:
         """The four parts by the names that recipes use."""
@@ -154,8 +155,10 @@ class VLM(pl.LightningModule):
         sums = torch.stack([loss.detach().float(), count.float()])
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         if self.trainer.accumulate_grad_batches == 1:
+            self.step_loss = sums[0]
             return loss * (self.trainer.world_size / self._log_loss(sums))
-        self._sums = sums if self._sums is None else self._sums + sums
+        self._sums = sums = sums if self._sums is None else self._sums + sums
+        self.step_loss = sums[0]
         return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:

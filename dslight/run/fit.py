@@ -122,12 +122,15 @@ def _trained(experiment: Experiment) -> list[str]:
 
 @contextmanager
 def users_errors() -> Iterator[None]:
-    """What only shows while a run goes on and is the user's to mend: a bad sample, a part that cannot train."""
+    """What only shows while a run goes on and is the user's to mend: a bad sample, a part that cannot train, a loss
+    that is not finite.
+    """
     from dslight.train.callbacks import GradientError
+    from dslight.train.finite import LossError
 
     try:
         yield
-    except (ShardError, BadSample, GradientError) as error:
+    except (ShardError, BadSample, GradientError, LossError) as error:
         raise RecipeError(str(error)) from error
     except RuntimeError as error:
         if died := worker_error(error):
@@ -159,6 +162,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     from dslight.run.result import write_result
     from dslight.train.callbacks import AuditGradients, Bar, Pace, StopCleanly, ValidateEvery
     from dslight.train.checkpoints import Checkpoints
+    from dslight.train.finite import FiniteLoss
     from dslight.train.groups import ShowGroups
     from dslight.train.together import StopTogether
     from dslight.train.watch import DataWait, Watch
@@ -168,7 +172,14 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     every, keep = experiment.recipe.get("checkpoint_every", 1000), experiment.recipe.get("checkpoint_keep", 2)
     checkpoints = Checkpoints(folder, every if saves else None, keep)
     stop = StopCleanly(checkpoints)
-    callbacks: list[Any] = [StopTogether(_described), pace, stop, AuditGradients(), *([checkpoints] if saves else [])]
+    callbacks: list[Any] = [
+        StopTogether(_described),
+        FiniteLoss(),
+        pace,
+        stop,
+        AuditGradients(),
+        *([checkpoints] if saves else []),
+    ]
     waited = DataWait()  # the Trainer's profiler, unless the recipe has another
     measured = None if experiment.trainer.values.get("profiler") else waited
     watch = Watch(lambda: training_flops(check(experiment.recipe)), measured)

@@ -11,11 +11,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch.distributed as dist
+from torch import nn
 
 _REASON, _HEARD = "dslight/failed", "dslight/heard"
 
@@ -34,6 +35,7 @@ class StopTogether(pl.Callback):
     def __init__(self, describe: Callable[[BaseException], str], every: float = 1.0, patience: float = 10.0) -> None:
         self.describe, self.every, self.patience = describe, every, patience
         self._store: Any = None
+        self._samples: Sequence[str] = ()
         self._done = threading.Event()
         self._told = False
 
@@ -59,6 +61,8 @@ class StopTogether(pl.Callback):
         if self._told:
             return
         mine = f"rank {trainer.global_rank} failed: {self.describe(exception)}"
+        mine += _where(trainer, pl_module, exception, self._samples)
+        print(mine, file=sys.stderr, flush=True)
         try:
             store = self._store or self._connect()  # a new one waits long for a store that is gone
             first = store.compare_set(_REASON, "", mine).decode()
@@ -71,6 +75,18 @@ class StopTogether(pl.Callback):
                 time.sleep(0.1)
         except dist.DistError as error:
             print(f"rank {trainer.global_rank}: the others could not be told: {error}", file=sys.stderr, flush=True)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember whose fault a failure may be."""
+        self._samples = getattr(batch, "keys", ())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Not these samples'."""
+        self._samples = ()
 
     def _end_soon(self, seconds: float) -> None:
         timer = threading.Timer(seconds, os._exit, (1,))
@@ -94,6 +110,18 @@ class StopTogether(pl.Callback):
             _say(rank, reason)
             if not done.wait(self.patience):  # the main thread hangs in a collective
                 os._exit(1)
+
+
+def _where(trainer: pl.Trainer, model: nn.Module, error: BaseException, samples: Sequence[str]) -> str:
+    """The step, the innermost module whose code an exception came out of, and the samples of the batch."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    inside, at = "", error.__traceback__
+    while at is not None:
+        inside = names.get(id(at.tb_frame.f_locals.get("self")), inside)
+        at = at.tb_next
+    said = [f"in {inside}"] if inside else []
+    said += [f"step {trainer.global_step + 1}", f"samples {', '.join(samples)}"] if samples else []
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _say(rank: int, reason: str) -> None:
