@@ -27,6 +27,7 @@ from dslight.data.progress import FitProgress
 from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels, Sample
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
+from dslight.data.tokens import Tokens, tokens_of
 from dslight.layout import SlotLayout
 from dslight.types import Batch, Question
 
@@ -73,8 +74,10 @@ class ShardData(LightningDataModule):
             is ended with its last answer that fits (and is masked where none does). What is masked or ended is counted.
         check: ``full`` hashes all that is read.
         order: how an epoch is ordered; packed rows, batches of one modality or of like lengths, windows of shards.
-        cache: folder of this node into which shards of a URL are pulled, and lengths kept where the shards' folder is
-            read-only.
+        keep_tokens: tokenize all training text once, before the first step, and keep the ids beside the shards (4 bytes
+            a token): for text that is read in many epochs or runs.
+        cache: folder of this node into which shards of a URL are pulled, and where lengths and tokens are kept if the
+            shards' folder is read-only.
         cache_bytes: the most bytes of shards in it.
         worker_timeout: seconds to wait for a batch of the data processes before the run ends with the names of the
             records that they have in hand; 0: for ever.
@@ -100,6 +103,7 @@ class ShardData(LightningDataModule):
         on_unusable: OnUnusable = "error",
         check: Check = "size",
         order: Order | None = None,
+        keep_tokens: bool = False,
         cache: str | None = None,
         cache_bytes: int | None = None,
         worker_timeout: float = 600,
@@ -124,8 +128,10 @@ class ShardData(LightningDataModule):
         self.on_unusable: OnUnusable = on_unusable
         self.check: Check = check
         self.order = order or Order()
+        self.keep_tokens = keep_tokens
         self.cache = _cache(cache, cache_bytes)
         self._plan: TrainPlan | None = None
+        self._tokens: list[Tokens] = []
         self._train_loader: TrainLoader[Item] | None = None
         self._continue: dict[str, Any] | None = None
         self._rows: RowMaker | None = None
@@ -192,7 +198,11 @@ class ShardData(LightningDataModule):
         if self.order.measures:
             text = measure.parts
             lengths = [
-                lengths_of(reader, measure, self._lengths_folder(reader), self.on_bad) for reader in self._train_readers
+                lengths_of(reader, measure, self._kept_folder(reader), self.on_bad) for reader in self._train_readers
+            ]
+        if self.keep_tokens:
+            self._tokens = [
+                tokens_of(reader, measure, self._kept_folder(reader), self.on_bad) for reader in self._train_readers
             ]
         sizes = (self.seed, self.global_batch_size, self.order, self.max_length)
         plan = make_plan(self._train_readers, self.sources, *sizes, lengths, text)
@@ -214,7 +224,7 @@ class ShardData(LightningDataModule):
             self.exif,
         )
 
-    def _lengths_folder(self, reader: ShardReader) -> Path:
+    def _kept_folder(self, reader: ShardReader) -> Path:
         if self.cache is None or os.access(reader.root, os.W_OK):
             return reader.root
         folder = self.cache.folder / f"lengths-{reader.manifest.digest[:12]}"
@@ -247,7 +257,7 @@ class ShardData(LightningDataModule):
         """
         rows = self.rows
         self._plan = plan = self._plan or self._make_plan()  # the data was set up before it was connected
-        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad)
+        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, self._tokens)
         loader = train_loader(dataset, plan, self._collate, self.micro_batch_size, self.workers, self.trainer)
         if self._continue is not None:
             loader.load_state_dict(self._continue)

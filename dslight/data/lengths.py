@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 _VERSION = 1
 _HEAD = 32 << 10
 """Bytes of an image that hold its size; where they do not (a large preview in front), the whole is read."""
-_CHUNK = 256
+CHUNK = 256
 _FEW = 2000
 """Records that are counted without helpers: starting those takes longer."""
 
@@ -79,15 +79,23 @@ class Measure:
     @cached_property
     def parts(self) -> dict[str, str]:
         """What lengths depend on, by the keys of a recipe; short hashes and names."""
-        facts = [self.tokenizer.bos_token_id, self.tokenizer.eos_token, self.name == "tokenizer" and self.chat_template]
-        text = self.tokenizer.backend_tokenizer.to_str() + repr(facts)  # type: ignore[attr-defined]
         image = str(self.constant) if self.constant else f"{_described(self.slots)} {_described(self.views)}"
         image += "" if self.constant or self.exif == "apply" else f" exif {self.exif}"
         return {
-            "model.language_model (tokenizer)": sha256(text.encode())[:8],
+            "model.language_model (tokenizer)": sha256(self._tokenizer_text.encode())[:8],
             "data.template": f"{self.name} {sha256(_described(self.template).encode())[:8]}",
             "slots of an image (data.views, model)": image if self.constant else sha256(image.encode())[:8],
         }
+
+    @cached_property
+    def _tokenizer_text(self) -> str:
+        facts = [self.tokenizer.bos_token_id, self.tokenizer.eos_token, self.name == "tokenizer" and self.chat_template]
+        return self.tokenizer.backend_tokenizer.to_str() + repr(facts)  # type: ignore[attr-defined]
+
+    @property
+    def text_hash(self) -> str:
+        """Of all that the ids of a text depend on, 16 hex digits."""
+        return sha256(repr((_VERSION, self._tokenizer_text, _described(self.template))).encode())[:16]
 
     @property
     def chat_template(self) -> Any:
@@ -185,11 +193,7 @@ def lengths_of(
     found = _load(path, reader)
     if found is not None:
         return found
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(
-            f"data.cache: needed, as lengths are kept beside the shards and {path.parent} is read-only"
-        )
-    with _lock(path):
+    with locked(path, "lengths"):
         found = _load(path, reader)  # another process may have counted meanwhile
         if found is None:
             write_atomically(path, _file(_count_all(reader, measure, on_bad, progress), reader))
@@ -241,8 +245,16 @@ def _load(path: Path, reader: ShardReader) -> np.ndarray | None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel frees it when a process dies."""
+def locked(path: Path, what: str) -> Iterator[None]:
+    """One process at a time writes ``path``, which holds ``what``; the kernel frees the lock when a process dies.
+
+    Raises:
+        PermissionError: naming the folder, if it cannot be written.
+    """
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            f"data.cache: needed, as {what} are kept beside the shards and {path.parent} is read-only"
+        )
     with path.with_name(f".{path.name}.lock").open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -255,11 +267,15 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _count_all(reader: ShardReader, measure: Measure, on_bad: OnBad, progress: bool) -> np.ndarray:
-    chunks = [range(i, min(i + _CHUNK, len(reader))) for i in range(0, len(reader), _CHUNK)]
-    workers = Workers(0 if len(reader) < _FEW else len(os.sched_getaffinity(0)))
-    counted = read_batches(_Counting(reader, measure, on_bad), chunks, np.array, workers)
-    bar = tqdm(counted, f"lengths of {reader.root}", disable=not progress or len(reader) < _FEW, unit_scale=_CHUNK)
+    chunks = [range(i, min(i + CHUNK, len(reader))) for i in range(0, len(reader), CHUNK)]
+    counted = read_batches(_Counting(reader, measure, on_bad), chunks, np.array, helpers(len(reader)))
+    bar = tqdm(counted, f"lengths of {reader.root}", disable=not progress or len(reader) < _FEW, unit_scale=CHUNK)
     return np.concatenate([np.asarray(chunk, dtype=np.int32) for chunk in bar])
+
+
+def helpers(records: int) -> Workers:
+    """The processes that go through ``records`` records: all cores, or none."""
+    return Workers(0 if records < _FEW else len(os.sched_getaffinity(0)))
 
 
 class _Counting(Dataset[int]):

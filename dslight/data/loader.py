@@ -89,12 +89,20 @@ def read_sample(reader: ShardReader, row: int) -> Sample:
 
 
 class TrainRecords(Dataset[T], Generic[T]):
-    """The records of all training sources, numbered as the plan numbers them, made into rows by ``make``."""
+    """The records of all training sources, numbered as the plan numbers them, made into rows by ``make``.
+
+    ``make`` gets the sample and, where ``tokens`` of every source are given, what is kept there of it.
+    """
 
     def __init__(
-        self, readers: Sequence[ShardReader], plan: TrainPlan, make: Callable[[Sample], T], on_bad: OnBad = "raise"
+        self,
+        readers: Sequence[ShardReader],
+        plan: TrainPlan,
+        make: Callable[..., T],
+        on_bad: OnBad = "raise",
+        tokens: Sequence[Any] = (),
     ) -> None:
-        self.readers, self.plan, self.make, self.on_bad = list(readers), plan, make, on_bad
+        self.readers, self.plan, self.make, self.on_bad, self.tokens = list(readers), plan, make, on_bad, tokens
         self._starts = plan.starts
         self._read = self._bad = 0
 
@@ -110,9 +118,8 @@ class TrainRecords(Dataset[T], Generic[T]):
         for attempt in range(_MAX_SPARES):
             chosen = record if attempt == 0 else self.plan.spare(record, attempt)
             source = int(np.searchsorted(self._starts, chosen, side="right")) - 1
-            reader, row = self.readers[source], chosen - int(self._starts[source])
             try:
-                return self._make(reader, row)
+                return self._make(source, chosen - int(self._starts[source]))
             except (BadSample, ShardError) as error:
                 if self.on_bad == "raise":
                     raise
@@ -122,10 +129,11 @@ class TrainRecords(Dataset[T], Generic[T]):
                     raise BadSample(f"{self._bad} bad samples of {self._read} read; the last: {error}") from error
         raise BadSample(f"no good stand-in for record {record} among {_MAX_SPARES}")
 
-    def _make(self, reader: ShardReader, row: int) -> T:
+    def _make(self, source: int, row: int) -> T:
+        reader = self.readers[source]
         sample = read_sample(reader, row)
         try:
-            return self.make(sample)
+            return self.make(sample, *(kept[row] for kept in self.tokens[source : source + 1]))
         except BadSample as error:
             shard, key = reader.locate(row)
             raise BadSample(f"{reader.root / shard.name}: {key}: {error}") from error

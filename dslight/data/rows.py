@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Item
-from dslight.data.conversation import Template
+from dslight.data.conversation import Encoded, Template
 from dslight.data.images import ViewPolicy
 from dslight.data.sample import Alpha, Exif, Pixels, Sample, decode_image
 from dslight.types import Question
@@ -30,9 +30,9 @@ class RowMaker:
     exif: Exif = "apply"
     alpha: Alpha = "white"
 
-    def train(self, sample: Sample) -> Item:
-        """A training row."""
-        encoded = self.template.encode(sample.turns, self.tokenizer, len(sample.images))
+    def train(self, sample: Sample, kept: Encoded | None = None) -> Item:
+        """A training row; ``kept``: its tokens, where they are known."""
+        encoded = kept or self.template.encode(sample.turns, self.tokenizer, len(sample.images))
         return self._with_views(Item(sample.key, encoded.ids, encoded.labels), sample)
 
     def ask(self, sample: Sample, question: Question, valid: bool, suffix: str = "") -> Item:
