@@ -86,20 +86,32 @@ class StopCleanly(pl.Callback):
 
 
 class ValidateEvery(pl.Callback):
-    """Validates every ``steps`` optimizer steps, whatever the number of ranks and micro-batches.
+    """Validates after every ``steps`` optimizer steps, whatever the epoch.
 
-    Lightning's own ``val_check_interval`` counts micro-batches.
+    Lightning's own ``val_check_interval`` counts micro-batches of a rank, so the same number means other moments on
+    another number of ranks, and they shift where a run continues on one.
+
+    Args:
+        steps: between two validations.
     """
 
-    TRAINER: ClassVar[dict[str, Any]] = {"check_val_every_n_epoch": None, "val_check_interval": sys.maxsize}
-    """Trainer arguments that go with it."""
+    TRAINER: ClassVar[dict[str, Any]] = {"val_check_interval": sys.maxsize, "check_val_every_n_epoch": None}
+    """Arguments of the Trainer that this needs: it never validates by itself."""
 
     def __init__(self, steps: int) -> None:
-        self.steps = steps
+        self.steps, self._at = steps, 0
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Now it is known how many micro-batches a step has."""
-        trainer.val_check_interval = self.steps * trainer.accumulate_grad_batches
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin where the run does."""
+        self._at = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let Lightning, which looks at this number next, validate now or not."""
+        due = trainer.global_step > self._at and trainer.global_step % self.steps == 0
+        self._at = trainer.global_step
+        trainer.val_check_batch = 1 if due else sys.maxsize
 
 
 class GradientError(RuntimeError):
