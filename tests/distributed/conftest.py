@@ -170,6 +170,10 @@ class Done(Ended):
 
     folder: Path
 
+    def seconds_since_the_failure(self) -> float:
+        """From the probe's failure to the end of all processes."""
+        return (self.folder / "output.txt").stat().st_mtime - (self.folder / "failed").stat().st_mtime
+
     def probe(self, rank: int) -> dict[str, Any]:
         """What the probe saw on a rank."""
         return json.loads((self.folder / f"probe-{rank}.json").read_text())

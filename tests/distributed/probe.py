@@ -12,11 +12,23 @@ import lightning.pytorch as pl
 from torch.distributed.tensor import DTensor
 
 
+def _raise(module: Any, args: Any, output: Any) -> None:
+    raise ArithmeticError("out of paper")
+
+
+FAILURES = {
+    "nan": lambda module, args, output: output * float("nan"),
+    "raise": _raise,
+    "kill": lambda module, args, output: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+
 class Probe(pl.Callback):
     """Writes ``probe-RANK.json`` into the folder ``PROBE_FOLDER``.
 
     It also presses Ctrl-C on rank ``STOP_RANK`` in step ``STOP_STEP`` (counted from 1), and cuts the answer to question
-    i at 2 i + 1 tokens, so that ranks are done at different times.
+    i at 2 i + 1 tokens, so that ranks are done at different times. With ``FAIL=KIND STEP RANK`` the third layer's MLP
+    fails there in one of the ways of ``FAILURES``.
     """
 
     def __init__(self) -> None:
@@ -30,6 +42,10 @@ class Probe(pl.Callback):
             os.environ.get(k) for k in ("STOP_STEP", "STOP_RANK")
         ]:
             os.kill(os.getpid(), signal.SIGINT)
+        kind, step, rank = os.environ.get("FAIL", "nothing 0 0").split()
+        if [trainer.global_step + 1, trainer.global_rank] == [int(step), int(rank)]:
+            pl_module.language_model.layers[2].mlp.register_forward_hook(FAILURES[kind])
+            (Path(os.environ["PROBE_FOLDER"]) / "failed").touch()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         sizes = {
