@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dslight.recipe.errors import RecipeError
+from dslight.report import plots
 from dslight.report.benchmarks import LIKELY, RETRAINED, Benchmarks, Comparison, base_of, compare
-from dslight.report.page import Table, link
-from dslight.report.paper import title_of
+from dslight.report.page import Figure, Section, Table, link
+from dslight.report.paper import CELLS, in_html, paper_table, title_of
 from dslight.report.runs import Result
 from dslight.report.statistics import RESAMPLES, Interval
 from dslight.report.table import Row, Unit, paired_differences, rows
@@ -21,7 +23,18 @@ Pair = tuple[Row, Row, Comparison | None]
 _OVER = ["Δ [95 %, other questions]", "p", "Δ [95 %, and other seeds]", "p"]
 
 
-def certainty(made: Benchmarks, pages: Pages) -> Table | None:
+def sections(made: Benchmarks, baseline: str | None, pages: Pages) -> list[Section]:
+    """All benchmarks side by side where there are several, and how sure the scores and differences are."""
+    found = []
+    if len(made.sources) > 1:
+        found.append(Section("Benchmarks", [replace(paper_table(made, in_html), caption=CELLS)]))
+    if (sure := table(made, pages)) is not None:
+        said = [*said_of_intervals(made), *(["A difference leads to its questions."] if pages else [])]
+        found.append(Section("Question by question", [replace(sure, caption=" ".join(said)), *_figure(made, baseline)]))
+    return found
+
+
+def table(made: Benchmarks, pages: Pages) -> Table | None:
     """By arm and benchmark; ``None`` without per-question files."""
     if not made.has_answers:
         return None
@@ -129,6 +142,25 @@ def estimated(value: float, interval: Interval, signed: bool = False) -> str:
 def shown_p(p: float | None) -> str:
     """Three decimals."""
     return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _figure(made: Benchmarks, baseline: str | None) -> list[Figure]:
+    """The differences on the first benchmark."""
+    first = [one for one in made.comparisons if one.source == made.sources[0]]
+    arms = [
+        (
+            one.arm,
+            one.difference.value,
+            (one.difference.over_questions.low, one.difference.over_questions.high),
+            None
+            if one.difference.over_seeds is None
+            else (one.difference.over_seeds.low, one.difference.over_seeds.high),
+        )
+        for one in first
+    ]
+    svg = plots.differences(arms, baseline or "the baseline")
+    caption = "Intervals of 95 %: thick, other questions; thin, other questions and other seeds."
+    return [] if svg is None else [Figure(f"{title_of(made.sources[0])}: differences", svg, caption)]
 
 
 def _difference(one: Comparison, pages: Pages) -> list[str]:

@@ -43,6 +43,8 @@ TITLES = {
 }
 """How papers write the names of benchmarks; another source keeps its name."""
 
+CELLS = "In parentheses: the difference to the baseline. Bold: the best."
+
 Write = Callable[[str, str, str, bool], str]
 """Score, difference ("" for none), mark, whether it is the best -> a cell."""
 

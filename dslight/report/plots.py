@@ -1,4 +1,5 @@
-"""The pictures of a report, as SVG inside an HTML page: bars of the arms, learning curves, score against cost.
+"""The pictures of a report, as SVG inside an HTML page: bars of the arms, learning curves, score against cost,
+differences with their intervals.
 
 Each takes rows of one metric and gives ``None`` when they have nothing to draw.
 
@@ -130,6 +131,33 @@ def against(table: Sequence[Row], key: str, title: str) -> str | None:
         _label_points(axes, [(row.label, x, y) for _, row, x, y in points])
         axes.set_xlabel(title)
         axes.set_ylabel(metric_name(table[0]))
+        return _svg(figure)
+
+
+Bounds = tuple[float, float]
+"""Lower and upper end of an interval."""
+
+
+def differences(arms: Sequence[tuple[str, float, Bounds, Bounds | None]], baseline: str) -> str | None:
+    """Differences of scores to the baseline, in points: (arm, value, interval over questions, over questions and
+    seeds); a dot, a thick and a thin line, next to zero.
+    """
+    if not arms:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(0.85 + 0.36 * len(arms), "x")
+        axes.axvline(0, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        for place, (_, value, inner, outer) in enumerate(arms):
+            for bounds, width in ((outer, 1.2), (inner, 5.0)):
+                if bounds is not None:
+                    axes.plot(
+                        [100 * end for end in bounds], [place, place], color=PALETTE[0], linewidth=width, zorder=2
+                    )
+            axes.scatter([100 * value], [place], s=22, color=PAPER, edgecolors=INK, linewidths=0.9, zorder=3)
+        axes.set_yticks(range(len(arms)), [label for label, *_ in arms])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_ylim(len(arms) - 0.5, -0.6)
+        axes.set_xlabel(f"difference to {baseline} (points)")
         return _svg(figure)
 
 

@@ -14,7 +14,6 @@ or ``{label, file, key}``, a dotted key of a JSON file.
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics as builtin
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,20 +23,11 @@ from typing import Any
 
 from dslight.recipe.ablation import Ablation, expand
 from dslight.recipe.errors import RecipeError
-from dslight.report import diagnostics, latex, paper, plots
+from dslight.report import certainty, diagnostics, latex, paper, plots, references
 from dslight.report.benchmarks import Benchmarks, Comparison, benchmarks
-from dslight.report.certainty import (
-    Pages,
-    certainty,
-    pair_table,
-    pairs_of,
-    said_of_intervals,
-    said_of_marks,
-    said_of_other_metrics,
-    said_of_rescored,
-)
 from dslight.report.diffs import FOLDER, SHOWN, write_diffs
-from dslight.report.page import Figure, Page, Section, Table, render
+from dslight.report.page import Figure, Page, Table, render
+from dslight.report.references import Reference
 from dslight.report.runs import Result, Unfinished, collect
 from dslight.report.table import (
     Row,
@@ -116,16 +106,16 @@ def report(
     table = rows(results, baseline)
     made = benchmarks(table)
     table = [replace(row, mark=_mark(row, cells)) for row, cells in zip(table, made.cells, strict=True)]
-    pairs = pairs_of(results, settings.get("compare") or [])
+    pairs = certainty.pairs_of(results, settings.get("compare") or [])
     out.mkdir(parents=True, exist_ok=True)
     pages = _diff_pages([*made.comparisons, *(one for *_, one in pairs if one)], out, settings.get("diffs", SHOWN))
     headline = builtin.mode(row.headline for row in table)
     main = [row for row in table if row.headline == headline]  # what can stand in one picture
-    references = _references(settings.get("references") or [])
-    said = notes(table, baseline) + said_of_marks(made, baseline) + said_of_rescored(results)
+    known = references.read(settings.get("references") or [])
+    said = notes(table, baseline) + certainty.said_of_marks(made, baseline) + certainty.said_of_rescored(results)
     missing = [f"{run.name}: {run.reason}" for run in unfinished]
     title = settings.get("title") or (source.name if isinstance(source, Ablation) else "Runs")
-    text = _markdown(to_markdown(table, baseline), said, references, main[0].unit, missing, made)
+    text = _markdown(to_markdown(table, baseline), said, known, main[0].unit, missing, made)
     shown = columns(table, baseline)
     page = Page(
         title=title,
@@ -136,12 +126,12 @@ def report(
             names=2 if len(main) < len(table) else 1,
         ),
         notes=said,
-        figures=_figures(main, len(table) - len(main), references),
-        sections=[*_benchmark_sections(made, pages), *diagnostics.sections(results)],
+        figures=_figures(main, len(table) - len(main), known),
+        sections=[*certainty.sections(made, baseline, pages), *diagnostics.sections(results)],
         runs=_all_runs(results, table),
         missing=missing,
-        comparisons=pair_table(pairs, pages),
-        references=_reference_table(references, main[0].unit),
+        comparisons=certainty.pair_table(pairs, pages),
+        references=references.table(known, main[0].unit),
         text=str(settings.get("text") or ""),
         commands=_commands(source, results, command),
         facts=_facts(results),
@@ -150,7 +140,7 @@ def report(
         "table.md": text,
         "table.csv": to_csv(results),
         "table.tex": latex.to_latex(
-            made, title, [_CELLS, *said_of_marks(made, baseline), *said_of_other_metrics(made)]
+            made, title, [paper.CELLS, *certainty.said_of_marks(made, baseline), *certainty.said_of_other_metrics(made)]
         ),
         "benchmarks.csv": paper.to_csv(made),
         "report.html": render(page),
@@ -168,24 +158,10 @@ def _mark(row: Row, cells: Mapping[str, Any]) -> str:
     return next((cell.mark for cell in cells.values() if cell.headline == row.headline), "")
 
 
-def _diff_pages(comparisons: Sequence[Comparison], out: Path, shown: Any) -> Pages:
+def _diff_pages(comparisons: Sequence[Comparison], out: Path, shown: Any) -> certainty.Pages:
     if not isinstance(shown, int) or shown < 0:
         raise RecipeError(f"report.diffs: {shown!r} must be a number of questions, 0 for no pages")
     return write_diffs(comparisons, out, shown) if shown else {}
-
-
-_CELLS = "In parentheses: the difference to the baseline. Bold: the best."
-
-
-def _benchmark_sections(made: Benchmarks, pages: Pages) -> list[Section]:
-    """All benchmarks side by side where there are several, and how sure the differences are."""
-    found = []
-    if len(made.sources) > 1:
-        found.append(Section("Benchmarks", [replace(paper.paper_table(made, paper.in_html), caption=_CELLS)]))
-    if (sure := certainty(made, pages)) is not None:
-        said = [*said_of_intervals(made), *(["A difference leads to its questions."] if pages else [])]
-        found.append(Section("Question by question", [replace(sure, caption=" ".join(said))]))
-    return found
 
 
 def _refuse_unknown_arms(ablation: Ablation, settings: Mapping[str, Any]) -> None:
@@ -197,38 +173,10 @@ def _refuse_unknown_arms(ablation: Ablation, settings: Mapping[str, Any]) -> Non
             raise RecipeError(f"report.{key}: there is no arm {arm!r}; there are {', '.join(arms)}")
 
 
-Reference = tuple[str, float | None, str]
-"""Label, score, where it comes from (or why there is none)."""
-
-
-def _references(entries: Sequence[Mapping[str, Any]]) -> list[Reference]:
-    found: list[Reference] = []
-    for entry in entries:
-        if "label" not in entry or not ("value" in entry or {"file", "key"} <= set(entry)):
-            raise RecipeError(
-                f"report.references: {dict(entry)!r} must have a label and a value, or a label, a file and a key"
-            )
-        if "value" in entry:
-            found.append((entry["label"], float(entry["value"]), "given in the ablation file"))
-            continue
-        path, node = Path(entry["file"]), None
-        if path.is_file():
-            node = json.loads(path.read_text(encoding="utf-8"))
-            for part in str(entry["key"]).split("."):
-                node = node.get(part) if isinstance(node, Mapping) else None
-        if isinstance(node, (int, float)):
-            found.append((entry["label"], float(node), f"{path}: {entry['key']}"))
-        else:
-            found.append(
-                (entry["label"], None, f"no {entry['key']} in {path}" if path.is_file() else f"there is no {path}")
-            )
-    return found
-
-
 def _markdown(
     table: str,
     said: Sequence[str],
-    references: Sequence[Reference],
+    known: Sequence[Reference],
     scale: Unit,
     missing: Sequence[str],
     made: Benchmarks,
@@ -238,14 +186,11 @@ def _markdown(
         parts.append(" ".join(said) + "\n")
     if len(made.sources) > 1:
         parts.append(paper.to_markdown(made))
-    if (sure := certainty(made, {})) is not None:
-        parts += [markdown([sure.head, *sure.rows], sure.names), " ".join(said_of_intervals(made)) + "\n"]
-    if references:
-        parts.append(
-            "".join(
-                f"- reference: {label} {scale(score)}{scale.name} ({origin})\n" for label, score, origin in references
-            )
-        )
+    if (sure := certainty.table(made, {})) is not None:
+        parts += [markdown([sure.head, *sure.rows], sure.names), " ".join(certainty.said_of_intervals(made)) + "\n"]
+    if known:
+        lines = [f"- reference: {label} {scale(score)}{scale.name} ({origin})\n" for label, score, origin in known]
+        parts.append("".join(lines))
     if missing:
         parts.append(f"Not in the table, {len(missing)} runs:\n\n" + "".join(f"- {line}\n" for line in missing))
     return "\n".join(parts)
@@ -261,10 +206,10 @@ def _summary(table: Sequence[Row], results: Sequence[Result]) -> str:
     return f"{arms}, {per_arm} each{total}."
 
 
-def _figures(same: Sequence[Row], left_out: int, references: Sequence[Reference]) -> list[Figure]:
+def _figures(same: Sequence[Row], left_out: int, listed: Sequence[Reference]) -> list[Figure]:
     """The pictures that the rows, all of the ``same`` metric, have data for."""
     rest = f" Rows judged by another metric than {same[0].headline} are left out." if left_out else ""
-    known = [(label, score) for label, score, _ in references if score is not None]
+    known = [(label, score) for label, score, _ in listed if score is not None]
     several = any(len(row.results) > 1 for row in same)
     dots = "A bar is the mean, a dot is a run." if several else "Every bar is a single run."
     lines = "Thin lines are runs, bold lines their mean." if several else "Every line is a single run."
@@ -281,16 +226,6 @@ def _figures(same: Sequence[Row], left_out: int, references: Sequence[Reference]
         ),
     ]
     return [Figure(title, svg, caption + rest) for title, svg, caption in drawn if svg is not None]
-
-
-def _reference_table(references: Sequence[Reference], scale: Unit) -> Table | None:
-    if not references:
-        return None
-    return Table(
-        ["reference", "from", f"score {scale.name}".strip()],
-        [[label, origin, scale(score)] for label, score, origin in references],
-        names=2,
-    )
 
 
 def _all_runs(results: Sequence[Result], table: Sequence[Row]) -> Table:

@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from dslight.report.benchmarks import benchmarks
-from dslight.report.certainty import certainty, said_of_intervals, said_of_marks, said_of_rescored
+from dslight.report.certainty import said_of_intervals, said_of_marks, said_of_rescored
+from dslight.report.certainty import table as certainties
 from dslight.report.latex import to_latex
 from dslight.report.paper import in_html, to_csv, to_markdown
 from dslight.report.runs import collect
@@ -152,7 +153,7 @@ def test_without_per_question_files_there_are_scores_and_differences_alone(tmp_p
         finish(tmp_path / arm, arm, 0, score)
     made = benchmarks(rows(collect([tmp_path])[0], "low"))
     assert made.sources == ("digits",)
-    assert certainty(made, {}) is None
+    assert certainties(made, {}) is None
     assert said_of_intervals(made) == []
     assert "75.0** (+25.0)" in to_markdown(made)
 
@@ -182,10 +183,10 @@ def test_the_csv_has_the_layout_of_the_table_with_every_interval(arms):
 
 def test_the_table_of_intervals_says_both_kinds_and_with_two_seeds_that_they_say_little(arms):
     made = benchmarks(arms({"low": 0.0, "deepstack": 0.2}, seeds=(0, 1), sources=("textvqa",))())
-    table = certainty(made, {("deepstack", "low", "textvqa"): "diffs/x.html"})
-    assert table is not None
-    low, deepstack = table.rows
-    assert len({len(table.head), len(low), len(deepstack)}) == 1
+    sure = certainties(made, {("deepstack", "low", "textvqa"): "diffs/x.html"})
+    assert sure is not None
+    low, deepstack = sure.rows
+    assert len({len(sure.head), len(low), len(deepstack)}) == 1
     assert low[2:] == [low[2], *["–"] * 5]
     assert deepstack[3].startswith('<a href="diffs/x.html">+')
     assert deepstack[4] == "<0.001"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dslight.report.plots import against, apart, bars, curves
+from dslight.report.plots import against, apart, bars, curves, differences
 from dslight.report.runs import collect
 from dslight.report.table import rows
 
@@ -76,3 +76,13 @@ def test_labels_are_moved_apart_and_no_further_than_needed():
     assert placed[4] == 9.0
     assert sum(placed[1:4]) == pytest.approx(sum(wanted[1:4]))
     assert apart([], 1.0) == []
+
+
+def test_differences_show_both_intervals_where_there_are_two():
+    svg = differences(
+        [("deepstack", 0.1, (0.05, 0.15), (-0.1, 0.3)), ("one <seed>", -0.02, (-0.03, -0.01), None)], "low"
+    )
+    assert {"deepstack", "one <seed>", "difference to low (points)"} <= set(texts(svg))
+    assert (svg or "").count("stroke-width: 5") == 2
+    assert (svg or "").count("stroke-width: 1.2") == 1
+    assert differences([], "low") is None

@@ -3,6 +3,8 @@
 import random
 import re
 import shutil
+import subprocess
+import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -183,6 +185,18 @@ def test_several_benchmarks_stand_side_by_side(answered, answer):
     assert len(page.leads) == 7  # two benchmarks of three arms, and the pair
     assert re.search(r"\| Method +\| Vis. tok. \| Cxt. len. \| +digits \| +DocVQA \|", made.markdown)
     assert made.markdown.count(" 33.3 (+0.0) ") == 3  # all alike, so none is the best
+
+
+def test_a_report_with_pages_needs_no_torch(answered):
+    program = (
+        "import sys; from dslight.cli import main\n"
+        "assert main(['report', 'effect.yaml', 'b=[1, 2]', '--out', 'out']) == 0\n"
+        "print('heavy:', sorted({'torch', 'lightning', 'transformers', 'torchmetrics'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+    assert len(list(Path("out/diffs").iterdir())) == 4
 
 
 def test_a_report_on_many_questions_takes_seconds(tmp_path, finish, answer):
