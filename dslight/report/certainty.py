@@ -20,7 +20,7 @@ Pages = Mapping[tuple[str, str, str], str]
 Pair = tuple[Row, Row, Comparison | None]
 """Two arms, and how they compare question by question."""
 
-_OVER = ["Δ [95 %, other questions]", "p", "Δ [95 %, and other seeds]", "p"]
+_OVER = ["Δ [95 %, other questions]", "p", "[95 %, and other seeds]", "p"]
 
 
 def sections(made: Benchmarks, baseline: str | None, pages: Pages) -> list[Section]:
@@ -134,9 +134,13 @@ def said_of_other_metrics(made: Benchmarks) -> list[str]:
 
 def estimated(value: float, interval: Interval, signed: bool = False) -> str:
     """``+17.2 [15.9, 18.4]``, in percent."""
+    return f"{Unit(100.0, '%')(value, signed=signed)} {bounds(interval, signed)}"
+
+
+def bounds(interval: Interval, signed: bool = False) -> str:
+    """``[15.9, 18.4]``, in percent."""
     percent = Unit(100.0, "%")
-    low, high = (percent(end, signed=signed) for end in (interval.low, interval.high))
-    return f"{percent(value, signed=signed)} [{low}, {high}]"
+    return f"[{percent(interval.low, signed=signed)}, {percent(interval.high, signed=signed)}]"
 
 
 def shown_p(p: float | None) -> str:
@@ -172,6 +176,6 @@ def _difference(one: Comparison, pages: Pages) -> list[str]:
     return [
         link(shown, address) if address else shown,
         shown_p(found.over_questions.p),
-        "–" if again is None else estimated(found.value, again, signed=True),
+        "–" if again is None else bounds(again, signed=True),
         "–" if again is None else shown_p(again.p),
     ]
