@@ -8,7 +8,7 @@ import pytest
 
 from dslight.cli import main
 from dslight.data.sample import parse_sample
-from dslight.data.shards import ShardReader
+from dslight.data.shards import ShardReader, ShardWriter
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,67 @@ def test_validate_takes_another_checkpoint(trained, fit, tmp_path):
     assert main(call("validate", other, "--ckpt", str(newest))) == 0
     assert other.json("scores.json")["scores"] == trained.json("result.json")["scores"]
     assert other.json("scores.json")["checkpoint"] == str(newest)
+
+
+@pytest.fixture(scope="module")
+def hidden(pages, tmp_path_factory):
+    """The questions of the pages, the answers to every second one hidden, one with a prompt of its own."""
+    root, reader = tmp_path_factory.mktemp("hidden"), ShardReader(pages / "val")
+    with ShardWriter(root) as writer:
+        for row in range(6):
+            members = reader.read(row % len(reader))
+            asked = json.loads(members["json"])["questions"][0]
+            asked |= {"question_id": str(100 + row), "type": ""}
+            asked |= {"answers": [], "hidden": True} if row % 2 else {}
+            asked |= {"suffix": " C3"} if row == 2 else {}
+            writer.write(f"h{row}", [members["png"]], {"questions": [asked]})
+    return root
+
+
+def test_several_sources_are_scored_at_once_with_how_they_were_asked(trained, hidden, pages, capsys):
+    """Half of one's answers are hidden: its score is of the other half, its submission of all."""
+    plain = {answer["question"]: answer["prediction"] for answer in answers(trained)}
+    more = {"few": {"root": str(hidden), "benchmark": "vqav2"}, "left_out": {"root": "/nowhere"}}
+    assert main(call("validate", trained, f"data.val={json.dumps(more)}", "data.val=[few,pages]")) == 0
+    written = trained.json("scores.json")
+    assert list(written["sources"]) == ["few", "pages"]
+    facts = written["sources"]["few"]
+    assert facts["suffix"] == "\nAnswer the question using a single word or phrase."
+    assert (facts["benchmark"], facts["protocol"], facts["max_new_tokens"]) == ("vqav2", "official", 16)
+    assert (facts["questions"], facts["scored"]) == (6, 3)
+    assert facts["questions_per_second"] == pytest.approx(6 / facts["seconds"])
+    said = capsys.readouterr().out
+    assert "few: 6 questions, vqav2 by the protocol official, 3 not scored, " in said
+
+    lines = [json.loads(line) for line in (trained.path / "questions" / "few.jsonl").read_text().splitlines()]
+    assert [line["question_id"] for line in lines] == [str(100 + row) for row in range(6)]
+    assert [line["score"] is None for line in lines] == [False, True] * 3
+    mean = sum(line["score"] for line in lines[::2]) / 3
+    assert mean == pytest.approx(written["scores"]["val/few/vqa_accuracy"])
+    ends = [line["prompt"].removeprefix(line["question"]) for line in lines]
+    assert ends == [facts["suffix"]] * 2 + [" C3"] + [facts["suffix"]] * 3
+    assert set(lines[0]) == {
+        "question_id", "source", "benchmark", "type", "question", "prompt", "prediction", "references", "score",
+        "unresolved", "key",
+    }  # fmt: skip
+    (file,) = facts["submission"]
+    submitted = json.loads((trained.path / file).read_text())
+    assert submitted == [{"question_id": 100 + row, "answer": lines[row]["prediction"]} for row in range(6)]
+    assert {answer["question"]: answer["prediction"] for answer in answers(trained)} == plain
+
+
+def test_a_source_whose_answers_are_all_hidden_has_a_submission_and_no_score(trained, pages, tmp_path, capsys):
+    reader = ShardReader(pages / "val")
+    with ShardWriter(tmp_path / "test") as writer:
+        asked = {"question_id": "7", "question": "B3", "answers": [], "hidden": True, "type": ""}
+        writer.write("one", [reader.read(0)["png"]], {"questions": [asked]})
+    val = {"test": {"root": str(tmp_path / "test"), "benchmark": "docvqa"}}
+    assert main(call("validate", trained, f"data.val={json.dumps(val)}", "data.val=[test]")) == 0
+    written = trained.json("scores.json")
+    assert written["scores"] == {}
+    assert "1 questions, docvqa by the protocol rrc, 1 not scored" in capsys.readouterr().out
+    (row,) = json.loads((trained.path / written["sources"]["test"]["submission"][0]).read_text())
+    assert row["questionId"] == 7
 
 
 def test_predict_answers_as_the_validation_loop_did(trained, pages, tmp_path, capsys):
