@@ -14,7 +14,10 @@ NOT_SHARDS = [f"dslight.data.{path.stem}" for path in (ROOT / "data").glob("*.py
 LIGHTNING_FREE = (
     "nn",
     "metrics/functional",
-    *(f"data/{x}" for x in ("sample", "conversation", "images", "video", "shards", "plan", "loader", "collate", "rows")),
+    *(
+        f"data/{x}"
+        for x in ("sample", "conversation", "images", "video", "shards", "plan", "loader", "collate", "rows")
+    ),
 )
 
 
@@ -87,11 +90,15 @@ def test_a_spawned_data_worker_does_not_import_lightning():
         ),
         (
             ["vlm"],
-            ["dslight.checkpoints", "dslight.data", "dslight.recipe", "dslight.run", "dslight.report", "dslight.cli"],
+            [f"dslight.{x}" for x in ("checkpoints", "data", "diagnostics", "recipe", "run", "report", "cli")],
         ),
         (["data"], [*MODEL, "dslight.nn", *(f"dslight.{x}" for x in ("metrics", "recipe", "train", "run", "report"))]),
         (["metrics"], [*MODEL, "dslight.nn", *(f"dslight.{x}" for x in ("data", "recipe", "train", "run", "report"))]),
         (["train"], [*MODEL, "dslight.nn", "dslight.data", "dslight.recipe", "dslight.run", "dslight.report"]),
+        (
+            ["diagnostics"],
+            [f"dslight.{x}" for x in ("checkpoints", "data", "recipe", "train", "run", "report", "cli")],
+        ),
         (["recipe"], ["dslight.run", "dslight.report", "dslight.cli"]),
         (["report"], [*MODEL, "dslight.nn", *NOT_SHARDS, "dslight.train", "dslight.cli"]),
     ],
