@@ -2,7 +2,9 @@
 
 The views of a batch are its bulk: 13 MB for eight images of five views each. Decided here: while a batch is made, views
 are written side by side into one piece of memory, where the collate finds them in the order it wants and copies
-nothing. Whoever makes a batch (``loader``, ``crossing``) says which piece. Outside of a batch, and where the piece is
+nothing. In memory the three colours of a pixel lie side by side, as they are decoded and resized; to take them apart
+would be as slow as half of the resizing, and the model does it on its device when it makes them floating point. Whoever
+makes a batch (``loader``, ``crossing``) says which piece. Outside of a batch, and where the piece is
 too small, memory is torch's as ever and views are joined by a copy, so that nothing but time depends on this.
 """
 
@@ -52,36 +54,40 @@ class Arena:
         self.wanted = start + size
         return self.memory[start : self.wanted] if self.enough else None
 
-    def place(self, tensor: Tensor) -> int:
-        """Where in the memory a tensor lies; it is copied there if need be. Negative: nowhere, there is no room."""
+    def place(self, tensor: Tensor) -> tuple[int, tuple[int, ...]] | None:
+        """At which byte of the memory a tensor lies, and its strides; it is copied there if need be. ``None``: there is
+        no room for it."""
         inside = tensor.data_ptr() - self._start
-        if 0 <= inside < len(self.memory) and tensor.is_contiguous():
-            return inside
+        if 0 <= inside < len(self.memory):
+            return inside, tensor.stride()
         room = self.take(tensor.nbytes, _ALIGNED)
         if room is None:
-            return -1
-        room.view(tensor.dtype).view(tensor.shape).copy_(tensor)
-        return room.data_ptr() - self._start
+            return None
+        copy = room.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        return room.data_ptr() - self._start, copy.stride()
 
 
-def empty(shape: Sequence[int]) -> Tensor:
-    """uint8 of a shape, in the memory of this batch where it has room."""
+def empty(count: int, height: int, width: int) -> Tensor:
+    """Views, uint8 ``[count, 3, height, width]``, in the memory of this batch where it has room."""
     arena: Arena | None = getattr(_current, "arena", None)
+    shape = (count, height, width, 3)
     room = None if arena is None else arena.take(prod(shape))
-    return torch.empty(tuple(shape), dtype=torch.uint8) if room is None else room.view(tuple(shape))
+    return (torch.empty(shape, dtype=torch.uint8) if room is None else room.view(shape)).permute(0, 3, 1, 2)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """uint8 parts behind one another: ``[a, ...]`` and ``[b, ...]`` give ``[a + b, ...]``.
+    """Views ``[a, 3, h, w]`` and ``[b, 3, h, w]`` behind one another, ``[a + b, 3, h, w]``.
 
     Parts that lie in memory like that are not copied: the result and they are the same memory.
     """
     first, end = parts[0], parts[0].data_ptr()
+    count, _, height, width = (sum(map(len, parts)), *first.shape[1:])
     for part in parts:
-        if part.data_ptr() != end or not part.is_contiguous():
-            return torch.cat(list(parts), out=empty((sum(map(len, parts)), *first.shape[1:])))
+        if part.data_ptr() != end or not part.permute(0, 2, 3, 1).is_contiguous():
+            break
         end += part.nbytes
-    storage, count = first.untyped_storage(), sum(map(len, parts))
-    if end > storage.data_ptr() + storage.nbytes():  # neighbours by chance, of different memory
-        return torch.cat(list(parts), out=empty((count, *first.shape[1:])))
-    return first.as_strided((count, *first.shape[1:]), first.stride())
+    else:
+        storage = first.untyped_storage()
+        if end <= storage.data_ptr() + storage.nbytes():  # else they are neighbours by chance, of different memory
+            return first.as_strided((count, 3, height, width), (height * width * 3, 1, width * 3, 3))
+    return torch.cat(list(parts), out=empty(count, height, width))

@@ -121,11 +121,11 @@ class _Writer(pickle.Pickler):
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self._arena = arena
 
-    def persistent_id(self, obj: Any) -> tuple[int, torch.dtype, tuple[int, ...]] | None:
+    def persistent_id(self, obj: Any) -> tuple[Any, ...] | None:
         """Where a tensor lies."""
         if type(obj) is not Tensor:
             return None
-        return self._arena.place(obj), obj.dtype, tuple(obj.shape)
+        return obj.dtype, tuple(obj.shape), self._arena.place(obj)
 
 
 class _Reader(pickle.Unpickler):
@@ -133,8 +133,10 @@ class _Reader(pickle.Unpickler):
         super().__init__(io.BytesIO(body))
         self._memory = memory
 
-    def persistent_load(self, pid: tuple[int, torch.dtype, tuple[int, ...]]) -> Tensor:
+    def persistent_load(self, pid: tuple[torch.dtype, tuple[int, ...], tuple[int, tuple[int, ...]]]) -> Tensor:
         """The tensor that lies there."""
-        start, dtype, shape = pid
-        size = torch.Size(shape).numel() * dtype.itemsize
-        return self._memory[start : start + size].view(dtype).view(shape)
+        dtype, shape, (start, strides) = pid
+        span = (
+            1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if 0 not in shape else 0
+        )
+        return self._memory[start : start + span * dtype.itemsize].view(dtype).as_strided(shape, strides)

@@ -81,7 +81,7 @@ class ViewPolicy(ABC):
         grid = self.choose(whole.size, size)
         base = self._base(whole, size)
         count, fine = 1 + grid[0] * grid[1], self.fine
-        views = empty((count * (1 + fine**2), 3, *size))
+        views = empty(count * (1 + fine**2), *size)
         cut(base, (1, 1), 1, views[:1])
         if count > 1:
             cut(self._wide(whole, base, grid, size), grid, 1, views[1:count])

@@ -158,7 +158,7 @@ def expand(image: Picture, shape: tuple[int, int], color: Color) -> Picture:
 
 def cut(image: Picture, grid: Grid, fine: int, out: Tensor) -> None:
     """Write the tiles of an image row by row, each cut into ``fine`` x ``fine``, into ``out``, uint8 ``[rows * cols *
-    fine * fine, 3, h, w]``."""
+    fine * fine, 3, h, w]``, in whose memory the colours of a pixel lie side by side."""
     (rows, cols), (height, width) = grid, out.shape[2:]
-    tiles = image.tensor().reshape(3, rows, fine, height, cols, fine, width)
-    out.view(rows, cols, fine, fine, 3, height, width).copy_(tiles.permute(1, 4, 2, 5, 0, 3, 6))
+    tiles = image.tensor().permute(1, 2, 0).reshape(rows, fine, height, cols, fine, width * 3)
+    out.permute(0, 2, 3, 1).view(rows, cols, fine, fine, height, width * 3).copy_(tiles.permute(0, 3, 1, 4, 2, 5))

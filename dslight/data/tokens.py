@@ -122,10 +122,13 @@ def _write(path: Path, reader: ShardReader, measure: Measure, on_bad: OnBad, pro
     """Piece by piece, since all do not fit into memory; put in place when it is whole."""
     tmp, sizes = path.with_name(f".{path.name}.{os.getpid()}.tmp"), [0]
     chunks = [range(i, min(i + CHUNK, len(reader))) for i in range(0, len(reader), CHUNK)]
-    encoded = read_batches(_Encoding(reader, measure, on_bad), chunks, list, helpers(len(reader)))
+    workers = helpers(len(reader))
+    encoded = read_batches(_Encoding(reader, measure, on_bad), chunks, list, workers)
     try:
         with tmp.open("wb") as file:
-            for chunk in tqdm(encoded, f"tokens of {reader.root}", disable=not progress, unit_scale=CHUNK):
+            for chunk in tqdm(
+                encoded, f"tokens of {reader.root}", disable=not progress or not workers.count, unit_scale=CHUNK
+            ):
                 sizes += [file.write(record) for record in chunk]
             starts = np.cumsum(sizes, dtype="<i8")
             file.write(starts.tobytes() + _seal(reader.manifest.digest, starts))

@@ -1,5 +1,6 @@
 """Views that are made side by side are a batch without a copy, and where they are not, nothing else changes."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,7 @@ from dslight.data.arena import Arena, empty, joined
 
 
 def filled(*counts: int) -> list[torch.Tensor]:
-    parts = [empty((count, 3, 2, 2)) for count in counts]
+    parts = [empty(count, 2, 2) for count in counts]
     for number, part in enumerate(parts):
         part.random_(0, 256, generator=torch.Generator().manual_seed(number))
     return parts
@@ -38,9 +39,19 @@ def test_whatever_lies_elsewhere_is_copied(size, chosen):
 def test_neighbours_of_different_memory_are_copied():
     """Two tensors that share bytes but not the storage: one that ends where the other begins, as chance may have it."""
     whole = torch.arange(24, dtype=torch.uint8)
-    first, second = (torch.from_numpy(half.reshape(1, 3, 2, 2)) for half in (whole.numpy()[:12], whole.numpy()[12:]))
-    assert first.data_ptr() + first.nbytes == second.data_ptr()
-    assert torch.equal(joined([first, second]), whole.view(2, 3, 2, 2))
+    halves = [torch.from_numpy(half).view(1, 2, 2, 3).permute(0, 3, 1, 2) for half in np.split(whole.numpy(), 2)]
+    assert halves[0].data_ptr() + halves[0].nbytes == halves[1].data_ptr()
+    both = joined(halves)
+    assert torch.equal(both, torch.cat(halves))
+    assert both.untyped_storage().nbytes() == 24
+
+
+@pytest.mark.parametrize("size", [0, 200])
+def test_views_with_their_colours_apart_are_joined_too(size):
+    parts = [torch.arange(12 * n, dtype=torch.uint8).view(n, 3, 2, 2) for n in (1, 2)]
+    with Arena(memory(size)):
+        assert torch.equal(joined(parts), torch.cat(parts))
+        assert torch.equal(joined([*parts, *filled(3)]), torch.cat([*parts, *filled(3)]))
 
 
 def test_outside_of_a_batch_memory_is_torchs():
