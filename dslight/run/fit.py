@@ -79,6 +79,8 @@ def make_trainer(
     from lightning.pytorch import Trainer
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+    from dslight.train.rendezvous import meet
+
     _quieten()
     arguments = {**vars(experiment.trainer.build()), "default_root_dir": str(folder.path)}
     arguments |= {
@@ -97,6 +99,7 @@ def make_trainer(
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise RecipeError(f"trainer: {error}") from error
     trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
+    meet(trainer.strategy)
     return trainer
 
 

@@ -218,6 +218,12 @@ def fit() -> Callable[..., Done]:
 
 
 @pytest.fixture(scope="session")
+def done_in() -> Callable[[Path, Ended], Done]:
+    """What a launch left behind in a folder."""
+    return lambda folder, ended: Done(ended.code, ended.output, ended.seconds, folder)
+
+
+@pytest.fixture(scope="session")
 def fit_several() -> Callable[..., list[Done]]:
     """Several recipes one after another in the same processes: ``{folder: (recipe, overrides)}``."""
 

@@ -43,7 +43,8 @@ class Probe(pl.Callback):
         ]:
             os.kill(os.getpid(), signal.SIGINT)
         kind, step, rank = os.environ.get("FAIL", "nothing 0 0").split()
-        if [trainer.global_step + 1, trainer.global_rank] == [int(step), int(rank)]:
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        if [trainer.global_step + 1, trainer.global_rank] == [int(step), int(rank)] and not again:
             pl_module.language_model.layers[2].mlp.register_forward_hook(FAILURES[kind])
             (Path(os.environ["PROBE_FOLDER"]) / "failed").touch()
 
