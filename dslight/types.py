@@ -30,9 +30,10 @@ class Views:
     """The pixels of all the images of a batch, packed: nothing is padded, so images may have different crop grids.
 
     Attributes:
-        pixels: uint8 ``[V, 3, H, W]``, RGB, all at the encoder's resolution. Image by image: the base (low-resolution,
-            "global") view first, then the crops of the high-resolution image, row by row; then, where there are fine
-            crops, those of the base view, row by row, and those of each crop.
+        pixels: uint8 ``[V, 3, H, W]``, RGB, all at the encoder's resolution (from shards: ``torch.channels_last`` in
+            memory). Image by image: the base (low-resolution, "global") view first, then the crops of the
+            high-resolution image, row by row; then, where there are fine crops, those of the base view, row by row, and
+            those of each crop.
         grids: per image the (rows, columns) of its crops; ``(0, 0)`` for an image without crops.
         fine: n: the base view and every crop are seen again, enlarged, as n x n fine crops (DeepStack-L-HD); 0: not.
         sizes: per image its own (height, width) in pixels, which tells where a crop holds padding; empty: not known.

@@ -102,7 +102,9 @@ class VisionEncoder(Component, ABC):
             torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
             for values in (self.mean, self.std)
         )
-        return ((pixels.float() / 255 - mean) / std).to(reference.dtype)
+        # data leaves the colours of a pixel side by side in memory; here a copy is made in any case
+        floating = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return ((floating / 255 - mean) / std).to(reference.dtype)
 
     def resolve_tap(self, tap: Tap) -> int:
         """The tap as a layer index in 0..depth; ``final`` counts as depth.

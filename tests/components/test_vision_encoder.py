@@ -97,3 +97,11 @@ def test_a_batch_without_a_crop_has_nothing_to_stack_inside_the_encoder(make_vie
     encoder, views = clip().eval(), make_views([(0, 0), (0, 0)])
     (base,) = DeepStackV(num_stacks=2, start=1)(encoder, views)
     torch.testing.assert_close(base.flatten(1, 2), encoder(views.pixels)[0])
+
+
+def test_pixels_give_the_same_bits_however_they_lie_in_memory():
+    encoder = clip().eval()
+    pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    beside = pixels.to(memory_format=torch.channels_last)
+    assert encoder.normalise(beside).is_contiguous()
+    assert torch.equal(encoder(beside)[0], encoder(pixels)[0])
