@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.component import Component, on_meta
-from dslight.components.transformers_config import check_agreement, check_source, configuration
+from dslight.components.transformers_config import check_agreement, check_attention, check_source, configuration
 from dslight.components.unread import weights_wait
 from dslight.nn.cross_attention import attend
 from dslight.nn.injector import inject
@@ -173,8 +173,9 @@ class HFCausalLM(LanguageModel):
             ``pretrained``: what the checkpoint must be, so that a recipe can be planned and checked without reading it.
         tokenizer: hub name or local folder; default: ``pretrained``.
         dtype: of the weights, e.g. ``bfloat16``.
-        attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ...; default: what
-            transformers chooses for the architecture, ``sdpa`` nearly always.
+        attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ..., or ``auto``:
+            FlashAttention where it is installed; default: what transformers chooses for the architecture, ``sdpa``
+            nearly always.
     """
 
     def __init__(
@@ -188,7 +189,8 @@ class HFCausalLM(LanguageModel):
         super().__init__()
         from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-        options = {"dtype": check_source(pretrained, config, dtype), "attn_implementation": attention}
+        kind = check_source(pretrained, config, dtype)
+        options = {"dtype": kind, "attn_implementation": check_attention(attention, kind)}
         self.tokenizer_path = tokenizer or pretrained
         self.model: Any
         if config is not None and (pretrained is None or on_meta()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -20,6 +21,28 @@ def check_source(pretrained: str | None, config: Mapping[str, Any] | None, dtype
     if not isinstance(named, torch.dtype):
         raise ValueError(f"dtype: {dtype!r} is no torch dtype; float32, bfloat16 and float16 are")
     return named
+
+
+def check_attention(attention: str | None, dtype: torch.dtype) -> str | None:
+    """What transformers takes as ``attn_implementation``.
+
+    Args:
+        attention: as the recipe says; ``auto``: FlashAttention where it is installed and the weights have half
+            precision, else ``sdpa``, which torch brings along; ``None``: transformers' own choice.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: for FlashAttention that is not installed.
+    """
+    if attention == "auto":
+        half = dtype in (torch.bfloat16, torch.float16)
+        return "flash_attention_2" if half and find_spec("flash_attn") and torch.cuda.is_available() else "sdpa"
+    if attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise ValueError(
+            "attention: flash_attention_2 needs the package flash-attn, which is not installed here; sdpa needs "
+            "nothing, auto takes FlashAttention where it is installed"
+        )
+    return attention
 
 
 def configuration(config: Mapping[str, Any]) -> Any:

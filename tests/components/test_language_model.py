@@ -253,3 +253,20 @@ def test_the_facts_that_other_parts_read(tiny_lm):
 def test_every_weight_stands_once_in_the_state_dict(tiny_lm):
     lm = tiny_lm("llama")
     assert sum(v.numel() for v in lm.state_dict().values()) == sum(p.numel() for p in lm.parameters())
+
+
+def test_attention_is_flash_where_it_is_installed_and_sdpa_elsewhere(monkeypatch):
+    from dslight.components import transformers_config
+
+    def installed(flash, cuda):
+        monkeypatch.setattr(transformers_config, "find_spec", lambda name: (name == "flash_attn" and flash) or None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        kinds = (torch.bfloat16, torch.float32)
+        return [transformers_config.check_attention("auto", kind) for kind in kinds]
+
+    assert installed(flash=True, cuda=True) == ["flash_attention_2", "sdpa"]
+    assert installed(flash=False, cuda=True) == installed(flash=True, cuda=False) == ["sdpa", "sdpa"]
+
+
+def test_attention_left_to_the_machine_is_sdpa_on_a_cpu(tiny_lm):
+    assert tiny_lm(attention="auto").model.config._attn_implementation == "sdpa"

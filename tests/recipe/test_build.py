@@ -321,6 +321,8 @@ MISFITS = {
     f"{LM}.config.model_type=lama": f"{LM}.config.model_type: transformers has no architecture 'lama'...",
     f"{LM}.config.num_attention_heads=5": "model.language_model...",
     f"{LM}.attention=flush": "model.language_model...",
+    f"{LM}.attention=flash_attention_2": f"{LM}.attention: flash_attention_2 needs the package flash-attn, which is "
+    "not installed here; sdpa needs nothing, auto takes FlashAttention where it is installed",
     "model.projector.init_args.layers=0": "model.projector.init_args.layers: a projector needs at least 1 layer, got 0",
     UNPAD: f"{STACKING}."
     "unpad: would leave out parts of images that are squashed, not padded; set unpad: false, or the views' fit: pad",

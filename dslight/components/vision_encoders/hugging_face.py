@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dslight.components.component import WeightsError, on_meta
-from dslight.components.transformers_config import check_agreement, check_source, configuration
+from dslight.components.transformers_config import check_agreement, check_attention, check_source, configuration
 from dslight.components.unread import weights_wait
 from dslight.components.vision_encoder import Tap, VisionEncoder
 
@@ -68,7 +68,7 @@ class HFVisionEncoder(VisionEncoder):
             random weights. With ``pretrained``: what the checkpoint must be, so that a recipe can be planned and
             checked without reading it.
         dtype: of the weights, e.g. ``bfloat16``.
-        attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ...
+        attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ..., or ``auto``.
         image_size: height and width in pixels of one view; default: the configuration's. At another one the position
             embedding of CLIP and SigLIP is resized once (bicubic, as transformers' ``interpolate_pos_encoding``), DINO
             does so by itself.
@@ -97,7 +97,8 @@ class HFVisionEncoder(VisionEncoder):
         super().__init__()
         from transformers import AutoModel
 
-        options = {"dtype": check_source(pretrained, config, dtype), "attn_implementation": attention}
+        kind = check_source(pretrained, config, dtype)
+        options = {"dtype": kind, "attn_implementation": check_attention(attention, kind)}
         if extra_layers < 0:
             raise ValueError(f"extra_layers: must be at least 0, got {extra_layers}")
         settings = _settings(pretrained, config)
