@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.eval.asked import Asked, letter
-from data_prep.eval.files import Files, load
+from data_prep.eval.files import Files, rows
 from dslight.data.sample import IMAGE_TOKEN
 from dslight.metrics.benchmarks import SHORT
 
@@ -75,18 +75,8 @@ def mmmu(files: Files) -> Iterator[Asked]:
     phrase, not for a letter.
     """
     for path in files.found["questions"]:
-        for item in _rows(path):
+        for item in rows(path):
             yield _mmmu_question(item, files, path)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix != ".parquet":
-        return load(path)
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise SystemExit(f"{path}: reading parquet needs pyarrow; pip install 'dslight[parquet]'") from None
-    return pyarrow.parquet.read_table(path).to_pylist()
 
 
 def _mmmu_question(item: dict[str, Any], files: Files, path: Path) -> Asked:

@@ -100,3 +100,18 @@ def _of_role(role: Role, files: Sequence[Path], split: str) -> list[Path]:
         names = ", ".join(path.name for path in found[:4])
         raise SystemExit(f"--annotations: several files are the {role.name}: {names}; name one, or a --split")
     return found
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a parquet file, or of a json list.
+
+    Raises:
+        SystemExit: pyarrow is needed, or it is no json.
+    """
+    if path.suffix != ".parquet":
+        return load(path)
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise SystemExit(f"{path}: reading parquet needs pyarrow; pip install 'dslight[parquet]'") from None
+    return pyarrow.parquet.read_table(path).to_pylist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from data_prep.eval import choice, short, video
+from data_prep.eval import choice, short, skills, video
 from data_prep.eval.asked import Asked
 from data_prep.eval.files import Files, Role
 
@@ -75,4 +75,10 @@ SETS: dict[str, EvalSet] = {
     "activitynetqa": EvalSet(
         video.activitynetqa, (Role("questions", "*_q.json"), Role("answers", "*_a.json")), "activitynetqa", "test"
     ),
+    "mme": EvalSet(skills.mme, (Role("questions", "*.txt", many=True),), "mme"),
+    "mmbench": EvalSet(skills.mmbench, (Role("questions", "*mmbench*.tsv"),), "mmbench", "dev"),
+    "ai2d": EvalSet(skills.ai2d, (Role("questions", "*.parquet|*.json", many=True),), "ai2d", "test"),
+    "ocrbench": EvalSet(skills.ocrbench, (Role("questions", "*ocrbench*.json"),), "ocrbench"),
+    "vizwiz": EvalSet(skills.vizwiz, (Role("questions", "*.json"),), "vizwiz", "val"),
+    "multidocvqa": EvalSet(skills.multidocvqa, (Role("questions", "*.json"),), "multidocvqa", "val"),
 }

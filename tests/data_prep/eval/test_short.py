@@ -78,6 +78,7 @@ def test_vqav2_test_dev_has_no_answers_and_says_so(vqav2, put, save, convert, ca
     shards = convert("vqav2", annotations=[path])
     assert shards.images["42001"] == (data,)
     assert [question.references for question in shards.questions.values()] == [()] * 3
+    assert [question.official_id for question in shards.questions.values()] == [42000, 42001, 262148000]
     assert shards.report["changed"] == {"answers hidden": 2}  # records
     assert "answers are hidden: dslight validate writes the model's own" in capsys.readouterr().out
 
@@ -281,6 +282,7 @@ def test_pope_tells_equal_ids_of_its_three_files_apart(put, save, convert):
         "popular-1": ("Is there a dining table in the image?", ("no",), "popular"),
         "adversarial-1": ("Is there a car in the image?", ("no",), "adversarial"),
     }
+    assert {question.official_id for question in shards.questions.values()} == {1}
 
 
 def test_mmvet_keeps_its_capabilities(put, save, convert):

@@ -1,0 +1,153 @@
+"""Sets that tell what a model can do, skill by skill: MME, MMBench, AI2D, OCRBench; and VizWiz and MultiDocVQA.
+
+The layout of each file is in the docstring of its reader; those of AI2D, OCRBench and MultiDocVQA are from memory. A
+file that is otherwise is refused by name.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep.eval.asked import Asked, letter
+from data_prep.eval.files import Files, rows
+from data_prep.images import EXTENSIONS
+from dslight.metrics.functional.yes_no import MME_COGNITION, MME_PERCEPTION
+
+
+def mme(files: Files) -> Iterator[Asked]:
+    """MME (MME_Benchmark_release_version): a folder per task, ``existence`` to ``code_reasoning``.
+
+    Per image a text of two lines, a question and its answer with a tab between them: ``<task>/<name>.txt`` beside its
+    image, or ``<task>/questions_answers_YN/<name>.txt`` and ``<task>/images/<name>.jpg``. " Please answer yes or no."
+    is left out, as the benchmark's suffix says it otherwise. A question's id is what scores pairs: the number of its
+    image within the task, which of its questions, the task.
+    """
+    for task in (*MME_PERCEPTION, *MME_COGNITION):
+        texts = [path for path in files.found["questions"] if task in (path.parent.name, path.parent.parent.name)]
+        for number, path in enumerate(sorted(texts, key=lambda path: path.name)):
+            lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            image = _image_beside(path, task)
+            for which, line in enumerate(lines):
+                text, _, answer = line.partition("\t")
+                yield Asked(
+                    f"{number}/{which}/{task}",
+                    text.removesuffix("Please answer yes or no.").strip(),
+                    type=task,
+                    images=[image],
+                    facts={"image": Path(image).name},
+                ).with_answers([answer.strip()] if answer.strip() else [], False, f"{task}/{path.name}")
+
+
+def _image_beside(path: Path, task: str) -> str:
+    for folder in (path.parent, path.parent.parent / "images"):
+        for ending in EXTENSIONS:
+            if (found := folder / f"{path.stem}.{ending}").is_file():
+                return "/".join([*([task] if folder.name != task else []), folder.name, found.name])
+    return f"{task}/{path.stem}.jpg"
+
+
+def mmbench(files: Files) -> Iterator[Asked]:
+    """MMBench (github.com/open-compass/MMBench): ``mmbench_dev_20230712.tsv`` and alike.
+
+    Columns ``index`` (a rotation of the options of question i is i + n 1,000,000), ``question``, ``hint``, ``A`` to
+    ``D`` (some empty), ``answer`` (a letter; none in test), ``category``, ``image`` (base64, or the index of the row
+    that has it). The hint goes before the question.
+    """
+    csv.field_size_limit(sys.maxsize)
+    images: dict[str, str] = {}
+    with files.path("questions").open(encoding="utf-8-sig", newline="") as file:
+        for item in csv.DictReader(file, delimiter="\t"):
+            images[item["index"]] = images.get(item["image"], item["image"])
+            hint = _said(item.get("hint"))
+            answer = _said(item.get("answer"))
+            yield Asked(
+                item["index"],
+                f"{hint}\n{item['question']}" if hint else item["question"],
+                type=_said(item.get("category")),
+                options=[text for c in "ABCD" if (text := _said(item.get(c)))],
+                inline=[base64.b64decode(images[item["index"]])],
+                official_id=int(item["index"]),
+                facts={"hint": hint} if hint else {},
+            ).with_answers([answer] if answer else [], files.hides, files.path("questions").name)
+
+
+def _said(value: str | None) -> str:
+    """A cell; what pandas wrote for an empty one is empty."""
+    text = (value or "").strip()
+    return "" if text.lower() == "nan" else text
+
+
+def ai2d(files: Files) -> Iterator[Asked]:
+    """AI2D's test set as lmms-eval has it (huggingface.co/datasets/lmms-lab/ai2d).
+
+    Parquet files, or a json list exported from them: ``question``, ``options`` (a list), ``answer`` (an index), and
+    ``image``, ``{"bytes", "path"}`` or a path below ``--images``. Questions have no ids, so they are numbered.
+    """
+    for path in files.found["questions"]:
+        for number, item in enumerate(rows(path)):
+            image = item["image"]
+            data = image.get("bytes") if isinstance(image, dict) else None
+            name = image["path"] if isinstance(image, dict) else image
+            yield Asked(
+                f"{path.stem}-{number}",
+                item["question"],
+                options=list(item["options"]),
+                images=[] if data else [name],
+                inline=[data] if data else [],
+            ).with_answers([letter(int(item["answer"]))], False, path.name)
+
+
+def ocrbench(files: Files) -> Iterator[Asked]:
+    """OCRBench (github.com/Yuliang-Liu/MultimodalOCR, OCRBench.json).
+
+    A list of ``dataset_name``, ``type``, ``question``, ``answers`` (a text, or several), ``image_path``. Questions have
+    no ids, so they are numbered.
+    """
+    for number, item in enumerate(files.json("questions")):
+        answers: Any = item["answers"]
+        yield Asked(
+            str(number),
+            item["question"],
+            type=item["type"],
+            images=[item["image_path"].removeprefix("./")],
+            facts={"dataset_name": item["dataset_name"]},
+        ).with_answers([answers] if isinstance(answers, str) else answers, False, files.path("questions").name)
+
+
+def vizwiz(files: Files) -> Iterator[Asked]:
+    """VizWiz-VQA (vizwiz.org): ``val.json``, ``test.json``.
+
+    A list of ``image`` (``VizWiz_val_00000000.jpg``, asked about once), ``question``, ``answers`` (ten of ``answer``,
+    ``answer_confidence``; none in test), ``answer_type`` (yes/no, number, other, unanswerable).
+    """
+    for item in files.json("questions"):
+        yield Asked(
+            item["image"],
+            item["question"],
+            type=item.get("answer_type", ""),
+            images=[f"{files.split}/{item['image']}"],
+            facts={"image": item["image"]},
+        ).with_answers(
+            [answer["answer"] for answer in item.get("answers", ())], files.hides, files.path("questions").name
+        )
+
+
+def multidocvqa(files: Files) -> Iterator[Asked]:
+    """MP-DocVQA (rrc.cvc.uab.es, challenge 17, task 4): ``val.json``, ``test.json``.
+
+    ``data`` of ``questionId``, ``question``, ``doc_id``, ``page_ids`` (up to 20), ``answers`` (none in test). All pages
+    are shown, in their order; a page is ``images/<page_id>.jpg``.
+    """
+    for item in files.json("questions")["data"]:
+        yield Asked(
+            str(item["questionId"]),
+            item["question"],
+            images=[f"images/{page}.jpg" for page in item["page_ids"]],
+            official_id=item["questionId"],
+            facts={"doc_id": item["doc_id"]},
+        ).with_answers(item.get("answers") or (), files.hides, files.path("questions").name)
