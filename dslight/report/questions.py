@@ -7,6 +7,7 @@ questions that all of them have a score for, found by id, so it does not matter 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ class Answers:
         scores: float64 ``[Q]`` in 0..1, nan for an answer that was not scored (hidden, or judged elsewhere).
         types: by question, "" for none.
         unresolved: the number of answers that the protocol could not read.
-        places: by id, where its line begins.
+        places: int64 ``[Q]``, where the lines begin.
     """
 
     path: Path
@@ -38,7 +39,7 @@ class Answers:
     scores: NDArray[np.float64]
     types: tuple[str, ...]
     unresolved: int
-    places: dict[str, int] = field(repr=False)
+    places: NDArray[np.int64] = field(repr=False)
 
     @property
     def source(self) -> str:
@@ -53,10 +54,11 @@ class Answers:
 
     def lines(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """The lines of some questions."""
+        place_of = dict(zip(self.ids, self.places.tolist(), strict=True))
         with self.path.open("rb") as file:
             found = []
             for one in ids:
-                file.seek(self.places[one])
+                file.seek(place_of[one])
                 found.append(json.loads(file.readline()))
         return found
 
@@ -85,8 +87,8 @@ def aligned(runs: Sequence[Answers]) -> tuple[tuple[str, ...], NDArray[np.float6
 
 
 def _read(path: Path) -> Answers:
-    places: dict[str, int] = {}
-    scores, types, unresolved, seen, place = [], [], 0, {}, 0
+    seen: dict[str, int] = {}
+    ids, scores, types, places, place, unresolved = [], [], [], [], 0, 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -100,8 +102,10 @@ def _read(path: Path) -> Answers:
                         "question_id and a score, see dslight.run.answers"
                     ) from error
                 seen[one] = seen.get(one, 0) + 1
-                places[one if seen[one] == 1 else f"{one}#{seen[one]}"] = place
-                types.append(str(entry.get("type") or ""))
+                # the runs of a report have the same ids, so that they are kept once
+                ids.append(sys.intern(one if seen[one] == 1 else f"{one}#{seen[one]}"))
+                types.append(sys.intern(str(entry.get("type") or "")))
+                places.append(place)
                 unresolved += bool(entry.get("unresolved"))
             place += len(line)
-    return Answers(path, tuple(places), np.array(scores, dtype=np.float64), tuple(types), unresolved, places)
+    return Answers(path, tuple(ids), np.array(scores, np.float64), tuple(types), unresolved, np.array(places, np.int64))

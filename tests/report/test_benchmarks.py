@@ -76,6 +76,16 @@ def test_a_cell_is_the_mean_over_seeds_with_the_difference_over_common_seeds(arm
     assert (difference.over_questions.low, difference.over_questions.high) == pytest.approx(theirs, abs=0.004)
 
 
+def test_every_point_of_a_grid_is_compared_with_the_baseline_there(tmp_path, finish, answer):
+    scores = {("low", 1): 0.25, ("low", 2): 0.5, ("deepstack", 1): 0.75, ("deepstack", 2): 1.0}
+    for (arm, lr), score in scores.items():
+        run = finish(tmp_path / arm / str(lr), arm, 0, None, point={"seed": 0, "stage.lr": lr})
+        answer(run, "textvqa", [float(i < 40 * score) for i in range(40)])
+    made = benchmarks(rows(collect([tmp_path])[0], "low"))
+    found = {(one.arm, one.base): one.difference.value for one in made.comparisons}
+    assert found == {("deepstack lr=1", "low lr=1"): 0.5, ("deepstack lr=2", "low lr=2"): 0.5}
+
+
 def test_marks_tell_other_questions_from_other_seeds(arms):
     table = arms({"low": 0.0, "same": 0.0, "sure": 0.2})()
     cells = {row.label: cell["textvqa"] for row, cell in zip(table, benchmarks(table).cells, strict=True)}
