@@ -7,6 +7,7 @@ Imports wait until a verb needs them, so that ``dslight --help`` answers at once
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,6 +157,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's Ctrl-C: the runs save, and it may go on
     from dslight.recipe.ablation import expand
     from dslight.run.sweep import check_all, show, sweep
 

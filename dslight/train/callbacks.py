@@ -34,10 +34,12 @@ class StopCleanly(pl.Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
         self.asked = self.saved = False
+        self._interrupts = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.asked:
+        self._interrupts += signum == signal.SIGINT
+        if self._interrupts > 1:
             raise KeyboardInterrupt
         if not self.asked:
             self.asked = True

@@ -59,6 +59,7 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             self.place.finish(step)
             self.place.keep(self.count)
+        trainer.strategy.barrier()  # a rank that now ends must not take rank 0 down before the last line
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count at the step that the run continues from."""
