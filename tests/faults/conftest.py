@@ -210,6 +210,8 @@ def poisoned(pages, tmp_path) -> tuple[Path, str, str]:
 def dslight(tmp_path) -> Callable[..., Any]:
     """``dslight(*arguments, ranks=1)``: the program in a process per rank, forked, which is quick. Each knows its place
     by SLURM's variables, and nobody ends the others when one fails."""
+    import dslight.run.result
+    import dslight.vlm  # noqa: F401  what every process would import: forked, they have it
     from processes import Ended, free_port, program, slurm, wait_all
 
     def run(*arguments: str, ranks: int = 1, timeout: float = 120, **variables: str) -> Any:
