@@ -31,3 +31,16 @@ def test_the_data_benchmark_prints_a_row_for_every_arm():
         rf"^\| 1000 \| ([01]) \| {NUMBER} \| {NUMBER} \| {NUMBER}( \+ {NUMBER})? \|", done.stdout, re.M
     )
     assert [row[0] for row in started] == ["0", "1", "0", "1"]
+
+
+def test_the_training_benchmark_prints_a_row_for_every_arm_and_the_same_loss_as_transformers():
+    command = [sys.executable, str(ROOT / "benchmarks" / "train_step.py"), "--rounds", "1", "--batch", "1"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=250, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    losses = re.search(rf"loss of low ({NUMBER}), of hugging_face ({NUMBER})", done.stdout)
+    assert losses
+    assert float(losses[1]) == pytest.approx(float(losses[3]), abs=1e-5)
+    for arm, positions in {"low": 128, "deepstack_l": 128, "sequence": 384, "hugging_face": 128}.items():
+        assert len(re.findall(rf"^\| {arm} \| {positions}( \| {NUMBER}){{4}}", done.stdout, re.MULTILINE)) == 1, arm
