@@ -53,10 +53,10 @@ def answer(folder: Path, source: str, scores: Sequence[float | None], key: str =
             "unresolved": False,
             "key": key.format(i),
         }
-        lines.append(json.dumps(entry | own))
+        lines.append(json.dumps(entry | own, ensure_ascii=False))
     file = folder / "questions" / f"{source}.jsonl"
     file.parent.mkdir(exist_ok=True)
-    file.write_text("\n".join(lines) + "\n")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     result = json.loads((folder / "result.json").read_text())
     scored = [score for score in scores if score is not None]
     first = result["headline"].startswith(f"val/{source}/")
