@@ -71,12 +71,12 @@ def test_the_main_multiple_choice_score_is_that_of_its_protocol(golden, name, pr
 
 
 def test_where_mmmu_guesses_at_random_the_answer_is_unresolved_and_scores_0(golden):
-    metric, guesses = MultipleChoiceAccuracy("mmmu"), 0
+    metric = MultipleChoiceAccuracy("mmmu")
     for case in golden("mc_mmmu"):
         guessed = case["extra"]["random_fallback_official"]
-        assert judge(metric, case)[1] == guessed, case["id"]
-        guesses += guessed
-    assert guesses > 5
+        score, unresolved = judge(metric, case)
+        assert unresolved == guessed, case["id"]
+        assert not (guessed and score), case["id"]
 
 
 def results_of_pope(case, protocol):
@@ -86,13 +86,11 @@ def results_of_pope(case, protocol):
 
 
 def test_pope_equals_the_official_script_and_is_0_where_that_divides_by_zero(golden):
-    undefined = 0
     for case in golden("pope"):
         ours, theirs = results_of_pope(case, "official"), case["result"]
         assert [parse_yes_no_pope(answer) for answer in case["predictions"]] == case["extra"]["parsed_official"]
         for key in ("f1", "precision", "recall", "yes_ratio"):
             if theirs[key] is None:  # ZeroDivisionError: what is printed before it is lost too
-                undefined += key == "f1"
                 assert key != "f1" or ours[key] == 0.0, case["id"]
             else:
                 assert ours[key] == pytest.approx(theirs[key], abs=1e-6), (case["id"], key)
@@ -100,7 +98,6 @@ def test_pope_equals_the_official_script_and_is_0_where_that_divides_by_zero(gol
         assert ours["accuracy"] == pytest.approx(right / len(case["answers"]), abs=1e-6)
         if case["score"] is not None:
             assert ours["f1"] == pytest.approx(case["score"], abs=1e-6), case["id"]
-    assert undefined > 0
 
 
 @pytest.mark.parametrize(

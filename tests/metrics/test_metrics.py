@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import pickle
+import random
 
 import pytest
 import torch
 from metric_cases import CASES, feed, values
 from torchmetrics import MetricCollection
+from torchmetrics.functional.text import edit_distance
 
 from dslight.metrics.answers import ANLS, ExactMatch, RelaxedAccuracy, SubstringAccuracy
+from dslight.metrics.base import Verdict
+from dslight.metrics.functional.anls import levenshtein
 from dslight.metrics.functional.multiple_choice import parse_choice, parse_options
 from dslight.metrics.functional.vqa import vqa_soft_score
 from dslight.metrics.multiple_choice import MultipleChoiceAccuracy
@@ -183,6 +187,34 @@ def test_the_protocols_disagree_on_ten_times_yes():
     assert vqa_soft_score("yes.", ["yes"] * 10, "m4c") == 1.0
 
 
+def test_the_distance_of_two_texts_is_torchmetrics_edit_distance():
+    rng = random.Random(0)
+    for _ in range(300):
+        a, b = ("".join(rng.choices("ab cß\n", k=rng.randint(0, 12))) for _ in range(2))
+        assert levenshtein(a, b) == edit_distance([a], [b], reduction="sum"), (a, b)
+
+
+@all_metrics
+def test_what_is_summed_is_what_each_answer_is_given(name):
+    """The verdicts of all batches give the score; POPE's F1 and MME's accuracy+ are not means and only bound it."""
+    make, rows = CASES[name]
+    metric, verdicts = make(), []
+    for one in [*rows, rows[0] | {"valid": False}]:
+        metric.update(**{key: [value] for key, value in one.items()})
+        verdicts += metric.verdicts
+    assert verdicts.pop() == Verdict(None, False)
+    result = values(metric)
+    assert result["unresolved"] == pytest.approx(sum(verdict.unresolved for verdict in verdicts) / len(rows))
+    mean = sum(verdict.score for verdict in verdicts) / len(rows)
+    if name == "pope":
+        counted = metric.counts[:, 0, 0].sum() + metric.counts[:, 1, 1].sum()
+        assert mean == pytest.approx(counted.item() / len(rows))
+    elif name == "mme":
+        assert mean == pytest.approx(metric.images[..., 0].sum().item() / len(rows))
+    else:
+        assert mean == pytest.approx(result["accuracy" if name == "circular" else metric.headline])
+
+
 # --- multiple choice and yes/no ---
 
 
@@ -245,6 +277,8 @@ def test_pope_averages_over_its_subsets_and_lmms_eval_pools():
         ("egoschema", "(C) or (A)", "C"),
         ("mmmu", "(C) or (A)", "A"),
         ("egoschema", "I think that it is a dog", "B"),
+        ("mvbench", "１  c.２", "C"),  # a full stop before a digit of any script stays, and parts the letter from it
+        ("mvbench", "It is (b)", "B"),
     ],
 )
 def test_readers_without_golden_cases_follow_their_rule(protocol, answer, letter):

@@ -33,7 +33,7 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
-from dslight.metrics.functional.vqa import strip_marks_official
+from dslight.metrics.functional.vqa import strip_marks_python3
 
 ChoiceProtocol = Literal[
     "letter",
@@ -183,7 +183,7 @@ def _ai2d(answer: str, options: Options) -> str | None:
 def _mvbench(answer: str, options: Options) -> str | None:
     if match := re.match(r"([A-E])\.\s*(.+)$", answer.strip(), re.IGNORECASE):
         return match[1].upper()
-    answer = strip_marks_official(answer.replace("\n", " ").replace("\t", " ").strip())
+    answer = strip_marks_python3(answer.replace("\n", " ").replace("\t", " ").strip()).lower()
     match = re.search(r"\b([A-E])\b", answer, re.IGNORECASE)
     return match[1].upper() if match else None
 

@@ -71,8 +71,13 @@ def _strip_marks(text: str, comma: re.Pattern[str], period: re.Pattern[str]) -> 
 
 
 def strip_marks_official(text: str) -> str:
-    """The punctuation step of the official evaluator alone (multiple-choice readers use it too)."""
+    """The punctuation step of the official evaluator alone."""
     return _strip_marks(text, _OFFICIAL_COMMA, _OFFICIAL_PERIOD)
+
+
+def strip_marks_python3(text: str) -> str:
+    """The same as Python 3 runs it, where the digits of any script are digits (a multiple-choice reader uses it)."""
+    return _strip_marks(text, _VLMEVALKIT_COMMA, _M4C_PERIOD)
 
 
 def strip_marks_vlmevalkit(text: str) -> str:
