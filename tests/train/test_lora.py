@@ -5,9 +5,15 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
+from dslight.cli import main
 from dslight.components import CrossAttention, DeepStackL, MLPProjector
+from dslight.components.component import Component, save_weights
 from dslight.nn.loss import next_token_loss
+from dslight.recipe.build import build
+from dslight.recipe.compose import compose
+from dslight.run.evaluate import trained
 from dslight.train.lora import LoRA, merged
 from dslight.train.optim import PartTraining, Stage
 from dslight.types import IGNORE, Batch
@@ -115,8 +121,6 @@ def test_a_second_stage_finds_the_adapters_of_the_first(make, batch):
 
 def test_files_of_a_part_are_read_into_its_weights(make, tmp_path):
     """A part gets its adapters before its weights: files know nothing of them."""
-    from dslight.components.component import save_weights
-
     plain, vlm = make(), make()
     with torch.no_grad():
         for parameter in plain.language_model.parameters():
@@ -135,7 +139,6 @@ def test_blocks_of_cross_attention_take_adapters(make, batch):
 
 def test_an_encoder_of_torchs_own_layers_takes_adapters_where_they_are_used():
     """``nn.MultiheadAttention`` reads its output layer's weights instead of calling it."""
-    from dslight.components.component import Component
 
     class Part(Component):
         def __init__(self):
@@ -151,3 +154,26 @@ def test_an_encoder_of_torchs_own_layers_takes_adapters_where_they_are_used():
     trained = {name: p for name, p in part.named_parameters() if p.requires_grad}
     assert {name.split(".lora_")[0] for name in trained} == {"layer.linear1", "layer.linear2"}
     assert all(p.grad is not None for p in trained.values())
+
+
+def test_a_run_with_adapters_hands_over_and_exports_merged_weights(fit, tmp_path):
+    lora = "stage.train.language_model.lora={r: 2, alpha: 64}"
+    folder = fit(tmp_path / "run", lora, "stage.train.language_model.checkpointing=true")
+    experiment = trained(compose(folder / "recipe.yaml"))
+    experiment.data.setup("fit")
+    batch = next(iter(experiment.data.train_dataloader()))
+    adapters = [p for name, p in experiment.model.named_parameters() if ".lora_B." in name]
+    assert adapters
+    assert all(p.any() for p in adapters)
+    logits = experiment.model.eval()(batch)
+
+    files = [folder / "weights" / f"{name}.safetensors" for name in PARTS]
+    assert not [name for file in files for name in load_file(file) if "lora" in name or "base_layer" in name]
+    weights = ", ".join(f"{file.stem}: {file}" for file in files)
+    plain = ["stage.train.language_model.lora=null", f"weights={{{weights}}}"]
+    handed = build(compose(folder / "recipe.yaml", plain), opens=None).model
+    torch.testing.assert_close(handed.eval()(batch), logits, atol=2e-5, rtol=1e-5)
+
+    assert main(["export", str(folder), str(tmp_path / "out")]) == 0
+    exported = build(compose(tmp_path / "out" / "dslight.yaml"), opens=None).model
+    torch.testing.assert_close(exported.eval()(batch), logits, atol=2e-5, rtol=1e-5)
