@@ -25,7 +25,15 @@ def number(image) -> int:
     return sum(bool(middle[(2 * i + 1) * len(middle) // (2 * BITS)] > 127) << (BITS - 1 - i) for i in range(BITS))
 
 
-def write_clip(path: Path, times: Sequence[int], end: int, codec: str = "mpeg4", gop: int = 12, **options: str) -> Path:
+def write_clip(
+    path: Path,
+    times: Sequence[int],
+    end: int,
+    codec: str = "mpeg4",
+    gop: int = 12,
+    b_frames: bool | None = None,
+    **options: str,
+) -> Path:
     """A video whose picture i shows i from ``times[i]`` on, the last one until ``end``; all in milliseconds.
 
     At a steady rate h264 uses B frames. Otherwise not: an mp4 says how long a picture lasts in their order of decoding.
@@ -36,7 +44,7 @@ def write_clip(path: Path, times: Sequence[int], end: int, codec: str = "mpeg4",
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = BITS * BLOCK, BLOCK, "yuv420p", gop
         stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
-        if len(set(lasts.values())) > 1:
+        if not (len(set(lasts.values())) == 1 if b_frames is None else b_frames):
             stream.codec_context.max_b_frames = 0
         packets = []
         for i, time in enumerate(times):

@@ -57,6 +57,16 @@ def test_a_segment_is_counted_from_the_first_frame(kind, tmp_path):
     assert shown(path, 5, (2.0, 7.5)) == middle_ones(VARIABLE, 7500, 5, 2000)
 
 
+def test_pictures_beyond_the_length_that_a_file_says_are_there(tmp_path):
+    """It is the sum of what the pictures last in their order of decoding."""
+    times = [0, 40, 80, 400, 410, 1000, 1700, 1740, 2000, 3000, 3100, 5000, 5040]
+    path = write_clip(tmp_path / "v.mp4", times, 6000, "libx264", b_frames=True)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.duration * stream.time_base < 5
+    assert shown(path, 60)[-1] == 12
+
+
 def test_the_number_of_frames_need_not_be_known(tmp_path):
     path = write_clip(tmp_path / "v.mkv", STEADY, 8000)
     with av.open(str(path)) as container:
@@ -118,7 +128,8 @@ def test_a_picture_that_does_not_decode_or_had_to_be_guessed_is_refused(codec, b
     with pytest.raises(BadSample, match=r"v\.mp4") as error:
         shown(path, 50)
     assert error.value.reason == "video-damaged"
-    assert shown(path, 4, (0.0, 4.0)) == middle_ones(STEADY, 4000, 4)  # what is not concerned is there
+    assert shown(path, 4, (0.0, 4.0)) == middle_ones(STEADY, 4000, 4)  # what is not concerned is there,
+    assert shown(path, 4, (7.0, 8.0)) == middle_ones(STEADY, 8000, 4, 7000)  # as it is not read for the others
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>" * 50])
