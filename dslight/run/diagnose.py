@@ -42,7 +42,7 @@ def diagnose(experiment: Experiment, folder: RunFolder) -> list[Any]:
 
 def _slices(data: Any, limit: int, trainer: Any) -> dict[str, Questions]:
     rank, world = rank_and_world(trainer)
-    loaders = dict(zip(data.val_sources, data.val_dataloader(), strict=True))
+    loaders = dict(zip(data.val_sources, trainer.val_dataloaders, strict=True))  # those of the validation itself
     counts = {name: min(limit, source.limit or limit) for name, source in data.val_sources.items()}
     return {
         name: Questions(loader, data.rows, counts[name], rank, world, data.val_batch_size)

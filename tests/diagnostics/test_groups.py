@@ -67,6 +67,17 @@ def test_a_stack_left_out_of_the_encoder_is_an_encoder_without_it(make_vlm, ask)
     assert (ours - logits(vlm, batch)).abs().max() > 1e-3
 
 
+def test_stacks_of_both_sides_are_told_apart(make_vlm, ask):
+    """Number 1 goes into the encoder, number 2 into the language model."""
+    into_lm, inside = Stack([2], "base", "identity"), Stack([1], "crops", "pool")
+    vlm = make_vlm(DeepStack([into_lm], [inside]), MLPProjector)
+    batch, groups = ask(vlm, [[(2, 2)]]), Groups(vlm)
+    for number, scheduler in [(1, DeepStack([into_lm])), (2, DeepStack(encoder_stacks=[inside]))]:
+        without = make_vlm(scheduler, MLPProjector)
+        without.load_state_dict(vlm.state_dict())
+        torch.testing.assert_close(logits(vlm, batch, groups.without({number})), logits(without, batch))
+
+
 def test_numbers_are_those_of_the_plan(make_vlm):
     vlm = make_vlm("both sides")
     planned = [(part, layer, text) for part, layer, text in vlm.stacking.placements if text.startswith("+ stack")]

@@ -129,6 +129,17 @@ def test_questions_that_only_pad_a_batch_do_not_count(make_vlm, ask, name):
     assert [norm.filled for norm in everything] != [norm.filled for norm in found]
 
 
+def test_stacks_of_both_sides_are_measured_each_in_its_own_stream(make_vlm, ask):
+    vlm = make_vlm(DeepStack([Stack([0, 1, 2, 3])], [Stack([1, 2, 3, 3])]))
+    batch = ask(vlm, [[(2, 2)]])
+    found = measure(vlm, batch)
+    assert [norm.filled for norm in found] == [1] * 8
+    with torch.no_grad():
+        visual = vlm.see(batch.views)  # in front of layer 0 the stream is the base tokens, and what is added stack 5
+    torch.testing.assert_close(found[4].stream, float(visual.base.norm(dim=-1).mean()))
+    torch.testing.assert_close(found[4].added, float(visual.stacks[0].norm(dim=-1).mean()))
+
+
 def test_two_stacks_at_one_site_are_told_apart(make_vlm, ask):
     twice = DeepStack([Stack([1], "base", "identity"), Stack([1], "crops", "pool")])
     vlm = make_vlm(twice)
