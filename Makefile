@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
+# what trains the quickstart; on several processes: make quickstart SWEEP="torchrun --nproc-per-node 2 -m dslight sweep"
+SWEEP ?= $(BIN)/dslight sweep --jobs $(JOBS)
 # one thread per process: the quickstart's networks are so small that more threads mostly wait for each other
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: install test test-all lint quickstart clean
+.PHONY: install test test-all lint quickstart quickstart-data clean
 
 install: $(VENV)/.installed
 
@@ -27,11 +29,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-quickstart: install
+quickstart-data: install
 	$(BIN)/python -m data_prep.digits --out runs/quickstart/data
 	$(BIN)/python -m data_prep.digits_ceiling --out runs/quickstart/data/ceiling.json
-	$(BIN)/dslight sweep recipes/ablations/quickstart_encoders.yaml --jobs $(JOBS)
-	$(BIN)/dslight sweep recipes/ablations/quickstart.yaml --jobs $(JOBS)
+
+quickstart: quickstart-data
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(SWEEP) recipes/ablations/quickstart_encoders.yaml
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(SWEEP) recipes/ablations/quickstart.yaml
 	$(BIN)/dslight report recipes/ablations/quickstart.yaml --out runs/quickstart
 
 clean:

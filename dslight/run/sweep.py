@@ -8,6 +8,7 @@ What is decided here:
   recipe is an error that names the keys; it is neither kept nor overwritten silently.
 - A run that fails, or whose worker is killed, does not stop the others; it is listed at the end with the last lines of
   its log, and the exit status is 1.
+- Under torchrun its processes train the runs together, one after the other (``sweep_together``).
 - Workers share the cores evenly (``OMP_NUM_THREADS``, unless it is set) and, where ``CUDA_VISIBLE_DEVICES`` lists
   several devices, the devices.
 """
@@ -31,6 +32,7 @@ from tqdm import tqdm
 from dslight.recipe.ablation import Ablation, Run
 from dslight.recipe.compose import compose, differences, recipe_hash
 from dslight.recipe.errors import RecipeError
+from dslight.run.sweep_together import is_first, processes, train_together, write_about
 from dslight.run.sweep_worker import DONE, FAILED, INTERRUPTED, READY, Fit, Worker
 
 FIT = "dslight.run.fit.fit"
@@ -65,13 +67,20 @@ def sweep(
         raise RecipeError(f"jobs: {jobs} workers cannot run anything; at least 1")
     if index is not None and not 0 <= index < len(ablation.runs):
         raise RecipeError(f"index: {index}, but {ablation.name} has {len(ablation.runs)} runs, counted from 0")
+    if processes() > 1 and (jobs > 1 or fresh):
+        what = (
+            "--fresh: delete the runs' folders first" if fresh else f"--jobs: {jobs} runs at a time cannot share them"
+        )
+        raise RecipeError(f"{what}; torchrun started {processes()} processes, which train one run after the other")
     runs = ablation.runs if index is None else [ablation.runs[index]]
     if fresh:
         _delete(runs)
     _refuse_other_recipes(runs)
     queue = sorted((run for run in runs if not is_done(run)), key=lambda run: -run.cost)
-    if len(queue) < len(runs):
+    if len(queue) < len(runs) and is_first():
         print(f"{ablation.name}: {len(runs) - len(queue)} of {len(runs)} runs are done already")
+    if processes() > 1:
+        return train_together(ablation.name, len(runs), queue)
     return _Sweep(ablation.name, len(runs), queue, jobs, fit).run()
 
 
@@ -171,9 +180,7 @@ class _Sweep:
 
     def _start(self, place: int, run: Run) -> None:
         self.tasks[place] = _Task(run, time.monotonic())
-        run.run_dir.mkdir(parents=True, exist_ok=True)
-        about = {"ablation": self.name, "arm": run.arm, "index": run.index, "point": run.point}
-        (run.run_dir / "run.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_about(self.name, run)
         self.workers[place].pipe.send((run.recipe, run.run_dir))
 
     def _listen(self) -> None:
