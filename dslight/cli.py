@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = verb("report", "one table and one page out of an ablation or of run folders")
     report.add_argument("paths", nargs="+", help="an ablation file (with its overrides), or folders of runs")
-    report.add_argument("--out", type=Path, help="where report.html, table.md and table.csv go")
+    report.add_argument("--out", type=Path, help="where report.html, its pages of questions and the tables go")
     report.add_argument("--baseline", help="the arm that others are compared with")
     return parser
 
