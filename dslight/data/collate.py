@@ -92,32 +92,30 @@ class Collate:
         items = [item for row in made for item in row]
         asks = items[0].question is not None
         shape = (len(rows), max(lengths))
-        input_ids = torch.full(shape, self.pad_id, dtype=torch.int64)
-        labels = torch.full(shape, IGNORE, dtype=torch.int64)
-        visual_mask = torch.zeros(shape, dtype=torch.bool)
-        segments = torch.zeros(shape, dtype=torch.int64)
+        input_ids, labels = np.full(shape, self.pad_id), np.full(shape, IGNORE)
+        visual_mask, segments = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64)
         for i, row in enumerate(made):
             start = shape[1] - lengths[i] if asks else 0
             for number, item in enumerate(row, start=1):
                 span = slice(start, start + len(item.ids))
-                ids = torch.as_tensor(item.ids)
+                ids = np.asarray(item.ids)
                 visual_mask[i, span] = ids == IMAGE
-                input_ids[i, span] = torch.where(ids == IMAGE, self.pad_id, ids)
+                input_ids[i, span] = np.where(ids == IMAGE, self.pad_id, ids)
                 segments[i, span] = number
                 if item.labels is not None:
-                    labels[i, span] = torch.as_tensor(item.labels)
+                    labels[i, span] = item.labels
                 if number > 1:
                     labels[i, start] = IGNORE
                 start = span.stop
         return Batch(
-            input_ids=input_ids,
-            attention_mask=(segments > 0).to(torch.int64),
-            visual_mask=visual_mask,
-            labels=None if asks else labels,
+            input_ids=torch.from_numpy(input_ids),
+            attention_mask=torch.from_numpy((segments > 0).astype(np.int64)),
+            visual_mask=torch.from_numpy(visual_mask),
+            labels=None if asks else torch.from_numpy(labels),
             views=self._views(items),
             keys=[item.key for row in rows for item in (row if isinstance(row, tuple) else (row,))],
             questions=[item.question for item in items if item.question is not None],
-            segments=segments if packed else None,
+            segments=torch.from_numpy(segments) if packed else None,
             dropped=dropped,
             shrunk=shrunk,
         )

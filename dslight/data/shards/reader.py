@@ -113,13 +113,14 @@ class ShardReader:
             whole = head is None or extension in _TEXT
             size = size if head is None or whole else min(size, head)
             data = os.pread(descriptor.number, size, offset)
-            where = f"{self.root / shard.name}: {key}.{extension} at byte {offset}"
             if len(data) != size:
-                raise ShardError(f"{where}: {len(data)} of {size} bytes are left; the shard was cut")
-            expected = self.index.hashes[m].tobytes()
-            if self.check == "full" and whole and member_hash(data) != expected:
-                raise ShardError(f"{where}: has hash {member_hash(data).hex()}, was written with {expected.hex()}")
-            members[extension] = data
+                problem = f"{len(data)} of {size} bytes are left; the shard was cut"
+            elif self.check == "full" and whole and member_hash(data) != (expected := self.index.hashes[m].tobytes()):
+                problem = f"has hash {member_hash(data).hex()}, was written with {expected.hex()}"
+            else:
+                members[extension] = data
+                continue
+            raise ShardError(f"{self.root / shard.name}: {key}.{extension} at byte {offset}: {problem}")
         return members
 
 
