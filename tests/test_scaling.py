@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
 from benchmarks.scaling import DOCUMENT, RECIPES, Assumed, Model, models_table, planned, read_models, step, steps_table
 
