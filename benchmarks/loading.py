@@ -23,7 +23,11 @@ from typing import Any
 
 TINY = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 8, "num_attention_heads": 4}
 BILLION = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32}
-WAYS = {"whole, then sharded": "whole", "share by share": "shares"}
+WAYS = {
+    "`weights`, whole, then sharded": "weights",
+    "`pretrained`, whole (transformers maps the file), then sharded": "pretrained",
+    "either, share by share": "shares",
+}
 
 
 def decoder(tiny: bool) -> dict[str, Any]:
@@ -31,10 +35,12 @@ def decoder(tiny: bool) -> dict[str, Any]:
     return {"model_type": "llama", "vocab_size": 32000, "tie_word_embeddings": False, **(TINY if tiny else BILLION)}
 
 
-def recipe(folder: Path, tiny: bool, sharded: bool) -> dict[str, Any]:
+def recipe(folder: Path, tiny: bool, way: str) -> dict[str, Any]:
     """A model around the checkpoint in ``folder``."""
     encoder = {"name": "vit_tiny_patch16_224", "model_args": {"img_size": 32, "patch_size": 8, "depth": 2}}
-    source = {"pretrained": str(folder), "config": decoder(tiny), "dtype": "bfloat16", "tokenizer": str(folder)}
+    source: dict[str, Any] = {"config": decoder(tiny), "dtype": "bfloat16", "tokenizer": str(folder)}
+    weights = {"language_model": str(folder)} if way == "weights" else {}
+    source |= {} if weights else {"pretrained": str(folder)}
     return {
         "model": {
             "vision_encoder": {"class_path": "dslight.components.TimmEncoder", "init_args": encoder},
@@ -43,7 +49,8 @@ def recipe(folder: Path, tiny: bool, sharded: bool) -> dict[str, Any]:
             "language_model": {"class_path": "dslight.components.HFCausalLM", "init_args": source},
         },
         "data": {"train": [], "views": {"class_path": "dslight.data.images.SingleView"}, "global_batch_size": 1},
-        "trainer": {"strategy": {"class_path": "dslight.train.Sharded"}} if sharded else {},
+        "weights": weights,
+        "trainer": {"strategy": {"class_path": "dslight.train.Sharded"}} if way == "shares" else {},
     }
 
 
@@ -114,13 +121,13 @@ def one_rank(folder: Path, way: str, tiny: bool) -> None:
     mesh = dist.init_device_mesh("cpu", (dist.get_world_size(), 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
     peak, began = Peak(), time.perf_counter()
     peak.start()
-    model: Any = build(recipe(folder, tiny, sharded=way == "shares"), opens=None).model
+    model: Any = build(recipe(folder, tiny, way), opens=None).model
     shard(model, model.parts(), mesh)
     materialise(model, torch.device("cpu"))
     if model.read_weights is not None:
         model.read_weights()
     found = peak.stop() | {"seconds": time.perf_counter() - began}
-    total = sum(p.to_local().float().square().sum() for p in model.language_model.parameters())
+    total = sum(p.detach().to_local().float().square().sum() for p in model.language_model.parameters())
     dist.all_reduce(total)
     found["checksum"] = float(total)
     (folder / f"{way}-{dist.get_rank()}.json").write_text(json.dumps(found))
