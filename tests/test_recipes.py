@@ -36,12 +36,15 @@ VARIANTS = {
     "flamingo_cross_attention": (672, 2880, 576, [1, 2, 3, 4]),
     "gated": (672, 2880, 576, [1, 2, 3, 4]),
     "granite_map": (672, 2880, 5 * 144 + 24, [0, 3, 6, 9, 12, 15, 18, 21]),  # 24 rows of the mosaic end in a newline
+    "lora": (672, 2880, 576, [1, 2, 3, 4]),
     "multi_layer_fusion": (336, 576, 576, []),
     "qwen3_vl_taps": (512, 1024, 256, [1, 2, 3]),
     "slimm_mid_layers": (448, 1024, 256, [1, 2, 3, 4]),
 }
 """Effective resolution, visual tokens, context length, and the layers of the language model that something enters."""
-LANGUAGE_MODELS = {"qwen3_vl_taps": 8_190_735_360, "slimm_mid_layers": 494_032_768}
+ADAPTERS = 32 * 128 * (3072 + 9216 + 3072 + 3072 + 3072 + 16384 + 8192 + 3072)
+"""Rank 128 beside the four linear layers of each of Phi-3-mini's 32: what goes in and what comes out."""
+LANGUAGE_MODELS = {"qwen3_vl_taps": 8_190_735_360, "slimm_mid_layers": 494_032_768, "lora": 3_821_079_552 + ADAPTERS}
 """Parameters of Qwen/Qwen3-8B and Qwen/Qwen2-0.5B-Instruct; the others have Phi-3-mini's."""
 SHAPES = [
     "paper/table1/llava_next_7b.yaml",
@@ -81,7 +84,7 @@ TINY_RUN = [
 def test_every_file_is_known_to_these_tests():
     """A new file changes these numbers: then see that it is planned (and trained, if it is tiny) below."""
     assert set(FILES) == {*PAPER, *PARTS, *ABLATIONS, *ENCODERS, *ARMS, *(f"variants/{name}.yaml" for name in VARIANTS)}
-    assert (len(ABLATIONS), len(ENCODERS), len(ARMS), len(PAPER), len(VARIANTS)) == (5, 2, 7, 60, 12)
+    assert (len(ABLATIONS), len(ENCODERS), len(ARMS), len(PAPER), len(VARIANTS)) == (5, 2, 7, 60, 13)
 
 
 def test_every_part_is_used():
