@@ -45,6 +45,7 @@ FAULTS = {
     18: "a data worker killed or hanging",
     19: "every start method under every launcher",
     20: "mixing and packing, exact also after a resume",
+    21: "remote shards: a cut connection, a changed byte, a killed puller",
 }
 
 ELSEWHERE = {
@@ -69,6 +70,9 @@ ELSEWHERE = {
     "tests/data/test_resume.py::test_packed_epochs_": 20,
     "tests/data/test_resume.py::test_a_killed_run_of_any_order_": 20,
     "tests/data/test_resume.py::test_resuming_with_": 20,
+    "tests/data/test_remote.py::test_a_cut_connection_": 21,
+    "tests/data/test_remote.py::test_what_never_arrives_whole_": 21,
+    "tests/data/test_remote.py::test_a_process_that_is_killed_while_it_pulls_": 21,
 }
 """Tests of other folders that are a fault's fast representative, by the beginning of their names."""
 
@@ -210,9 +214,10 @@ def poisoned(pages, tmp_path) -> tuple[Path, str, str]:
 def dslight(tmp_path) -> Callable[..., Any]:
     """``dslight(*arguments, ranks=1)``: the program in a process per rank, forked, which is quick. Each knows its place
     by SLURM's variables, and nobody ends the others when one fails."""
+    from processes import Ended, free_port, program, slurm, wait_all
+
     import dslight.run.result
     import dslight.vlm  # noqa: F401  what every process would import: forked, they have it
-    from processes import Ended, free_port, program, slurm, wait_all
 
     def run(*arguments: str, ranks: int = 1, timeout: float = 120, **variables: str) -> Any:
         began, port, processes = time.monotonic(), free_port(), []

@@ -6,6 +6,7 @@ import json
 import random
 import signal
 from collections import Counter
+from itertools import cycle, product
 from pathlib import Path
 
 import pytest
@@ -38,17 +39,28 @@ def resumed(out: Path, after: Path, **settings) -> Path:
     return out
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=[SLOW, pytest.mark.timeout(600)])])
+SHAPES = list(product((1, 2, 4), (0, 1, 4)))
+"""Ranks, and data workers of each."""
+
+
+@pytest.mark.parametrize(
+    ("kills", "shapes"),
+    [(2, [(1, 0)]), pytest.param(20, SHAPES, marks=[SLOW, pytest.mark.timeout(1800)])],
+    ids=["2", "20"],
+)
 @pytest.mark.fault(11)
-def test_killed_at_a_random_batch_the_same_world_resumes_with_the_same_steps(kills, data, whole, tries, tmp_path):
+def test_killed_at_a_random_batch_the_same_world_resumes_with_the_same_steps(
+    kills, shapes, data, whole, tries, tmp_path
+):
     rng = random.Random(kills)
-    for i in range(kills):
-        micro, every = rng.choice([2, 4, 8]), rng.choice([1, 2, 3])
-        where, at = rng.choice(["train", "backward"]), rng.randrange(STEPS * GLOBAL // micro)
+    for i, (world, workers) in zip(range(kills), cycle(shapes), strict=False):
+        micro, every = rng.choice([size for size in (1, 2, 4, 8) if size * world <= GLOBAL]), rng.choice([1, 2, 3])
+        where, at = rng.choice(["train", "backward"]), rng.randrange(STEPS * GLOBAL // (micro * world))
+        shape = {"world": world, "workers": workers, "micro": micro, "every": every}
         with tries.one():
-            first = killed(tmp_path / f"{i}a", data=data, micro=micro, every=every, kill=(where, at))
-            second = resumed(tmp_path / f"{i}b", first, data=data, micro=micro, every=every)
-            assert per_step(first, second) == whole, (micro, every, where, at)
+            first = killed(tmp_path / f"{i}a", data=data, kill=(where, at), **shape)
+            second = resumed(tmp_path / f"{i}b", first, data=data, **shape)
+            assert per_step(first, second) == whole, (shape, where, at)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,7 @@ def programs(launcher: str, job: str) -> list[tuple[list[str], dict[str, str]]]:
     ("launcher", "method"),
     [pytest.param(launcher, method, marks=SLOW) for launcher in LAUNCHERS for method in STARTS],
 )
+@pytest.mark.timeout(700)
 @pytest.mark.fault(19)
 def test_every_record_is_read_by_one_worker_of_one_rank(launcher, method, data, whole, tmp_path):
     out = tmp_path / "out"
@@ -144,7 +145,7 @@ def test_every_record_is_read_by_one_worker_of_one_rank(launcher, method, data, 
                 start_new_session=True, cwd=tmp_path,
             )  # fmt: skip
         processes.append(Joined(process))
-    codes = wait_all(processes, 200)
+    codes = wait_all(processes, 600)  # up to four processes that import everything
     assert set(codes) == {0}, [path.read_text()[-3000:] for path in tmp_path.glob("output*.txt")]
     assert len(whole) == PER_EPOCH
     assert per_step(out) == whole

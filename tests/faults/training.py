@@ -163,7 +163,7 @@ def _quietly(**settings: Any) -> None:
     fit(**settings)
 
 
-def launch(timeout: float = 120, **settings: Any) -> list[int | None]:
+def launch(timeout: float = 280, **settings: Any) -> list[int | None]:
     """Run :func:`fit` in forked processes, one per rank; their exit codes. Once one is killed, the others are too."""
     Path(settings["out"]).mkdir(exist_ok=True)
     world, context = settings.get("world", 1), multiprocessing.get_context("fork")
