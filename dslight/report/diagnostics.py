@@ -74,7 +74,7 @@ def _norms(found: Mapping[str, Sequence[Found]]) -> Iterator[Table]:
         ["arm", *(f"stack {i}" for i in range(1, most + 1))],
         lines,
         caption="Norm of what a stack adds, relative to the residual stream where it is added, behind its gate; in "
-        "parentheses the cosine of the two. Means over the positions that hold a stack, and over seeds; `encoder`: "
+        "parentheses the cosine of the two. Means over the positions that hold a stack, and over seeds. “Encoder”: "
         "added inside the vision encoder.",
     )
 
@@ -105,7 +105,7 @@ def _own_numbers(found: Mapping[str, Sequence[Found]]) -> Iterator[Table]:
 
 
 def _comparisons(source: str, arms: Mapping[str, Sequence[tuple[Result, Found]]], alone: bool) -> Iterator[Table]:
-    """A row per arm, a column per way to run it."""
+    """A row per way to run the model, a column per arm."""
     compared = {arm: runs for arm, runs in arms.items() if runs[0][1]["comparisons"].get(source)}
     if not compared:
         return
@@ -114,15 +114,11 @@ def _comparisons(source: str, arms: Mapping[str, Sequence[tuple[Result, Found]]]
     scores = {arm: [_scores(result.path, source) for result, _ in runs] for arm, runs in compared.items()}
     scored = [score for runs in scores.values() for run in runs for way in run.values() for score in way.values()]
     unit = Unit(100.0, "%") if all(0 <= score <= 1 for score in scored) else Unit(1.0, "")
-    lines = []
-    for arm, runs in scores.items():
-        cells = [_cell(runs, name, unit) for name in order]
-        asked = len({number for run in runs for number in run["all"]})
-        lines.append([arm, str(asked), *cells])
-    head = ["arm" if alone else f"arm, on {source}", "questions", *(ways[name] for name in order)]
+    asked = [str(len({number for run in runs for number in run["all"]})) for runs in scores.values()]
+    lines = [[ways[name], *(_cell(runs, name, unit) for runs in scores.values())] for name in order]
     yield Table(
-        head,
-        lines,
+        ["scores" if alone else f"scores on {source}", *scores],
+        [["questions", *asked], *lines],
         caption=f"Scores {f'in {unit.name} ' if unit.name else ''}on the first questions of the validation set: with "
         "all stacks, then what changes without one of them or with the wrong ones, ± its standard error over the "
         "questions (paired). Were the stacks not read, those of another image would change nothing.",
@@ -165,7 +161,7 @@ def _heat_maps(arm: str, result: Result, found: Found) -> Iterator[Figure | str]
             f"{arm}: {one['question']}",
             str(picture),
             f"Reference {' / '.join(dict.fromkeys(one['references']))}, answered {one['answer']}; log-likelihood of "
-            f"the reference {one['log_likelihood']:.2f}. {_meaning(one['heat'])}",
+            f"the reference {one['log_likelihood']:.2f}. " + _meaning(one["heat"]),
         )
     if len(drawn) > SHOWN:
         yield f"{len(drawn) - SHOWN} more heat maps of {arm} are in {result.path / 'diagnostics'}."
