@@ -20,7 +20,7 @@ Pages = Mapping[tuple[str, str, str], str]
 Pair = tuple[Row, Row, Comparison | None]
 """Two arms, and how they compare question by question."""
 
-_OVER = ["Δ [95 %, other questions]", "p", "[95 %, and other seeds]", "p"]
+_QUESTIONS, _SEEDS = ["Δ [95 %, other questions]", "p"], ["[95 %, and other seeds]", "p"]
 
 
 def sections(made: Benchmarks, baseline: str | None, pages: Pages) -> list[Section]:
@@ -40,7 +40,8 @@ def table(made: Benchmarks, pages: Pages) -> Table | None:
         return None
     several = len(made.sources) > 1
     head = ["arm", *(["benchmark"] if several else []), "questions", "mean score [95 %]"]
-    head += [*_OVER, "p (Holm)"] if made.comparisons else []
+    over = _over(made.comparisons)
+    head += [*over, "p (Holm)"] if over else []
     lines = []
     for row, cells in zip(made.rows, made.cells, strict=True):
         for source, cell in cells.items():
@@ -50,7 +51,7 @@ def table(made: Benchmarks, pages: Pages) -> Table | None:
             line = [row.label, *([title_of(source)] if several else [])]
             line += [f"{found.questions:,}", estimated(found.value, found.over_questions)]
             if one is not None:
-                line += [*_difference(one, pages), shown_p(one.p_holm)]
+                line += [*_difference(one, pages)[: len(over)], shown_p(one.p_holm)]
             lines.append(line + ["–"] * (len(head) - len(line)))
     return Table(head, lines, names=2 if several else 1)
 
@@ -75,13 +76,13 @@ def pairs_of(results: Sequence[Result], wanted: Sequence[Sequence[str]]) -> list
 
 def pair_table(pairs: Sequence[Pair], pages: Pages) -> Table | None:
     """Pairs of arms seed by seed and, where there are per-question files, question by question."""
-    sure = _OVER if any(one is not None for *_, one in pairs) else []
+    sure = _over([one for *_, one in pairs if one is not None])
     lines = []
     for row, base, one in pairs:
         by_seed = paired_differences(row.results, base.results)
         single = ", ".join(f"seed {seed}: {row.unit(value, signed=True)}" for seed, value in by_seed.items())
         line = [f"{row.label} − {base.label}", row.unit(row.delta, signed=True), str(row.shared), single]
-        lines.append(line + (["–"] * len(sure) if one is None else _difference(one, pages)))
+        lines.append(line + (["–"] * len(sure) if one is None else _difference(one, pages)[: len(sure)]))
     return Table(["difference", "mean", "seeds", "each", *sure], lines) if lines else None
 
 
@@ -92,8 +93,8 @@ def said_of_marks(made: Benchmarks, baseline: str | None) -> list[str]:
         return []
     return [
         f"{LIKELY}: p < 0.05 against {baseline} in a paired bootstrap over questions, for these trained models; "
-        f"{RETRAINED}: also when other seeds are reckoned with. "
-        "Marks are per comparison, not adjusted for their number."
+        + (f"{RETRAINED}: also when other seeds are reckoned with. " if _over(made.comparisons)[2:] else "")
+        + "Marks are per comparison, not adjusted for their number."
     ]
 
 
@@ -103,9 +104,14 @@ def said_of_intervals(made: Benchmarks) -> list[str]:
         return []
     said = [
         f"Questions are resampled {RESAMPLES:,} times, the same ones for all seeds and arms, and differences are per "
-        "question; p is two-sided.",
-        "For other seeds, Student's t of what the seeds differ by is added, since so few cannot be resampled.",
+        "question; p is two-sided."
     ]
+    if _over(made.comparisons)[2:]:
+        said.append(
+            "For other seeds, Student's t of what the seeds differ by is added, since so few cannot be resampled."
+        )
+    elif made.comparisons:
+        said.append("One seed says nothing about another.")
     if any(one.difference.seeds == 2 for one in made.comparisons):
         said.append("Two seeds say very little about a third, so these intervals can be wide.")
     return said + said_of_other_metrics(made)
@@ -146,6 +152,12 @@ def bounds(interval: Interval, signed: bool = False) -> str:
 def shown_p(p: float | None) -> str:
     """Three decimals."""
     return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _over(comparisons: Sequence[Comparison]) -> list[str]:
+    """Headings of what can be said of some comparisons: nothing about other seeds if each has one seed."""
+    seeds = any(one.difference.over_seeds is not None for one in comparisons)
+    return [*(_QUESTIONS if comparisons else []), *(_SEEDS if seeds else [])]
 
 
 def _figure(made: Benchmarks, baseline: str | None) -> list[Figure]:

@@ -191,7 +191,7 @@ def to_markdown(table: Sequence[Row], baseline: str | None) -> str:
 
 def markdown(cells: Sequence[Sequence[str]], names: int = 1) -> str:
     """A heading and rows as a table in (GitHub's) markdown; all but the first ``names`` columns to the right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]  # a rule of fewer is none everywhere
     lines = [
         [text.ljust(w) if i < names else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))]
         for line in cells

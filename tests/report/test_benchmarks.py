@@ -203,6 +203,16 @@ def test_the_table_of_intervals_says_both_kinds_and_with_two_seeds_that_they_say
     assert "Two seeds say very little" in " ".join(said_of_intervals(made))
 
 
+def test_a_single_seed_is_not_said_to_speak_for_others(arms):
+    made = benchmarks(arms({"low": 0.0, "deepstack": 0.3}, seeds=(0,), sources=("textvqa",))())
+    sure = certainties(made, {})
+    assert sure is not None
+    assert sure.head == ["arm", "questions", "mean score [95 %]", "Δ [95 %, other questions]", "p", "p (Holm)"]
+    assert {len(row) for row in sure.rows} == {6}
+    assert "One seed says nothing about another." in said_of_intervals(made)
+    assert "‡" not in " ".join(said_of_marks(made, "low"))
+
+
 # LaTeX
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dslight.report.runs import collect
-from dslight.report.table import Unit, notes, rows, to_csv, to_markdown, unit
+from dslight.report.table import Unit, markdown, notes, rows, to_csv, to_markdown, unit
 
 
 @pytest.fixture
@@ -105,6 +105,11 @@ def test_the_markdown_is_a_table_with_aligned_columns(results):
     assert row["vqa accuracy (%)"] == "91.0"
     assert row["Δ to low"] == "+21.0"
     assert (row["visual tokens"], row["context length"], row["time vs. low"]) == ("16", "32", "1.00×")
+
+
+def test_every_column_of_markdown_has_a_rule_that_every_reader_takes_for_one():
+    lines = markdown([["arm", "p"], ["a", "–"]]).splitlines()
+    assert lines == ["| arm |   p |", "| --- | --: |", "| a   |   – |"]
 
 
 def test_columns_without_any_value_are_left_out(results):
