@@ -110,11 +110,11 @@ def test_imports_go_one_way(under, forbidden):
 
 
 def test_only_the_builder_sees_model_and_data():
-    """``run`` holds both in an experiment that the builder made, and may use helpers of the data."""
+    """``run`` and ``harness`` hold both in an experiment that the builder made, and may use helpers of the data."""
     both = {
         str(path.relative_to(ROOT))
         for path in ROOT.rglob("*.py")
-        if reaches(path, *MODEL) and reaches(path, "dslight.data") and path.parent.name != "run"
+        if reaches(path, *MODEL) and reaches(path, "dslight.data") and path.parent.name not in ("run", "harness")
     }
     assert both <= {"recipe/build.py", "recipe/schema.py"}
 
