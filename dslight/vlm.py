@@ -241,14 +241,15 @@ class VLM(pl.LightningModule):
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/<source>/<score>`` for every source that has scores, and ``speed/<source>/questions_per_second``."""
+        """Log ``val/<source>/<score>`` where there are scores, and ``speed/<source>/questions_per_second``."""
         for source, metric in self.metrics.items():
             assert isinstance(metric, TextMetric)
             for name, value in metric.compute().items():
                 if not value.isnan():
                     self.log(f"val/{source}/{name}", value, prog_bar=name == metric.headline)
             metric.reset()
-            asked = torch.tensor([len(self.answers[source]), self.seconds[source]], dtype=torch.float32, device=self.device)
-            answered, seconds = self.trainer.strategy.reduce(asked, reduce_op="sum").tolist()
+            asked = [float(len(self.answers[source])), self.seconds[source]]
+            sums = torch.tensor(asked, dtype=torch.float32, device=self.device)
+            answered, seconds = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
             rate = answered * self.trainer.world_size / max(seconds, 1e-9)
             self.log(f"speed/{source}/questions_per_second", rate)

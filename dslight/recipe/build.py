@@ -7,6 +7,7 @@ Only then is it built for real.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,8 @@ from dslight.recipe.waiting import KINDS, parts_that_wait, read
 from dslight.train.strategy import copies_of
 from dslight.types import Grid
 from dslight.vlm import VLM
+
+_FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass
@@ -302,6 +305,8 @@ def _check_data(data: Any) -> None:
             raise RecipeError(f"data.{key}: must be at least 1, got {size}")
     batches_per_step(data, world_size=1)
     for name, source in data.val_sources.items():
+        if not _FILE_NAME.fullmatch(name):
+            raise RecipeError(f"data.val.{name}: names a file of the run's folder; use letters, digits, _, - and .")
         if source.benchmark not in BENCHMARKS:
             raise RecipeError(
                 f"data.val.{name}.benchmark: there is no {source.benchmark!r}{closest(source.benchmark, BENCHMARKS)}; "

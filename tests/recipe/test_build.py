@@ -194,6 +194,7 @@ WRONG_TYPE = {
     "name=3": "name: expected a string, got 3",
     "checkpoint_every=0": "checkpoint_every: must be at least 1 step, got 0",
     "checkpoint_keep=0": "checkpoint_keep: must be at least 1 checkpoint, got 0",
+    "data.val={a/b: {root: x}}": "data.val.a/b: names a file of the run's folder; use letters, digits, _, - and .",
     "validate_every=0": "validate_every: must be at least 1 step, got 0",
     "model=MyModel": "model: expected a mapping, got 'MyModel'",
     "weights=x.safetensors": "weights: expected a mapping, got 'x.safetensors'",
@@ -551,10 +552,17 @@ def test_an_experiment_is_built_without_its_shards_where_none_is_read(component_
 
 def test_a_mesh_of_another_size_than_the_processes_is_refused_by_the_plan(capsys):
     file = str(Path(__file__).parents[2] / "recipes" / "paper" / "table1" / "deepstack_l_7b.yaml")
-    assert main(["plan", file, "trainer.num_nodes=4"]) == 1
+    sizes = "{data_parallel_size: 8, tensor_parallel_size: 1}"
+    lightnings = f"{{class_path: lightning.pytorch.strategies.ModelParallelStrategy, init_args: {sizes}}}"
+    assert main(["plan", file, "--no-cost", "trainer.num_nodes=4", f"trainer.strategy={lightnings}"]) == 1
     assert capsys.readouterr().err.splitlines()[0] == (
         "dslight: trainer.strategy.init_args.data_parallel_size: 8 x tensor_parallel_size 1 is not the number of "
         "processes, 32 (trainer.devices x trainer.num_nodes)"
+    )
+    assert main(["plan", file, "--no-cost", "trainer.strategy.init_args.replicate=3"]) == 1
+    assert capsys.readouterr().err == (
+        "dslight: trainer.strategy.init_args.replicate: 3 copies of the model cannot share 8 processes evenly; "
+        "choose a divisor\n"
     )
     assert main(["plan", file]) == 0
     assert ": 8 ranks," in capsys.readouterr().out
