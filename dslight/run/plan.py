@@ -17,7 +17,9 @@ from torch import nn
 from dslight.layout import NEWLINE
 from dslight.recipe.build import batches_per_step, check
 from dslight.recipe.build import world_size as named_world_size
+from dslight.recipe.errors import RecipeError
 from dslight.run.cost import Costs, costs
+from dslight.train.strategy import copies_of
 from dslight.types import Grid
 from dslight.vlm import VLM
 
@@ -36,7 +38,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes per rank. Weights, gradients and optimizer states are sharded over the world, activations are not."""
+    """Bytes per rank. Weights, gradients and optimizer states are sharded over the world, or over the ranks that
+    share a copy of the model; activations are not."""
 
     weights: int
     gradients: int
@@ -157,6 +160,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
     """
     experiment = check(recipe)
     world_size = world_size or named_world_size(recipe)
+    sharers = world_size // _copies(recipe, world_size)
     model, data, encoder = experiment.model, experiment.data, experiment.encoder
     grid = experiment.largest_grid
     crops = grid[0] * grid[1]
@@ -206,10 +210,10 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         world_size=world_size,
         micro_batch_size=micro,
         memory=Memory(
-            weights=weights // world_size,
-            gradients=trainable // world_size,
-            optimizer=2 * trainable // world_size,
-            unsharded=(weights - sum(units) + 2 * max(units, default=0)) if world_size > 1 else 0,
+            weights=weights // sharers,
+            gradients=trainable // sharers,
+            optimizer=2 * trainable // sharers,
+            unsharded=(weights - sum(units) + 2 * max(units, default=0)) if sharers > 1 else 0,
             activations=counted.activations * micro,
         )
         if cost
@@ -217,6 +221,17 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         notes=_notes(model, context, text_tokens),
         checkpointed=[name for name, how in [*trains.items(), *frozen.items()] if how.checkpointing],
     )  # fmt: skip
+
+
+def _copies(recipe: Mapping[str, Any], world_size: int) -> int:
+    """Of the model, each shared by some of the processes (hybrid sharding)."""
+    trainer = recipe.get("trainer") or {}
+    strategy = trainer.get("strategy")
+    arguments = (strategy.get("init_args") or {}) if isinstance(strategy, Mapping) else {}
+    try:
+        return copies_of(arguments.get("replicate", 1), world_size, trainer.get("num_nodes", 1))
+    except ValueError as error:
+        raise RecipeError(f"trainer.strategy.init_args.{error}") from None
 
 
 def _notes(model: Any, context: int, text_tokens: int) -> list[str]:

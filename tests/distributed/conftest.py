@@ -32,6 +32,13 @@ RECORDS = GLOBAL_BATCH * STEPS
 QUESTIONS = 7  # does not divide by two ranks
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test of this folder may launch processes several times, on a machine that does more than this."""
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
+
+
 def share(step: int, rank: int) -> list[int]:
     """The records that one of two ranks reads in a step: the plan is known before the shards are written."""
     plan = TrainPlan((PlanSource("", RECORDS),), seed=0, global_batch=GLOBAL_BATCH)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from launches import SHARDED, strategy
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import save
+
+from dslight.cli import main
 
 STOP = 3
 
@@ -17,7 +23,9 @@ def whole(recipe, fit, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(2, 1), (1, 2), pytest.param(2, 2, marks=pytest.mark.slow)], ids=lambda ranks: f"{ranks}"
+    ("before", "after"),
+    [(2, 1), (1, 2), *(pytest.param(*ranks, marks=pytest.mark.slow) for ranks in ((2, 2), (2, 4)))],
+    ids=lambda ranks: f"{ranks}",
 )
 def test_a_stopped_run_continues_on_another_number_of_processes(whole, fit, tmp_path, before, after):
     file, uninterrupted = whole
@@ -49,9 +57,46 @@ def test_a_run_that_gathers_its_checkpoints_continues_with_and_without_sharding(
 
 def test_a_sharded_checkpoint_needs_a_sharding_strategy(whole, fit, tmp_path):
     file, _ = whole
-    (tmp_path / "run" / "checkpoints" / "step-00000003.ckpt").mkdir(parents=True)
-    (tmp_path / "run" / "checkpoints" / "step-00000003.ckpt" / "meta.pt").touch()
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000003.ckpt"
+    save({"state_dict": {"weight": torch.zeros(3)}}, checkpoint_id=checkpoint, no_dist=True)
+    torch.save({}, checkpoint / "meta.pt")
     done = fit(file, tmp_path)
     assert done.code == 1
     assert "trainer.strategy: " in done.output
     assert "step-00000003.ckpt is sharded" in done.output
+
+
+@pytest.mark.slow
+def test_a_copy_per_node_continues_as_one_copy_and_is_exported_whole(whole, fit, tmp_path):
+    """Four processes in two copies stop; one process continues, and what it ends with is what ``export`` writes of the
+    shares of two.
+    """
+    file, uninterrupted = whole
+    hybrid = strategy(SHARDED, replicate=2)
+    first = fit(file, tmp_path, hybrid, ranks=4, sharded=False, STOP_STEP=str(STOP), STOP_RANK="3")
+    assert first.code != 0
+    second = fit(file, tmp_path, strategy(SHARDED), ranks=2, sharded=False)
+    assert second.code == 0, second.output[-4000:]
+    assert second.probe(0)["start"] == STOP
+    assert second.losses() == pytest.approx(uninterrupted.losses(), abs=1e-5)
+    assert second.answers() == uninterrupted.answers()
+    (newest,) = (tmp_path / "run" / "checkpoints").glob("step-00000006.ckpt")
+    assert newest.is_dir()
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    trained = load_file(tmp_path / "run" / "weights" / "projector.safetensors")
+    torch.testing.assert_close({f"projector.{name}": t for name, t in trained.items()}, {
+        name: written[name] for name in written if name.startswith("projector.")
+    }, rtol=0, atol=0)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_computing_in_bfloat16_keeps_float32_weights(whole, fit, tmp_path):
+    """As the losses are: near those of float32, and not they."""
+    file, exact = whole
+    mixed = strategy(SHARDED, param_dtype="bfloat16", reduce_dtype="float32")
+    done = fit(file, tmp_path, mixed, ranks=2, sharded=False)
+    assert done.code == 0, done.output[-4000:]
+    assert done.losses() == pytest.approx(exact.losses(), abs=0.05)
+    assert done.losses() != pytest.approx(exact.losses(), abs=1e-5)
+    assert {tensor.dtype for tensor in done.weights().values()} == {torch.float32}

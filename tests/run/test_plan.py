@@ -147,3 +147,12 @@ def test_a_world_that_cannot_share_the_global_batch_is_refused(recipe, capsys):
     assert capsys.readouterr().err == (
         "dslight: data.global_batch_size: 8 is no multiple of 3 ranks x data.micro_batch_size 4\n"
     )
+
+
+def test_ranks_that_hold_a_copy_of_the_model_share_it_among_fewer(values):
+    strategy = {"class_path": "dslight.train.Sharded", "init_args": {"replicate": 2}}
+    copies = plan({**values, "trainer": {**values.get("trainer", {}), "strategy": strategy}}, 2, text_tokens=TEXT)
+    alone, shared = plan(values, 1, text_tokens=TEXT), plan(values, 2, text_tokens=TEXT)
+    assert copies.memory.weights == alone.memory.weights == 2 * shared.memory.weights
+    assert copies.memory.optimizer == alone.memory.optimizer
+    assert copies.micro_batch_size == shared.micro_batch_size
