@@ -129,6 +129,16 @@ def test_questions_that_only_pad_a_batch_do_not_count(make_vlm, ask, name):
     assert [norm.filled for norm in everything] != [norm.filled for norm in found]
 
 
+def test_every_view_in_the_sequence_counts_for_its_own_question(make_vlm, ask):
+    """Three views of the first image, five of the second, which only pads."""
+    vlm = make_vlm(DeepStack(encoder_stacks=[Stack([1, 2, 3, 3], "fine")], sequence="tiles"))
+    padded = measure(vlm, ask(vlm, [[(1, 2)], [(2, 2)]], valid=[True, False]))
+    alone = measure(vlm, ask(vlm, [[(1, 2)]]))
+    for ours, theirs in zip(padded, alone, strict=True):
+        torch.testing.assert_close(ours.added, theirs.added)
+        torch.testing.assert_close(ours.relative, theirs.relative)
+
+
 def test_stacks_of_both_sides_are_measured_each_in_its_own_stream(make_vlm, ask):
     vlm = make_vlm(DeepStack([Stack([0, 1, 2, 3])], [Stack([1, 2, 3, 3])]))
     batch = ask(vlm, [[(2, 2)]])
