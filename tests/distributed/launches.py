@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-TIMEOUT = 280
+TIMEOUT = 500
 STRATEGY = "lightning.pytorch.strategies.ModelParallelStrategy"
 SHARDED = "dslight.train.Sharded"
 

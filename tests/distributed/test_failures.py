@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 MODULE = "language_model.model.model.layers.2.mlp"
 SAMPLES = r"samples train-\d{4}, train-\d{4}"
 PATIENCE = 60
@@ -19,6 +21,7 @@ def test_a_loss_that_is_not_finite_stops_both_before_the_step(recipe, fit, tmp_p
     assert kept == ["step-00000001.ckpt", "step-00000002.ckpt"]
 
 
+@pytest.mark.slow
 def test_an_exception_in_a_module_stops_both(recipe, fit, tmp_path):
     done = fit(recipe("DeepStackL"), tmp_path, ranks=2, FAIL="raise 3 1")
     assert done.code not in (0, None)

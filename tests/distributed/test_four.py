@@ -6,9 +6,10 @@ import pytest
 import torch
 from launches import SHARDED, strategy
 
-FAST = "DeepStackL, trains, two copies"
+pytestmark = pytest.mark.slow
+
 CASES = {
-    FAST: ("DeepStackL", False, {"replicate": 2}),
+    "DeepStackL, trains, two copies": ("DeepStackL", False, {"replicate": 2}),
     "DeepStackV, frozen, one copy": ("DeepStackV", True, {}),
     "DeepStackV, trains, two copies": ("DeepStackV", False, {"replicate": 2}),
     "DeepStackL, frozen, one copy": ("DeepStackL", True, {}),
@@ -17,15 +18,14 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=["fast", pytest.param("all", marks=pytest.mark.slow)])
-def pairs(request, recipe, fit_several, tmp_path_factory):
+@pytest.fixture(scope="module")
+def pairs(recipe, fit_several, tmp_path_factory):
     """By case: the run of one process and that of four."""
     root = tmp_path_factory.mktemp("four")
-    cases = {name: case for name, case in CASES.items() if (name == FAST) == (request.param == "fast")}
-    one = {name: (recipe(stacking, frozen=frozen), []) for name, (stacking, frozen, _) in cases.items()}
-    four = {name: (file, [strategy(SHARDED, **cases[name][2])]) for name, (file, _) in one.items()}
+    one = {name: (recipe(stacking, frozen=frozen), []) for name, (stacking, frozen, _) in CASES.items()}
+    four = {name: (file, [strategy(SHARDED, **CASES[name][2])]) for name, (file, _) in one.items()}
     singles, fours = fit_several(root / "one", one), fit_several(root / "four", four, ranks=4)
-    return {name: (singles[name], fours[name]) for name in cases}
+    return {name: (singles[name], fours[name]) for name in CASES}
 
 
 def test_every_step_has_the_loss_of_one_process(pairs):

@@ -27,7 +27,7 @@ def whole(recipe, fit, tmp_path_factory):
 
 def call(recipe: Path, folder: Path, *overrides: str) -> list[str]:
     run = ["-m", "dslight", "fit", str(recipe), f"run_dir={folder / 'run'}", "checkpoint_every=1"]
-    return [*run, strategy(SHARDED, replicate="nodes"), *overrides]
+    return [*run, strategy(SHARDED, replicate=2), *overrides]
 
 
 def agents(port: int, *arguments: str, backend: str = "c10d") -> list[list[str]]:
@@ -40,10 +40,12 @@ def agents(port: int, *arguments: str, backend: str = "c10d") -> list[list[str]]
     return [[*common, f"--node-rank={node}", *arguments] for node in range(2)]
 
 
-@pytest.mark.parametrize("backend", ["c10d", pytest.param("static", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["c10d", "static"])
 def test_two_agents_train_as_one_process(backend, whole, done_in, tmp_path):
     file, one = whole
-    ended = launch_all(tmp_path, agents(free_port(), *call(file, tmp_path), backend=backend))
+    nodes = strategy(SHARDED, replicate="nodes")
+    ended = launch_all(tmp_path, agents(free_port(), *call(file, tmp_path, nodes), backend=backend))
     assert ended.code == 0, ended.output[-4000:]
     two = done_in(tmp_path, ended)
     assert two.probe(1)["world_size"] == 2
@@ -66,6 +68,7 @@ def test_a_killed_worker_is_restarted_and_continues_from_the_last_checkpoint(bac
     assert done.answers() == one.answers()
 
 
+@pytest.mark.slow
 def test_sigterm_to_all_nodes_saves_and_the_same_command_continues(whole, done_in, tmp_path):
     """What a scheduler does before it takes the machines away."""
     file, one = whole
