@@ -6,7 +6,8 @@
 The same rows of the same images (640 x 480, JPEG quality 90, noise of many octaves) and conversations (three rounds):
 
     ours            shards read by dslight's loader, ``data.pixels: fast``
-    ours, pillow    the same with ``data.pixels: pillow``
+    ours, kept      the same with ``data.keep_tokens: true``: text is tokenized before the first step
+    ours, pillow    the same as ours with ``data.pixels: pillow``
     webdataset      the same tars in webdataset's own pipeline: shuffle, Pillow decode, Pillow resize, batched
     json + folder   LLaVA's way: a json and a folder of files, a torch Dataset and DataLoader, Pillow
     limit           simplejpeg and torch's resize of the bytes in memory, and nothing else
@@ -63,7 +64,7 @@ from dslight.types import Grid
 
 SIDE = 336
 GRIDS: dict[str, Grid] = {"336": (0, 0), "336 + 2x2 of 672": (2, 2)}
-ARMS = ("ours", "ours, pillow", "webdataset", "json + folder", "limit", "limit, tokens")
+ARMS = ("ours", "ours, kept", "ours, pillow", "webdataset", "json + folder", "limit", "limit, tokens")
 BATCH, EDGE = 8, 4
 """Samples of a batch; batches before and behind those that are counted (more than workers read ahead)."""
 SLOTS = SlotLayout((24, 24))
@@ -141,10 +142,11 @@ def make_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 # --- the arms
 
 
-def ours(data: Data, grid: Grid, workers: int, pixels: Pixels) -> Iterable[Any]:
+def ours(data: Data, grid: Grid, workers: int, pixels: Pixels, keep_tokens: bool = False) -> Iterable[Any]:
     """dslight's loader."""
     views = GridViews(*grid) if any(grid) else SingleView()
-    module = ShardData([str(data.shards)], views, BATCH, num_workers=workers, pixels=pixels)
+    options: dict[str, Any] = {"num_workers": workers, "pixels": pixels, "keep_tokens": keep_tokens}
+    module = ShardData([str(data.shards)], views, BATCH, **options)
     module.connect(data.tokenizer, (SIDE, SIDE), SLOTS)
     module.setup("fit")
     return module.train_dataloader()
@@ -215,7 +217,7 @@ def limit(data: Data, grid: Grid, tokens: bool) -> Iterator[None]:
     sizes = [SIDE, *([grid[0] * SIDE] if grid[0] else [])]
     while True:
         for jpeg, text in islice(records, BATCH):
-            pixels = torch.from_numpy(simplejpeg.decode_jpeg(jpeg)).permute(2, 0, 1)[None]
+            pixels = torch.from_numpy(simplejpeg.decode_jpeg(jpeg))[None].permute(0, 3, 1, 2)  # torch's fastest order
             for size in sizes:
                 F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
             if tokens:
@@ -227,6 +229,7 @@ def arm(name: str, data: Data, grid: Grid, workers: int) -> Iterable[Any]:
     """The batches of an arm."""
     makers: dict[str, Callable[[], Iterable[Any]]] = {
         "ours": partial(ours, data, grid, workers, "fast"),
+        "ours, kept": partial(ours, data, grid, workers, "fast", keep_tokens=True),
         "ours, pillow": partial(ours, data, grid, workers, "pillow"),
         "webdataset": partial(of_webdataset, data, grid, workers),
         "json + folder": partial(of_folder, data, grid, workers),
@@ -337,7 +340,11 @@ def _repeat(folder: Path, one: Index, tar: bytes, each: int, shards: int) -> Non
 
 def proportional_mb(pid: int) -> float:
     """Memory of a process, pages that it shares counted by halves, thirds, ... (megabytes)."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return _pss(Path(f"/proc/{pid}/smaps_rollup").read_text())
+
+
+def _pss(rollup: str) -> float:
+    lines = rollup.splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
@@ -360,6 +367,10 @@ def started(root: Path, workers: int) -> dict[str, Any]:
 
 def start_up(root: Path, records: int, workers: list[int]) -> None:
     """Print how long an index of ``records`` takes to open, and the memory of each process then."""
+    for modules in ("numpy", "torch", "torch, transformers", "torch, transformers, lightning.pytorch"):
+        program = f"import os, {modules}; print(open(f'/proc/{{os.getpid()}}/smaps_rollup').read())"
+        rollup = subprocess.check_output([sys.executable, "-c", program], text=True)
+        print(f"imports of {modules}: {_pss(rollup):.0f} MB")
     write_large_index(root, records, shards=max(1, records // 10_000))
     print(f"\nAn index of {records} records, {sum(p.stat().st_size for p in root.rglob('*.npz')) / 1e6:.0f} MB\n")
     print("| records | workers | seconds to the first batch | MB before | MB of each process then | MB together |")

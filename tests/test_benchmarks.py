@@ -22,7 +22,7 @@ def test_the_data_benchmark_prints_a_row_for_every_arm():
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    for arm in ("ours", "ours, pillow", "webdataset", "json + folder"):
+    for arm in ("ours", "ours, kept", "ours, pillow", "webdataset", "json + folder"):
         for workers in (0, 1):
             rows = re.findall(rf"^\| {re.escape(arm)} \| {workers} \| {NUMBER} \|", done.stdout, re.MULTILINE)
             assert len(rows) == 2, (arm, workers, done.stdout)  # one for each size of views

@@ -1,16 +1,22 @@
 """Memory that a batch is made in.
 
-The views of a batch are its bulk: 13 MB for eight images of five views each. Decided here: while a batch is made, views
-are written side by side into one piece of memory, where the collate finds them in the order it wants and copies
-nothing. In memory the three colours of a pixel lie side by side, as they are decoded and resized; to take them apart
-would be as slow as half of the resizing, and the model does it on its device when it makes them floating point. Whoever
-makes a batch (``loader``, ``crossing``) says which piece. Outside of a batch, and where the piece is
-too small, memory is torch's as ever and views are joined by a copy, so that nothing but time depends on this.
+The views of a batch are its bulk: 13 MB for eight images of five views each. Decided here:
+
+* While a batch is made, views are written side by side into one piece of memory, where the collate finds them in the
+  order it wants and copies nothing. Whoever makes a batch (``loader``, ``crossing``) says which piece. Outside of a
+  batch, and where the piece is too small, memory is torch's as ever and views are joined by a copy: nothing but time
+  depends on this.
+* The piece is used again when the batch is gone. Memory that is new to a process has to be cleared and mapped page by
+  page, which takes longer than to write it.
+* The three colours of a pixel lie side by side, as they are decoded and resized. To take them apart takes a quarter of
+  the time of resizing; the model does it on its device, where it makes them floating point.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
+from collections import deque
 from collections.abc import Sequence
 from math import prod
 from types import TracebackType
@@ -19,6 +25,8 @@ import torch
 from torch import Tensor
 
 _ALIGNED = 64
+_KEPT = 3
+"""Pieces that wait to be used again."""
 _current = threading.local()
 
 
@@ -65,6 +73,22 @@ class Arena:
             return None
         copy = room.view(tensor.dtype).view(tensor.shape).copy_(tensor)
         return room.data_ptr() - self._start, copy.stride()
+
+
+class Pool:
+    """Pieces of memory, each used again when the last tensor of the batch that was made in it is gone."""
+
+    def __init__(self) -> None:
+        self._free: deque[Tensor] = deque(maxlen=_KEPT)
+
+    def take(self, size: int) -> Tensor:
+        """uint8 of ``size`` bytes or more, of unknown content."""
+        memory = self._free.pop() if self._free else torch.empty(0, dtype=torch.uint8)
+        if len(memory) < size:
+            memory = torch.empty(size + size // 4, dtype=torch.uint8)
+        lent = memory.numpy()[:]  # an object that lives as long as a tensor needs the memory
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return torch.from_numpy(lent)
 
 
 def empty(count: int, height: int, width: int) -> Tensor:

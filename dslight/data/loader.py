@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dslight.data.arena import Arena
+from dslight.data.arena import Arena, Pool
 from dslight.data.crossing import Crossing, Sender
 from dslight.data.plan import TrainPlan, accumulation, eval_share, question_rows
 from dslight.data.progress import FitProgress
@@ -332,12 +332,12 @@ class _Batches(Dataset[Any]):
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
         self.dataset, self.collate = dataset, collate
-        self._largest = 0
+        self._memory, self._largest = Pool(), 0
 
     def __getitem__(self, indices: Sequence[Any]) -> Any:
         if Sender.here is not None:
             return Sender.here.send(lambda: self._make(indices))
-        with Arena(torch.empty(self._largest, dtype=torch.uint8)) as arena:
+        with Arena(self._memory.take(self._largest)) as arena:
             batch = self._make(indices)
         self._largest = max(self._largest, arena.wanted)
         return batch

@@ -89,7 +89,9 @@ class TorchPicture(Picture):
         if resample not in ("bilinear", "bicubic"):
             image = Image.fromarray(self.pixels.permute(1, 2, 0).contiguous().numpy())
             return TorchPicture(PillowPicture(image).squash(size, resample).tensor())
-        pixels = self.pixels[None]
+        pixels = self.pixels.permute(1, 2, 0)[None].permute(
+            0, 3, 1, 2
+        )  # with the strides that torch knows the order by
         if height_first(self.size, size):
             pixels = F.interpolate(pixels, size=(size[0], self.size[1]), mode=resample, antialias=True)
         return TorchPicture(F.interpolate(pixels, size=size, mode=resample, antialias=True)[0])

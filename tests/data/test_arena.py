@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dslight.data.arena import Arena, empty, joined
+from dslight.data.arena import Arena, Pool, empty, joined
 
 
 def filled(*counts: int) -> list[torch.Tensor]:
@@ -59,3 +59,27 @@ def test_outside_of_a_batch_memory_is_torchs():
         pass
     assert len(filled(1)) == 1
     assert arena.wanted == 0
+
+
+def test_memory_is_lent_again_when_no_tensor_needs_it():
+    pool = Pool()
+    first = pool.take(100)
+    part, start = first[90:100].view(2, 5)[1], first.data_ptr()
+    array = part.numpy()
+    del first, part
+    other = pool.take(100)
+    assert other.data_ptr() != start  # the array still shows it
+    array[:] = 7
+    del array
+    assert pool.take(100).data_ptr() == start
+    assert len(pool.take(1000)) >= 1000
+
+
+def test_a_pool_of_one_size_needs_as_many_pieces_as_are_held():
+    pool, held, seen = Pool(), [], set()
+    for i in range(20):
+        held = [*held[-1:], pool.take(1 << 20)]
+        held[-1].fill_(i)
+        assert [int(piece[5]) for piece in held] == list(range(max(0, i - 1), i + 1))
+        seen.add(held[-1].data_ptr())
+    assert len(seen) <= 3
