@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dslight.components import HFVisionEncoder
 from dslight.components.component import WeightsError
-from dslight.run.plan import _leave_meta
+from dslight.run.cost import _leave_meta
 from dslight.testing import VisionEncoderContract
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
