@@ -158,6 +158,8 @@ def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
             raise RecipeError(f"{key}: a recipe has no such key{closest(key, KEYS)}; it has {', '.join(KEYS)}")
         if value is not None and (not isinstance(value, KEYS[key]) or isinstance(value, bool)):
             raise RecipeError(f"{key}: expected {words(KEYS[key])}, got {value!r}")
+    if not 0 <= (recipe.get("seed") or 0) < 2**32:
+        raise RecipeError(f"seed: must be in 0..{2**32 - 1}, got {recipe['seed']}")
     for key in ("checkpoint_every", "checkpoint_keep", "validate_every"):
         least, what = recipe.get(key), "checkpoint" if key == "checkpoint_keep" else "step"
         if least is not None and least < 1:

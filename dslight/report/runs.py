@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dslight.recipe.ablation import Ablation
-from dslight.recipe.compose import compose, recipe_hash
+from dslight.recipe.compose import compose, differences, recipe_hash
 from dslight.recipe.errors import RecipeError
 from dslight.report.questions import Answers, read_answers
 
@@ -122,10 +122,20 @@ def collect(source: Ablation | Iterable[str | Path]) -> tuple[list[Result], list
             started = any((folder / name).exists() for name in ("run.json", "recipe.yaml"))
             unfinished.append(Unfinished(str(folder), "started, not finished" if started else "not started"))
         elif wanted is not None and values.get("recipe_hash") != wanted:
-            unfinished.append(Unfinished(str(folder), "its result is of another recipe"))
+            unfinished.append(Unfinished(str(folder), _other(folder, source)))
         else:
             results.append(_result(folder, values))
     return results, unfinished
+
+
+def _other(folder: Path, ablation: Ablation | Iterable[str | Path]) -> str:
+    """Why a result is not the ablation's: what its recipe says otherwise."""
+    assert isinstance(ablation, Ablation)
+    saved = folder / "recipe.yaml"
+    wanted = next(run.recipe for run in ablation.runs if run.run_dir == folder)
+    other = differences(compose(saved), wanted) if saved.exists() else []
+    said = f" ({', '.join(other[:3])}{', ...' if len(other) > 3 else ''})" if other else ""
+    return f"its result is of another recipe{said}; a report takes the overrides of its sweep"
 
 
 def _run_folders(roots: list[Path]) -> list[Path]:
@@ -147,9 +157,8 @@ def _result(folder: Path, values: dict[str, Any]) -> Result:
     point = about.get("point") or {}
     seed = values.get("seed", point.get("seed"))
     files = [folder / "result.json", folder / "scores.json"]
-    both = [
-        _read_json(file) or {} for file in sorted(filter(Path.exists, files), key=lambda file: file.stat().st_mtime_ns)
-    ]
+    found = sorted(filter(Path.exists, files), key=lambda file: file.stat().st_mtime_ns)
+    both = [_whole(_read_json(file) or {}, values.get("sources") or {}) for file in found]
     return Result(
         path=folder,
         arm=str(about.get("arm") or values.get("arm") or values.get("name") or _recipe_name(folder)),
@@ -163,6 +172,25 @@ def _result(folder: Path, values: dict[str, Any]) -> Result:
         versions=values.get("versions") or environment.get("versions") or {},
         commit=values.get("git_commit") or environment.get("git_commit"),
     )
+
+
+def _whole(scored: dict[str, Any], of: Mapping[str, Any]) -> dict[str, Any]:
+    """What was scored, without sources of which ``of`` has answers to more questions: a slice replaces no score."""
+    sources = scored.get("sources") or {}
+    slices = [
+        source
+        for source, facts in sources.items()
+        if facts.get("questions", 0) < (of.get(source) or {}).get("questions", 0)
+    ]
+    if not slices:
+        return scored
+    scores = {k: v for k, v in (scored.get("scores") or {}).items() if not k.startswith(tuple(_keys(slices)))}
+    kept = {source: facts for source, facts in sources.items() if source not in slices}
+    return {**scored, "scores": scores, "sources": kept, **({} if kept else {"checkpoint": None})}
+
+
+def _keys(sources: Iterable[str]) -> list[str]:
+    return [f"val/{source}/" for source in sources]
 
 
 def _recipe_name(folder: Path) -> str:

@@ -103,6 +103,9 @@ def report(
         reasons = "\n".join(f"  {run.name}: {run.reason}" for run in unfinished)
         raise RecipeError(f"no finished run to report on\n{reasons}")
     baseline = settings.get("baseline")
+    arms = list(dict.fromkeys(result.arm for result in results))
+    if baseline is not None and baseline not in arms and not isinstance(source, Ablation):
+        raise RecipeError(f"--baseline: there is no finished run of {baseline!r}; there are {', '.join(arms)}")
     table = rows(results, baseline)
     made = benchmarks(table)
     table = [replace(row, mark=_mark(row, cells)) for row, cells in zip(table, made.cells, strict=True)]

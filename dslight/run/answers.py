@@ -1,6 +1,7 @@
 """What a validation leaves beside its scores: a line per question, and the files that official servers read.
 
     questions/SOURCE.jsonl       in the order of the questions, whatever the ranks and their batches were
+    questions/limited/...        of a slice, where answers to more questions are there already
     submissions/SOURCE/...       in the format of the benchmark (``dslight.metrics.submission``)
 
 A line is ``{"question_id", "source", "benchmark", "type", "question", "prompt", "prediction", "references", "score",
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from dslight.data.shards.format import write_atomically as write_bytes
@@ -44,13 +46,21 @@ def write_answers(experiment: Experiment, folder: RunFolder, trainer: Any) -> di
         if trainer.is_global_zero:
             rows = lines(source, facts[source]["benchmark"], benchmark, answers)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (folder.path / "questions").mkdir(parents=True, exist_ok=True)
-            write_atomically(folder.path / "questions" / f"{source}.jsonl", text)
+            file = _place(folder.path / "questions", source, len(rows))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, text)
             for name, content in files.items():
                 place = folder.path / "submissions" / source / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(place, content)
     return facts
+
+
+def _place(questions: Path, source: str, count: int) -> Path:
+    """Where ``count`` lines go: a slice (``limit``) does not replace the answers to more questions."""
+    file = questions / f"{source}.jsonl"
+    there = len(file.read_bytes().splitlines()) if file.exists() else 0
+    return file if there <= count else questions / "limited" / file.name
 
 
 def gather(model: VLM, source: str, trainer: Any) -> tuple[list[Answer], float]:

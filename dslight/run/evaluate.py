@@ -52,6 +52,8 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
             print(f"{key:<40} {value:.4f}")
         for source, facts in sources.items():
             print(_said(source, facts))
+        if experiment.diagnostics is not None:
+            print(f"diagnostics: {folder.path / 'diagnostics.json'}, pictures in {folder.path / 'diagnostics'}")
         written = {"checkpoint": str(checkpoint), "scores": scores, "sources": sources}
         write_atomically(folder.path / "scores.json", json.dumps(written, indent=2))
     return scores

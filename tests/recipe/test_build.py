@@ -190,6 +190,7 @@ def test_a_fault_in_a_component_that_is_fitted_alone_is_named(change, expected, 
 
 WRONG_TYPE = {
     "seed=one": "seed: expected a whole number, got 'one'",
+    "seed=-1": "seed: must be in 0..4294967295, got -1",
     "seed=true": "seed: expected a whole number, got True",
     "name=3": "name: expected a string, got 3",
     "checkpoint_every=0": "checkpoint_every: must be at least 1 step, got 0",

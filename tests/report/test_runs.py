@@ -1,5 +1,6 @@
 """Reading run folders. The CSV log is written by Lightning's own logger."""
 
+import json
 import shutil
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_run_without_a_result_and_one_of_another_recipe_are_left_out_with_the_
     results, unfinished = collect(ablation)
     assert [result.arm for result in results] == ["w"]
     assert [(run.name, run.reason) for run in unfinished] == [
-        ("runs/a/x", "its result is of another recipe"),
+        ("runs/a/x", "its result is of another recipe (x: 9 -> 2); a report takes the overrides of its sweep"),
         ("runs/a/y", "started, not finished"),
         ("runs/a/z", "not started"),
     ]
@@ -75,6 +76,20 @@ def test_a_number_that_is_missing_or_not_a_number_is_none(tmp_path, finish):
     assert result.number("parameters.total") == 563_000
     for key in ("accuracy", "steps", "step_seconds", "parameters", "parameters.more", "name.first"):
         assert result.number(key) is None
+
+
+def test_a_later_validation_on_fewer_questions_replaces_no_score(tmp_path, finish):
+    asked = {"a": {"questions": 100, "headline": "val/a/x"}, "b": {"questions": 50, "headline": "val/b/x"}}
+    folder = finish(tmp_path / "run", scores={"val/a/x": 0.5, "val/b/x": 0.6}, sources=asked)
+    fewer = {"a": asked["a"] | {"questions": 10}, "b": asked["b"]}
+    scored = {"checkpoint": "best.ckpt", "scores": {"val/a/x": 0.9, "val/b/x": 0.7}, "sources": fewer}
+    (folder / "scores.json").write_text(json.dumps(scored))
+    result = collect([tmp_path])[0][0]
+    assert result.scores == {"val/a/x": 0.5, "val/b/x": 0.7}
+    assert result.sources["a"]["questions"] == 100
+    assert result.rescored == "best.ckpt"
+    (folder / "scores.json").write_text(json.dumps({**scored, "sources": {"a": fewer["a"]}}))
+    assert collect([tmp_path])[0][0].rescored is None
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):

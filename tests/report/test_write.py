@@ -258,6 +258,13 @@ def test_a_bad_setting_is_refused(ablation, settings, message):
         report(ablation, Path("out"), settings=settings)
 
 
+def test_a_baseline_that_no_folder_is_of_is_refused(tmp_path, finish):
+    for arm in ("low", "high"):
+        finish(tmp_path / arm, arm, 0, 0.6)
+    with pytest.raises(RecipeError, match="--baseline: there is no finished run of 'lo'; there are high, low"):
+        report([tmp_path], tmp_path / "out", baseline="lo")
+
+
 def test_without_a_finished_run_there_is_no_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("effect.yaml").write_text(ABLATION)

@@ -38,6 +38,17 @@ def test_validate_prints_and_writes_the_scores_of_the_fit(trained, capsys):
     assert printed == {name: f"{value:.4f}" for name, value in scores.items()}
 
 
+def test_a_slice_replaces_the_answers_to_fewer_questions_alone(trained, capsys):
+    whole = answers(trained)
+    for limit in (5, 3):
+        assert main(call("validate", trained, f"data.val.pages.limit={limit}")) == 0
+        assert answers(trained) == whole
+        assert trained.json("scores.json")["sources"]["pages"]["questions"] == limit
+    limited = (trained.path / "questions" / "limited" / "pages.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in limited] == whole[:3]
+    assert main(call("validate", trained)) == 0
+
+
 def test_validate_takes_another_checkpoint(trained, fit, tmp_path):
     """The run of two more steps would score itself; it is asked about the other run's weights."""
     other = fit(tmp_path / "run", "trainer.max_steps=2")
