@@ -114,4 +114,6 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
         storage = first.untyped_storage()
         if end <= storage.data_ptr() + storage.nbytes():  # else they are neighbours by chance, of different memory
             return first.as_strided((count, 3, height, width), (height * width * 3, 1, width * 3, 3))
+    if first.dtype != torch.uint8:  # pixels that are normalised already
+        return torch.cat(list(parts))
     return torch.cat(list(parts), out=empty(count, height, width))
