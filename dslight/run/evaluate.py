@@ -53,7 +53,7 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
         for source, facts in sources.items():
             print(_said(source, facts))
         if experiment.diagnostics is not None:
-            print(f"diagnostics: {folder.path / 'diagnostics.json'}, pictures in {folder.path / 'diagnostics'}")
+            print(f"diagnostics: {folder.path / 'diagnostics.json'}")
         written = {"checkpoint": str(checkpoint), "scores": scores, "sources": sources}
         write_atomically(folder.path / "scores.json", json.dumps(written, indent=2))
     return scores

@@ -93,7 +93,8 @@ def test_validate_looks_at_a_model_that_was_trained_without_diagnostics(whole, t
     assert [arm["name"] for arm in found["comparisons"]["pages"]] == ARMS[:6]
     assert {arm["questions"] for arm in found["comparisons"]["pages"]} == {4}
     assert "norms" not in found
-    assert "diagnostics" not in capsys.readouterr().out
+    said = [line for line in capsys.readouterr().out.splitlines() if "diagnostics" in line]
+    assert said == [f"diagnostics: {tmp_path / 'run' / 'diagnostics.json'}"]  # and none of its numbers as a score
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]
     assert scores == whole.json("result.json")["scores"]
 
