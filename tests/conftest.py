@@ -133,3 +133,28 @@ def pages(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("pages")
     main(["--out", str(root), "--train-pages", "48", "--val-pages", "3"])
     return root
+
+
+@pytest.fixture(scope="session")
+def write_varied() -> Callable[[Path], Path]:
+    """``write_varied(root)``: shards ``a`` (120) and ``b`` (70) of conversations of 7 to 30 positions, every third
+    without an image.
+    """
+    import numpy as np
+
+    from data_prep.digits import png
+    from dslight.data.shards import ShardWriter
+
+    def write(root: Path) -> Path:
+        rng = np.random.default_rng(0)
+        for name, count in (("a", 120), ("b", 70)):
+            with ShardWriter(root / name, shard_records=9) as writer:
+                for i in range(count):
+                    images = [] if i % 3 == 0 else [png(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))]
+                    question = "<image>" * len(images) + "A1 " * int(rng.integers(1, 12))
+                    answer = "7" * int(rng.integers(1, 5))
+                    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+                    writer.write(f"{name}-{i:03d}", images, {"conversations": turns})
+        return root
+
+    return write

@@ -8,22 +8,19 @@ record without images (LLaVA's convention), 0 for one that cannot be read.
 Decided here, and why:
 
 * The file ends with a digest of the manifest and of its own bytes: a file of other shards, or a damaged one, is counted
-  again. It is put in place by rename, and counted under a file lock: of all ranks that share the folder one counts, the
-  others wait. On a file system without locks each counts for itself, to the same bytes.
+  again. It is put in place by rename, by one of the processes that want it (``kept``).
 * Only the head of an image is read: its size decides, not its pixels.
 * Lengths are those of whole records; what a limit cuts is the plan's business, so one file serves every limit.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +34,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dslight.data.conversation import IMAGE, Template
 from dslight.data.images import ViewPolicy
+from dslight.data.kept import made_once
 from dslight.data.loader import OnBad, Workers, read_batches
 from dslight.data.plan import question_rows
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
@@ -190,16 +188,12 @@ def lengths_of(
         PermissionError: naming the folder, if it cannot be written.
     """
     path = (folder or reader.root) / f"lengths.{measure.hash}.npy"
-    found = _load(path, reader)
-    if found is not None:
-        return found
-    with locked(path, "lengths"):
-        found = _load(path, reader)  # another process may have counted meanwhile
-        if found is None:
-            write_atomically(path, _file(_count_all(reader, measure, on_bad, progress), reader))
-            found = _load(path, reader)
-    assert found is not None
-    return found
+    return made_once(
+        path,
+        "lengths",
+        load=lambda: _load(path, reader),
+        make=lambda: write_atomically(path, _file(_count_all(reader, measure, on_bad, progress), reader)),
+    )
 
 
 def question_lengths(reader: ShardReader, measure: Measure, suffix: str, numbers: Sequence[int]) -> list[int]:
@@ -242,28 +236,6 @@ def _load(path: Path, reader: ShardReader) -> np.ndarray | None:
         log.warning("%s: of other shards, or damaged; counting again", path)
         return None
     return np.load(io.BytesIO(data))
-
-
-@contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """One process at a time writes ``path``, which holds ``what``; the kernel frees the lock when a process dies.
-
-    Raises:
-        PermissionError: naming the folder, if it cannot be written.
-    """
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(
-            f"data.cache: needed, as {what} are kept beside the shards and {path.parent} is read-only"
-        )
-    with path.with_name(f".{path.name}.lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: another process is counting; waiting for it", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            log.warning("%s: no file locks here (%s), so every process counts for itself", path.parent, error)
-        yield
 
 
 def _count_all(reader: ShardReader, measure: Measure, on_bad: OnBad, progress: bool) -> np.ndarray:

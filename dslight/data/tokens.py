@@ -24,7 +24,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dslight.data.conversation import Encoded
-from dslight.data.lengths import CHUNK, Measure, helpers, locked
+from dslight.data.kept import made_once
+from dslight.data.lengths import CHUNK, Measure, helpers
 from dslight.data.loader import OnBad, read_batches
 from dslight.data.sample import BadSample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
@@ -94,14 +95,12 @@ def tokens_of(
         PermissionError: naming the folder, if it cannot be written.
     """
     path = (folder or reader.root) / f"tokens.{measure.text_hash}.bin"
-    found = _load(path, reader)
-    if found is not None:
-        return found
-    with locked(path, "tokens"):
-        found = _load(path, reader)  # another process may have written it meanwhile
-        if found is None:
-            _write(path, reader, measure, on_bad, progress)
-    return found or Tokens(path, reader.manifest.digest, len(reader))
+    return made_once(
+        path,
+        "tokens",
+        load=lambda: _load(path, reader),
+        make=lambda: _write(path, reader, measure, on_bad, progress),
+    )
 
 
 def _load(path: Path, reader: ShardReader) -> Tokens | None:

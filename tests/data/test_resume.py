@@ -9,7 +9,6 @@ import socket
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -21,7 +20,6 @@ from dslight.data.datamodule import ShardData, Source, ValSource
 from dslight.data.images import SingleView
 from dslight.data.loader import TrainLoader
 from dslight.data.plan import Order
-from dslight.data.shards import ShardWriter
 from dslight.layout import SlotLayout
 
 GLOBAL = 8
@@ -235,17 +233,8 @@ def test_a_checkpoint_inside_an_accumulation_repeats_the_unfinished_step(data, w
 
 
 @pytest.fixture(scope="module")
-def varied(tmp_path_factory, png, write_shards) -> Path:
-    """Conversations of 7 to 30 positions, every third without an image."""
-    root = tmp_path_factory.mktemp("varied")
-    rng = np.random.default_rng(0)
-    for name, count in (("a", 120), ("b", 70)):
-        with ShardWriter(root / name, shard_records=9) as writer:
-            for i in range(count):
-                images = [] if i % 3 == 0 else [png(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))]
-                question = "<image>" * len(images) + "A1 " * int(rng.integers(1, 12))
-                turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "7" * int(rng.integers(1, 5))}]
-                writer.write(f"{name}-{i:03d}", images, {"conversations": turns})
+def varied(tmp_path_factory, write_varied, write_shards) -> Path:
+    root = write_varied(tmp_path_factory.mktemp("varied"))
     write_shards(root / "q", 2, "q", questions=1)
     return root
 

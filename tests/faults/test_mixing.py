@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from training import launch, newest, per_step
 
-from data_prep.digits import png, write_tokenizer
+from data_prep.digits import write_tokenizer
 from dslight.data.plan import Order, PlanSource, TrainPlan
-from dslight.data.shards import ShardWriter
 
 SLOW = pytest.mark.slow
 PACKS = Order(pack=True, pack_window=50, window=4, group_by=["modality"])
@@ -49,16 +48,8 @@ def test_every_epoch_has_the_shares_that_were_asked_for_to_within_one_and_no_pac
 
 
 @pytest.fixture(scope="module")
-def varied(tmp_path_factory, data) -> Path:
-    """Conversations of 7 to 30 positions, every third without an image."""
-    root, rng = tmp_path_factory.mktemp("varied"), np.random.default_rng(0)
-    for name, count in (("a", 120), ("b", 70)):
-        with ShardWriter(root / name, shard_records=9) as writer:
-            for i in range(count):
-                images = [] if i % 3 == 0 else [png(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))]
-                question = "<image>" * len(images) + "A1 " * int(rng.integers(1, 12))
-                turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "7" * int(rng.integers(1, 5))}]
-                writer.write(f"{name}-{i:03d}", images, {"conversations": turns})
+def varied(tmp_path_factory, write_varied, data) -> Path:
+    root = write_varied(tmp_path_factory.mktemp("varied"))
     (root / "q").symlink_to(data / "q")
     write_tokenizer(root / "tokenizer")
     return root
