@@ -7,8 +7,7 @@ digest. A record whose text cannot be used has no ids: reading it says why, as e
 
 Decided here: kept is what :meth:`~dslight.data.conversation.Template.encode` gives, in full, so no token or label can
 differ, and limits and images stay the collate's. Of which shards a file is, and where its records begin, is checked
-when it is opened, a record when it is read: hashing the whole would take longer than tokenizing saves. Locks, and who
-counts, are as for lengths (``dslight.data.lengths``).
+when it is opened, a record when it is read: hashing the whole would take longer than tokenizing saves.
 """
 
 from __future__ import annotations
