@@ -85,7 +85,7 @@ class Norms:
         return act
 
     def _count(self, row: int, hidden: Tensor, values: Tensor, added: Tensor, counts: Tensor) -> None:
-        if len(values) == 0:
+        if len(values) == 0 or len(counts) == 0:  # no stacks; or a batch without images, for which a blank one is read
             return
         counts = counts.to(values.device)
         if len(counts) != len(values):  # beams repeat each row of the batch

@@ -165,7 +165,10 @@ def test_a_model_without_stacks_has_no_norms(make_vlm, ask, name):
     assert measure(vlm, ask(vlm, [[(2, 2)]])) == []
 
 
-def test_a_batch_of_text_counts_nothing(make_vlm, ask):
-    vlm = make_vlm("gated by the decoder")
-    found = measure(vlm, ask(vlm, [[], []]))
-    assert [(norm.relative, norm.filled) for norm in found] == [(0, 0)] * 4
+@pytest.mark.parametrize("name", ["gated by the decoder", "DeepStackV", "both sides"])
+def test_a_batch_of_text_counts_nothing(make_vlm, ask, name):
+    """Nor does the blank view that stands for its images."""
+    vlm = make_vlm(name)
+    text, picture = ask(vlm, [[], []]), ask(vlm, [[(2, 2)]])
+    assert {(norm.relative, norm.filled) for norm in measure(vlm, text)} == {(0, 0)}
+    assert measure(vlm, text, picture) == measure(vlm, picture)
