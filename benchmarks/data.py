@@ -3,14 +3,15 @@
     python benchmarks/data.py                # --passes 3 --samples 128 for a look (3 minutes); --quick to see it run
     python benchmarks/data.py --only start   # start-up time and memory with an index of 1.3 million records
 
-The same rows of the same images (640 x 480, JPEG quality 90, noise of many octaves) and conversations (three rounds):
+The same rows of the same images (640 x 480, JPEG quality 90, noise of many octaves, 70 kB) and conversations (three
+rounds), in batches of 16:
 
     ours            shards read by dslight's loader, ``data.pixels: fast``
     ours, kept      the same with ``data.keep_tokens: true``: text is tokenized before the first step
     ours, pillow    the same as ours with ``data.pixels: pillow``
     webdataset      the same tars in webdataset's own pipeline: shuffle, Pillow decode, Pillow resize, batched
     json + folder   LLaVA's way: a json and a folder of files, a torch Dataset and DataLoader, Pillow
-    limit           simplejpeg and torch's resize of the bytes in memory, and nothing else
+    limit           simplejpeg and torch's resize of the bytes in memory, and nothing else, in as many processes
     limit, tokens   the same, and the tokenizer on each text: what no loader can leave out
 
 Each round runs every arm once at every number of workers, in a new order, so that a drifting machine drifts for all; a
@@ -36,7 +37,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -59,15 +60,16 @@ from dslight.data.images import GridViews, SingleView
 from dslight.data.sample import Pixels, parse_turns
 from dslight.data.shards import ShardWriter
 from dslight.data.shards.format import Index, Manifest, ShardInfo, file_sha256, sha256
+from dslight.data.workers import Start
 from dslight.layout import SlotLayout
 from dslight.types import Grid
 
-SIDE = 336
-GRIDS: dict[str, Grid] = {"336": (0, 0), "336 + 2x2 of 672": (2, 2)}
+VIEWS: dict[str, tuple[int, Grid]] = {"336": (336, (0, 0)), "672": (672, (0, 0)), "336 + 2x2 of 672": (336, (2, 2))}
+"""Side of a view, and (rows, columns) of crops."""
 ARMS = ("ours", "ours, kept", "ours, pillow", "webdataset", "json + folder", "limit", "limit, tokens")
-BATCH, EDGE = 8, 4
+BATCH, EDGE = 16, 4
 """Samples of a batch; batches before and behind those that are counted (more than workers read ahead)."""
-SLOTS = SlotLayout((24, 24))
+SLOTS = SlotLayout((24, 24))  # the positions of an image, the same for all views
 
 
 # --- what is read
@@ -82,7 +84,7 @@ def picture(rng: np.random.Generator, height: int = 480, width: int = 640) -> Im
             Image.fromarray(np.ascontiguousarray(coarse[..., c])).resize((width, height), Image.Resampling.BICUBIC)
             for c in range(3)
         ]
-        total += np.stack([np.asarray(plane) for plane in planes], -1) * 0.6**octave
+        total += np.stack([np.asarray(plane) for plane in planes], -1) * 0.72**octave
     total = total / total.std() * 45 + 128 + rng.normal(size=total.shape) * 3
     return Image.fromarray(total.clip(0, 255).astype(np.uint8))
 
@@ -142,12 +144,12 @@ def make_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 # --- the arms
 
 
-def ours(data: Data, grid: Grid, workers: int, pixels: Pixels, keep_tokens: bool = False) -> Iterable[Any]:
+def ours(data: Data, views: tuple[int, Grid], workers: int, pixels: Pixels, keep_tokens: bool = False) -> Iterable[Any]:
     """dslight's loader."""
-    views = GridViews(*grid) if any(grid) else SingleView()
+    side, grid = views
     options: dict[str, Any] = {"num_workers": workers, "pixels": pixels, "keep_tokens": keep_tokens}
-    module = ShardData([str(data.shards)], views, BATCH, **options)
-    module.connect(data.tokenizer, (SIDE, SIDE), SLOTS)
+    module = ShardData([str(data.shards)], GridViews(*grid) if any(grid) else SingleView(), BATCH, **options)
+    module.connect(data.tokenizer, (side, side), SLOTS)
     module.setup("fit")
     return module.train_dataloader()
 
@@ -157,18 +159,18 @@ class PillowRow:
     """A row as most training code makes it."""
 
     tokenizer: PreTrainedTokenizerFast
-    grid: Grid
+    views: tuple[int, Grid]
 
     def __call__(self, key: str, image: Image.Image, record: dict[str, Any]) -> Item:
         """Resize, cut, tokenize."""
         encoded = template("vicuna_v1").encode(parse_turns(record["conversations"], 1), self.tokenizer, 1)
-        views, (rows, cols) = [self._tensor(image, SIDE, SIDE)], self.grid
+        side, (rows, cols) = self.views
+        views = [self._tensor(image, side, side)]
         if rows:
-            large = self._tensor(image, rows * SIDE, cols * SIDE)
-            views += [tile for row in large.split(SIDE, 1) for tile in row.split(SIDE, 2)]
-        return Item(
-            key, encoded.ids, encoded.labels, [torch.stack(views)], [self.grid], [(image.height, image.width)]
-        )  # fmt: skip
+            large = self._tensor(image, rows * side, cols * side)
+            views += [tile for row in large.split(side, 1) for tile in row.split(side, 2)]
+        size = (image.height, image.width)
+        return Item(key, encoded.ids, encoded.labels, [torch.stack(views)], [(rows, cols)], [size])
 
     @staticmethod
     def _tensor(image: Image.Image, height: int, width: int) -> Tensor:
@@ -176,9 +178,9 @@ class PillowRow:
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
-def of_webdataset(data: Data, grid: Grid, workers: int) -> Iterable[Any]:
+def of_webdataset(data: Data, views: tuple[int, Grid], workers: int) -> Iterable[Any]:
     """webdataset's pipeline."""
-    make, tars = PillowRow(data.tokenizer, grid), sorted(str(path) for path in data.shards.glob("*.tar"))
+    make, tars = PillowRow(data.tokenizer, views), sorted(str(path) for path in data.shards.glob("*.tar"))
 
     def row(sample: dict[str, Any]) -> Item:
         return make(sample["__key__"], sample["jpg"], sample["json"])
@@ -192,9 +194,9 @@ def of_webdataset(data: Data, grid: Grid, workers: int) -> Iterable[Any]:
 class JsonFolder(Dataset[Item]):
     """LLaVA's dataset."""
 
-    def __init__(self, data: Data, grid: Grid) -> None:
+    def __init__(self, data: Data, views: tuple[int, Grid]) -> None:
         self.records = json.loads(data.folder.with_suffix(".json").read_text())
-        self.folder, self.make = data.folder, PillowRow(data.tokenizer, grid)
+        self.folder, self.make = data.folder, PillowRow(data.tokenizer, views)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -205,16 +207,43 @@ class JsonFolder(Dataset[Item]):
         return self.make(record["id"], image, record)
 
 
-def of_folder(data: Data, grid: Grid, workers: int) -> Iterable[Any]:
+def of_folder(data: Data, views: tuple[int, Grid], workers: int) -> Iterable[Any]:
     """LLaVA's way."""
-    rows = JsonFolder(data, grid)
+    rows = JsonFolder(data, views)
     return DataLoader(rows, BATCH, shuffle=True, num_workers=workers, collate_fn=Collate(SLOTS, 0), drop_last=True)
 
 
-def limit(data: Data, grid: Grid, tokens: bool) -> Iterator[None]:
-    """Decode and resize, a batch at a time."""
+def limit(data: Data, views: tuple[int, Grid], workers: int, tokens: bool) -> Iterator[None]:
+    """Decode and resize, a batch at a time, here or in ``workers`` processes at once."""
+    if not workers:
+        yield from _limit(data, views, tokens)
+    done = multiprocessing.Semaphore(0)
+    processes = [
+        multiprocessing.Process(target=_limit_of_worker, args=(data, views, tokens, done), daemon=True)
+        for _ in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        while True:
+            done.acquire()
+            yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _limit_of_worker(data: Data, views: tuple[int, Grid], tokens: bool, done: Any) -> None:
+    torch.set_num_threads(1)
+    for _ in _limit(data, views, tokens):
+        done.release()
+
+
+def _limit(data: Data, views: tuple[int, Grid], tokens: bool) -> Iterator[None]:
     records, encode = cycle(zip(data.jpegs, data.texts, strict=True)), data.tokenizer.backend_tokenizer.encode
-    sizes = [SIDE, *([grid[0] * SIDE] if grid[0] else [])]
+    side, grid = views
+    sizes = [side, *([grid[0] * side] if grid[0] else [])]
     while True:
         for jpeg, text in islice(records, BATCH):
             pixels = torch.from_numpy(simplejpeg.decode_jpeg(jpeg))[None].permute(0, 3, 1, 2)  # torch's fastest order
@@ -225,16 +254,16 @@ def limit(data: Data, grid: Grid, tokens: bool) -> Iterator[None]:
         yield
 
 
-def arm(name: str, data: Data, grid: Grid, workers: int) -> Iterable[Any]:
+def arm(name: str, data: Data, views: tuple[int, Grid], workers: int) -> Iterable[Any]:
     """The batches of an arm."""
     makers: dict[str, Callable[[], Iterable[Any]]] = {
-        "ours": partial(ours, data, grid, workers, "fast"),
-        "ours, kept": partial(ours, data, grid, workers, "fast", keep_tokens=True),
-        "ours, pillow": partial(ours, data, grid, workers, "pillow"),
-        "webdataset": partial(of_webdataset, data, grid, workers),
-        "json + folder": partial(of_folder, data, grid, workers),
-        "limit": partial(limit, data, grid, False),
-        "limit, tokens": partial(limit, data, grid, True),
+        "ours": partial(ours, data, views, workers, "fast"),
+        "ours, kept": partial(ours, data, views, workers, "fast", keep_tokens=True),
+        "ours, pillow": partial(ours, data, views, workers, "pillow"),
+        "webdataset": partial(of_webdataset, data, views, workers),
+        "json + folder": partial(of_folder, data, views, workers),
+        "limit": partial(limit, data, views, workers, False),
+        "limit, tokens": partial(limit, data, views, workers, True),
     }
     return makers[name]()
 
@@ -270,14 +299,14 @@ def throughput(root: Path, samples: int, passes: int, workers: list[int]) -> Non
         len(encoding.ids) for encoding in data.tokenizer.backend_tokenizer.encode_batch(data.texts)
     )
     print(f"\n{samples} images of {size:.0f} kB, {tokens:.0f} tokens each; {passes} rounds of {count * BATCH} samples")
-    cells = [(g, a, w) for g in GRIDS for a in ARMS for w in (workers if "limit" not in a else [0])]
+    cells = [(g, a, w) for g in VIEWS for a in ARMS for w in workers]
     found: dict[tuple[str, str, int], list[tuple[float, float]]] = {cell: [] for cell in cells}
     order = random.Random(0)
     for _ in range(passes):
         for cell in order.sample(cells, len(cells)):
             name, kind, processes = cell
-            found[cell].append(speed(arm(kind, data, GRIDS[name], processes), count))
-    for name in GRIDS:
+            found[cell].append(speed(arm(kind, data, VIEWS[name], processes), count))
+    for name in VIEWS:
         print(f"\nViews: {name}\n")
         print(
             "| arm | workers | samples/s of a core | of the limit | of limit, tokens | times webdataset | by the wall |"
@@ -286,7 +315,7 @@ def throughput(root: Path, samples: int, passes: int, workers: list[int]) -> Non
         for cell in [cell for cell in cells if cell[0] == name]:
             _, kind, processes = cell
             cpu = [c for c, _ in found[cell]]
-            others = [(name, "limit", 0), (name, "limit, tokens", 0), (name, "webdataset", processes)]
+            others = [(name, other, processes) for other in ("limit", "limit, tokens", "webdataset")]
             ratios = " | ".join(ratio(cpu, [c for c, _ in found[other]]) for other in others)
             wall = statistics.median(w for _, w in found[cell])
             print(f"| {kind} | {processes} | {statistics.median(cpu):.0f} | {ratios} | {wall:.0f} |")
@@ -348,13 +377,13 @@ def _pss(rollup: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
-def started(root: Path, workers: int) -> dict[str, Any]:
+def started(root: Path, workers: int, start: Start) -> dict[str, Any]:
     """Open the shards at ``root`` and read some batches, in a process that does nothing else."""
     tokenizer = make_tokenizer(list(topics.values())[:50])
     before = proportional_mb(multiprocessing.current_process().pid or 0)
     began = time.perf_counter()
-    module = ShardData([str(root)], SingleView(), BATCH, num_workers=workers)
-    module.connect(tokenizer, (SIDE, SIDE), SLOTS)
+    module = ShardData([str(root)], SingleView(), BATCH, num_workers=workers, worker_start=start)
+    module.connect(tokenizer, (336, 336), SLOTS)
     module.setup("fit")
     stream = iter(module.train_dataloader())
     next(stream)
@@ -373,15 +402,15 @@ def start_up(root: Path, records: int, workers: list[int]) -> None:
         print(f"imports of {modules}: {_pss(rollup):.0f} MB")
     write_large_index(root, records, shards=max(1, records // 10_000))
     print(f"\nAn index of {records} records, {sum(p.stat().st_size for p in root.rglob('*.npz')) / 1e6:.0f} MB\n")
-    print("| records | workers | seconds to the first batch | MB before | MB of each process then | MB together |")
-    print("| ---: | ---: | ---: | ---: | --- | ---: |")
-    for folder in ("small", "large"):
-        for processes in workers:
-            here = [sys.executable, inspect.getfile(start_up), "--started", str(root / folder)]
-            got = json.loads(subprocess.check_output([*here, "--workers", str(processes)], text=True))
-            each, count = " + ".join(f"{mb:.0f}" for mb in got["pss"]), records if folder == "large" else 1000
-            row = [count, processes, f"{got['seconds']:.2f}", f"{got['before']:.0f}", each, f"{sum(got['pss']):.0f}"]
-            print(f"| {' | '.join(map(str, row))} |")
+    print("| records | workers | started by | s to a batch | MB before | MB of each process then | MB together |")
+    print("| ---: | ---: | --- | ---: | ---: | --- | ---: |")
+    kinds = [(processes, start) for processes in workers for start in (("fork", "spawn") if processes else ("",))]
+    for (processes, start), folder in product(kinds, ("small", "large")):
+        here = [sys.executable, inspect.getfile(start_up), "--started", str(root / folder), "--start", start or "fork"]
+        got = json.loads(subprocess.check_output([*here, "--workers", str(processes)], text=True))
+        each, count = " + ".join(f"{mb:.0f}" for mb in got["pss"]), records if folder == "large" else 1000
+        row = [count, processes, start, f"{got['seconds']:.2f}", f"{got['before']:.0f}", each, f"{sum(got['pss']):.0f}"]
+        print(f"| {' | '.join(map(str, row))} |")
 
 
 def main() -> None:
@@ -394,13 +423,14 @@ def main() -> None:
     parser.add_argument("--only", choices=("speed", "start"))
     parser.add_argument("--quick", action="store_true", help="a tiny size, whose numbers mean nothing")
     parser.add_argument("--started", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--start", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.started:
-        print(json.dumps(started(args.started, args.workers[0])))
+        print(json.dumps(started(args.started, args.workers[0], args.start)))
         return
     if args.quick:
-        args.samples, args.passes, args.records, args.workers = 80, 1, 1000, [0, 1]
+        args.samples, args.passes, args.records, args.workers = 160, 1, 1000, [0, 1]
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "pillow", "simplejpeg", "webdataset"))
     print(f"{platform.machine()}, Python {platform.python_version()}, {libraries}")
     with tempfile.TemporaryDirectory() as root:

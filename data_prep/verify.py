@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep.img2dataset import indexed
-from dslight.data.loader import read_sample
+from dslight.data.records import read_sample
 from dslight.data.sample import BadSample, decode_image
 from dslight.data.shards import ShardReader, verify
 

@@ -25,12 +25,12 @@ def test_the_data_benchmark_prints_a_row_for_every_arm():
     for arm in ("ours", "ours, kept", "ours, pillow", "webdataset", "json + folder"):
         for workers in (0, 1):
             rows = re.findall(rf"^\| {re.escape(arm)} \| {workers} \| {NUMBER} \|", done.stdout, re.MULTILINE)
-            assert len(rows) == 2, (arm, workers, done.stdout)  # one for each size of views
-    assert len(re.findall(rf"^\| limit \| 0 \| {NUMBER} \| 1.00 ", done.stdout, re.MULTILINE)) == 2
-    started = re.findall(
-        rf"^\| 1000 \| ([01]) \| {NUMBER} \| {NUMBER} \| {NUMBER}( \+ {NUMBER})? \|", done.stdout, re.M
-    )
-    assert [row[0] for row in started] == ["0", "1", "0", "1"]
+            assert len(rows) == 3, (arm, workers, done.stdout)  # one for each size of views
+    for workers in (0, 1):
+        assert len(re.findall(rf"^\| limit \| {workers} \| {NUMBER} \| 1.00 ", done.stdout, re.MULTILINE)) == 3
+    numbers = rf"{NUMBER} \| {NUMBER} \| {NUMBER}( \+ {NUMBER})?"
+    started = re.findall(rf"^\| 1000 \| ([01]) \| (\w*) \| {numbers} \|", done.stdout, re.M)
+    assert [row[:2] for row in started] == [way for way in (("0", ""), ("1", "fork"), ("1", "spawn")) for _ in "ab"]
 
 
 def test_the_training_benchmark_prints_a_row_for_every_arm_and_the_same_loss_as_transformers():

@@ -14,15 +14,15 @@ document carries no label: what is before it belongs to another. So loss and cou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dslight.data.arena import joined
-from dslight.data.conversation import IMAGE
+from dslight.data.conversation import IMAGE, Ids
 from dslight.data.sample import BadSample
 from dslight.layout import SlotLayout
 from dslight.types import IGNORE, Batch, Grid, Question, Views
@@ -44,8 +44,8 @@ class Item:
     """
 
     key: str
-    ids: list[int]
-    labels: list[int] | None = None
+    ids: Ids
+    labels: Ids | None = None
     pixels: list[Tensor] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
     sizes: list[Grid] = field(default_factory=list)
@@ -54,6 +54,16 @@ class Item:
 
 Row = Item | tuple[Item, ...]
 """One item, or several that share a row."""
+
+
+class _Document(NamedTuple):
+    """An item with its images expanded: ``IMAGE`` in each of their slots. Of its images the first ``images`` are
+    left."""
+
+    item: Item
+    ids: np.ndarray
+    labels: np.ndarray | None
+    images: int
 
 
 @dataclass(frozen=True)
@@ -85,67 +95,65 @@ class Collate:
         shrunk: list[str] = []
         packed = any(isinstance(row, tuple) for row in rows)
         made = [self._documents(row, dropped, shrunk) for row in rows]
-        lengths = [sum(len(item.ids) for item in row) for row in made]
+        lengths = [sum(len(document.ids) for document in row) for row in made]
         if packed and max(lengths) > self.max_length:
-            keys = ", ".join(item.key for item in made[lengths.index(max(lengths))])
+            keys = ", ".join(document.item.key for document in made[lengths.index(max(lengths))])
             raise BadSample(f"{keys}: {max(lengths)} positions in one pack, data.max_length is {self.max_length}")
-        items = [item for row in made for item in row]
-        asks = items[0].question is not None
+        documents = [document for row in made for document in row]
+        asks = documents[0].item.question is not None
         shape = (len(rows), max(lengths))
         input_ids, labels = np.full(shape, self.pad_id), np.full(shape, IGNORE)
-        visual_mask, segments = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64)
+        segments = np.zeros(shape, dtype=np.int64)
         for i, row in enumerate(made):
             start = shape[1] - lengths[i] if asks else 0
-            for number, item in enumerate(row, start=1):
-                span = slice(start, start + len(item.ids))
-                ids = np.asarray(item.ids)
-                visual_mask[i, span] = ids == IMAGE
-                input_ids[i, span] = np.where(ids == IMAGE, self.pad_id, ids)
-                segments[i, span] = number
-                if item.labels is not None:
-                    labels[i, span] = item.labels
+            for number, document in enumerate(row, start=1):
+                end = start + len(document.ids)
+                input_ids[i, start:end] = document.ids
+                segments[i, start:end] = number
+                if document.labels is not None:
+                    labels[i, start:end] = document.labels
                 if number > 1:
                     labels[i, start] = IGNORE
-                start = span.stop
+                start = end
+        visual_mask = input_ids == IMAGE
+        input_ids[visual_mask] = self.pad_id
         return Batch(
             input_ids=torch.from_numpy(input_ids),
             attention_mask=torch.from_numpy((segments > 0).astype(np.int64)),
             visual_mask=torch.from_numpy(visual_mask),
             labels=None if asks else torch.from_numpy(labels),
-            views=self._views(items),
+            views=self._views(documents),
             keys=[item.key for row in rows for item in (row if isinstance(row, tuple) else (row,))],
-            questions=[item.question for item in items if item.question is not None],
+            questions=[document.item.question for document in documents if document.item.question is not None],
             segments=torch.from_numpy(segments) if packed else None,
             dropped=dropped,
             shrunk=shrunk,
         )
 
-    def _documents(self, row: Row, dropped: list[str], shrunk: list[str]) -> list[Item]:
+    def _documents(self, row: Row, dropped: list[str], shrunk: list[str]) -> list[_Document]:
         """The documents of a row with their slots, without those that are dropped; never none."""
         made = []
         for item in row if isinstance(row, tuple) else (row,):
-            document = self._row(item)
+            document = self._document(item)
             if document is None:
                 dropped.append(item.key)
                 continue
             made.append(document)
-            if len(document.pixels) < len(item.pixels):
+            if document.images < len(item.pixels):
                 shrunk.append(item.key)
-        return made or [Item("", [self.pad_id], [IGNORE])]
+        return made or [_Document(Item("", []), np.array([self.pad_id]), np.array([IGNORE]), 0)]
 
-    def _views(self, rows: list[Item]) -> Views | None:
-        views = [image for row in rows for image in row.pixels]
+    def _views(self, documents: list[_Document]) -> Views | None:
+        kept = [(document.item, range(document.images)) for document in documents]
+        views = [item.pixels[i] for item, images in kept for i in images]
         if not views:
             return None
-        grids = [grid for row in rows for grid in row.grids]
-        sizes = [size for row in rows for size in row.sizes]
+        grids = [item.grids[i] for item, images in kept for i in images]
+        sizes = [item.sizes[i] for item, images in kept for i in images]
         return Views(joined(views), grids, self.fine, sizes)
 
-    def _row(self, item: Item) -> Item | None:
-        """The item with its images expanded and its end cut; slots stay marked with ``IMAGE``. ``None``: dropped."""
-        marks = item.ids.count(IMAGE)
-        if marks != len(item.pixels):
-            raise BadSample(f"{item.key}: its text has places for {marks} images, it has {len(item.pixels)}")
+    def _document(self, item: Item) -> _Document | None:
+        """The item with its images expanded and its end cut. ``None``: dropped."""
         ids, labels, spans = self._expand(item)
         length, images, problem = min(len(ids), self.max_length), len(spans), ""
         if item.question is not None:
@@ -156,7 +164,7 @@ class Collate:
                 )
         elif any(end > self.max_length for _, end in spans):
             problem = f"{len(ids)} positions, and max_length {self.max_length} would cut an image"
-        elif (labels[:length] == IGNORE).all():
+        elif not (labels[:length] != IGNORE).any():
             problem = f"no supervised token in its first {self.max_length} positions"
         if problem:
             if self.on_unusable == "error":
@@ -167,22 +175,20 @@ class Collate:
             images = sum(end <= length for _, end in spans)
         if not length:
             return None
-        return replace(
-            item,
-            ids=cast(list[int], ids[:length]),
-            labels=None if item.labels is None else cast(list[int], labels[:length]),
-            pixels=item.pixels[:images],
-            grids=item.grids[:images],
-            sizes=item.sizes[:images],
-        )
+        return _Document(item, ids[:length], None if item.labels is None else labels[:length], images)
 
     def _expand(self, item: Item) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
-        ids = np.array(item.ids, dtype=np.int64)
-        labels = np.full_like(ids, IGNORE) if item.labels is None else np.array(item.labels, dtype=np.int64)
-        counts, marks = np.ones_like(ids), np.flatnonzero(ids == IMAGE)
-        counts[marks] = [self.slots(*image) for image in zip(item.grids, item.sizes, strict=True)]
-        ends = counts.cumsum()[marks]
-        spans = list(zip((ends - counts[marks]).tolist(), ends.tolist(), strict=True))
+        """Ids and labels with as many marks as each image has slots, and where (begin, end) these are."""
+        ids = np.asarray(item.ids, dtype=np.int64)
+        labels = np.full_like(ids, IGNORE) if item.labels is None else np.asarray(item.labels, dtype=np.int64)
+        marks = np.flatnonzero(ids == IMAGE).tolist()
+        if len(marks) != len(item.pixels):
+            raise BadSample(f"{item.key}: its text has places for {len(marks)} images, it has {len(item.pixels)}")
+        counts, spans, before = np.ones_like(ids), [], 0
+        for mark, grid, size in zip(marks, item.grids, item.sizes, strict=True):
+            counts[mark] = slots = self.slots(grid, size)
+            spans.append((mark + before, mark + before + slots))
+            before += slots - 1
         return ids.repeat(counts), labels.repeat(counts), spans
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn
@@ -31,6 +32,9 @@ from dslight.types import IGNORE
 IMAGE = -200
 """Stands in the ids for one image until the collate gives it its slots (LLaVA's value)."""
 
+
+Ids = list[int] | np.ndarray
+"""Token ids, or labels, of one row."""
 
 TemplateName = Literal["plain", "bare", "vicuna_v1", "llama_2", "phi3", "chatml", "tokenizer"]
 
@@ -48,8 +52,8 @@ class Encoded:
     """Token ids and labels of one conversation, of equal length; ``IMAGE`` stands for each image, its label is
     ``IGNORE``."""
 
-    ids: list[int]
-    labels: list[int]
+    ids: Ids
+    labels: Ids
 
     @property
     def supervised(self) -> int:
@@ -98,7 +102,8 @@ class Template(ABC):
         """Ids of a question about ``num_images`` images (put first), ending where the answer begins."""
         marks = "" if IMAGE_TOKEN in text else "\n".join([IMAGE_TOKEN] * num_images)
         value = f"{marks}\n{text}" if marks and text else marks or text
-        return _tokenize(self.pieces([Turn("human", value)], tokenizer, num_images > 0), tokenizer, self.adds_bos).ids
+        pieces = self.pieces([Turn("human", value)], tokenizer, num_images > 0)
+        return list(_tokenize(pieces, tokenizer, self.adds_bos).ids)
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Token ids at which generation ends: the last token of :meth:`stop`, and the tokenizer's own end token."""

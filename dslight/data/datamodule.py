@@ -21,13 +21,15 @@ from dslight.data.collate import Collate, Item, OnUnusable
 from dslight.data.conversation import TemplateName, template
 from dslight.data.images import ViewPolicy
 from dslight.data.lengths import Measure, lengths_of, question_lengths
-from dslight.data.loader import EvalLoader, OnBad, QuestionRecords, Start, TrainLoader, TrainRecords, Workers
+from dslight.data.loader import EvalLoader, TrainLoader
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
 from dslight.data.progress import FitProgress
+from dslight.data.records import OnBad, QuestionRecords, TrainRecords
 from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels, Sample
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
 from dslight.data.tokens import Tokens, tokens_of
+from dslight.data.workers import Start, Workers
 from dslight.layout import SlotLayout
 from dslight.types import Batch, Question
 
@@ -257,7 +259,7 @@ class ShardData(LightningDataModule):
         """
         rows = self.rows
         self._plan = plan = self._plan or self._make_plan()  # the data was set up before it was connected
-        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, self._tokens)
+        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, rows.text, self._tokens)
         loader = train_loader(dataset, plan, self._collate, self.micro_batch_size, self.workers, self.trainer)
         if self._continue is not None:
             loader.load_state_dict(self._continue)

@@ -79,10 +79,9 @@ class ViewPolicy(ABC):
         """
         whole = picture(image, pixels)
         grid = self.choose(whole.size, size)
-        base = self._base(whole, size)
         count, fine = 1 + grid[0] * grid[1], self.fine
         views = empty(count * (1 + fine**2), *size)
-        cut(base, (1, 1), 1, views[:1])
+        base = self._base(whole, size, views[:1])
         if count > 1:
             cut(self._wide(whole, base, grid, size), grid, 1, views[1:count])
         if fine:
@@ -91,8 +90,8 @@ class ViewPolicy(ABC):
             cut(self._wide(whole, base, grid, enlarged), grid, fine, of_crops)
         return views, grid
 
-    def _base(self, whole: Picture, size: tuple[int, int]) -> Picture:
-        return whole.squash(size, self.resample)
+    def _base(self, whole: Picture, size: tuple[int, int], into: Tensor | None = None) -> Picture:
+        return whole.squash(size, self.resample, into)
 
     def _wide(self, whole: Picture, base: Picture, grid: Grid, size: tuple[int, int]) -> Picture:
         """The high-resolution image: as large as ``grid`` of crops of ``size``."""
@@ -119,8 +118,8 @@ class SingleView(ViewPolicy):
         """See :meth:`ViewPolicy.choose`."""
         return (0, 0)
 
-    def _base(self, whole: Picture, size: tuple[int, int]) -> Picture:
-        return super()._base(expand(whole, size, self.pad_color) if self.fit == "pad" else whole, size)
+    def _base(self, whole: Picture, size: tuple[int, int], into: Tensor | None = None) -> Picture:
+        return super()._base(expand(whole, size, self.pad_color) if self.fit == "pad" else whole, size, into)
 
 
 class GridViews(ViewPolicy):

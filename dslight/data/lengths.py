@@ -35,11 +35,12 @@ from transformers import PreTrainedTokenizerBase
 from dslight.data.conversation import IMAGE, Template
 from dslight.data.images import ViewPolicy
 from dslight.data.kept import made_once
-from dslight.data.loader import OnBad, Workers, read_batches
 from dslight.data.plan import question_rows
+from dslight.data.records import OnBad
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.data.shards.format import sha256, write_atomically
+from dslight.data.workers import Workers, read_batches
 from dslight.layout import SlotLayout
 from dslight.types import Grid, Question
 
@@ -130,7 +131,7 @@ class Measure:
 
     def _count(self, sample: Sample) -> int:
         ids = self.template.encode(sample.turns, self.tokenizer, len(sample.images)).ids
-        marks = ids.count(IMAGE)
+        marks = list(ids).count(IMAGE)
         if marks != len(sample.images):
             raise BadSample(f"{sample.key}: its text has places for {marks} images, it has {len(sample.images)}")
         if not sample.images:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -41,8 +42,9 @@ class Picture(ABC):
     size: tuple[int, int]
 
     @abstractmethod
-    def squash(self, size: tuple[int, int], resample: Resample) -> Picture:
-        """Resize to (height, width) ``size``, whatever the proportions."""
+    def squash(self, size: tuple[int, int], resample: Resample, into: Tensor | None = None) -> Picture:
+        """Resize to (height, width) ``size``, whatever the proportions; the result is also in ``into``, uint8 ``[1, 3,
+        h, w]`` in whose memory the colours of a pixel lie side by side, if there is one."""
 
     @abstractmethod
     def center(self, size: tuple[int, int], color: Color) -> Picture:
@@ -59,9 +61,12 @@ class PillowPicture(Picture):
     def __init__(self, image: Image.Image) -> None:
         self.image, self.size = image, (image.height, image.width)
 
-    def squash(self, size: tuple[int, int], resample: Resample) -> PillowPicture:
+    def squash(self, size: tuple[int, int], resample: Resample, into: Tensor | None = None) -> PillowPicture:
         """See :meth:`Picture.squash`."""
-        return PillowPicture(self.image.resize((size[1], size[0]), Image.Resampling[resample.upper()]))
+        resized = PillowPicture(self.image.resize((size[1], size[0]), Image.Resampling[resample.upper()]))
+        if into is not None:
+            into[0] = resized.tensor()
+        return resized
 
     def center(self, size: tuple[int, int], color: Color) -> PillowPicture:
         """See :meth:`Picture.center`."""
@@ -78,36 +83,45 @@ class TorchPicture(Picture):
     """torch's resizing of uint8; its filters are ``bilinear`` and ``bicubic``, all others are Pillow's here too.
 
     Args:
-        pixels: uint8 ``[3, h, w]``, fastest where the channels of a pixel lie side by side.
+        pixels: uint8 RGB ``[h, w, 3]``.
     """
 
     def __init__(self, pixels: Tensor) -> None:
-        self.pixels, self.size = pixels, (pixels.shape[1], pixels.shape[2])
+        self.size = (pixels.shape[0], pixels.shape[1])
+        self._pixels = pixels[None].permute(0, 3, 1, 2)  # with the strides that torch knows the order of channels by
 
-    def squash(self, size: tuple[int, int], resample: Resample) -> TorchPicture:
+    def squash(self, size: tuple[int, int], resample: Resample, into: Tensor | None = None) -> TorchPicture:
         """See :meth:`Picture.squash`."""
         if resample not in ("bilinear", "bicubic"):
-            image = Image.fromarray(self.pixels.permute(1, 2, 0).contiguous().numpy())
-            return TorchPicture(PillowPicture(image).squash(size, resample).tensor())
-        pixels = self.pixels.permute(1, 2, 0)[None].permute(
-            0, 3, 1, 2
-        )  # with the strides that torch knows the order by
+            image = Image.fromarray(self._pixels[0].permute(1, 2, 0).contiguous().numpy())
+            return TorchPicture(PillowPicture(image).squash(size, resample, into).tensor().permute(1, 2, 0))
+        pixels = self._pixels
         if height_first(self.size, size):
             pixels = F.interpolate(pixels, size=(size[0], self.size[1]), mode=resample, antialias=True)
-        return TorchPicture(F.interpolate(pixels, size=size, mode=resample, antialias=True)[0])
+        if into is None:
+            pixels = F.interpolate(pixels, size=size, mode=resample, antialias=True)
+        else:
+            pixels = _INTERPOLATE[resample](pixels, size, False, None, None, out=into)
+        return TorchPicture(pixels[0].permute(1, 2, 0))
 
     def center(self, size: tuple[int, int], color: Color) -> TorchPicture:
         """See :meth:`Picture.center`."""
         canvas = torch.empty((*size, 3), dtype=torch.uint8)
         canvas[:] = torch.tensor(color, dtype=torch.uint8)
-        canvas = canvas.permute(2, 0, 1)
         top, left = (size[0] - self.size[0]) // 2, (size[1] - self.size[1]) // 2
-        canvas[:, top : top + self.size[0], left : left + self.size[1]] = self.pixels
+        canvas[top : top + self.size[0], left : left + self.size[1]] = self.tensor().permute(1, 2, 0)
         return TorchPicture(canvas)
 
     def tensor(self) -> Tensor:
         """See :meth:`Picture.tensor`."""
-        return self.pixels
+        return self._pixels[0]
+
+
+_INTERPOLATE: dict[str, Callable[..., Tensor]] = {
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+}
+"""What ``F.interpolate(..., antialias=True)`` calls; it has no ``out``, without which a view is written twice."""
 
 
 def height_first(size: tuple[int, int], to: tuple[int, int], pillow: str = PIL.__version__) -> bool:
@@ -125,9 +139,7 @@ def picture(image: np.ndarray | Image.Image, pixels: Pixels) -> Picture:
     if pixels == "pillow":
         return PillowPicture(Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB"))
     array = image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))
-    return TorchPicture(
-        torch.from_numpy(np.require(array, requirements="W")).permute(2, 0, 1)
-    )  # torch wants it writable
+    return TorchPicture(torch.from_numpy(array if array.flags.writeable else array.copy()))  # torch wants it writable
 
 
 def scale_and_pad(image: Picture, size: tuple[int, int], resample: Resample, color: Color) -> Picture:

@@ -84,8 +84,9 @@ class Sample:
     labels_grid: np.ndarray | None = None
 
 
-def parse_sample(key: str, members: Mapping[str, bytes]) -> Sample:
-    """Check the members of a record and give them as a :class:`Sample`.
+def parse_sample(key: str, members: Mapping[str, bytes], text: bool = True) -> Sample:
+    """Check the members of a record and give them as a :class:`Sample`; without ``text``, the turns of its conversation
+    are left out.
 
     Raises:
         BadSample: naming the key and what is wrong.
@@ -95,14 +96,14 @@ def parse_sample(key: str, members: Mapping[str, bytes]) -> Sample:
     except ValueError as error:
         raise BadSample(f"{key}: its json does not parse ({error})") from error
     try:
-        return _parse(key, members, record)
+        return _parse(key, members, record, text)
     except BadSample as error:
         raise BadSample(f"{key}: {error}", error.reason) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise BadSample(f"{key}: its json is not a record: {type(error).__name__}: {error}") from error
 
 
-def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any]) -> Sample:
+def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any], text: bool) -> Sample:
     names = record.get("images")
     if names is None:  # not written by dslight: every member that is no text is the image
         names = sorted(name for name in members if name in ("jpg", "jpeg", "png", "webp"))
@@ -112,7 +113,9 @@ def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any]) -> Sa
     images = tuple(members[name] for name in names)
     questions = tuple(_question(key, i, fields) for i, fields in enumerate(record.get("questions", ())))
     turns: tuple[Turn, ...] = ()
-    if "conversations" in record:
+    if not text:
+        pass
+    elif "conversations" in record:
         turns = parse_turns(record["conversations"], len(images))
     elif not questions:
         caption = record.get("caption") or members.get("txt", b"").decode()
@@ -214,13 +217,23 @@ def _decode_jpeg(data: bytes, max_pixels: int, exif: Exif) -> np.ndarray | None:
 
 def _upright(data: bytes) -> bool:
     """Whether a JPEG needs no turning."""
-    if b"\xff\xe1" not in data:  # no segment that could say so; asking Pillow takes longer
+    if not _has_segment(data, 0xE1):  # EXIF would be there; asking Pillow takes longer
         return True
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9)
     except Exception:
         return False
+
+
+def _has_segment(data: bytes, marker: int) -> bool:
+    """Whether a JPEG has a segment of this marker before its pixels."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        if data[at + 1] in (marker, 0xDA):  # 0xDA: the pixels begin
+            return data[at + 1] == marker
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return bytes((0xFF, marker)) in data  # its segments do not follow one another: whoever parses it decides
 
 
 def image_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:

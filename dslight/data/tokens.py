@@ -25,9 +25,10 @@ from tqdm import tqdm
 from dslight.data.conversation import Encoded
 from dslight.data.kept import made_once
 from dslight.data.lengths import CHUNK, Measure, helpers
-from dslight.data.loader import OnBad, read_batches
+from dslight.data.records import OnBad
 from dslight.data.sample import BadSample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
+from dslight.data.workers import read_batches
 from dslight.types import IGNORE
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Tokens:
         begin = path.stat().st_size - _SEAL - tail
         if begin < 0:
             raise ShardError(f"{path}: has not the size of the tokens of {records} records")
-        self._starts = np.memmap(path, "<i8", "r", begin, (records + 1,))
+        self._starts = np.asarray(np.memmap(path, "<i8", "r", begin, (records + 1,)))
         with path.open("rb") as file:
             file.seek(-_SEAL, os.SEEK_END)
             if file.read() != _seal(digest, self._starts) or self._starts[-1] != begin:
@@ -79,7 +80,7 @@ class Tokens:
             raise ShardError(f"{self.path}: the tokens of record {row} were changed; delete the file")
         codes = np.frombuffer(data, "<i4", offset=4)
         ids = codes >> 1
-        return Encoded(ids.tolist(), np.where(codes & 1, ids, IGNORE).tolist()) if len(ids) else None
+        return Encoded(ids, np.where(codes & 1, ids, IGNORE)) if len(ids) else None
 
 
 def tokens_of(

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dslight.data.loader import worker_error
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
+from dslight.data.workers import worker_error
 from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dslight.data.arena import empty, joined
-from dslight.data.loader import Workers, read_batches
+from dslight.data.workers import Workers, read_batches
 from dslight.types import Batch, Views
 
 COUNT = 40

@@ -257,3 +257,44 @@ def write_photo_shards(png):
         return root
 
     return write
+
+
+@pytest.mark.parametrize("pixels", ["fast", "pillow"])
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear", "lanczos", "box"])
+@pytest.mark.parametrize("size", [(5, 7), (33, 12), (64, 64)])  # both orders of the sides, smaller and larger
+def test_a_view_written_where_it_stays_is_the_same_and_nothing_beside_it_changes(pixels, resample, size):
+    whole = picture(noise(40, 24), pixels)
+    rows = torch.full((3, *size, 3), 99, dtype=torch.uint8)
+    whole.squash(size, resample, rows.permute(0, 3, 1, 2)[1:2])
+    assert torch.equal(rows[1].permute(2, 0, 1), whole.squash(size, resample).tensor())
+    assert (rows[[0, 2]] == 99).all()
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return bytes((0xFF, marker)) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        b"\xff\xff",  # a marker may be filled up
+        segment(0xFE, b"a comment with \xff\xda and \xff\xd9 in it"),
+        segment(0xE2, bytes(60_000)) + segment(0xFE, b""),
+    ],
+    ids=["first", "filled", "behind a comment", "behind a profile"],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_orientation_is_found_wherever_it_stands(before, orientation):
+    exif, plain, turned = Image.Exif(), io.BytesIO(), io.BytesIO()
+    exif[0x0112] = orientation
+    image = Image.fromarray(noise(8, 16))
+    image.save(plain, "JPEG")
+    image.save(turned, "JPEG", exif=exif)
+    head = turned.getvalue().index(b"\xff\xe1")
+    end = head + 2 + int.from_bytes(turned.getvalue()[head + 2 : head + 4], "big")
+    data = plain.getvalue()[:2] + before + turned.getvalue()[head:end] + plain.getvalue()[2:]
+    with Image.open(io.BytesIO(data)) as opened:
+        theirs = np.asarray(ImageOps.exif_transpose(opened))
+    assert theirs.shape == ((8, 16, 3) if orientation == 1 else (16, 8, 3))
+    assert (decode_image(data, pixels="fast") == theirs).all()

@@ -15,7 +15,7 @@ from sources import ROOT, chat, encode
 from data_prep.inspect import Lens, card_of, main
 from data_prep.llava import main as ingest
 from dslight.data.conversation import IMAGE
-from dslight.data.loader import read_sample
+from dslight.data.records import read_sample
 from dslight.data.shards import ShardReader
 from dslight.recipe.compose import compose
 from dslight.types import IGNORE

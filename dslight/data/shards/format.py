@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from dslight.data.shards.memory import SharedMemory
+
 MANIFEST = "manifest.json"
 VERSION = 1
 BLOCK = 512
@@ -165,17 +167,38 @@ class Index:
             questions=np.array([record.questions for record in records], dtype=np.int32),
         )
 
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape and type of each of its arrays."""
+        return {name: (value.shape, value.dtype) for name, value in vars(self).items()}
+
     @classmethod
-    def concatenate(cls, parts: Sequence[Index]) -> Index:
-        """One index over the records of all parts, in order."""
-        starts = np.cumsum([0, *(part.first[-1] for part in parts)])
-        first = [part.first[:-1] + start for part, start in zip(parts, starts, strict=False)]
-        joined = {
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in cls.__dataclass_fields__
-            if name != "first"
-        }
-        return cls(first=np.concatenate([*first, starts[-1:]]), **joined)
+    def concatenate(cls, parts: Sequence[Index]) -> tuple[Index, SharedMemory | None]:
+        """One index over the records of all parts, in order, and the memory that it lies in; ``None``: it lies in this
+        process alone, as on systems that have no such memory."""
+        arrays = {}
+        for name in cls.__dataclass_fields__:
+            values = [getattr(part, name) for part in parts]
+            shape = (sum(map(len, values)) - (len(parts) - 1 if name == "first" else 0), *values[0].shape[1:])
+            arrays[name] = shape, np.result_type(*values)
+        memory = None
+        if hasattr(os, "memfd_create"):
+            memory = SharedMemory(sum(SharedMemory.room(*array) for array in arrays.values()))
+        joined = cls.within(memory, arrays)
+        for name in arrays:
+            if name != "first":
+                np.concatenate([getattr(part, name) for part in parts], out=getattr(joined, name))
+        members = 0
+        for part, record in zip(parts, np.cumsum([0, *map(len, parts)]), strict=False):
+            np.add(part.first, members, out=joined.first[record : record + len(part.first)])
+            members += int(part.first[-1])
+        return joined, memory
+
+    @classmethod
+    def within(cls, memory: SharedMemory | None, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> Index:
+        """The index of such :attr:`arrays` that lies in ``memory``, or an empty one of this process alone."""
+        make = np.empty if memory is None else memory.array
+        return cls(**{name: make(shape, dtype) for name, (shape, dtype) in arrays.items()})
 
 
 def index_name(tar: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tarfile
+from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from dslight.data.shards.format import (
     member_hash,
     size_problem,
 )
+from dslight.data.shards.memory import SharedMemory, is_starting
 from dslight.data.shards.remote import Remote
 
 Check = Literal["size", "full"]
@@ -28,12 +30,15 @@ Check = Literal["size", "full"]
 
 
 _TEXT = ("json", "txt")
+_GAP = 4 * BLOCK
+"""Bytes between two members of a record that are read rather than passed over: a header and its padding, as a rule."""
 
 
 class ShardReader:
     """Random access to the records of a folder of shards.
 
-    Only the folder and the check travel to a worker process; the index is read there again.
+    A process that is started with one shares its index; otherwise only the folder and the check travel, and the index
+    is read again.
 
     Args:
         root: folder with a manifest.
@@ -55,8 +60,12 @@ class ShardReader:
             problem = size_problem(self.root, shard) or self._start_problem(shard, part)
             if problem:
                 raise ShardError(f"{self.root / shard.name}: {problem}")
-        self.index = Index.concatenate(parts)
-        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        self._open_index(*Index.concatenate(parts))
+
+    def _open_index(self, index: Index, memory: SharedMemory | None) -> None:
+        self.index, self._memory, remote = index, memory, self.remote
+        self.starts = np.cumsum([0, *(shard.records for shard in self.manifest.shards)])
+        self._starts: list[int] = self.starts.tolist()  # one number is found faster in a list
         self._descriptor = lru_cache(maxsize=64 if remote is None or remote.cache.limit is None else 4)(self._open)
 
     def _start_problem(self, shard: ShardInfo, index: Index) -> str:
@@ -77,13 +86,17 @@ class ShardReader:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __reduce__(self) -> tuple[type[ShardReader], tuple[Path, Check, Remote | None]]:
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._memory is not None and is_starting():
+            return _shared, (self.root, self.check, self.remote, self.manifest, self._memory, self.index.arrays)
         return ShardReader, (self.root, self.check, self.remote)
 
     def locate(self, row: int) -> tuple[ShardInfo, str]:
         """The shard and the key of a record, for messages."""
-        shard = self.manifest.shards[int(np.searchsorted(self.starts, row, side="right")) - 1]
-        return shard, self.index.key(row)
+        return self._shard(row), self.index.key(row)
+
+    def _shard(self, row: int) -> ShardInfo:
+        return self.manifest.shards[bisect_right(self._starts, row) - 1]
 
     def row(self, shard: int, row: int) -> int:
         """The number of record ``row`` of shard ``shard`` in the whole folder."""
@@ -104,24 +117,51 @@ class ShardReader:
         Raises:
             ShardError: naming shard, key, member and offset, if bytes are missing or (``check="full"``) changed.
         """
-        shard, key = self.locate(row)
-        descriptor = self._descriptor(shard)
-        members = {}
-        for m in self.index.members(row):
-            extension = self.index.extensions[m].decode()
-            offset, size = int(self.index.offsets[m]), int(self.index.sizes[m])
-            whole = head is None or extension in _TEXT
-            size = size if head is None or whole else min(size, head)
-            data = os.pread(descriptor.number, size, offset)
+        shard = self._shard(row)
+        descriptor, wanted = self._descriptor(shard), self.index.members(row)
+        spans = [(int(self.index.offsets[m]), int(self.index.sizes[m])) for m in wanted]
+        names = [self.index.extensions[m].decode() for m in wanted]
+        if head is not None:
+            spans = [
+                (at, size if name in _TEXT else min(size, head)) for name, (at, size) in zip(names, spans, strict=True)
+            ]
+        members = dict(zip(names, _read_spans(descriptor.number, spans), strict=True))
+        for m, extension, (offset, size) in zip(wanted, names, spans, strict=True):
+            data, whole = members[extension], head is None or extension in _TEXT
             if len(data) != size:
                 problem = f"{len(data)} of {size} bytes are left; the shard was cut"
             elif self.check == "full" and whole and member_hash(data) != (expected := self.index.hashes[m].tobytes()):
                 problem = f"has hash {member_hash(data).hex()}, was written with {expected.hex()}"
             else:
-                members[extension] = data
                 continue
-            raise ShardError(f"{self.root / shard.name}: {key}.{extension} at byte {offset}: {problem}")
+            raise ShardError(f"{self.root / shard.name}: {self.index.key(row)}.{extension} at byte {offset}: {problem}")
         return members
+
+
+def _shared(
+    root: Path,
+    check: Check,
+    remote: Remote | None,
+    manifest: Manifest,
+    memory: SharedMemory,
+    arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]],
+) -> ShardReader:
+    """A reader as it was in the process that started this one."""
+    reader = ShardReader.__new__(ShardReader)
+    reader.root, reader.check, reader.remote, reader.manifest = root, check, remote, manifest
+    reader._open_index(Index.within(memory, arrays), memory)
+    return reader
+
+
+def _read_spans(file: int, spans: list[tuple[int, int]]) -> list[bytes]:
+    """The bytes at (offset, size), fewer where the file ends; by one call where they are near to one another."""
+    if not spans:
+        return []
+    begin, end = min(at for at, _ in spans), max(at + size for at, size in spans)
+    if end - begin > sum(size for _, size in spans) + _GAP * len(spans):
+        return [os.pread(file, size, at) for at, size in spans]
+    data = os.pread(file, end - begin, begin)
+    return [data[at - begin : at - begin + size] for at, size in spans]
 
 
 class _Descriptor:

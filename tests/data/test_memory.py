@@ -1,0 +1,92 @@
+"""An index is in memory once, however many processes read it and however they were started."""
+
+import multiprocessing
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from dslight.data.records import read_sample
+from dslight.data.shards import ShardReader, ShardWriter
+from dslight.data.shards.format import Index, load_index
+from dslight.data.shards.memory import SharedMemory
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Five shards of seven records with keys of several lengths."""
+    made = tmp_path_factory.mktemp("keys")
+    with ShardWriter(made, shard_records=7) as writer:
+        for i in range(33):
+            talk = [{"from": "human", "value": f"{i}"}, {"from": "gpt", "value": "x" * i or "-"}]
+            writer.write("k" * (1 + i % 4) + f"{i}", [], {"conversations": talk})
+    return made
+
+
+def look(reader: ShardReader, out) -> None:
+    """In a process that was started: the memory that the index lies in, what it says, and a record."""
+    file = os.stat(reader._memory.file).st_ino
+    out.put((file, {name: value.tolist() for name, value in vars(reader.index).items()}, read_sample(reader, 20)))
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_a_process_that_is_started_has_the_memory_of_the_one_that_starts_it(start, root):
+    reader, context = ShardReader(root), multiprocessing.get_context(start)
+    out = context.Queue()
+    process = context.Process(target=look, args=(reader, out))
+    process.start()
+    file, index, sample = out.get(timeout=120)
+    process.join(60)
+    assert file == os.stat(reader._memory.file).st_ino
+    assert index == {name: value.tolist() for name, value in vars(reader.index).items()}
+    assert sample == read_sample(reader, 20)
+
+
+def test_the_joined_index_is_the_shards_one_behind_the_other(root):
+    reader = ShardReader(root)
+    parts = [load_index(reader.root, shard) for shard in reader.manifest.shards]
+    keys = [key for part in parts for key in part.keys.tolist()]
+    assert reader.index.keys.tolist() == keys
+    assert len({len(key) for key in keys}) > 3
+    for name in ("extensions", "offsets", "sizes", "hashes", "questions"):
+        assert np.array_equal(getattr(reader.index, name), np.concatenate([getattr(part, name) for part in parts]))
+    for shard, part in enumerate(parts):
+        for row in range(len(part)):
+            at = reader.index.members(reader.row(shard, row))
+            assert len(at) == len(part.members(row))
+            assert reader.index.hashes[at.start].tobytes() == part.hashes[part.members(row).start].tobytes()
+
+
+def test_without_such_memory_the_index_is_read_again(root, monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    reader = ShardReader(root)
+    assert reader._memory is None
+    again = pickle.loads(pickle.dumps(reader))
+    assert again.index.keys.tolist() == reader.index.keys.tolist()
+    assert read_sample(again, 3) == read_sample(reader, 3)
+
+
+def test_a_copy_that_goes_to_no_new_process_reads_the_index_again(root):
+    reader = ShardReader(root)
+    assert len(pickle.dumps(reader)) < 1000
+    assert read_sample(pickle.loads(pickle.dumps(reader)), 5) == read_sample(reader, 5)
+
+
+def test_arrays_that_are_asked_for_in_the_same_order_are_the_same():
+    shapes = [((3,), np.dtype("S5")), ((2, 16), np.dtype(np.uint8)), ((4,), np.dtype(np.int64))]
+    memory = SharedMemory(sum(SharedMemory.room(*shape) for shape in shapes))
+    ours = [memory.array(*shape) for shape in shapes]
+    ours[0][:], ours[1][:], ours[2][:] = b"abcde", 7, np.arange(4)
+    theirs = SharedMemory(memory.size, os.dup(memory.file))
+    for array, shape in zip(ours, shapes, strict=True):
+        assert np.array_equal(theirs.array(*shape), array)
+
+
+def test_the_joined_index_of_a_single_shard_is_that_shards(root):
+    reader = ShardReader(root)
+    part = load_index(reader.root, reader.manifest.shards[0])
+    alone, _ = Index.concatenate([part])
+    assert {name: value.tolist() for name, value in vars(alone).items()} == {
+        name: value.tolist() for name, value in vars(part).items()
+    }
