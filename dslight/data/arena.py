@@ -18,7 +18,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from math import prod
 from types import TracebackType
 
 import torch
@@ -37,12 +36,14 @@ class Arena:
         memory: uint8 ``[n]``.
 
     Attributes:
+        offset: where the memory begins in its storage.
         wanted: bytes that were asked for so far, also beyond ``n``.
     """
 
     def __init__(self, memory: Tensor) -> None:
         self.memory, self.wanted = memory, 0
         self._start = memory.data_ptr()
+        self.offset = memory.storage_offset()
 
     def __enter__(self) -> Arena:
         _current.arena = self
@@ -58,9 +59,14 @@ class Arena:
 
     def take(self, size: int, aligned: int = 1) -> Tensor | None:
         """The next ``size`` bytes, or ``None`` if there are not as many left."""
+        start = self.allot(size, aligned)
+        return None if start is None else self.memory[start : start + size]
+
+    def allot(self, size: int, aligned: int = 1) -> int | None:
+        """Where the next ``size`` bytes begin, or ``None`` if there are not as many left."""
         start = -(-self.wanted // aligned) * aligned
-        self.wanted = start + size
-        return self.memory[start : self.wanted] if self.enough else None
+        self.wanted = end = start + size
+        return start if end <= len(self.memory) else None
 
     def place(self, tensor: Tensor) -> tuple[int, tuple[int, ...]] | None:
         """At which byte of the memory a tensor lies, and its strides; it is copied there if need be. ``None``: there is
@@ -94,9 +100,12 @@ class Pool:
 def empty(count: int, height: int, width: int) -> Tensor:
     """Views, uint8 ``[count, 3, height, width]``, in the memory of this batch where it has room."""
     arena: Arena | None = getattr(_current, "arena", None)
-    shape = (count, height, width, 3)
-    room = None if arena is None else arena.take(prod(shape))
-    return (torch.empty(shape, dtype=torch.uint8) if room is None else room.view(shape)).permute(0, 3, 1, 2)
+    start = None if arena is None else arena.allot(count * height * width * 3)
+    if arena is None or start is None:
+        return torch.empty((count, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    return arena.memory.as_strided(
+        (count, 3, height, width), (height * width * 3, 1, width * 3, 3), arena.offset + start
+    )
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
@@ -106,14 +115,15 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     """
     first, end = parts[0], parts[0].data_ptr()
     count, _, height, width = (sum(map(len, parts)), *first.shape[1:])
+    strides = (height * width * 3, 1, width * 3, 3)
     for part in parts:
-        if part.data_ptr() != end or not part.permute(0, 2, 3, 1).is_contiguous():
+        if part.data_ptr() != end or part.stride() != strides:
             break
         end += part.nbytes
     else:
         storage = first.untyped_storage()
         if end <= storage.data_ptr() + storage.nbytes():  # else they are neighbours by chance, of different memory
-            return first.as_strided((count, 3, height, width), (height * width * 3, 1, width * 3, 3))
+            return first.as_strided((count, 3, height, width), strides)
     if first.dtype != torch.uint8:  # pixels that are normalised already
         return torch.cat(list(parts))
     return torch.cat(list(parts), out=empty(count, height, width))

@@ -179,12 +179,12 @@ class Collate:
 
     def _expand(self, item: Item) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
         """Ids and labels with as many marks as each image has slots, and where (begin, end) these are."""
-        ids = np.asarray(item.ids, dtype=np.int64)
-        labels = np.full_like(ids, IGNORE) if item.labels is None else np.asarray(item.labels, dtype=np.int64)
-        marks = np.flatnonzero(ids == IMAGE).tolist()
+        ids = np.asarray(item.ids)
+        labels = np.full_like(ids, IGNORE) if item.labels is None else np.asarray(item.labels)
+        marks = (ids == IMAGE).nonzero()[0].tolist()
         if len(marks) != len(item.pixels):
             raise BadSample(f"{item.key}: its text has places for {len(marks)} images, it has {len(item.pixels)}")
-        counts, spans, before = np.ones_like(ids), [], 0
+        counts, spans, before = np.ones(len(ids), dtype=np.intp), [], 0
         for mark, grid, size in zip(marks, item.grids, item.sizes, strict=True):
             counts[mark] = slots = self.slots(grid, size)
             spans.append((mark + before, mark + before + slots))

@@ -81,7 +81,7 @@ class ViewPolicy(ABC):
         grid = self.choose(whole.size, size)
         count, fine = 1 + grid[0] * grid[1], self.fine
         views = empty(count * (1 + fine**2), *size)
-        base = self._base(whole, size, views[:1])
+        base = self._base(whole, size, views[:1] if count > 1 or fine else views)
         if count > 1:
             cut(self._wide(whole, base, grid, size), grid, 1, views[1:count])
         if fine:
@@ -119,7 +119,8 @@ class SingleView(ViewPolicy):
         return (0, 0)
 
     def _base(self, whole: Picture, size: tuple[int, int], into: Tensor | None = None) -> Picture:
-        return super()._base(expand(whole, size, self.pad_color) if self.fit == "pad" else whole, size, into)
+        padded = expand(whole, size, self.pad_color) if self.fit == "pad" else whole
+        return padded.squash(size, self.resample, into)
 
 
 class GridViews(ViewPolicy):

@@ -69,6 +69,7 @@ class TrainLoader(Generic[T]):
             self.consumed += self.world * self.micro  # before the yield: a checkpoint is saved while the batch is out
             self._count_unusable(batch)
             yield batch
+            del batch  # its memory is free for the next one as soon as nobody else has it
 
     def _count_unusable(self, batch: Any) -> None:
         dropped, shrunk = getattr(batch, "dropped", ()), getattr(batch, "shrunk", ())

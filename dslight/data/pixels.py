@@ -83,33 +83,35 @@ class TorchPicture(Picture):
     """torch's resizing of uint8; its filters are ``bilinear`` and ``bicubic``, all others are Pillow's here too.
 
     Args:
-        pixels: uint8 RGB ``[h, w, 3]``.
+        pixels: uint8 RGB ``[1, 3, h, w]``, fastest with the strides by which torch knows that the colours of a pixel
+            lie side by side.
     """
 
     def __init__(self, pixels: Tensor) -> None:
-        self.size = (pixels.shape[0], pixels.shape[1])
-        self._pixels = pixels[None].permute(0, 3, 1, 2)  # with the strides that torch knows the order of channels by
+        _, _, height, width = pixels.shape
+        self._pixels, self.size = pixels, (height, width)
 
     def squash(self, size: tuple[int, int], resample: Resample, into: Tensor | None = None) -> TorchPicture:
         """See :meth:`Picture.squash`."""
         if resample not in ("bilinear", "bicubic"):
             image = Image.fromarray(self._pixels[0].permute(1, 2, 0).contiguous().numpy())
-            return TorchPicture(PillowPicture(image).squash(size, resample, into).tensor().permute(1, 2, 0))
+            return TorchPicture(PillowPicture(image).squash(size, resample, into).tensor()[None])
         pixels = self._pixels
         if height_first(self.size, size):
             pixels = F.interpolate(pixels, size=(size[0], self.size[1]), mode=resample, antialias=True)
         if into is None:
             pixels = F.interpolate(pixels, size=size, mode=resample, antialias=True)
         else:
-            pixels = _INTERPOLATE[resample](pixels, size, False, None, None, out=into)
-        return TorchPicture(pixels[0].permute(1, 2, 0))
+            pixels = _INTERPOLATE[resample](pixels, size, False, out=into)
+        return TorchPicture(pixels)
 
     def center(self, size: tuple[int, int], color: Color) -> TorchPicture:
         """See :meth:`Picture.center`."""
-        canvas = torch.empty((*size, 3), dtype=torch.uint8)
+        canvas = torch.empty((1, *size, 3), dtype=torch.uint8)
         canvas[:] = torch.tensor(color, dtype=torch.uint8)
+        canvas = canvas.permute(0, 3, 1, 2)
         top, left = (size[0] - self.size[0]) // 2, (size[1] - self.size[1]) // 2
-        canvas[top : top + self.size[0], left : left + self.size[1]] = self.tensor().permute(1, 2, 0)
+        canvas[:, :, top : top + self.size[0], left : left + self.size[1]] = self._pixels
         return TorchPicture(canvas)
 
     def tensor(self) -> Tensor:
@@ -118,20 +120,23 @@ class TorchPicture(Picture):
 
 
 _INTERPOLATE: dict[str, Callable[..., Tensor]] = {
-    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
-    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+    "bilinear": torch._C._nn._upsample_bilinear2d_aa,  # pyright: ignore[reportAttributeAccessIssue]
+    "bicubic": torch._C._nn._upsample_bicubic2d_aa,  # pyright: ignore[reportAttributeAccessIssue]
 }
 """What ``F.interpolate(..., antialias=True)`` calls; it has no ``out``, without which a view is written twice."""
 
 
-def height_first(size: tuple[int, int], to: tuple[int, int], pillow: str = PIL.__version__) -> bool:
+_PILLOW = int(PIL.__version__.split(".")[0])
+
+
+def height_first(size: tuple[int, int], to: tuple[int, int], pillow: int = _PILLOW) -> bool:
     """Whether this version of Pillow resizes the height before the width, given (height, width) before and after.
 
     Since 13 it does where the height loses more than twice the pixels that the width loses (``ImagingResampleInner`` in
     its Resample.c), for instance from 640 x 480 to 336 x 336; torch and earlier versions begin with the width.
     """
     lost = size[0] - to[0]
-    return int(pillow.split(".")[0]) >= 13 and lost > max(0, 2 * (size[1] - to[1]))
+    return pillow >= 13 and lost > max(0, 2 * (size[1] - to[1]))
 
 
 def picture(image: np.ndarray | Image.Image, pixels: Pixels) -> Picture:
@@ -139,7 +144,12 @@ def picture(image: np.ndarray | Image.Image, pixels: Pixels) -> Picture:
     if pixels == "pillow":
         return PillowPicture(Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB"))
     array = image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))
-    return TorchPicture(torch.from_numpy(array if array.flags.writeable else array.copy()))  # torch wants it writable
+    if not (array.flags.writeable and array.flags.c_contiguous):  # torch wants it writable
+        array = array.copy()
+    height, width, _ = array.shape
+    return TorchPicture(
+        torch.from_numpy(array).as_strided((1, 3, height, width), (height * width * 3, 1, width * 3, 3))
+    )
 
 
 def scale_and_pad(image: Picture, size: tuple[int, int], resample: Resample, color: Color) -> Picture:

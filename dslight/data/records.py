@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -107,10 +106,12 @@ class TrainRecords(Dataset[T], Generic[T]):
             sample = read_sample(reader, row, text=kept is None)
             if kept is not None:
                 return _Taken(reader, row, sample, (kept,))
-            with _named(reader, row):
-                return _Taken(reader, row, sample, (self.text(sample),) if self.text else ())
         except (BadSample, ShardError) as error:
             return error
+        try:
+            return _Taken(reader, row, sample, (self.text(sample),) if self.text else ())
+        except BadSample as error:
+            return _named(error, reader, row)
 
     def _row(self, record: int, taken: _Taken | BadSample | ShardError) -> T:
         self._read += 1
@@ -131,18 +132,16 @@ class TrainRecords(Dataset[T], Generic[T]):
         if not isinstance(taken, _Taken):
             raise taken
         Notes.take(taken.reader, taken.row)
-        with _named(taken.reader, taken.row):
+        try:
             return self.make(taken.sample, *taken.beside)
+        except BadSample as error:
+            raise _named(error, taken.reader, taken.row) from error
 
 
-@contextmanager
-def _named(reader: ShardReader, row: int) -> Iterator[None]:
-    """Put shard and key in front of what is found wrong with a sample."""
-    try:
-        yield
-    except BadSample as error:
-        shard, key = reader.locate(row)
-        raise BadSample(f"{reader.root / shard.name}: {key}: {error}", error.reason) from error
+def _named(error: BadSample, reader: ShardReader, row: int) -> BadSample:
+    """The error with shard and key in front."""
+    shard, key = reader.locate(row)
+    return BadSample(f"{reader.root / shard.name}: {key}: {error}", error.reason)
 
 
 class QuestionRecords(Dataset[T], Generic[T]):
@@ -161,5 +160,7 @@ class QuestionRecords(Dataset[T], Generic[T]):
         row = int(self._rows[number])
         sample = read_sample(self.reader, row)
         question = sample.questions[number - int(self._first[row])]
-        with _named(self.reader, row):
+        try:
             return self.make(sample, replace(question, number=number), valid)
+        except BadSample as error:
+            raise _named(error, self.reader, row) from error

@@ -22,6 +22,11 @@ from PIL import ExifTags, Image, ImageOps
 
 from dslight.types import Question
 
+try:
+    import simplejpeg
+except ImportError:  # see _decode_jpeg
+    simplejpeg = None
+
 IMAGE_TOKEN = "<image>"
 """Stands for an image in the text of a record, as in LLaVA's files."""
 
@@ -203,15 +208,13 @@ def _decode_jpeg(data: bytes, max_pixels: int, exif: Exif) -> np.ndarray | None:
 
     Without simplejpeg all are left to Pillow: the pixels are the same.
     """
-    if not data.startswith(b"\xff\xd8\xff"):
+    if simplejpeg is None or not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
-        import simplejpeg
-
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         plain = colors in ("YCbCr", "RGB") and int(height) * int(width) <= max_pixels
         return simplejpeg.decode_jpeg(data, "RGB") if plain and (exif == "ignore" or _upright(data)) else None
-    except (ImportError, ValueError):  # it is strict, also where Pillow shows what there is
+    except ValueError:  # it is strict, also where Pillow shows what there is
         return None
 
 

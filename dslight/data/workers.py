@@ -6,10 +6,12 @@ kills or hangs it then has a name, which torch's own message (a process id) has 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -18,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from dslight.data.arena import Arena, Pool
 from dslight.data.crossing import Crossing, Sender
-from dslight.data.shards import ShardReader
+from dslight.data.shards import ShardReader, name_of_record
 
 Start = Literal["fork", "spawn", "forkserver"]
 
-_NOTE = 400  # bytes that a worker has for the name of a record
+_NOTE = 4096  # bytes that a worker has for the path of a folder
 
 
 class WorkerError(RuntimeError):
@@ -143,28 +145,37 @@ def worker_error(error: BaseException) -> WorkerError | None:
 
 
 class Notes:
-    """What each worker of a loader took up last, in memory shared with it."""
+    """What each worker of a loader took up last, in memory shared with it: the number of a record and its folder, of
+    which a name is made when it is asked for."""
 
-    _own: ClassVar[np.ndarray | None] = None  # in a worker: its line
+    _row: ClassVar[np.ndarray | None] = None  # in a worker: its line
+    _root: ClassVar[np.ndarray]
+    _reader: ClassVar[ShardReader | None] = None
 
     def __init__(self, workers: Workers) -> None:
-        self.lines = torch.zeros(workers.count, _NOTE, dtype=torch.uint8).share_memory_()
+        self.rows = torch.zeros(workers.count, 1, dtype=torch.int64).share_memory_()
+        self.roots = torch.zeros(workers.count, _NOTE, dtype=torch.uint8).share_memory_()
 
     def begin(self, worker: int) -> None:
         """Called in the worker."""
-        Notes._own = self.lines[worker].numpy()
+        Notes._row, Notes._root, Notes._reader = self.rows[worker].numpy(), self.roots[worker].numpy(), None
 
     @classmethod
     def take(cls, reader: ShardReader, row: int) -> None:
         """Note a record; nothing outside of a worker."""
-        if cls._own is not None:
-            shard, key = reader.locate(row)
-            text = f"{reader.root}/{shard.name}: {key}".encode()[-_NOTE:]  # of a long path the end
-            cls._own[:] = np.frombuffer(text.ljust(_NOTE, b"\0"), np.uint8)
+        if cls._row is None:
+            return
+        cls._row[0] = row
+        if reader is not cls._reader:
+            cls._reader = reader
+            cls._root[:] = np.frombuffer(os.fsencode(reader.root).ljust(_NOTE, b"\0")[:_NOTE], np.uint8)
 
     def __str__(self) -> str:
-        texts = [bytes(line.tolist()).rstrip(b"\0").decode(errors="replace") for line in self.lines]
-        return "; ".join(f"worker {i}: {text or 'nothing'}" for i, text in enumerate(texts))
+        return "; ".join(f"worker {i}: {self._name(i)}" for i in range(len(self.rows)))
+
+    def _name(self, worker: int) -> str:
+        root = os.fsdecode(bytes(self.roots[worker].tolist()).rstrip(b"\0"))
+        return name_of_record(Path(root), int(self.rows[worker])) if root else "nothing"
 
 
 _opened: deque[Notes] = deque(maxlen=2)  # that of training, and of the validation within

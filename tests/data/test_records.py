@@ -1,7 +1,5 @@
 """Rows of a batch are made in two goes, text first and images then; what becomes of each is what it would be alone."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from dslight.data.datamodule import ShardData
 from dslight.data.images import SingleView
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardWriter
-from dslight.data.shards.reader import _read_spans
 from dslight.layout import SlotLayout
 
 
@@ -78,17 +75,6 @@ def test_stand_ins_in_a_batch_are_those_of_the_record_alone(shards, tokenizer):
     assert rows[2].key not in ("r-03", "r-07")
     fresh = dataset(shards, tokenizer, on_bad="substitute")
     assert [fresh[3].key, fresh[1].key, fresh[7].key] == [row.key for row in rows]
-
-
-def test_members_that_lie_apart_are_read_one_by_one_and_give_the_same_bytes(tmp_path):
-    data = np.random.default_rng(0).integers(0, 256, 100_000, dtype=np.uint8).tobytes()
-    (tmp_path / "file").write_bytes(data)
-    file = os.open(tmp_path / "file", os.O_RDONLY)
-    try:
-        for spans in ([(10, 20), (40, 5)], [(90_000, 10), (3, 4)], [(99_990, 50), (99_000, 7)], [(5, 0)], []):
-            assert _read_spans(file, spans) == [data[at : at + size] for at, size in spans]
-    finally:
-        os.close(file)
 
 
 def test_text_is_left_out_where_it_is_kept_already(shards, tokenizer, monkeypatch):

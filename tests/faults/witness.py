@@ -41,15 +41,22 @@ class Witness(pl.Callback):
 
 
 class DeadlyViews(GridViews):
-    """In a data worker, the picture number ``DEADLY`` that it sees kills it, or holds it up for ever (``HANG=1``)."""
+    """In a data worker, the picture number ``DEADLY`` that it sees kills it, or holds it up for ever (``HANG=1``).
+
+    Both are those of the process that makes it: what starts workers for forkserver may have another environment.
+    """
 
     seen = 0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.deadly, self.hangs = int(os.environ.get("DEADLY", "0")), bool(os.environ.get("HANG"))
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.utils.data.get_worker_info() is not None and os.environ.get("DEADLY"):
+        if torch.utils.data.get_worker_info() is not None and self.deadly:
             DeadlyViews.seen += 1
-            if self.seen == int(os.environ["DEADLY"]):
-                if os.environ.get("HANG"):
+            if self.seen == self.deadly:
+                if self.hangs:
                     time.sleep(1000)
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(*args, **kwargs)

@@ -20,7 +20,7 @@ Decided here, and why:
 from dslight.data.shards.check import Problem, verify, verify_shard
 from dslight.data.shards.foreign import index_tars
 from dslight.data.shards.format import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_name
-from dslight.data.shards.reader import Check, ShardReader
+from dslight.data.shards.reader import Check, ShardReader, name_of_record
 from dslight.data.shards.remote import Cache, Remote, is_remote
 from dslight.data.shards.writer import ShardWriter, image_extension, record_members
 
@@ -40,6 +40,7 @@ __all__ = [
     "index_name",
     "index_tars",
     "is_remote",
+    "name_of_record",
     "record_members",
     "verify",
     "verify_shard",

@@ -6,6 +6,7 @@ import os
 import tarfile
 from bisect import bisect_right
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +31,6 @@ Check = Literal["size", "full"]
 
 
 _TEXT = ("json", "txt")
-_GAP = 4 * BLOCK
-"""Bytes between two members of a record that are read rather than passed over: a header and its padding, as a rule."""
 
 
 class ShardReader:
@@ -93,16 +92,14 @@ class ShardReader:
 
     def locate(self, row: int) -> tuple[ShardInfo, str]:
         """The shard and the key of a record, for messages."""
-        return self._shard(row), self.index.key(row)
-
-    def _shard(self, row: int) -> ShardInfo:
-        return self.manifest.shards[bisect_right(self._starts, row) - 1]
+        return self.manifest.shards[bisect_right(self._starts, row) - 1], self.index.key(row)
 
     def row(self, shard: int, row: int) -> int:
         """The number of record ``row`` of shard ``shard`` in the whole folder."""
         return int(self.starts[shard]) + row
 
-    def _open(self, shard: ShardInfo) -> _Descriptor:
+    def _open(self, number: int) -> _Descriptor:
+        shard = self.manifest.shards[number]
         if self.remote is None:
             return _Descriptor(self.root / shard.name)
         while True:
@@ -117,25 +114,36 @@ class ShardReader:
         Raises:
             ShardError: naming shard, key, member and offset, if bytes are missing or (``check="full"``) changed.
         """
-        shard = self._shard(row)
-        descriptor, wanted = self._descriptor(shard), self.index.members(row)
-        spans = [(int(self.index.offsets[m]), int(self.index.sizes[m])) for m in wanted]
-        names = [self.index.extensions[m].decode() for m in wanted]
-        if head is not None:
-            spans = [
-                (at, size if name in _TEXT else min(size, head)) for name, (at, size) in zip(names, spans, strict=True)
-            ]
-        members = dict(zip(names, _read_spans(descriptor.number, spans), strict=True))
-        for m, extension, (offset, size) in zip(wanted, names, spans, strict=True):
-            data, whole = members[extension], head is None or extension in _TEXT
+        number = bisect_right(self._starts, row) - 1
+        shard, descriptor, members = self.manifest.shards[number], self._descriptor(number), {}
+        for m in self.index.members(row):
+            extension = self.index.extensions[m].decode()
+            offset, size = int(self.index.offsets[m]), int(self.index.sizes[m])
+            whole = head is None or extension in _TEXT
+            size = size if head is None or whole else min(size, head)
+            data = os.pread(descriptor.number, size, offset)
             if len(data) != size:
                 problem = f"{len(data)} of {size} bytes are left; the shard was cut"
             elif self.check == "full" and whole and member_hash(data) != (expected := self.index.hashes[m].tobytes()):
                 problem = f"has hash {member_hash(data).hex()}, was written with {expected.hex()}"
             else:
+                members[extension] = data
                 continue
-            raise ShardError(f"{self.root / shard.name}: {self.index.key(row)}.{extension} at byte {offset}: {problem}")
+            name = f"{self.index.key(row)}.{extension}"
+            raise ShardError(f"{self.root / shard.name}: {name} at byte {offset}: {problem}")
         return members
+
+
+def name_of_record(root: Path, row: int) -> str:
+    """What record ``row`` of a folder is called in messages, where no reader of it is at hand."""
+    try:
+        manifest = Manifest.load(root)
+        starts = [0, *accumulate(shard.records for shard in manifest.shards)]
+        number = bisect_right(starts, row) - 1
+        shard = manifest.shards[number]
+        return f"{root / shard.name}: {load_index(root, shard).key(row - starts[number])}"
+    except (ShardError, OSError, IndexError):
+        return f"{root}: record {row}"
 
 
 def _shared(
@@ -151,17 +159,6 @@ def _shared(
     reader.root, reader.check, reader.remote, reader.manifest = root, check, remote, manifest
     reader._open_index(Index.within(memory, arrays), memory)
     return reader
-
-
-def _read_spans(file: int, spans: list[tuple[int, int]]) -> list[bytes]:
-    """The bytes at (offset, size), fewer where the file ends; by one call where they are near to one another."""
-    if not spans:
-        return []
-    begin, end = min(at for at, _ in spans), max(at + size for at, size in spans)
-    if end - begin > sum(size for _, size in spans) + _GAP * len(spans):
-        return [os.pread(file, size, at) for at, size in spans]
-    data = os.pread(file, end - begin, begin)
-    return [data[at - begin : at - begin + size] for at, size in spans]
 
 
 class _Descriptor:
