@@ -23,6 +23,7 @@ from dslight.data.shards import (
     image_extension,
     index_name,
     index_tars,
+    name_of_record,
     verify,
 )
 
@@ -88,6 +89,18 @@ def test_a_reader_pickles_to_its_folder_and_not_its_index(tmp_path, write_shards
     copy = pickle.loads(data)
     assert copy.check == "full"
     assert copy.read(11) == reader.read(11)
+
+
+def test_a_record_has_its_name_where_there_is_no_reader(tmp_path, write_shards):
+    reader = ShardReader(write_shards(tmp_path, 20))
+    assert len(reader.manifest.shards) > 1
+    for row in range(20):
+        shard, key = reader.locate(row)
+        assert name_of_record(tmp_path, row) == f"{tmp_path / shard.name}: {key}"
+    assert name_of_record(tmp_path, 20) == f"{tmp_path}: record 20"
+    (tmp_path / reader.manifest.shards[0].index_name).unlink()
+    assert name_of_record(tmp_path, 0) == f"{tmp_path}: record 0"
+    assert name_of_record(tmp_path / "gone", 3) == f"{tmp_path / 'gone'}: record 3"
 
 
 @pytest.mark.parametrize("key", ["with.dot", "Upper", "a/b", "ü", "", "x" * 81])
