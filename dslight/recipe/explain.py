@@ -107,8 +107,10 @@ def words(kind: Any) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean X?``, if there is an X close to ``name``."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    """``; did you mean X?``, if an X is ``name`` but for capitals, is like it, or holds it."""
+    small, known = name.casefold(), list(known)
+    close = [one for one in known if one.casefold() == small] or difflib.get_close_matches(name, known, n=1)
+    close = close or [one for one in known if len(small) > 2 and small in one.casefold()]
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -152,7 +154,8 @@ def _class_fault(path: str, base: type, value: Mapping[str, Any], given: int = 0
         return f"{at}: cannot import {class_path}, {type(error).__name__}: {error}"
     found = getattr(module, name, None)
     if found is None:
-        return f"{at}: {module_path} has no {name}{closest(name, vars(module))}"
+        fitting = [one for one, kind in vars(module).items() if isinstance(kind, type) and issubclass(kind, base)]
+        return f"{at}: {module_path} has no {name}{closest(name, fitting) or closest(name, vars(module))}"
     if not isinstance(found, type) and callable(found) and (given or _accepted(base, value)):
         return None
     if not isinstance(found, type) or not issubclass(found, base):

@@ -262,6 +262,10 @@ WRONG_CLASS = {
     "dslight.component.DeepStackL, ModuleNotFoundError: No module named 'dslight.component'",
     "model.projector.class_path=nowhere.MyProjector": "model.projector.class_path: cannot import nowhere.MyProjector, "
     "ModuleNotFoundError: No module named 'nowhere'",
+    "stage.optimizer.class_path=torch.optim.Adamw": "stage.optimizer.class_path: torch.optim has no Adamw; "
+    "did you mean AdamW?",
+    "model.projector.class_path=dslight.components.MLP": "model.projector.class_path: dslight.components has no MLP; "
+    "did you mean MLPProjector?",
     "stage.optimizer.class_path=torch.optim.AdmaW": "stage.optimizer.class_path: torch.optim has no AdmaW; "
     "did you mean AdamW?",
     "trainer.callbacks=[{class_path: lightning.pytorch.callbacks.EarlyStoping}]": "trainer.callbacks.0.class_path: "
