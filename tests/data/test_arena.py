@@ -27,6 +27,16 @@ def test_parts_made_in_an_arena_are_joined_without_a_copy():
     assert arena.wanted == whole.nbytes
 
 
+def test_an_arena_may_be_a_part_of_other_memory():
+    outer = torch.zeros(300, dtype=torch.uint8)
+    with Arena(outer[100:200]):
+        for part in filled(2, 5, 1):
+            part.fill_(7)
+    assert (outer[100:196] == 7).all()
+    assert not outer[:100].any()
+    assert not outer[196:].any()
+
+
 @pytest.mark.parametrize("size", [0, 30, 95, 96])
 @pytest.mark.parametrize("chosen", [[0, 1, 2], [1, 0, 2], [0, 2], [1, 1], [2]])
 def test_whatever_lies_elsewhere_is_copied(size, chosen):
