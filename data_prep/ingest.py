@@ -46,7 +46,7 @@ from data_prep.images import Images
 from data_prep.journal import JOURNAL, Journal
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
-from dslight.data.shards.format import write_atomically
+from dslight.data.shards.format import size_problem, write_atomically
 from dslight.data.shards.writer import check_key, locked, shard_name, write_shard
 
 QUARANTINE, REPORT = "quarantine.jsonl", "report.json"
@@ -121,7 +121,7 @@ def ingest(job: Job) -> dict[str, Any]:
     """
     _check(job)
     if (job.out / MANIFEST).exists():
-        meta = Manifest.load(job.out).meta
+        meta = _finished(job).meta
         print(f"{job.out}: finished already, from {meta.get('entries')} entries; delete the folder to make it again")
         path = job.out / REPORT
         return json.loads(path.read_text()) if path.exists() else {}
@@ -136,6 +136,26 @@ def ingest(job: Job) -> dict[str, Any]:
             return _finish(job, journal, kept, time.monotonic() - started)
     except (ShardError, OSError) as error:
         raise SystemExit(f"{job.out}: {error}") from error
+
+
+def _finished(job: Job) -> Manifest:
+    """The manifest of what an earlier run has finished, which has to be all there and made of the same."""
+    again = "delete the folder to make it again"
+    try:
+        manifest = Manifest.load(job.out)
+    except ShardError as error:
+        raise SystemExit(f"{error}; {again}") from error
+    for shard in manifest.shards:
+        if problem := size_problem(job.out, shard):
+            raise SystemExit(f"{job.out / shard.name}: {problem}; {again}")
+    now = _asked(job) if job.entries.path.exists() else {}  # who has deleted the source has no other one
+    for name, value in json.loads(json.dumps(now)).items():
+        if manifest.meta.get(name) != value:
+            raise SystemExit(
+                f"{job.out}: finished by another job: its {name} was {manifest.meta.get(name)!r}, now it is {value!r}; "
+                f"write to another folder, or {again}"
+            )
+    return manifest
 
 
 def _check(job: Job) -> None:
@@ -170,13 +190,16 @@ def _survey(job: Job) -> tuple[Job, list[RawEntry]]:
 
 def _head(job: Job) -> dict[str, Any]:
     """All that the bytes of the shards depend on, and where they come from."""
+    return {**_asked(job), "version": _VERSION, "entries": len(job.entries)}
+
+
+def _asked(job: Job) -> dict[str, Any]:
+    """The part of it that is known before the entries are counted."""
     return {
         "program": job.program,
-        "version": _VERSION,
         "name": job.name,
         "file": job.entries.path.name,
         "file_sha256": file_digest(job.entries.path),
-        "entries": len(job.entries),
         "seed": job.entries.seed,
         "shard_entries": job.shard_entries,
         "options": job.options,

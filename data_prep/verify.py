@@ -17,9 +17,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep.img2dataset import indexed
+from data_prep.ingest import QUARANTINE, REPORT
+from data_prep.journal import JOURNAL
 from dslight.data.records import read_sample
 from dslight.data.sample import BadSample, decode_image
-from dslight.data.shards import ShardReader, verify
+from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardReader, verify
 
 
 def decode_problems(root: Path) -> Iterator[str]:
@@ -33,6 +35,30 @@ def decode_problems(root: Path) -> Iterator[str]:
             yield str(error)
 
 
+def index(root: Path, workers: int) -> None:
+    """Index tars that others have written.
+
+    Raises:
+        SystemExit: they are not others', so that what is wrong with them would be taken for right; or one is damaged.
+    """
+    made = [name for name in (JOURNAL, QUARANTINE, REPORT) if (root / name).exists()]
+    if (root / MANIFEST).exists():
+        try:
+            meta = Manifest.load(root).meta
+        except ShardError as error:
+            raise SystemExit(f"{error}; delete {MANIFEST} only if these are plain WebDataset tars") from error
+        made = [] if meta.get("indexed_in_place") else [MANIFEST]
+    if made:
+        raise SystemExit(
+            f"{root}: --index is for plain WebDataset tars, and these were converted ({made[0]}): what is damaged "
+            "would be indexed as it is. Verify without --index, or convert again"
+        )
+    try:
+        indexed(root, workers)
+    except ShardError as error:
+        raise SystemExit(str(error)) from error
+
+
 def main(argv: list[str] | None = None) -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -43,12 +69,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     count = 0
     for root in args.roots:
+        if not root.is_dir():
+            raise SystemExit(f"{root}: there is no such folder")
         if args.index:
-            indexed(root, args.workers)
+            index(root, args.workers)
         problems = [f"{root}: {problem}" for problem in verify(root, partial(tqdm, desc=str(root), unit="shard"))]
         if args.decode and not problems:
             problems = list(decode_problems(root))
-        print("\n".join(problems) or f"{root}: every byte is as it was written")
+        whole = "indexed as it is now" if args.index else "every byte is as it was written"
+        print("\n".join(problems) or f"{root}: {whole}")
         count += len(problems)
     if count:
         sys.exit(1)

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _VERBS[args.verb](args)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print(f"{_below_bars()}interrupted; the same command continues", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `dslight plan ... | head`
         return 0
@@ -107,9 +107,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dslight.recipe.errors import RecipeError
 
         if isinstance(error, RecipeError):
-            print(f"dslight: {error}", file=sys.stderr)
+            print(f"{_below_bars()}dslight: {error}", file=sys.stderr)
             return 1
         raise
+
+
+def _below_bars() -> str:
+    """A line break where a progress bar is on the last line, which a message would continue."""
+    tqdm = sys.modules.get("tqdm")
+    return "\n" if tqdm and any(not bar.disable for bar in getattr(tqdm.tqdm, "_instances", ())) else ""
 
 
 def _fit(args: argparse.Namespace) -> int:

@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
+from dslight import cli
 from dslight.cli import main
+from dslight.recipe.errors import RecipeError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 RECIPE = str(RECIPES / "quickstart" / "low.yaml")
@@ -144,3 +147,22 @@ def test_plan_into_a_pipe_that_closes_is_no_error():
     done = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, timeout=120)
     assert done.stdout == "quickstart/low\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_message_does_not_continue_the_line_of_a_progress_bar(drawn, capsys, monkeypatch):
+    bars = []
+
+    def verb(_):
+        bars.append(tqdm(total=3, disable=not drawn, leave=False))  # an error leaves it open
+        bars[0].update()
+        raise RecipeError("data.train: nothing there")
+
+    monkeypatch.setitem(cli._VERBS, "plan", verb)
+    try:
+        assert main(["plan", RECIPE]) == 1
+        lines = capsys.readouterr().err.splitlines()
+    finally:
+        bars[0].close()
+    assert lines[-1] == "dslight: data.train: nothing there"
+    assert drawn or len(lines) == 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -269,7 +270,8 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise BadSample(f"image of {len(data)} bytes does not decode: {error}", "image-too-large") from error
     except Exception as error:  # whatever the parser of a format stumbles over: struct.error, KeyError, ...
-        raise BadSample(f"image of {len(data)} bytes does not decode: {error}", "image-damaged") from error
+        what = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error))
+        raise BadSample(f"image of {len(data)} bytes does not decode: {what}", "image-damaged") from error
 
 
 def _to_rgb(image: Image.Image, alpha: Alpha) -> Image.Image:

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dslight.data.arena import Arena, Pool
 from dslight.data.crossing import Crossing, Sender
-from dslight.data.shards import ShardReader, name_of_record
+from dslight.data.sample import BadSample
+from dslight.data.shards import ShardError, ShardReader, name_of_record
 
 Start = Literal["fork", "spawn", "forkserver"]
 
@@ -84,6 +85,8 @@ def read_batches(
     )
     try:
         for sent in loader:
+            if isinstance(sent, BadSample | ShardError):
+                raise sent
             yield crossing.open(sent)
     except RuntimeError as error:
         if died := worker_error(error):
@@ -100,7 +103,10 @@ class _Batches(Dataset[Any]):
 
     def __getitem__(self, indices: Sequence[Any]) -> Any:
         if Sender.here is not None:
-            return Sender.here.send(lambda: self._make(indices))
+            try:
+                return Sender.here.send(lambda: self._make(indices))
+            except (BadSample, ShardError) as error:  # torch would put a traceback into its message
+                return error
         with Arena(self._memory.take(self._largest)) as arena:
             batch = self._make(indices)
         self._largest = max(self._largest, arena.wanted)

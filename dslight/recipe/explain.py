@@ -74,13 +74,25 @@ def fault(path: str, kind: Any, value: Any) -> str | None:
     if origin is collections.abc.Callable and isinstance(value, Mapping) and isinstance(inner[-1], type):
         return _class_fault(path, inner[-1], value, given=len(inner[0]))
     if isinstance(kind, type) and isinstance(value, Mapping) and kind not in _WORDS:
-        plain = dataclasses.is_dataclass(kind) and "class_path" not in value
-        return arguments_fault(path, kind, value) if plain else _class_fault(path, kind, value)
+        if dataclasses.is_dataclass(kind) and ("class_path" not in value or kind.__module__.startswith("dslight.data")):
+            return arguments_fault(path, kind, value) or _own_fault(kind, value)
+        return _class_fault(path, kind, value)
     return (
         None
         if _accepted(kind, value)
         else f"{path}: expected {words(kind)}, got {value!r}{_closest_choice(kind, value)}"
     )
+
+
+def _own_fault(kind: Callable[..., Any], values: Mapping[str, Any]) -> str | None:
+    """What a dataclass itself says against its values, each of which may be as it is."""
+    try:
+        kind(**values)
+    except ValueError as error:
+        return str(error)
+    except Exception:  # of values that jsonargparse converts first
+        return None
+    return None
 
 
 def words(kind: Any) -> str:

@@ -8,6 +8,7 @@ from dslight.data.datamodule import ShardData
 from dslight.data.images import SingleView
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardWriter
+from dslight.data.workers import Workers, read_batches
 from dslight.layout import SlotLayout
 
 
@@ -60,6 +61,21 @@ def test_what_is_wrong_with_a_record_is_raised_with_its_shard_and_key(bad, what,
     records = dataset(shards, tokenizer)
     with pytest.raises(BadSample, match=rf"00000{bad // 5}\.tar: r-{bad:02d}: .*{what}"):
         records.__getitems__([1, bad, 2])
+
+
+@pytest.mark.parametrize("bad", [3, 7])
+def test_a_worker_says_the_same_in_one_line(bad, shards, tokenizer):
+    records = dataset(shards, tokenizer)
+    said = []
+    for workers in (0, 1):
+        batches = read_batches(records, [[1, 2], [4, bad]], len, Workers(workers))
+        assert next(batches) == 2
+        with pytest.raises(BadSample) as caught:
+            next(batches)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "\n" not in said[0]
+    assert "BytesIO" not in said[0]
 
 
 def test_text_that_cannot_be_kept_is_refused_before_the_first_step(shards, tokenizer):

@@ -107,6 +107,43 @@ def test_a_jsonl_file_and_a_second_call(folder, capsys):
     assert ShardReader(folder / "out").locate(0)[1] == "mix-000000000"
 
 
+def test_a_finished_folder_is_not_taken_for_what_another_call_would_make(folder):
+    run(folder, GOOD)
+    other = folder / "other.json"
+    other.write_text(json.dumps(GOOD[1:]))
+    arguments = ["--images", str(folder / "images"), "--out", str(folder / "out")]
+    before = (folder / "out" / "manifest.json").read_bytes()
+    with pytest.raises(SystemExit, match=r"finished by another job: its file was '.*', now it is 'other\.json'; write"):
+        main(["--json", str(other), *arguments])
+    source = folder / "data.json"
+    with pytest.raises(SystemExit, match=r"its shard_entries was \d+, now it is 2;"):
+        main(["--json", str(source), *arguments, "--shard-entries", "2"])
+    source.write_text(json.dumps(GOOD[1:]))
+    with pytest.raises(SystemExit, match="its file_sha256 was"):
+        main(["--json", str(source), *arguments])
+    assert (folder / "out" / "manifest.json").read_bytes() == before
+    next((folder / "out").glob("*.tar")).unlink()
+    with pytest.raises(SystemExit, match=r"\.tar: missing, with its 4 records; delete the folder"):
+        main(["--json", str(source), *arguments])
+
+
+def test_shards_that_were_converted_are_not_indexed_as_if_they_were_others(folder, capsys):
+    run(folder, GOOD)
+    out = folder / "out"
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(SystemExit, match=r"--index is for plain WebDataset tars, and these were converted \(manifest"):
+        verify_main(["--index", str(out)])
+    (out / "manifest.json").unlink()
+    with pytest.raises(SystemExit, match=r"these were converted \("):
+        verify_main(["--index", str(out)])
+    assert not (out / "manifest.json").exists()
+    (out / "manifest.json").write_bytes(before)
+    verify_main([str(out)])
+    assert "every byte is as it was written" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="there is no such folder"):
+        verify_main([str(folder / "gone")])
+
+
 def test_verify_names_what_is_wrong_and_sets_the_exit_status(folder, capsys):
     run(folder, GOOD)
     out = folder / "out"

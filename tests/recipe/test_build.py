@@ -316,6 +316,11 @@ MISFITS = {
     f"{STACKING}.num_stacks=3": f"{STACKING}.num_stacks: 3 stacks cannot take the 4 crops that the views may cut",
     "data.views.init_args.cols=3": f"{STACKING}.num_stacks: 4 stacks cannot take the 6 crops that the views may cut",
     "data.views.init_args.rows=0": "data.views.rows: 0; 1 or more (SingleView has no crops)",
+    "data.order.window=-2": "data.order.window: must be at least 1, got -2",
+    "data.order={pack: true, group_by: [length]}": "data.order.group_by: length has no use with pack, whose rows "
+    "are all about max_length",
+    "data.order.class_path=foo": "data.order.class_path: there is no such argument; it takes window, group_by, pack, "
+    "pack_window",
     "data.views={class_path: dslight.data.images.SingleView}": "model.stacking: DeepStackL looks at high-resolution "
     "crops, but the views have none: choose views with a grid",
     f"{STACKING}.tap=9": f"{STACKING}.tap: tap 9 is beyond the encoder's depth: it has 5 layers, so taps 0 to 5",
