@@ -27,7 +27,9 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from data_prep.ingest import MAX_BAD, QUARANTINE, REPORT, begin_worker
+from data_prep.ingest import MAX_BAD
+from data_prep.processes import begin_worker
+from data_prep.report import QUARANTINE, REPORT
 from dslight.data.sample import BadSample, decode_image, parse_sample
 from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
 from dslight.data.shards.format import Member, Record, load_index, sha256, write_atomically

@@ -24,10 +24,7 @@ import multiprocessing
 import os
 import random
 import shutil
-import signal
-import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -37,19 +34,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
 from tqdm import tqdm
 
 from data_prep.check import Convert, check_entry
 from data_prep.entries import Entries, RawEntry, file_digest
 from data_prep.images import Images
 from data_prep.journal import JOURNAL, Journal
+from data_prep.processes import begin_worker
+from data_prep.report import QUARANTINE, REPORT, described, gigabytes, listing
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
 from dslight.data.shards.format import size_problem, write_atomically
 from dslight.data.shards.writer import check_key, locked, shard_name, write_shard
 
-QUARANTINE, REPORT = "quarantine.jsonl", "report.json"
 SHARD_ENTRIES = 4000
 """About 0.2 GB of LLaVA-Pretrain, 0.6 GB of COCO."""
 MAX_BAD = 0.001
@@ -219,7 +216,7 @@ def _check_space(job: Job, sample: list[RawEntry], done: int) -> None:
     need = int(need / len(sample) * max(0, left))
     free = shutil.disk_usage(job.out).free
     if need > free:
-        raise SystemExit(f"{job.out}: about {_gigabytes(need)} are needed, its disk has {_gigabytes(free)} free")
+        raise SystemExit(f"{job.out}: about {gigabytes(need)} are needed, its disk has {gigabytes(free)} free")
 
 
 def _make_shards(job: Job, journal: Journal) -> None:
@@ -297,7 +294,7 @@ def _give_up(job: Job, journal: Journal, stopped: set[Future[dict[str, Any]]]) -
     _write_lines(job.out / QUARANTINE, bad)
     journal.lines = {number: line for number, line in journal.lines.items() if not line["bad"]}
     journal.save()
-    classes = _listing(Counter(line["reason"] for line in bad))
+    classes = listing(Counter(line["reason"] for line in bad))
     last = bad[-1]
     raise SystemExit(
         f"{job.out}: {len(bad)} bad entries and counting ({classes}); --max-bad {job.max_bad} allows "
@@ -336,35 +333,12 @@ def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, 
     return report
 
 
-def described(out: Path, report: dict[str, Any]) -> str:
-    """A report in words."""
-    text = (
-        f"{out}: {report['records']:,} records with {report['images']:,} images ({report['text_only']:,} of text "
-        f"only), {_gigabytes(report['bytes'])} in {report['shards']} shards, {report['seconds']:,.0f} s"
-    )
-    if report["shards_of_earlier_runs"]:
-        text += f" ({report['shards_of_earlier_runs']} shards were there)"
-    if report["changed"]:
-        text += f"\n  set right: {_listing(report['changed'])}"
-    if report["bad"]:
-        text += f"\n  {sum(report['bad'].values()):,} bad entries in {QUARANTINE}: {_listing(report['bad'])}"
-    return text
-
-
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
 
 
 def _allowed(job: Job) -> int:
     return int(job.max_bad * len(job.entries))
-
-
-def _listing(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 # --- in a worker process
@@ -394,20 +368,6 @@ def _begin(job: Job, shared: _Shared, parent: int) -> None:
     global _work  # set once, in a process of its own
     _work = job, shared
     begin_worker(parent)
-
-
-def begin_worker(parent: int) -> None:
-    """Set up a worker process of process ``parent``: it ends with that one, and is silent about odd images."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused by size
-    warnings.filterwarnings("ignore", module="PIL")  # odd EXIF and palettes, thousands of times
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_POLL)
-    os._exit(1)
 
 
 def _make_shard(number: int, entries: list[RawEntry]) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from dslight.data.collate import Collate, Item
 from dslight.data.conversation import IMAGE
-from dslight.data.datamodule import RowMaker, ShardData
+from dslight.data.datamodule import ShardData
 from dslight.data.records import read_sample
+from dslight.data.rows import RowMaker
 from dslight.data.sample import BadSample, Sample, decode_image
 from dslight.data.shards import ShardError, ShardReader
 from dslight.layout import SlotLayout

@@ -34,9 +34,10 @@ import yaml
 from data_prep.check import Convert, Entry
 from data_prep.entries import Entries, RawEntry
 from data_prep.images import Images
-from data_prep.ingest import REPORT, Job, add_arguments, ingest
+from data_prep.ingest import Job, add_arguments, ingest
 from data_prep.llava import llava_entry
 from data_prep.messages import MessagesEntry
+from data_prep.report import REPORT
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest
 from dslight.data.shards.format import write_atomically

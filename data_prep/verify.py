@@ -17,8 +17,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep.img2dataset import indexed
-from data_prep.ingest import QUARANTINE, REPORT
 from data_prep.journal import JOURNAL
+from data_prep.report import QUARANTINE, REPORT
 from dslight.data.records import read_sample
 from dslight.data.sample import BadSample, decode_image
 from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardReader, verify

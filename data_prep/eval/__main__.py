@@ -25,7 +25,8 @@ from data_prep.eval.files import Files, find
 from data_prep.eval.frames import Videos
 from data_prep.eval.sets import SETS
 from data_prep.images import Images
-from data_prep.ingest import REPORT, Job, add_arguments, ingest, key_name
+from data_prep.ingest import Job, add_arguments, ingest, key_name
+from data_prep.report import REPORT
 from dslight.data.shards import Manifest
 from dslight.data.shards.format import write_atomically
 from dslight.data.video import SIDE, Sampling

@@ -166,8 +166,7 @@ def _class_fault(path: str, base: type, value: Mapping[str, Any], given: int = 0
         return f"{at}: cannot import {class_path}, {type(error).__name__}: {error}"
     found = getattr(module, name, None)
     if found is None:
-        fitting = [one for one, kind in vars(module).items() if isinstance(kind, type) and issubclass(kind, base)]
-        return f"{at}: {module_path} has no {name}{closest(name, fitting) or closest(name, vars(module))}"
+        return f"{at}: {module_path} has no {name}{closest(name, vars(module))}"
     if not isinstance(found, type) and callable(found) and (given or _accepted(base, value)):
         return None
     if not isinstance(found, type) or not issubclass(found, base):
