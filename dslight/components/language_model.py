@@ -30,6 +30,7 @@ from dslight.components.transformers_config import check_agreement, check_attent
 from dslight.components.unread import weights_wait
 from dslight.nn.cross_attention import attend
 from dslight.nn.injector import inject
+from dslight.nn.window import follow
 from dslight.types import VisualTokens
 
 
@@ -63,7 +64,12 @@ class LanguageModel(Component, ABC):
     @property
     @abstractmethod
     def decoder(self) -> nn.Module:
-        """The module around embedding and layers that receives ``past_key_values``."""
+        """The module around embedding and layers."""
+
+    @property
+    def outermost(self) -> nn.Module:
+        """The module that every pass goes through first: it is called with ``input_ids`` and with the KV cache."""
+        return self.decoder
 
     @abstractmethod
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -150,18 +156,19 @@ class LanguageModel(Component, ABC):
         if visual is None:
             yield
             return
-        stacking = inject(
-            self.layers,
-            visual_mask,
-            visual.stacks,
-            visual.sites,
-            fill=visual.base,
-            embedding=self.embedding,
-            decoder=self.decoder,
-            operation=visual.operation,
-        )
-        with stacking, attend(self.layers, visual_mask, visual.memory, decoder=self.decoder):
-            yield
+        with follow(self.outermost, visual_mask.shape[1]) as window:
+            stacking = inject(
+                self.layers,
+                visual_mask,
+                visual.stacks,
+                visual.sites,
+                fill=visual.base,
+                embedding=self.embedding,
+                window=window,
+                operation=visual.operation,
+            )
+            with stacking, attend(self.layers, visual_mask, visual.memory, window=window):
+                yield
 
 
 class HFCausalLM(LanguageModel):
@@ -225,6 +232,11 @@ class HFCausalLM(LanguageModel):
     def decoder(self) -> nn.Module:
         """The model without its head."""
         return self.model.get_decoder()
+
+    @property
+    def outermost(self) -> nn.Module:
+        """The model with its head, which ``generate`` calls."""
+        return self.model
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``; documents of a row see only themselves where ``segments`` are."""

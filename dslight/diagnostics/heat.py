@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dslight.diagnostics.groups import Groups
 from dslight.diagnostics.settings import Heat
-from dslight.nn.injector import behind
+from dslight.nn.hooks import behind
 from dslight.nn.intervention import Injection, intervene
 from dslight.nn.loss import next_token_loss
 from dslight.types import IGNORE, Batch

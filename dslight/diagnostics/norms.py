@@ -72,24 +72,18 @@ class Norms:
         of_slots, of_patches = _valid_positions(batch, valid, layout, patches)
 
         def act(injection: Injection) -> Injection:
-            numbers, own = self.groups.numbers(injection), injection.operation
+            numbers = self.groups.numbers(injection)
             counts = of_patches if self.groups.inside(injection) else of_slots
 
-            def operation(index: int, hidden: Tensor, values: Tensor) -> Tensor:
-                added = values if own is None else own(index, hidden, values)
-                self._count(numbers[index] - 1, hidden, values, added, counts)
-                return added
+            def watch(index: int, slots: Tensor, hidden: Tensor, values: Tensor, added: Tensor) -> None:
+                if len(counts):  # none of a batch without images, for which a blank one is read
+                    self._count(numbers[index] - 1, hidden, values, added, counts.to(slots.device)[slots])
 
-            return replace(injection, operation=operation)
+            return replace(injection, watch=watch)
 
         return act
 
     def _count(self, row: int, hidden: Tensor, values: Tensor, added: Tensor, counts: Tensor) -> None:
-        if len(values) == 0 or len(counts) == 0:  # no stacks; or a batch without images, for which a blank one is read
-            return
-        counts = counts.to(values.device)
-        if len(counts) != len(values):  # beams repeat each row of the batch
-            counts = counts.repeat_interleave(len(values) // len(counts))
         filled = (counts & values.any(-1)).double()
         stream, extra = hidden.detach().float(), added.detach().float()
         length, size = stream.norm(dim=-1), extra.norm(dim=-1)

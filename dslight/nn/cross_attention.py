@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from dslight.nn.injector import before, first_input, refuse_recomputed, with_first_input
+from dslight.nn.hooks import before, first_input, refuse_recomputed, with_first_input
+from dslight.nn.window import Window
 from dslight.types import Memory
 
 KeysValues = tuple[Tensor, Tensor]
@@ -104,7 +105,8 @@ def _add(hidden: Tensor, gate: Tensor, change: Tensor, where: Tensor) -> Tensor:
 class _Rows:
     """The memory of each row of a batch, and what a window of the sequence sees of it."""
 
-    def __init__(self, mask: Tensor, memory: Memory) -> None:
+    def __init__(self, mask: Tensor, memory: Memory, window: Window) -> None:
+        self.window = window
         self.batch, self.latest = len(mask), memory.latest
         row, column = mask.nonzero(as_tuple=True)  # row-major, like the packed values
         if sum(memory.slots) != len(row):
@@ -122,15 +124,14 @@ class _Rows:
         self.images = F.pad(_padded(images), (0, int(not any(images))), value=NEVER).to(mask.device)
         tokens = pad_sequence(list(memory.tokens.split([len(own) for own in images])), batch_first=True)
         self.tokens = F.pad(tokens, (0, 0, 0, self.images.shape[1] - tokens.shape[1]))
-        self.start = 0  # tokens that the KV cache already holds
         self._window: tuple[tuple[int, int], Tensor] | None = None
         self._kept: dict[int, Any] = {}
 
     def visible(self, length: int) -> Tensor:
-        """bool ``[B, length, L]``, for the window of ``length`` positions behind the cache."""
-        window = (self.start, length)
+        """bool ``[B, length, L]``, for a stream of ``length`` positions of the pass that runs."""
+        window = (self.window.start(length), length)
         if self._window is None or self._window[0] != window:
-            column = self.start + torch.arange(length, device=self.begins.device)
+            column = window[0] + torch.arange(length, device=self.begins.device)
             begun = (self.begins[:, None] <= column[:, None]).sum(-1, keepdim=True)  # images, [B, length, 1]
             image = self.images[:, None]
             self._window = window, (image == begun - 1) if self.latest else (image < begun)
@@ -160,7 +161,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
 
 @contextmanager
 def attend(
-    layers: Sequence[nn.Module], mask: Tensor, memory: Memory | None, *, decoder: nn.Module | None = None
+    layers: Sequence[nn.Module], mask: Tensor, memory: Memory | None, *, window: Window | None = None
 ) -> Iterator[None]:
     """While the block runs, ``layers`` attend to ``memory``. Enter after :func:`~dslight.nn.injector.inject`: stacks
     are then added first.
@@ -170,11 +171,12 @@ def attend(
             ``hidden_states``).
         mask: bool ``[B, T]`` over the whole sequence: where visual tokens stand.
         memory: ``None``: nothing to attend to.
-        decoder: the module that receives ``past_key_values`` as a keyword; tells the window of a cached forward pass.
+        window: of the pass that runs, from :func:`~dslight.nn.window.follow`; ``None``: every pass computes the whole
+            sequence.
 
     Raises:
         ValueError: on slots other than the mask's, on tokens other than counted, or a site that is not there.
-        RuntimeError: as :func:`~dslight.nn.injector.refuse_recomputed`.
+        RuntimeError: as :func:`~dslight.nn.hooks.refuse_recomputed`; in a pass whose window is not known.
     """
     if memory is None:
         yield
@@ -190,11 +192,7 @@ def attend(
     if outside:
         raise ValueError(f"cross-attention: no layer {outside[0]}; the transformer has layers 0 to {len(layers) - 1}")
     refuse_recomputed(layers)
-    rows = _Rows(mask, memory)
-
-    def see_window(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
-        rows.start = 0 if cache is None else int(cache.get_seq_length())
+    rows = _Rows(mask, memory, window or Window(mask.shape[1]))
 
     def reader(index: int, block: Callable[..., Any]) -> Callable[..., Any]:
         def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -203,8 +201,6 @@ def attend(
         return read
 
     with ExitStack() as hooks:
-        if decoder is not None:
-            hooks.callback(before(decoder, see_window).remove)
         for index, (site, block) in enumerate(zip(memory.sites, memory.blocks, strict=True)):
             hooks.callback(before(layers[site], reader(index, block)).remove)
         yield

@@ -12,15 +12,14 @@ Decided here:
   sane.
 - Positions come from a mask over the *expanded* sequence, never from where a placeholder stood in the text: several
   images, text-only rows and left padding need no special case.
-- Prefill only. How many tokens the KV cache already holds tells which window of the sequence a forward pass computes; a
-  decode step finds no visual position in it, a chunk of a chunked prefill finds its own.
+- Prefill only. A pass computes a :mod:`window <dslight.nn.window>` of the sequence: a decode step finds no visual
+  position in it, a chunk of a chunked prefill finds its own.
 - Beams repeat the rows of a batch; rows of the mask are repeated alike.
 - Hooks of another thread's call never fire here, so two generations may run on one model.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -28,9 +27,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from dslight.nn.intervention import Injection, intervened
+from dslight.nn.hooks import before, behind, first_input, refuse_recomputed, with_first_input
+from dslight.nn.intervention import Injection, Watch, intervened
+from dslight.nn.window import Window
 
 Operation = Callable[[Tensor, Tensor], Tensor]
 """What is added, ``[n, D]``, given the residual stream at the slots and the stack there, both ``[n, D]``."""
@@ -41,113 +41,68 @@ class _Positions:
     forward pass.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, window: Window) -> None:
         self.batch, self.length = mask.shape
         self.row, self.column = mask.nonzero(as_tuple=True)  # row-major, like the packed values
-        self.start = 0  # tokens that the KV cache already holds
+        self.window = window
 
     def __len__(self) -> int:
         return len(self.row)
 
-    def select(self, values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Flat indices into ``hidden`` ``[b, t, D]`` and the rows of ``values`` ``[N, D]`` that go there; ``None``:
-        nothing to do.
+    def select(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """Flat indices into ``hidden`` ``[b, t, D]``, and which of the N packed values go there (``None``: all, in
+        their order); ``None``: nothing to do.
         """
         rows, length = hidden.shape[:2]
-        if self.start >= self.length or len(self) == 0:
+        start = self.window.start(length)
+        if start >= self.length or len(self) == 0:
             return None
-        row, column = self.row, self.column - self.start
-        if self.start or length < self.length:
-            inside = (column >= 0) & (column < length)
-            row, column, values = row[inside], column[inside], values[inside]
+        row, column, chosen = self.row, self.column - start, None
+        if start or length < self.length:
+            chosen = ((column >= 0) & (column < length)).nonzero().squeeze(1)
+            row, column = row[chosen], column[chosen]
         repeats, rest = divmod(rows, self.batch)
         if rest:
             raise ValueError(f"injector: {rows} rows in the residual stream, but the visual mask has {self.batch}")
         if repeats > 1:  # beams: row r became rows r * repeats ... r * repeats + repeats - 1
+            chosen = torch.arange(len(self), device=row.device) if chosen is None else chosen
             beam = torch.arange(repeats, device=row.device)
             row = (row[:, None] * repeats + beam).flatten()
             column = column.repeat_interleave(repeats)
-            values = values.repeat_interleave(repeats, dim=0)
-        return row * length + column, values.to(device=hidden.device, dtype=hidden.dtype)
+            chosen = chosen.repeat_interleave(repeats)
+        return row * length + column, chosen
 
-    def add(self, hidden: Tensor, values: Tensor, operation: Operation | None = None) -> Tensor:
+    def add(
+        self, hidden: Tensor, values: Tensor, operation: Operation | None = None, watch: Watch | None = None
+    ) -> Tensor:
         if operation is not None and len(self) == 0:  # as in fill: a gate gets its zero gradient on a text-only rank
             return hidden + operation(hidden.new_zeros(0, hidden.shape[-1]), values.to(hidden.dtype)).sum()
-        found = self.select(values, hidden)
+        found = self.select(hidden)
         if found is None:
             return hidden
-        flat, (index, rows) = hidden.flatten(0, 1), found
-        if operation is not None:
-            rows = operation(flat.index_select(0, index), rows).to(hidden.dtype)
+        index, chosen = found
+        flat, rows = hidden.flatten(0, 1), _chosen(values, chosen, hidden)
+        if operation is not None or watch is not None:
+            stream = flat.index_select(0, index)
+            added = rows if operation is None else operation(stream, rows).to(hidden.dtype)
+            if watch is not None:
+                watch(torch.arange(len(rows), device=index.device) if chosen is None else chosen, stream, rows, added)
+            rows = added
         return flat.index_add(0, index, rows).view_as(hidden)
 
     def fill(self, hidden: Tensor, values: Tensor) -> Tensor:
         if len(self) == 0:
             # the sum is 0; it ties the encoder to the loss, so that its backward runs on a text-only rank too
             return hidden + values.sum().to(hidden.dtype)
-        found = self.select(values, hidden)
+        found = self.select(hidden)
         if found is None:
             return hidden
-        return hidden.flatten(0, 1).index_copy(0, *found).view_as(hidden)
+        index, chosen = found
+        return hidden.flatten(0, 1).index_copy(0, index, _chosen(values, chosen, hidden)).view_as(hidden)
 
 
-_NUMBERING = threading.Lock()
-"""torch numbers hooks without one: two threads could be given the same number, and one of the hooks would be lost."""
-
-
-def before(module: nn.Module, act: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> RemovableHandle:
-    """Call ``act(args, kwargs)`` before every pass of ``module`` that this thread runs.
-
-    The pass of another thread may meet the hook while it is half registered; then it comes without ``kwargs``.
-    """
-    thread = threading.get_ident()
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-        return act(args, kwargs) if kwargs is not None and threading.get_ident() == thread else None
-
-    with _NUMBERING:
-        return module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def behind(module: nn.Module, act: Callable[[Any], Any]) -> RemovableHandle:
-    """Call ``act(output)`` behind every pass of ``module`` that this thread runs."""
-    thread = threading.get_ident()
-
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return act(output) if threading.get_ident() == thread else None
-
-    with _NUMBERING:
-        return module.register_forward_hook(hook)
-
-
-def refuse_recomputed(layers: Sequence[nn.Module]) -> None:
-    """Refuse to act on layers that gradient checkpointing runs again together with their hooks when these are gone:
-    gradients would be those of another model, without a word.
-
-    Raises:
-        RuntimeError: for layers of an older transformers in training.
-    """
-    layer = layers[0]
-    checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
-    if checkpointed and type(layer).__call__ is not nn.Module.__call__:
-        raise RuntimeError(
-            "gradient checkpointing: this version of transformers recomputes a layer together with its hooks, and "
-            "so without the stacks, which are gone by then; use a newer one (5.23 recomputes forward alone)"
-        )
-
-
-def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden states that a layer is called with, ``[b, t, D]``."""
-    return args[0] if args else kwargs["hidden_states"]
-
-
-def with_first_input(
-    args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with other hidden states."""
-    if args:
-        return (value, *args[1:]), kwargs
-    return args, {**kwargs, "hidden_states": value}
+def _chosen(values: Tensor, chosen: Tensor | None, like: Tensor) -> Tensor:
+    return (values if chosen is None else values[chosen]).to(device=like.device, dtype=like.dtype)
 
 
 @contextmanager
@@ -159,7 +114,7 @@ def inject(
     *,
     fill: Tensor | None = None,
     embedding: nn.Module | None = None,
-    decoder: nn.Module | None = None,
+    window: Window | None = None,
     operation: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[None]:
     """While the block runs, add ``stacks`` to the residual stream of ``layers``.
@@ -172,17 +127,18 @@ def inject(
         sites: the S layers at whose inputs the stacks are added.
         fill: ``[N, D]``: replaces the output of ``embedding`` at the mask (slot 0 of a language model).
         embedding: the token embedding; needed with ``fill``.
-        decoder: the module that receives ``past_key_values`` as a keyword; tells the window of a cached forward pass.
+        window: of the pass that runs, from :func:`~dslight.nn.window.follow`; ``None``: every pass computes the whole
+            sequence.
         operation: what is added instead of the stack itself, given (index of the stack, residual stream at the slots
             ``[n, D]``, the stack there ``[n, D]``).
 
     Raises:
         ValueError: on a count of tokens other than the mask's, or a site that is not there.
-        RuntimeError: as :func:`refuse_recomputed`.
+        RuntimeError: as :func:`~dslight.nn.hooks.refuse_recomputed`; in a pass whose window is not known.
     """
     wanted = intervened(Injection(layers, stacks, tuple(sites), fill, operation))
     stacks, sites, fill, operation = wanted.stacks, wanted.sites, wanted.fill, wanted.operation
-    positions = _Positions(mask)
+    positions = _Positions(mask, window or Window(mask.shape[1]))
     for name, tokens in (("stacks", stacks), ("fill", fill)):
         if tokens is not None and tokens.shape[-2] != len(positions):
             raise ValueError(
@@ -196,23 +152,18 @@ def inject(
     if sites:
         refuse_recomputed(layers)
 
-    def see_window(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
-        positions.start = 0 if cache is None else int(cache.get_seq_length())
-
     def adder(index: int, values: Tensor) -> Callable[..., Any]:
         change = None if operation is None else partial(operation, index)
+        watch = None if wanted.watch is None else partial(wanted.watch, index)
 
         def add(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = first_input(args, kwargs)
-            added = positions.add(hidden, values, change)
+            added = positions.add(hidden, values, change, watch)
             return None if added is hidden else with_first_input(args, kwargs, added)
 
         return add
 
     with ExitStack() as hooks:
-        if decoder is not None:
-            hooks.callback(before(decoder, see_window).remove)
         if embedding is not None and fill is not None:
             hooks.callback(behind(embedding, partial(positions.fill, values=fill)).remove)
         for index, (site, values) in enumerate(zip(sites, stacks, strict=True)):

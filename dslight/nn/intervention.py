@@ -15,6 +15,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+Watch = Callable[..., None]
+"""Called behind each addition with the index of the stack, which of the N slots ``[n]``, the residual stream there
+before it, the stack there and what is added, all ``[n, D]``. Beams give a slot several times, a part of the sequence
+only its own."""
+
 
 @dataclass(frozen=True)
 class Injection:
@@ -26,6 +31,7 @@ class Injection:
         sites: of the S stacks.
         fill: ``[N, D]`` or ``None``.
         operation: what is added instead of a stack itself.
+        watch: is shown every addition; see :data:`Watch`.
     """
 
     layers: Sequence[nn.Module]
@@ -33,6 +39,7 @@ class Injection:
     sites: tuple[int, ...]
     fill: Tensor | None = None
     operation: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    watch: Watch | None = None
 
 
 Act = Callable[[Injection], Injection]

@@ -257,14 +257,14 @@ def test_nothing_to_attend_to_is_no_hook():
 
 
 def test_no_hook_outlives_the_block_and_nothing_is_kept():
-    layers, decoder, mask, memory = layers_(), nn.Identity(), mask_(), memory_((1, 1, 2))
+    layers, mask, memory = layers_(), mask_(), memory_((1, 1, 2))
     before = [dict(vars(block)) for block in memory.blocks]
-    with attend(layers, mask, memory, decoder=decoder), torch.no_grad():
-        assert hooks_of(layers, decoder) == 4
+    with attend(layers, mask, memory), torch.no_grad():
+        assert hooks_of(layers) == 3
         run(layers, torch.randn(ROWS, LENGTH, WIDTH))
-    with pytest.raises(RuntimeError, match="out of memory"), attend(layers, mask, memory, decoder=decoder):
+    with pytest.raises(RuntimeError, match="out of memory"), attend(layers, mask, memory):
         raise RuntimeError("out of memory")
-    assert hooks_of(layers, decoder) == 0
+    assert hooks_of(layers) == 0
     assert [dict(vars(block)) for block in memory.blocks] == before
 
 

@@ -195,17 +195,17 @@ def test_a_residual_stream_of_other_rows_is_refused():
 
 
 def test_no_hook_outlives_the_block():
-    layers, embedding, decoder = layers_(), nn.Embedding(5, WIDTH), nn.Identity()
+    layers, embedding = layers_(), nn.Embedding(5, WIDTH)
     mask, hidden = mask_(), torch.randn(ROWS, LENGTH, WIDTH)
     plain = run(layers, hidden)
     stacks = torch.randn(3, 6, WIDTH)
-    arguments = {"fill": stacks[0], "embedding": embedding, "decoder": decoder}
+    arguments = {"fill": stacks[0], "embedding": embedding}
     with inject(layers, mask, stacks, (1, 1, 2), **arguments):
-        assert hooks_of(layers, embedding, decoder) == 5
-    assert hooks_of(layers, embedding, decoder) == 0
+        assert hooks_of(layers, embedding) == 4
+    assert hooks_of(layers, embedding) == 0
     with pytest.raises(RuntimeError, match="out of memory"), inject(layers, mask, stacks, (1, 1, 2), **arguments):
         raise RuntimeError("out of memory")
-    assert hooks_of(layers, embedding, decoder) == 0
+    assert hooks_of(layers, embedding) == 0
     assert torch.equal(run(layers, hidden), plain)
 
 
