@@ -77,14 +77,17 @@ DECODERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def tiny_lm() -> Callable[..., Any]:
-    """``tiny_lm(kind, **config)``: a random decoder of 4 layers, width 32, 64 ids, that no token id stops."""
+    """``tiny_lm(kind, **config)``: a random decoder of 4 layers, width 32, 64 ids, that no token id stops; ``None``
+    leaves a field out."""
     from dslight.components import HFCausalLM
 
     def make(kind: str = "llama", attention: str = "sdpa", **config: Any) -> HFCausalLM:
         torch.manual_seed(0)
         shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 64}
         ends = {"bos_token_id": 1, "eos_token_id": None}
-        lm = HFCausalLM(config={"model_type": kind, **shape, **ends, **DECODERS[kind], **config}, attention=attention)
+        settings = {**shape, **ends, **DECODERS.get(kind, {}), **config}
+        known = {name: value for name, value in settings.items() if value is not None or name in ends}
+        lm = HFCausalLM(config={"model_type": kind, **known}, attention=attention)
         with torch.no_grad():  # transformers' init (0.02) leaves all logits nearly equal at this size
             for parameter in lm.parameters():
                 if parameter.ndim >= 2:

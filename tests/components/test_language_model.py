@@ -177,8 +177,9 @@ def test_beams_and_several_answers_are_those_of_the_rows_alone(tiny_lm, kind):
     assert not torch.equal(answers[:, 0], lm.generate(*together, max_new_tokens=5, pad_token_id=0))  # beams do differ
 
 
-def test_two_generations_in_two_threads_do_not_mix(tiny_lm):
-    lm = tiny_lm()
+@pytest.mark.parametrize(("kind", "config"), [("llama", {}), ("mamba", {"num_attention_heads": None, "state_size": 8})])
+def test_two_generations_in_two_threads_do_not_mix(tiny_lm, kind, config):
+    lm = tiny_lm(kind, attention=None, **config)
     inputs = [batch(seed=seed, images=images) for seed, images in ((1, ((0, 6),)), (2, ((5, 7),)))]
     expected = [lm.generate(*each, max_new_tokens=16, pad_token_id=0) for each in inputs]
     assert not torch.equal(*expected)
