@@ -1,5 +1,6 @@
 """The norms are those of transformers' own hidden states, with and without the addition."""
 
+from dataclasses import astuple
 from functools import partial
 
 import pytest
@@ -172,3 +173,17 @@ def test_a_batch_of_text_counts_nothing(make_vlm, ask, name):
     text, picture = ask(vlm, [[], []]), ask(vlm, [[(2, 2)]])
     assert {(norm.relative, norm.filled) for norm in measure(vlm, text)} == {(0, 0)}
     assert measure(vlm, text, picture) == measure(vlm, picture)
+
+
+@pytest.mark.parametrize("options", [{"prefill_chunk_size": 3}, {"num_beams": 2}, {"use_cache": False}])
+def test_norms_of_a_generation_are_those_of_its_prompt_however_it_is_computed(make_vlm, ask, options):
+    """In chunks each slot is added once; beams, and passes that recompute the prompt, add the same ones again."""
+    vlm = make_vlm("gated by the decoder")
+    batch = ask(vlm, [[(2, 2)], [(2, 2)]])
+    norms = Norms(Groups(vlm))
+    layout = vlm.stacking.slot_layout(vlm.vision_encoder, vlm.projector)
+    with intervene(norms.watch(batch, layout, 16)), torch.no_grad():
+        vlm.generate(batch, max_new_tokens=2, pad_token_id=0, **options)
+    for got, expected in zip(norms.compute(), measure(vlm, batch), strict=True):
+        assert got.group == expected.group
+        assert astuple(got)[1:] == pytest.approx(astuple(expected)[1:], rel=1e-4, abs=1e-5)
