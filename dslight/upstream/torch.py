@@ -32,8 +32,8 @@ def fake_tensors() -> AbstractContextManager[Any]:
 
 
 def replace_tensors(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Put ``change(tensor)`` for every parameter and buffer, in place, as ``Module.to`` does; FSDP2 takes notice. What
-    is the same tensor stays the same tensor.
+    """Put ``change(tensor)`` for every parameter and buffer, in place, as ``Module.to`` does. Where FSDP2 has sharded
+    the module it takes notice, and what was tied stays tied.
     """
     module._apply(change)
 

@@ -77,6 +77,10 @@ def test_sizes_and_mesh_of_a_strategy_may_be_set():
             seen["set"] = torch.distributed.init_device_mesh("cpu", (1, 1), mesh_dim_names=("a", "b"))
             set_mesh(self, self.lightning_module, seen["set"])
 
+        @property
+        def distributed_sampler_kwargs(self):  # Lightning's asks the mesh for a dimension of its own
+            return {"num_replicas": 1, "rank": 0}
+
     class Module(Line):
         def configure_model(self):
             seen["model's"] = self.device_mesh
