@@ -1,8 +1,12 @@
 """The import arrows of the package, read from its source, and a command line that answers at once."""
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
+import textwrap
+from collections.abc import Set
 from pathlib import Path
 
 import pytest
@@ -63,7 +67,8 @@ def reaches(path: Path, *modules: str) -> list[str]:
 def test_nn_knows_torch_and_the_shared_words_only(path):
     outside = {name.split(".")[0] for name in imports(path)} - {"torch", "dslight"} - sys.stdlib_module_names
     assert not outside
-    assert [name for name in reaches(path, "dslight") if not name.startswith(("dslight.types", "dslight.nn"))] == []
+    known = ("dslight.types", "dslight.nn", "dslight.upstream.torch", "dslight.upstream.transformers")
+    assert [name for name in reaches(path, "dslight") if not name.startswith(known)] == []
 
 
 @pytest.mark.parametrize("path", files(*LIGHTNING_FREE), ids=lambda path: path.stem)
@@ -89,6 +94,7 @@ def test_a_spawned_data_worker_does_not_import_lightning():
     ("under", "forbidden"),
     [
         (["types"], ["dslight"]),
+        (["upstream"], ["dslight"]),
         (
             ["components"],
             [
@@ -119,6 +125,126 @@ def test_a_spawned_data_worker_does_not_import_lightning():
 def test_imports_go_one_way(under, forbidden):
     wrong = {str(path.relative_to(ROOT)): found for path in files(*under) if (found := reaches(path, *forbidden))}
     assert wrong == {}
+
+
+PRIVATE_OF = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "transformers")
+ELSEWHERE = {"_exit", "_instances", "_plot", "_asdict"}
+"""Private names that these three libraries have no part in: of os, tqdm, torchmetrics' subclasses, named tuples."""
+OUTSIDE = [
+    path
+    for path in sorted([*ROOT.rglob("*.py"), *(ROOT.parent / "data_prep").rglob("*.py")])
+    if path.parent != ROOT / "upstream"
+]
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def on_self(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+
+
+def private_names(tree: ast.AST) -> set[str]:
+    """Those that a file defines, and that its classes keep on themselves."""
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    stored = [node for node in ast.walk(tree) if isinstance(getattr(node, "ctx", None), ast.Store)]
+    names |= {node.id for node in stored if isinstance(node, ast.Name)}
+    names |= {node.attr for node in stored if isinstance(node, ast.Attribute) and on_self(node)}
+    return {name for name in names if private(name)}
+
+
+def used_privately(source: str, inherited: Set[str] = frozenset()) -> list[str]:
+    """What a file imports or asks others for that is private, and that it does not define itself.
+
+    Args:
+        source: of the file.
+        inherited: what a class may find on itself, too.
+    """
+    tree, found = ast.parse(source), []
+    own = private_names(tree) | ELSEWHERE
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if any(map(private, alias.name.split(".")))]
+        elif isinstance(node, ast.ImportFrom) and not str(node.module).startswith(("dslight", "data_prep")):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [name for name in names if any(map(private, name.split(".")))]
+        elif isinstance(node, ast.Attribute) and private(node.attr):
+            if node.attr not in (own | inherited if on_self(node) else own):
+                found.append(ast.unparse(node))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr", "delattr"):
+            name = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+            if private(str(name)) and name not in own:
+                found.append(ast.unparse(node))
+    return found
+
+
+def test_private_names_of_other_libraries_stay_in_their_room():
+    inherited = {name for path in OUTSIDE for name in private_names(ast.parse(path.read_text()))}
+    found = {str(path.relative_to(ROOT.parent)): used_privately(path.read_text(), inherited) for path in OUTSIDE}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch._dynamo",
+        "from torch.utils import _pytree",
+        "from torch.utils._pytree import tree_leaves",
+        "from lightning.pytorch.callbacks.throughput_monitor import _plugin_to_compute_dtype",
+        "model.config._attn_implementation",
+        "getattr(model, '_is_stateful', False)",
+        "self._mesh = mesh.other._dim_group_names",
+    ],
+)
+def test_a_private_name_is_seen(line):
+    assert used_privately(line)
+
+
+def selves(cls: type) -> set[str]:
+    """The private names that a class defines, or that its code asks ``self`` for."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError):  # written in C
+        return {name for name in vars(cls) if private(name)}
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and on_self(node)}
+    return {name for name in used | vars(cls).keys() if private(name) and not name.startswith("_abc_")}
+
+
+def test_no_class_uses_or_hides_a_private_name_of_its_base_in_another_library():
+    wrong = {}
+    for path in OUTSIDE:
+        module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+        if not module.startswith("dslight") or path.stem == "__main__":
+            continue
+        for cls in vars(importlib.import_module(module)).values():
+            if inspect.isclass(cls) and cls.__module__ == module:
+                theirs = {
+                    name for base in cls.__mro__ if base.__module__.split(".")[0] in PRIVATE_OF for name in selves(base)
+                }
+                if both := selves(cls) & theirs:
+                    wrong[f"{module}.{cls.__name__}"] = both
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("library", ["torch", "lightning", "transformers"])
+def test_a_file_of_the_room_knows_its_own_library_and_torch_alone(library):
+    found = {name.split(".")[0] for name in imports(ROOT / "upstream" / f"{library}.py")} - sys.stdlib_module_names
+    assert found <= {library, "torch"}
+
+
+@pytest.mark.parametrize("library", ["torch", "lightning", "transformers"])
+def test_every_name_of_the_room_has_a_test(library):
+    def names(tree: ast.AST, kind: type) -> set[str]:
+        return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, kind)}
+
+    room = ast.parse((ROOT / "upstream" / f"{library}.py").read_text())
+    named = {node.name for node in room.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in room.body:
+        named |= names(node, ast.Store) if isinstance(node, ast.Assign | ast.AnnAssign) else set()
+    test = ast.parse((ROOT.parent / "tests" / "upstream" / f"test_{library}.py").read_text())
+    assert named
+    assert named - names(test, ast.Load) == set()
 
 
 def test_only_the_builder_sees_model_and_data():

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from dslight.checkpoints.read import Share
+from dslight.upstream.torch import own_share, storage
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -20,11 +20,11 @@ def share(tensor: Tensor) -> Share | None:
     """Where the piece lies in the whole, a slice per dimension; ``None``: it is the whole."""
     if not isinstance(tensor, DTensor):
         return None
-    sizes, begins = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    sizes, begins = own_share(tensor)
     return tuple(slice(begin, begin + size) for begin, size in zip(begins, sizes, strict=True))
 
 
 def identity(tensor: Tensor) -> tuple[Any, ...]:
     """Equal for two names of one tensor, whether it has memory or not."""
     piece = local(tensor)
-    return piece.untyped_storage()._cdata, piece.storage_offset()
+    return storage(piece), piece.storage_offset()

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from inspect import signature
 from pathlib import Path
-from sys import modules
 from typing import Any, ClassVar, cast
 
 import torch
@@ -32,6 +31,7 @@ from dslight.nn.cross_attention import attend
 from dslight.nn.injector import inject
 from dslight.nn.window import follow
 from dslight.types import VisualTokens
+from dslight.upstream.transformers import attention_of, is_recurrent, masks_windows
 
 
 class LanguageModel(Component, ABC):
@@ -252,18 +252,16 @@ class HFCausalLM(LanguageModel):
     def check_packing(self) -> None:
         """See :meth:`LanguageModel.check_packing`: what mixes positions otherwise than by masked attention is out."""
         config = self.model.config.get_text_config()
-        attention = config._attn_implementation
+        attention = attention_of(config)
         kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
         why = ""
         if attention not in ("sdpa", "eager"):
             why = f"attention {attention!r} takes no mask of documents; set attention to sdpa or eager"
-        elif getattr(self.model, "_is_stateful", False) or kinds:
+        elif is_recurrent(self.model) or kinds:
             why = f"layers of {', '.join(sorted(kinds)) or 'recurrent state'} run on into the next document"
         elif getattr(config, "alibi", False) or "position_ids" not in signature(self.model.forward).parameters:
             why = "its positions cannot begin anew within a row"
-        elif getattr(config, "sliding_window", None) and not hasattr(
-            modules[type(self.decoder).__module__], "create_sliding_window_causal_mask"
-        ):
+        elif getattr(config, "sliding_window", None) and not masks_windows(self.decoder):
             why = f"how its sliding window of {config.sliding_window} is masked is not known"
         if why:
             raise ValueError(f"data.order.pack: {config.model_type}: {why}; or do not pack")
@@ -285,7 +283,7 @@ class HFCausalLM(LanguageModel):
         return {"full_attention": self._as_mask(seen), "sliding_attention": self._as_mask(near)}
 
     def _as_mask(self, seen: Tensor) -> Tensor:
-        if self.model.config.get_text_config()._attn_implementation == "sdpa":
+        if attention_of(self.model.config.get_text_config()) == "sdpa":
             return seen[:, None]
         least = torch.finfo(self.model.dtype).min  # eager attention adds its mask
         return torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device).masked_fill(~seen, least)[:, None]

@@ -23,7 +23,6 @@ from dslight.data.images import ViewPolicy
 from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
-from dslight.data.progress import FitProgress
 from dslight.data.records import OnBad, QuestionRecords, TrainRecords
 from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels, Sample
@@ -32,6 +31,7 @@ from dslight.data.tokens import Tokens, tokens_of
 from dslight.data.workers import Start, Workers
 from dslight.layout import SlotLayout
 from dslight.types import Batch, Question
+from dslight.upstream.lightning import FitProgress
 
 
 @dataclass
@@ -396,4 +396,4 @@ def train_loader(
             f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches}, but global_batch_size "
             f"{plan.global_batch} = {world} ranks x micro_batch_size {size} x {needed}; set it to {needed}"
         )
-    return TrainLoader(dataset, plan, collate, rank, world, size, workers, FitProgress(trainer.fit_loop))
+    return TrainLoader(dataset, plan, collate, rank, world, size, workers, FitProgress(trainer))

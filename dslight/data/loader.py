@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch.utils.data import Dataset
 
 from dslight.data.plan import TrainPlan, accumulation, eval_share
-from dslight.data.progress import FitProgress
 from dslight.data.workers import NO_WORKERS, Workers, read_batches
 
 log = logging.getLogger(__name__)
@@ -27,6 +26,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _STATE_VERSION = 2
+
+
+class Progress(Protocol):
+    """A trainer's own count of this rank's micro-batches (:class:`dslight.upstream.lightning.FitProgress`)."""
+
+    @property
+    def in_hand(self) -> int:
+        """Those that it was given and has not trained on."""
+        ...
+
+    def resume(self, batches: int) -> None:
+        """Count so many of this epoch as done."""
+        ...
 
 
 class TrainLoader(Generic[T]):
@@ -51,7 +63,7 @@ class TrainLoader(Generic[T]):
         world: int,
         micro: int,
         workers: Workers = NO_WORKERS,
-        progress: FitProgress | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.dataset, self.plan, self.collate = dataset, plan, collate
         self.rank, self.world, self.micro, self.workers, self.progress = rank, world, micro, workers, progress

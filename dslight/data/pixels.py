@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from dslight.data.sample import MAX_PIXELS, BadSample, Pixels
 from dslight.types import Grid
+from dslight.upstream.torch import INTERPOLATE
 
 Resample = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 """Pillow's filters. ``box`` at half size is the 2x2 mean."""
@@ -102,7 +102,8 @@ class TorchPicture(Picture):
         if into is None:
             pixels = F.interpolate(pixels, size=size, mode=resample, antialias=True)
         else:
-            pixels = _INTERPOLATE[resample](pixels, size, False, out=into)
+            # F.interpolate has no `out`, without which a view would be written twice
+            pixels = INTERPOLATE[resample](pixels, size, False, out=into)
         return TorchPicture(pixels)
 
     def center(self, size: tuple[int, int], color: Color) -> TorchPicture:
@@ -117,13 +118,6 @@ class TorchPicture(Picture):
     def tensor(self) -> Tensor:
         """See :meth:`Picture.tensor`."""
         return self._pixels[0]
-
-
-_INTERPOLATE: dict[str, Callable[..., Tensor]] = {
-    "bilinear": torch._C._nn._upsample_bilinear2d_aa,  # pyright: ignore[reportAttributeAccessIssue]
-    "bicubic": torch._C._nn._upsample_bicubic2d_aa,  # pyright: ignore[reportAttributeAccessIssue]
-}
-"""What ``F.interpolate(..., antialias=True)`` calls; it has no ``out``, without which a view is written twice."""
 
 
 _PILLOW = int(PIL.__version__.split(".")[0])

@@ -221,8 +221,10 @@ def _evaluating(model: VLM) -> Iterator[None]:
     import torch
 
     modes = {module: module.training for module in model.modules()}
-    trainer = getattr(model, "_trainer", None)
-    precision = nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
+    try:
+        precision = model.trainer.precision_plugin.forward_context()
+    except RuntimeError:  # there is none
+        precision = nullcontext()
     model.eval()
     try:
         with torch.inference_mode(), precision:

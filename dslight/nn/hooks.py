@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from dslight.upstream.transformers import recomputes_with_hooks
+
 _NUMBERING = threading.Lock()
 """torch numbers hooks without one: two threads could be given the same number, and one of the hooks would be lost."""
 
@@ -45,9 +47,7 @@ def refuse_recomputed(layers: Sequence[nn.Module]) -> None:
     Raises:
         RuntimeError: for layers of an older transformers in training.
     """
-    layer = layers[0]
-    checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
-    if checkpointed and type(layer).__call__ is not nn.Module.__call__:
+    if recomputes_with_hooks(layers[0]):
         raise RuntimeError(
             "gradient checkpointing: this version of transformers recomputes a layer together with its hooks, and "
             "so without the stacks, which are gone by then; use a newer one (5.23 recomputes forward alone)"

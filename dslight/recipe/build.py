@@ -33,6 +33,7 @@ from dslight.recipe.schema import Section, located, sections
 from dslight.recipe.waiting import KINDS, parts_that_wait, read
 from dslight.train.strategy import copies_of
 from dslight.types import Grid
+from dslight.upstream.transformers import attention_of
 from dslight.vlm import VLM
 
 _FILE_NAME = re.compile(r"\w[\w.-]*")
@@ -276,7 +277,7 @@ def _check_diagnostics(experiment: Experiment) -> None:
     if not experiment.data.val_sources:
         raise RecipeError("diagnostics: ask questions, and data.val names none")
     config = getattr(getattr(model.language_model, "model", None), "config", None)
-    attention = getattr(config, "_attn_implementation", "eager")
+    attention = "eager" if config is None else attention_of(config)
     if looks.heat_maps and looks.heat == "attention" and attention != "eager":
         raise RecipeError(
             f"diagnostics.heat: attention, but {attention} gives no weights; set "

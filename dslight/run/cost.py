@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dslight.recipe.build import Experiment
 from dslight.types import Grid
+from dslight.upstream.torch import fake_tensors, storage
 from dslight.vlm import VLM
 
 
@@ -98,7 +99,6 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
         grid: of the sample's image.
         text_tokens: text positions of the sample.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
     model, encoder = experiment.model, experiment.encoder
@@ -106,14 +106,13 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
     kept: dict[int, Tensor] = {}
 
     # layers run as the stage says, but compiled ones as they are written
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.compiler.set_stance("force_eager"):
+    with fake_tensors(), torch.compiler.set_stance("force_eager"):
         _leave_meta(model)
-        weights = {p.untyped_storage()._cdata for p in [*model.parameters(), *model.buffers()]}
+        weights = {storage(p) for p in [*model.parameters(), *model.buffers()]}
 
         def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in weights:
-                kept[storage._cdata] = tensor
+            if storage(tensor) not in weights:
+                kept[storage(tensor)] = tensor
             return tensor
 
         def measure(name: str, run: Callable[[], Any]) -> Any:
@@ -172,12 +171,9 @@ def _leave_meta(model: nn.Module) -> None:
     """
     made: dict[int, Any] = {}
     for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
-                module._parameters[name] = made.setdefault(id(parameter), nn.Parameter(empty, parameter.requires_grad))
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = made.setdefault(
-                    id(buffer), torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
-                )
+        own: Any = {"recurse": False, "remove_duplicate": False}
+        for name, tensor in [*module.named_parameters(**own), *module.named_buffers(**own)]:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            if isinstance(tensor, nn.Parameter):
+                empty = nn.Parameter(empty, tensor.requires_grad)
+            setattr(module, name, made.setdefault(id(tensor), empty))

@@ -183,8 +183,7 @@ def _write_processor(
 
 
 def _image_processor(views: Any, encoder: HFVisionEncoder) -> Any:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+    from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 
     size = {"height": encoder.image_size[0], "width": encoder.image_size[1]}
     options: dict[str, Any] = {"size": size, "crop_size": size, "do_center_crop": False}

@@ -15,7 +15,8 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+
+from dslight.upstream.torch import leaves
 
 
 class LossError(RuntimeError):
@@ -76,7 +77,7 @@ def first_not_finite(model: nn.Module, batch: Any) -> str:
     found: list[str] = []
 
     def look(name: str, module: nn.Module, output: Any) -> None:
-        if not found and not _finite(tree_leaves(output)):
+        if not found and not _finite(leaves(output)):
             broken = [key for key, p in module.named_parameters(recurse=False) if not _finite([p])]
             found.append(f"first in the output of {name}" + (f", whose {broken[0]} is not finite" if broken else ""))
 

@@ -98,7 +98,7 @@ def merged(part: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[s
 
 def _targets(part: Any, wanted: list[str] | str) -> list[str]:
     """The full names of the wanted layers."""
-    from transformers.pytorch_utils import Conv1D
+    from transformers import Conv1D
 
     linear = {name for name, module in part.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     for name, module in part.named_modules():

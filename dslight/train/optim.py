@@ -92,7 +92,7 @@ class Stage:
         warmup_steps: int | None = None,
         frozen: dict[str, PartFrozen] | None = None,
     ) -> None:
-        from transformers.trainer_utils import SchedulerType
+        from transformers import SchedulerType
 
         if not train:
             raise ValueError("train: nothing trains; give at least one part a learning rate")
@@ -153,7 +153,7 @@ class Stage:
             parts: by the names of ``train``; a part without ``param_groups`` gets one group.
             total_steps: updates of the whole training.
         """
-        from transformers.optimization import get_scheduler
+        from transformers import get_scheduler
 
         groups: list[dict[str, Any]] = []
         for name, how in self.train.items():

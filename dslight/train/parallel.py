@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from dslight.train.strategy import REPLICATE, SHARD
+from dslight.upstream.torch import replace_tensors
 
 
 def shard(
@@ -62,7 +63,7 @@ def materialise(root: nn.Module, device: torch.device) -> None:
     it. Tied ones stay tied.
     """
     if any(parameter.is_meta for parameter in root.parameters()):
-        root._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+        replace_tensors(root, lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
 
 
 def states_by_name(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

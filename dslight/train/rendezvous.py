@@ -18,6 +18,8 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 
+from dslight.upstream.lightning import group_settings
+
 _ATTEMPT = "dslight/attempt"
 
 
@@ -27,9 +29,10 @@ def meet(strategy: Any) -> None:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True) or dist.is_initialized():
         return
-    if not hasattr(strategy, "_get_process_group_backend"):
+    found = group_settings(strategy)
+    if found is None:
         return
-    backend, timeout, device = strategy._get_process_group_backend(), strategy._timeout, strategy.root_device
+    (backend, timeout), device = found, strategy.root_device
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False, timeout=timeout

@@ -17,6 +17,8 @@ from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from dslight.upstream.lightning import set_mesh, set_sizes
+
 REPLICATE, SHARD = "replicate", "shard"
 """The names of a hybrid mesh's dimensions, in the order that ``fully_shard`` expects."""
 
@@ -63,13 +65,13 @@ class Sharded(ModelParallelStrategy):
         """Meet the others and lay out the mesh."""
         world = self.num_nodes * self.num_processes
         copies = copies_of(self.replicate, world, self.num_nodes)
-        self._data_parallel_size, self._tensor_parallel_size = world, 1
+        set_sizes(self, data_parallel=world)
         super().setup_environment()
         if copies > 1:
             shape = (copies, world // copies)
-            self._device_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=(REPLICATE, SHARD))
+            mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=(REPLICATE, SHARD))
             assert self.lightning_module is not None
-            self.lightning_module._device_mesh = self._device_mesh
+            set_mesh(self, self.lightning_module, mesh)
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:

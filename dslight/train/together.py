@@ -18,6 +18,8 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from torch import nn
 
+from dslight.upstream.torch import group_store
+
 _REASON, _HEARD = "dslight/failed", "dslight/heard"
 
 
@@ -43,7 +45,7 @@ class StopTogether(pl.Callback):
         """Look out from here on."""
         if trainer.world_size > 1 and dist.is_initialized():
             self._done = threading.Event()
-            self._store = self._connect()
+            self._store = group_store()
             watch = threading.Thread(target=self._watch, args=(self._store, trainer.global_rank, self._done))
             watch.daemon = True
             watch.start()
@@ -64,7 +66,7 @@ class StopTogether(pl.Callback):
         mine += _where(trainer, pl_module, exception, self._samples)
         print(mine, file=sys.stderr, flush=True)
         try:
-            store = self._store or self._connect()  # a new one waits long for a store that is gone
+            store = self._store or group_store()  # a new one waits long for a store that is gone
             first = store.compare_set(_REASON, "", mine).decode()
             if first != mine:
                 store.add(_HEARD, 1)
@@ -92,10 +94,6 @@ class StopTogether(pl.Callback):
         timer = threading.Timer(seconds, os._exit, (1,))
         timer.daemon = True
         timer.start()
-
-    def _connect(self) -> Any:
-        """A connection of its own, which no collective of the main thread holds."""
-        return dist.distributed_c10d._get_default_store().clone()
 
     def _watch(self, store: Any, rank: int, done: threading.Event) -> None:
         while not done.wait(self.every):

@@ -58,8 +58,8 @@ def run_units(part: nn.Module, checkpointing: bool = False, compile: bool | str 
         if wanted and not units:
             raise ValueError(f"{name}: {type(part).__name__} has no layers to treat one by one; leave it out")
     backend = "inductor" if compile is True else compile or None
-    if backend is not None and backend not in torch._dynamo.list_backends(exclude_tags=()):
-        known = ", ".join(torch._dynamo.list_backends())
+    if backend is not None and backend not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())
         raise ValueError(f"compile: torch has no backend {backend!r}; true, or one of {known}")
     for unit in units:
         own = unit.__dict__.get("forward")

@@ -22,10 +22,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
-from lightning.pytorch.callbacks.throughput_monitor import _plugin_to_compute_dtype
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from dslight.upstream.lightning import NEXT_BATCH
 
 
 class DataWait(PassThroughProfiler):
@@ -38,12 +39,12 @@ class DataWait(PassThroughProfiler):
 
     def start(self, action_name: str) -> None:
         """Something begins."""
-        if action_name.endswith("train_dataloader_next"):
+        if action_name.endswith(NEXT_BATCH):
             self._since = time.perf_counter()
 
     def stop(self, action_name: str) -> None:
         """It is done."""
-        if action_name.endswith("train_dataloader_next"):
+        if action_name.endswith(NEXT_BATCH):
             self.seconds += time.perf_counter() - self._since
 
 
@@ -65,11 +66,12 @@ class Watch(pl.Callback):
         self._peak: float | None = None
         self._counts: Tensor | None = None  # samples, rows, views, patches; positions, visual slots, squares
         self._seconds = self._since = self._waited = 0.0
+        self._step = 0  # optimizer steps before this batch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        dtype = _plugin_to_compute_dtype(trainer.precision_plugin)
-        self._peak = get_available_flops(trainer.strategy.root_device, dtype)
+        device = trainer.strategy.root_device
+        self._peak = get_available_flops(device, _dtype(trainer, device))
         if self._peak and self.make_flops is not None:
             self._flops = self.make_flops()
         self._begin()
@@ -90,6 +92,7 @@ class Watch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count."""
+        self._step = trainer.global_step
         counts = _counted(batch, pl_module)
         self._counts = counts if self._counts is None else self._counts + counts
 
@@ -111,7 +114,7 @@ class Watch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the rates, behind an optimizer step."""
-        stepped = not trainer.fit_loop._should_accumulate()
+        stepped = trainer.global_step > self._step
         if self._counts is None or not stepped or not _logged(trainer, trainer.global_step):
             return
         counts = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()  # waits for the device
@@ -158,6 +161,14 @@ def peak_bytes(device: torch.device) -> int:
 
 def _parts(pl_module: Any) -> dict[str, nn.Module]:
     return pl_module.parts() if hasattr(pl_module, "parts") else {"model": pl_module}
+
+
+def _dtype(trainer: pl.Trainer, device: torch.device) -> torch.dtype:
+    """What matrices are multiplied in, by the trainer's precision."""
+    with trainer.precision_plugin.forward_context():
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+        return torch.get_default_dtype()
 
 
 def _logged(trainer: pl.Trainer, step: int) -> bool:

@@ -24,6 +24,7 @@ from dslight.components.component import WeightsError, on_meta
 from dslight.components.transformers_config import check_agreement, check_attention, check_source, configuration
 from dslight.components.unread import weights_wait
 from dslight.components.vision_encoder import Tap, VisionEncoder
+from dslight.upstream.transformers import remember_coordinates
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class HFVisionEncoder(VisionEncoder):
         if self._family.positions is not None and self.image_size != _pair(settings.image_size):
             _resize_positions(self.model.embeddings, self.image_size[0], self.grid, self._family.prefix)
         if self._family.rotary is not None:
-            _remember_coordinates(self.grid)
+            remember_coordinates(self.grid)
         self.mean, self.std = _statistics(pretrained, self._family, mean, std)
 
     @property
@@ -209,15 +210,6 @@ def _resize_positions(embeddings: Any, size: int, grid: tuple[int, int], prefix:
     count = len(table)
     embeddings.register_buffer("position_ids", torch.arange(count, device=table.device)[None], persistent=False)
     embeddings.image_size, embeddings.num_patches, embeddings.num_positions = size, count - prefix, count
-
-
-def _remember_coordinates(grid: tuple[int, int]) -> None:
-    """Transformers caches DINOv3's patch coordinates by shape and device. Were the first to ask a plan, which runs
-    on fake tensors, later passes in the same process would get the fake ones: so ask first.
-    """
-    from transformers.models.dinov3_vit import modeling_dinov3_vit
-
-    modeling_dinov3_vit.get_patches_center_coordinates(*grid, dtype=torch.float32, device=torch.device("cpu"))
 
 
 def _statistics(

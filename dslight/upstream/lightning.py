@@ -1,0 +1,64 @@
+"""Lightning."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.device_mesh import DeviceMesh
+
+NEXT_BATCH = "train_dataloader_next"
+"""How the name of the action ends, of which Lightning tells its profiler when it asks for the next batch."""
+
+
+def group_settings(strategy: Any) -> tuple[str, timedelta] | None:
+    """The backend and the timeout of the process group that a strategy would make; ``None``: it makes none."""
+    if not hasattr(strategy, "_get_process_group_backend"):
+        return None
+    return strategy._get_process_group_backend(), strategy._timeout
+
+
+def set_sizes(strategy: ModelParallelStrategy, data_parallel: int) -> None:
+    """Let all parallelism be of data, before the strategy lays out its mesh."""
+    strategy._data_parallel_size, strategy._tensor_parallel_size = data_parallel, 1
+
+
+def set_mesh(strategy: ModelParallelStrategy, model: pl.LightningModule, mesh: DeviceMesh) -> None:
+    """Let ``device_mesh`` of both be another mesh than the one that the strategy has laid out."""
+    strategy._device_mesh = model._device_mesh = mesh
+
+
+class FitProgress:
+    """Lightning's own count of a run's epochs and batches, to be kept in step with the position in the plan.
+
+    The plan's position is exact, and the same on all ranks. Lightning counts beside it, and decides by its count when
+    an epoch and the run are over. Its count is put right here, because after a resume it is not:
+
+    * It is of micro-batches of one rank. Saved at one world size, it means another place at another one.
+    * A checkpoint of an epoch's last batch counts that epoch as begun, not as done. Resumed from it, Lightning trains
+      the next epoch without counting its beginning; whatever is saved in that epoch then looks like the end of one.
+    * A batch in hand, when an exception or a callback saves inside of it, is not trained on.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        loop: Any = trainer.fit_loop
+        self._epochs: Any = loop.epoch_progress
+        self._batches: Any = loop.epoch_loop.batch_progress
+
+    @property
+    def in_hand(self) -> int:
+        """Micro-batches of this rank that it was given and has not trained on: 1 inside of a batch."""
+        return self._batches.current.ready - self._batches.current.processed
+
+    def resume(self, batches: int) -> None:
+        """Count ``batches`` of this epoch, at this world size, as done; again is the same as once."""
+        current, epoch = self._batches.current, self._epochs.current
+        unfinished = current.processed - current.completed  # 1 if saved at the end of a batch; Lightning completes it
+        if unfinished and self._batches.is_last_batch and epoch.ready > epoch.processed:
+            self._epochs.increment_processed()
+            self._epochs.increment_completed()
+            self._batches.is_last_batch = False  # or Lightning would count the end of the epoch once more
+        current.ready = current.started = current.processed = batches
+        current.completed = batches - unfinished

@@ -1,0 +1,58 @@
+"""torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+INTERPOLATE: dict[str, Callable[..., Tensor]] = {
+    "bilinear": torch._C._nn._upsample_bilinear2d_aa,  # pyright: ignore[reportAttributeAccessIssue]
+    "bicubic": torch._C._nn._upsample_bicubic2d_aa,  # pyright: ignore[reportAttributeAccessIssue]
+}
+"""``(pixels, size, align_corners, out=)``: what ``F.interpolate(..., antialias=True)`` calls, which has no ``out``."""
+
+
+def storage(tensor: Tensor) -> int:
+    """Equal for two tensors that share memory, be it fake or none at all (meta); valid while one of them lives."""
+    return tensor.untyped_storage()._cdata
+
+
+def fake_tensors() -> AbstractContextManager[Any]:
+    """Tensors that are made inside have no memory, but the device that they are said to be on, and operations on them
+    give such tensors. Others that are met are taken for fake ones.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def replace_tensors(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Put ``change(tensor)`` for every parameter and buffer, in place, as ``Module.to`` does. Where FSDP2 has sharded
+    the module it takes notice, and what was tied stays tied.
+    """
+    module._apply(change)
+
+
+def leaves(value: Any) -> list[Any]:
+    """What is in tuples, lists, dictionaries and outputs of transformers, nested or not."""
+    from torch.utils._pytree import tree_leaves
+
+    return tree_leaves(value)
+
+
+def own_share(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Size and offset, per dimension, of what this process holds of a DTensor."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    sizes, begins = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(sizes), tuple(begins)
+
+
+def group_store() -> dist.Store:
+    """The store that the processes met in, over a connection of its own, which no collective holds."""
+    return dist.distributed_c10d._get_default_store().clone()

@@ -1,0 +1,145 @@
+"""What dslight expects of Lightning beyond its documentation. Where one of these fails,
+``dslight/upstream/lightning.py`` is to be mended, and nothing else.
+"""
+
+from datetime import timedelta
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dslight.upstream.lightning import NEXT_BATCH, FitProgress, group_settings, set_mesh, set_sizes
+
+
+class Line(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+def trainer(**options) -> pl.Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 2}
+    return pl.Trainer(accelerator="cpu", devices=1, enable_model_summary=False, **quiet | options)
+
+
+def batches(count: int = 3) -> DataLoader:
+    return DataLoader([torch.ones(1)] * count)  # type: ignore[arg-type]
+
+
+def test_the_profiler_is_told_when_the_next_batch_is_asked_for():
+    class Notes(PassThroughProfiler):
+        told: list[tuple[str, str]] = []  # noqa: RUF012
+
+        def start(self, action_name):
+            self.told.append(("start", action_name))
+
+        def stop(self, action_name):
+            self.told.append(("stop", action_name))
+
+    trainer(profiler=Notes(), max_epochs=1).fit(Line(), batches())
+    asked = [what for what, name in Notes.told if name.endswith(NEXT_BATCH)]
+    assert len(asked) >= 6  # three batches
+    assert asked == ["start", "stop"] * (len(asked) // 2)
+
+
+@pytest.mark.parametrize("kind", [DDPStrategy, FSDPStrategy, ModelParallelStrategy])
+def test_a_parallel_strategy_says_how_its_processes_would_meet(kind):
+    for backend, expected in ((None, "gloo"), ("nccl", "nccl")):
+        strategy = kind(timeout=timedelta(seconds=7), process_group_backend=backend)
+        strategy.parallel_devices = [torch.device("cpu")]
+        strategy.cluster_environment = LightningEnvironment()
+        assert group_settings(strategy) == (expected, timedelta(seconds=7))
+
+
+def test_a_single_device_meets_nobody():
+    assert group_settings(SingleDeviceStrategy(torch.device("cpu"))) is None
+
+
+def test_sizes_and_mesh_of_a_strategy_may_be_set():
+    seen = {}
+
+    class Own(ModelParallelStrategy):
+        def setup_environment(self):
+            set_sizes(self, data_parallel=1)
+            super().setup_environment()
+            seen["laid out"] = self.device_mesh
+            seen["set"] = torch.distributed.init_device_mesh("cpu", (1, 1), mesh_dim_names=("a", "b"))
+            set_mesh(self, self.lightning_module, seen["set"])
+
+        @property
+        def distributed_sampler_kwargs(self):  # Lightning's asks the mesh for a dimension of its own
+            return {"num_replicas": 1, "rank": 0}
+
+    class Module(Line):
+        def configure_model(self):
+            seen["model's"] = self.device_mesh
+
+    strategy = Own()
+    try:
+        trainer(strategy=strategy, max_epochs=1).fit(Module(), batches(1))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    assert seen["laid out"].mesh_dim_names == ("data_parallel", "tensor_parallel")
+    assert seen["laid out"].shape == (1, 1)
+    assert seen["model's"] is seen["set"] is strategy.device_mesh
+
+
+class Count(pl.Callback):
+    """What the loop counts, at each of its hooks."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(("start", trainer.current_epoch, batch_idx, FitProgress(trainer).in_hand))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(("end", trainer.current_epoch, batch_idx, FitProgress(trainer).in_hand))
+
+
+def test_a_batch_is_in_hand_from_its_start_until_it_is_trained_on():
+    count = Count()
+    trainer(callbacks=[count]).fit(Line(), batches(2))
+    assert count.seen == [
+        (hook, epoch, batch, int(hook == "start"))
+        for epoch in range(2)
+        for batch in range(2)
+        for hook in ("start", "end")
+    ]
+
+
+class Loader:
+    """Three batches an epoch; those of the first begin at ``begin``."""
+
+    def __init__(self, begin: int):
+        self.begin, self.trainer = begin, None
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        FitProgress(self.trainer).resume(self.begin)
+        begin, self.begin = self.begin, 0
+        yield from [torch.ones(1, 1)] * (3 - begin)
+
+
+def test_a_loop_goes_on_from_the_batch_that_it_is_told():
+    count, loader = Count(), Loader(begin=2)
+    loader.trainer = runs = trainer(callbacks=[count])
+    runs.fit(Line(), loader)
+    assert [(epoch, batch) for hook, epoch, batch, _ in count.seen if hook == "end"] == [
+        (0, 2), (1, 0), (1, 1), (1, 2),
+    ]  # fmt: skip
+    assert runs.global_step == 4

@@ -1,0 +1,91 @@
+"""What dslight expects of transformers beyond its documentation. Where one of these fails,
+``dslight/upstream/transformers.py`` is to be mended, and nothing else.
+"""
+
+import pytest
+import torch
+from packaging.version import Version
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import __version__ as version
+
+from dslight.upstream.torch import fake_tensors
+from dslight.upstream.transformers import (
+    attention_of,
+    is_recurrent,
+    masks_windows,
+    recomputes_with_hooks,
+    remember_coordinates,
+)
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 16, "pad_token_id": 0}
+WIDTHS = {"intermediate_size": 16, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4}
+RECURRENT = {"intermediate_size": 32, "state_size": 4, "time_step_rank": 2}
+
+
+def decoder(kind: str, attention: str = "sdpa", **more):
+    config = AutoConfig.for_model(kind, **TINY, **more)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_configuration_says_which_attention_its_model_was_made_with(attention):
+    assert attention_of(decoder("llama", attention, intermediate_size=16).config) == attention
+    assert attention_of(object()) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "recurrent"), [("llama", False), ("gemma3_text", False), ("mamba", True), ("rwkv", True)]
+)
+def test_what_carries_a_state_along_says_so(kind, recurrent):
+    with torch.device("meta"):
+        assert is_recurrent(decoder(kind, "eager", **(RECURRENT if kind == "mamba" else {}))) == recurrent
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma3_text", "qwen2"])
+def test_windows_are_masked_by_one_function_and_a_mask_for_each_kind_of_layer_is_taken_in_place_of_it(kind):
+    torch.manual_seed(0)
+    model = decoder(kind, **WIDTHS, **({"use_sliding_window": True, "max_window_layers": 0} if kind == "qwen2" else {}))
+    model.eval()
+    assert masks_windows(model.get_decoder())
+    ids = torch.arange(8)[None] + 1
+    index = torch.arange(8)
+    seen = index[:, None] >= index
+    near = seen & (index[:, None] - index < 4)
+    kinds = set(getattr(model.config, "layer_types", None) or ["sliding_attention"])
+    masks = {"full_attention": seen[None, None], "sliding_attention": near[None, None]}
+    mask = masks if len(kinds) == 2 else masks[kinds.pop()]
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits
+        given = model(input_ids=ids, attention_mask=mask, position_ids=index[None], use_cache=False).logits
+        blind = model(input_ids=ids[:, 4:], use_cache=False).logits
+    torch.testing.assert_close(given, expected)
+    assert not torch.allclose(blind[:, -1], expected[:, -1])  # what lies behind the window counts, layer by layer
+
+
+def test_a_decoder_that_masks_its_windows_itself_is_told_apart():
+    assert not masks_windows(decoder("gpt2", n_inner=16).get_decoder())
+
+
+def test_checkpointed_layers_are_known_by_whether_they_recompute_their_hooks():
+    model = decoder("llama", intermediate_size=16)
+    layer = model.get_decoder().layers[0]
+    assert not recomputes_with_hooks(layer)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    passes: list[None] = []
+    hook = layer.register_forward_pre_hook(lambda module, args: passes.append(None))
+    model(input_ids=torch.ones(1, 4, dtype=torch.int64), use_cache=False).logits.sum().backward()
+    hook.remove()
+    assert recomputes_with_hooks(layer) == (len(passes) == 2)
+    assert recomputes_with_hooks(layer) == (Version(version) < Version("5.23"))
+    assert not recomputes_with_hooks(layer.eval())
+
+
+def test_coordinates_that_were_asked_for_before_fake_tensors_stay_real():
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = AutoModel.from_config(AutoConfig.for_model("dinov3_vit", image_size=48, patch_size=16, **shape)).eval()
+    remember_coordinates((3, 3))
+    with fake_tensors():
+        model(torch.zeros(1, 3, 48, 48))
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 48, 48)).last_hidden_state.isfinite().all()
