@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable
@@ -20,8 +19,9 @@ from dslight.recipe.compose import compose, to_yaml
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE))  # for the modules that are no tests
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # for the modules that are no tests
 
+from processes import Ended, dslight, free_port, slurm, start, wait_all  # noqa: E402
 from tally import Tries  # noqa: E402
 
 # --- what a test tried
@@ -117,14 +117,10 @@ def poisoned(pages, tmp_path) -> tuple[Path, str, str]:
 # ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def dslight(tmp_path) -> Callable[..., Any]:
+@pytest.fixture(name="dslight")
+def forked(tmp_path) -> Callable[..., Any]:
     """``dslight(*arguments, ranks=1)``: the program in a process per rank, forked, which is quick. Each knows its place
     by SLURM's variables, and nobody ends the others when one fails."""
-    from processes import Ended, free_port, program, slurm, wait_all
-
-    import dslight.run.result
-    import dslight.vlm  # noqa: F401  what every process would import: forked, they have it
 
     def run(*arguments: str, ranks: int = 1, timeout: float = 120, **variables: str) -> Any:
         began, port, processes = time.monotonic(), free_port(), []
@@ -133,9 +129,7 @@ def dslight(tmp_path) -> Callable[..., Any]:
             arguments = (*arguments, f"trainer.devices={ranks}", "trainer.strategy=ddp")
         for rank, out in enumerate(outs):
             place = slurm(rank, ranks, port) if ranks > 1 else {}
-            context = multiprocessing.get_context("fork")
-            processes.append(context.Process(target=program, args=(list(arguments), place | variables, out)))
-            processes[-1].start()
+            processes.append(start(dslight, list(arguments), variables=place | variables, out=out))
         codes = wait_all(processes, timeout)
         return Ended(codes, [out.read_text() for out in outs], time.monotonic() - began)
 
