@@ -1,4 +1,4 @@
-# make install | test | lint | quickstart | clean. A fresh machine needs only python3 (3.11 or newer), pip and make.
+# make install | test | test-all | lint | quickstart | clean; make test ARGS="-x tests/data". A fresh machine needs only python3 (3.11 or newer), pip and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,6 +7,9 @@ JOBS ?= 2
 SWEEP ?= $(BIN)/dslight sweep --jobs $(JOBS)
 # one thread per process: the quickstart's networks are so small that more threads mostly wait for each other
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# a process per core; one that is done takes tests over from the others. One process: make test WORKERS=0
+WORKERS ?= logical
+PYTEST = $(ONE) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .PHONY: install test test-all lint quickstart quickstart-data clean
 
@@ -19,10 +22,10 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 test: install
-	$(ONE) $(BIN)/python -m pytest
+	$(PYTEST) $(ARGS)
 
 test-all: install
-	$(ONE) $(BIN)/python -m pytest -m 'slow or not slow'
+	$(PYTEST) -m 'slow or not slow' $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

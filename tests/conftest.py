@@ -1,18 +1,43 @@
-"""What the tests of the model share: numbers of the authors' code, and tiny real models."""
+"""What the tests of the model share: numbers of the authors' code, and tiny real models.
+
+Heavy libraries are imported where they are used: pytest-xdist's main process reads this file too, and runs no test.
+"""
+
+from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Everything here is so small that threads wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """A line per fault that was tried; from here, because the main process of pytest-xdist reads no other conftest."""
+    sys.path.insert(0, str(Path(__file__).parent / "faults"))
+    from tally import lines
+
+    outcomes = {"passed": ["call"], "failed": ["call"], "error": ["setup", "teardown"]}
+    tried = lines([(o, r) for o, when in outcomes.items() for r in terminalreporter.stats.get(o, []) if r.when in when])
+    if tried:
+        terminalreporter.section("faults")
+        terminalreporter.write("\n".join([*tried, ""]))
 
 
 @dataclass(frozen=True)
@@ -25,6 +50,8 @@ class Goldens:
         return json.loads(self._path(f"{case}/config.json").read_text())
 
     def tensors(self, name: str) -> dict[str, Tensor]:
+        from safetensors.torch import load_file
+
         return load_file(self._path(name))
 
     def _path(self, name: str) -> Path:
@@ -45,6 +72,8 @@ class Goldens:
 
     def projector(self) -> torch.nn.Sequential:
         """The authors' projector, out of torch's own modules."""
+        import torch
+
         net = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.GELU(), torch.nn.Linear(48, 48))
         net.load_state_dict(self.weights("model.mm_projector."))
         return net.requires_grad_(False)
@@ -58,6 +87,7 @@ def golden() -> Goldens:
 @pytest.fixture(scope="session")
 def same() -> Callable[..., None]:
     """``same(ours, golden)``: equal up to ``atol``."""
+    import torch
 
     def check(ours: Tensor, expected: Tensor, atol: float = 2e-4) -> None:
         torch.testing.assert_close(ours.detach(), expected, atol=atol, rtol=0)
@@ -79,6 +109,8 @@ DECODERS: dict[str, dict[str, Any]] = {
 def tiny_lm() -> Callable[..., Any]:
     """``tiny_lm(kind, **config)``: a random decoder of 4 layers, width 32, 64 ids, that no token id stops; ``None``
     leaves a field out."""
+    import torch
+
     from dslight.components import HFCausalLM
 
     def make(kind: str = "llama", attention: str = "sdpa", **config: Any) -> HFCausalLM:
@@ -100,6 +132,8 @@ def tiny_lm() -> Callable[..., Any]:
 @pytest.fixture
 def tiny_encoder() -> Callable[..., Any]:
     """``tiny_encoder(name, **model_args)``: 4 random layers, width 16, 16 x 16 pixels in patches of 4."""
+    import torch
+
     from dslight.components import TimmEncoder
 
     def make(name: str = "vit_tiny_patch16_224", **model_args: Any) -> TimmEncoder:
@@ -118,6 +152,8 @@ def tiny_encoder() -> Callable[..., Any]:
 @pytest.fixture
 def make_views() -> Callable[..., Any]:
     """``make_views(grids)``: random 16 x 16 views; ``fine``: with n x n fine crops of each."""
+    import torch
+
     from dslight.types import Views
 
     def make(grids: list[tuple[int, int]], seed: int = 0, fine: int = 0) -> Views:

@@ -4,7 +4,7 @@ The reference is the checkpoint read a second time by transformers: its pass ove
 that add dense maps in front of layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -258,22 +258,38 @@ TURNS = [
 ]  # fmt: skip
 
 
+def turns_for(name: str) -> list[Turn]:
+    return TURNS[:2] if name == "plain" else TURNS
+
+
 @pytest.mark.parametrize("name", ["vicuna_v1", "plain", "tokenizer"])
-def test_a_conversation_renders_is_learnt_and_answered(lm, kind, checkpoint, name):
-    family = FAMILIES[kind]
+def test_a_conversation_renders_and_its_answers_alone_are_learnt(kind, name):
+    family, words = FAMILIES[kind], tokenizer(kind)
     if name == "tokenizer" and family.chat is None:
         with pytest.raises(ValueError, match="chat_template"):
-            template(name).encode(TURNS, lm.load_tokenizer())
+            template(name).encode(TURNS, words)
         return
-    words = lm.load_tokenizer()
-    turns = TURNS[:2] if name == "plain" else TURNS
-    encoded = template(name).encode(turns, words)
+    encoded = template(name).encode(turns_for(name), words)
     end = {"vicuna_v1": "</s>", "plain": "\n", "tokenizer": family.end}[name]
     answers = "".join(words.decode([token]) for token in encoded.labels if token != IGNORE)
     space = " " if name == "vicuna_v1" or (kind == "mistral" and name == "tokenizer") else ""
-    assert answers == "".join(f"{space}{turn.text}{end}" for turn in turns[1::2])
+    assert answers == "".join(f"{space}{turn.text}{end}" for turn in turns_for(name)[1::2])
     assert encoded.ids.count(IMAGE) == 1
 
+
+def chats() -> Iterator[Any]:
+    """Every family in every template that it has; by default in its own one, or in one that needs none."""
+    usual = {"gpt2": "vicuna_v1", "gpt_neox": "plain"}
+    for kind, family in FAMILIES.items():
+        for name in ("vicuna_v1", "plain", *(["tokenizer"] if family.chat else [])):
+            marks = [] if name == usual.get(kind, "tokenizer") else [pytest.mark.slow]
+            yield pytest.param(kind, name, marks=marks, id=f"{kind}-{name}")
+
+
+@pytest.mark.parametrize(("kind", "name"), [*chats()])
+def test_a_conversation_is_learnt_and_answered(lm, kind, checkpoint, name):
+    words = lm.load_tokenizer()
+    encoded = template(name).encode(turns_for(name), words)
     at, slots = encoded.ids.index(IMAGE), 4
     ids = torch.tensor([encoded.ids[:at] + [0] * slots + encoded.ids[at + 1 :]])
     labels = torch.tensor([encoded.labels[:at] + [IGNORE] * slots + encoded.labels[at + 1 :]])

@@ -24,7 +24,7 @@ from dslight.data.shards import ShardWriter
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for the modules that are no tests
 
-from launches import STRATEGY, Ended, launch, strategy  # noqa: E402
+from launches import STRATEGY, Ended, fork, launch, strategy  # noqa: E402
 
 GLOBAL_BATCH = 4
 STEPS = 6
@@ -207,18 +207,24 @@ class Done(Ended):
 
 @pytest.fixture(scope="session")
 def fit() -> Callable[..., Done]:
-    """``dslight fit`` of a recipe with a process per rank."""
+    """``dslight fit`` of a recipe with a process per rank, forked or started by torchrun."""
 
     def run(
-        recipe: Path, folder: Path, *overrides: str, ranks: int = 1, sharded: bool | None = None, **env: str
+        recipe: Path,
+        folder: Path,
+        *overrides: str,
+        ranks: int = 1,
+        sharded: bool | None = None,
+        torchrun: bool = False,
+        **env: str,
     ) -> Done:
         """``folder`` takes the run, its output and the probe's files; ``sharded``: with FSDP2 (default: when there
         are several ranks).
         """
         if sharded or (sharded is None and ranks > 1):
             overrides = (strategy(STRATEGY, data_parallel_size=ranks, tensor_parallel_size=1), *overrides)
-        call = ["-m", "dslight", "fit", str(recipe), f"run_dir={folder / 'run'}", *overrides]
-        ended = launch(folder, call, ranks, **env)
+        call = ["fit", str(recipe), f"run_dir={folder / 'run'}", *overrides]
+        ended = launch(folder, ["-m", "dslight", *call], ranks, **env) if torchrun else fork(folder, call, ranks, **env)
         return Done(ended.code, ended.output, ended.seconds, folder)
 
     return run
@@ -228,24 +234,3 @@ def fit() -> Callable[..., Done]:
 def done_in() -> Callable[[Path, Ended], Done]:
     """What a launch left behind in a folder."""
     return lambda folder, ended: Done(ended.code, ended.output, ended.seconds, folder)
-
-
-@pytest.fixture(scope="session")
-def fit_several() -> Callable[..., list[Done]]:
-    """Several recipes one after another in the same processes: ``{folder: (recipe, overrides)}``."""
-
-    def run(folder: Path, calls: dict[str, tuple[Path, list[str]]], ranks: int = 1) -> dict[str, Done]:
-        program = [
-            (
-                ["fit", str(recipe), f"run_dir={folder / name / 'run'}", *overrides],
-                {"PROBE_FOLDER": str(folder / name)},
-            )
-            for name, (recipe, overrides) in calls.items()
-        ]
-        for name in calls:
-            (folder / name).mkdir(parents=True)
-        ended = launch(folder, [str(HERE / "several.py"), json.dumps(program)], ranks)
-        assert ended.code == 0, ended.output[-4000:]
-        return {name: Done(ended.code, ended.output, ended.seconds, folder / name) for name in calls}
-
-    return run

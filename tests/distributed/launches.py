@@ -1,11 +1,13 @@
-"""``dslight`` as processes of its own, one or several ranks: started, waited for, never left behind."""
+"""``dslight`` as processes of its own, one or several ranks: started, waited for, never left behind.
+
+Forked (:func:`fork`), which is quick, or by the commands of a shell (:func:`launch`).
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from processes import agent, dslight, free_port, rank_of_torchrun, start, wait_all  # noqa: E402
+
 TIMEOUT = 500
 STRATEGY = "lightning.pytorch.strategies.ModelParallelStrategy"
 SHARDED = "dslight.train.Sharded"
@@ -32,6 +38,30 @@ class Ended:
 def strategy(class_path: str, **init_args: Any) -> str:
     """An override."""
     return "trainer.strategy=" + json.dumps({"class_path": class_path, "init_args": init_args})
+
+
+def fork(folder: Path, arguments: list[str], ranks: int, torchrun: list[str] | None = None, **env: str) -> Ended:
+    """``dslight ...`` in a process per rank that knows its place as torchrun would tell it, and nobody ends the others
+    when one fails; or in those of a torchrun with such options. The worst exit code counts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    env = {"PROBE_FOLDER": str(folder), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"} | env
+    began, port = time.monotonic(), free_port()
+    if torchrun is not None:
+        options = [*torchrun, f"--nproc-per-node={ranks}"]
+        processes = [start(agent, options, arguments, variables=env, out=folder / "output-0.txt")]
+    else:
+        places = [rank_of_torchrun(rank, ranks, port) if ranks > 1 else {} for rank in range(ranks)]
+        processes = [
+            start(dslight, arguments, variables=place | env, out=folder / f"output-{rank}.txt")
+            for rank, place in enumerate(places)
+        ]
+    codes = wait_all(processes, TIMEOUT)
+    text = "".join(out.read_text() for out in sorted(folder.glob("output-*.txt")))
+    (folder / "output.txt").write_text(text)
+    seconds = time.monotonic() - began
+    assert None not in codes, f"still running after {TIMEOUT} s:\n{text[-4000:]}"
+    return Ended(max((code for code in codes if code is not None), key=abs), text, seconds)
 
 
 def launch(folder: Path, arguments: list[str], ranks: int, launcher: list[str] | None = None, **env: str) -> Ended:
@@ -58,6 +88,7 @@ def launch_all(folder: Path, calls: list[list[str]], stop_at: Path | None = None
                 env=os.environ | env,
                 cwd=folder,
                 start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # pytest-xdist's are deaf to it
             )
             for call in calls
         ]
@@ -79,9 +110,3 @@ def launch_all(folder: Path, calls: list[list[str]], stop_at: Path | None = None
     text = (folder / "output.txt").read_text()
     assert None not in codes, f"still running after {TIMEOUT} s:\n{text[-4000:]}"
     return Ended(max(codes, key=abs), text, time.monotonic() - began)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

@@ -77,7 +77,7 @@ def test_validation_has_the_scores_of_one_process(pair):
 def test_torchrun_alone_trains_with_ddp(recipe, fit, tmp_path):
     """The recipe names neither devices nor a strategy."""
     file = recipe("DeepStackV")
-    one, two = fit(file, tmp_path / "one"), fit(file, tmp_path / "two", ranks=2, sharded=False)
+    one, two = fit(file, tmp_path / "one"), fit(file, tmp_path / "two", ranks=2, sharded=False, torchrun=True)
     assert two.code == 0, two.output[-4000:]
     assert two.probe(1)["world_size"] == 2
     assert two.losses() == pytest.approx(one.losses(), abs=1e-5)

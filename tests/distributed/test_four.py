@@ -19,13 +19,16 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def pairs(recipe, fit_several, tmp_path_factory):
+def pairs(recipe, fit, tmp_path_factory):
     """By case: the run of one process and that of four."""
-    root = tmp_path_factory.mktemp("four")
-    one = {name: (recipe(stacking, frozen=frozen), []) for name, (stacking, frozen, _) in CASES.items()}
-    four = {name: (file, [strategy(SHARDED, **CASES[name][2])]) for name, (file, _) in one.items()}
-    singles, fours = fit_several(root / "one", one), fit_several(root / "four", four, ranks=4)
-    return {name: (singles[name], fours[name]) for name in CASES}
+    root, pairs = tmp_path_factory.mktemp("four"), {}
+    for name, (stacking, frozen, copies) in CASES.items():
+        file, folder = recipe(stacking, frozen=frozen), root / name.replace(", ", "-")
+        four = fit(file, folder / "four", strategy(SHARDED, **copies), ranks=4, sharded=False)
+        pairs[name] = fit(file, folder / "one"), four
+        for done in pairs[name]:
+            assert done.code == 0, done.output[-4000:]
+    return pairs
 
 
 def test_every_step_has_the_loss_of_one_process(pairs):

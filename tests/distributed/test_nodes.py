@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from launches import SHARDED, free_port, launch, launch_all, strategy
+from launches import SHARDED, fork, free_port, launch, launch_all, strategy
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,11 @@ def test_two_agents_train_as_one_process(backend, whole, done_in, tmp_path):
 def test_a_killed_worker_is_restarted_and_continues_from_the_last_checkpoint(backend, whole, done_in, tmp_path):
     """Without a word in the environment about torchrun's store, which remembers the killed attempt."""
     file, one = whole
-    place = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
-    torchrun = [*(place if backend == "c10d" else ["--standalone"]), "--max-restarts=1"]
-    ended = launch(tmp_path, call(file, tmp_path), 2, torchrun, FAIL="kill 4 1")
+    if backend == "c10d":
+        place = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--max-restarts=1"]
+        ended = fork(tmp_path, call(file, tmp_path)[2:], 2, place, FAIL="kill 4 1")
+    else:
+        ended = launch(tmp_path, call(file, tmp_path), 2, ["--standalone", "--max-restarts=1"], FAIL="kill 4 1")
     assert ended.code == 0, ended.output[-4000:]
     assert (tmp_path / "failed").exists()
     done = done_in(tmp_path, ended)

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from launches import launch
+from launches import fork, launch
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def ablation(recipe, tmp_path_factory) -> Path:
     return file
 
 
-def sweep(folder: Path, ablation: Path, *more: str, ranks: int = 1, launcher: list[str] | None = None):
-    call = ["-m", "dslight", "sweep", str(ablation), f"run_dir={folder / 'runs'}", *more]
-    return launch(folder, call, ranks, launcher)
+def sweep(folder: Path, ablation: Path, *more: str, ranks: int = 1):
+    call = ["sweep", str(ablation), f"run_dir={folder / 'runs'}", *more]
+    return fork(folder, call, ranks)
 
 
 def losses(folder: Path) -> dict[str, list[float]]:
@@ -59,7 +59,7 @@ def check(folder: Path, alone: Path) -> None:
 
 
 def test_two_processes_train_every_run_together_with_the_losses_of_one(ablation, alone, tmp_path):
-    ended = sweep(tmp_path, ablation, ranks=2)
+    ended = launch(tmp_path, ["-m", "dslight", "sweep", str(ablation), f"run_dir={tmp_path / 'runs'}"], 2)
     assert ended.code == 0, ended.output[-4000:]
     check(tmp_path, alone)
     assert ended.output.count("run 1 of 2") == 1

@@ -1,17 +1,22 @@
-"""Processes of the fault tests: started as a launcher would, waited for, and never left behind."""
+"""``dslight`` in forked processes: started as launchers start it, waited for, and never left behind.
+
+A forked process has imported everything already, which is most of what a tiny run costs.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 def free_port() -> int:
@@ -43,9 +48,24 @@ def wait_all(processes: list[Any], timeout: float) -> list[int | None]:
     return codes
 
 
-def program(arguments: list[str], variables: dict[str, str], out: Path) -> None:
+def dslight(arguments: list[str]) -> NoReturn:
     from dslight.cli import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist is deaf to it
+    sys.exit(main(arguments))
+
+
+def agent(options: list[str], arguments: list[str]) -> None:
+    """torchrun with these options; its workers are forked."""
+    from torch.distributed.launcher.api import elastic_launch
+    from torch.distributed.run import config_from_args, parse_args
+
+    config, _, _ = config_from_args(parse_args([*options, "dslight"]))
+    config.start_method = "fork"
+    elastic_launch(config, dslight)(arguments)
+
+
+def _alone(what: Callable[..., None], arguments: tuple[Any, ...], variables: dict[str, str], out: Path) -> None:
     os.setsid()
     os.environ.update(variables)
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -53,7 +73,18 @@ def program(arguments: list[str], variables: dict[str, str], out: Path) -> None:
     os.dup2(file, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)  # pytest has put its own there
     os.chdir(out.parent)
-    sys.exit(main(arguments))
+    what(*arguments)
+
+
+def start(what: Callable[..., None], *arguments: Any, variables: dict[str, str], out: Path) -> Any:
+    """``what(*arguments)`` in a forked process, which writes to ``out`` and works in its folder."""
+    import dslight.run.result
+    import dslight.vlm  # noqa: F401  what the process would import
+
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_alone, args=(what, arguments, variables, out))
+    process.start()
+    return process
 
 
 SLURM = {
@@ -66,6 +97,13 @@ def slurm(rank: int, ranks: int, port: int) -> dict[str, str]:
     """What ``srun`` tells a process."""
     each = {"SLURM_NTASKS": ranks, "SLURM_NTASKS_PER_NODE": ranks, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
     return {**SLURM, **{name: str(value) for name, value in each.items()}, "MASTER_PORT": str(port)}
+
+
+def rank_of_torchrun(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What ``torchrun`` tells a process; rank 0 keeps the store."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    return {**where, "GLOO_SOCKET_IFNAME": "lo", **{name: str(value) for name, value in place.items()}}
 
 
 class Joined:
