@@ -52,14 +52,21 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
     sections(recipe)  # a misspelt key is no other recipe
     place = RunFolder(folder or run_dir(recipe))
-    if resume:
-        place.refuse_another(recipe)
-        done = place.result()
-        if done is not None:
-            rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
-            return done
-    restored = resume and place.latest_checkpoint() is not None
-    return _train(build(recipe, restored=restored), place, resume)
+    done = _finished(place, recipe) if resume else None
+    if done is None:
+        with place.held():
+            done = _finished(place, recipe) if resume else None  # somebody else may have finished it just now
+            if done is None:
+                restored = resume and place.latest_checkpoint() is not None
+                return _train(build(recipe, restored=restored), place, resume)
+    rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
+    return done
+
+
+def _finished(place: RunFolder, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result that is there; ``None``: it is still to come."""
+    place.refuse_another(recipe)
+    return place.result()
 
 
 def make_trainer(
