@@ -143,6 +143,11 @@ class RunFolder:
         """Where the checkpoint of a step is written to until it is whole."""
         return self.checkpoints / f".step-{step:08d}.partial"
 
+    def discard(self, step: int) -> None:
+        """Remove what was written of a checkpoint, as far as it can be."""
+        with suppress(OSError):
+            _remove(self.partial(step))
+
     def finish(self, step: int) -> None:
         """Give a whole checkpoint its name; an older one of the same step gives way."""
         path = self.checkpoints / f"step-{step:08d}.ckpt"

@@ -143,7 +143,9 @@ def test_what_another_wrote_into_it_is_no_matter(note, tmp_path):
 def test_an_interrupt_ends_the_waiting(holder, tmp_path):
     file = tmp_path / ".lock"
     holder(file)
-    program = f"from pathlib import Path\nfrom dslight.files.locks import *\nwith locked(Path({str(file)!r}), FOREVER): 1"
+    program = (
+        f"from pathlib import Path\nfrom dslight.files.locks import *\nwith locked(Path({str(file)!r}), FOREVER): 1"
+    )
     waiting = subprocess.Popen(
         [sys.executable, "-c", program],
         stderr=subprocess.PIPE,

@@ -85,17 +85,14 @@ def test_two_fits_at_once_train_the_run_once_and_what_they_leave_is_one_runs(rec
 
 
 def test_a_fit_that_was_killed_holds_nothing(held, recipe, tmp_path, monkeypatch):
-    class Built(Exception):
-        pass
-
     def build(*_, **__):
-        raise Built
+        raise LookupError("it is built")
 
     monkeypatch.setattr(fit_module, "build", build)
     other = held(tmp_path / "run")
     other.kill()
     other.wait()
-    with pytest.raises(Built):
+    with pytest.raises(LookupError):
         fit_module.fit(compose(recipe, [f"run_dir={tmp_path / 'run'}"]))
 
 

@@ -32,9 +32,9 @@ from dslight.data.shards.format import (
     padded,
 )
 from dslight.files.atomic import remove_leftovers, write_atomically
+from dslight.files.digest import sha256
 from dslight.files.locks import HeldError
 from dslight.files.locks import locked as lock
-from dslight.files.digest import sha256
 
 LOCK = ".lock"
 """Of a folder that is written to."""
