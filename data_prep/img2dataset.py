@@ -32,7 +32,9 @@ from data_prep.processes import begin_worker
 from data_prep.report import QUARANTINE, REPORT
 from dslight.data.sample import BadSample, decode_image, parse_sample
 from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
-from dslight.data.shards.format import Member, Record, load_index, sha256, write_atomically
+from dslight.data.shards.format import Member, Record, load_index
+from dslight.files.atomic import write_atomically
+from dslight.files.digest import sha256
 
 T = TypeVar("T")
 

@@ -44,8 +44,9 @@ from data_prep.processes import begin_worker
 from data_prep.report import QUARANTINE, REPORT, described, gigabytes, listing
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
-from dslight.data.shards.format import size_problem, write_atomically
+from dslight.data.shards.format import size_problem
 from dslight.data.shards.writer import check_key, locked, shard_name, write_shard
+from dslight.files.atomic import write_atomically
 
 SHARD_ENTRIES = 4000
 """About 0.2 GB of LLaVA-Pretrain, 0.6 GB of COCO."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dslight.data.shards import ShardError, ShardInfo
-from dslight.data.shards.format import load_index, size_problem, write_atomically
+from dslight.data.shards.format import load_index, size_problem
+from dslight.files.atomic import write_atomically
 
 JOURNAL = ".journal.jsonl"
 

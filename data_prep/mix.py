@@ -40,7 +40,7 @@ from data_prep.messages import MessagesEntry
 from data_prep.report import REPORT
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest
-from dslight.data.shards.format import write_atomically
+from dslight.files.atomic import write_atomically
 
 FORMATS: dict[str, Convert] = {"llava": llava_entry, "messages": MessagesEntry()}
 

@@ -104,12 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `dslight plan ... | head`
         return 0
     except Exception as error:
-        from dslight.recipe.errors import RecipeError
+        from dslight.errors import UserError, readable
+        from dslight.files.space import no_space
 
-        if isinstance(error, RecipeError):
-            print(f"{_below_bars()}dslight: {error}", file=sys.stderr)
-            return 1
-        raise
+        said = error if isinstance(error, UserError) else no_space(error)
+        if said is None:
+            raise
+        print(f"{_below_bars()}dslight: {readable(str(said))}", file=sys.stderr)
+        return 1
 
 
 def _below_bars() -> str:

@@ -28,8 +28,8 @@ from data_prep.images import Images
 from data_prep.ingest import Job, add_arguments, ingest, key_name
 from data_prep.report import REPORT
 from dslight.data.shards import Manifest
-from dslight.data.shards.format import write_atomically
 from dslight.data.video import SIDE, Sampling
+from dslight.files.atomic import write_atomically
 
 
 def main(argv: list[str] | None = None) -> None:

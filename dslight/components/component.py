@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from dslight.errors import UserError
+from dslight.files.atomic import beside
+
 _ROOT_ONLY = {
     "setup", "teardown", "prepare_data", "configure_model", "configure_optimizers", "configure_callbacks",
     "configure_gradient_clipping", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", "backward",
@@ -24,7 +27,7 @@ _ROOT_ONLY = {
 }  # fmt: skip
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A weights file that does not fit its part."""
 
 
@@ -240,9 +243,10 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, str(partial))
-    partial.replace(path)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    needed = sum(tensor.nbytes for tensor in tensors.values())
+    with beside(path, needed) as partial:
+        save_file(tensors, str(partial))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -6,15 +6,14 @@ locks each makes it for itself, to the same bytes.
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-log = logging.getLogger(__name__)
+from dslight.files.atomic import remove_leftovers
+from dslight.files.locks import FOREVER, locked
 
 Held = TypeVar("Held")
 
@@ -33,7 +32,7 @@ def made_once(path: Path, what: str, load: Callable[[], Held | None], make: Call
     """
     found = load()
     if found is None:
-        with _locked(path, what):
+        with _alone(path, what):
             found = load()  # another process may have made it meanwhile
             if found is None:
                 make()
@@ -43,18 +42,13 @@ def made_once(path: Path, what: str, load: Callable[[], Held | None], make: Call
 
 
 @contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
-    """One process at a time; the kernel frees the lock when a process dies."""
+def _alone(path: Path, what: str) -> Iterator[None]:
+    """One process at a time, without what one that was killed has left."""
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
             f"data.cache: needed, as {what} are kept beside the shards and {path.parent} is read-only"
         )
-    with path.with_name(f".{path.name}.lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: another process is making it; waiting for it", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            log.warning("%s: no file locks here (%s), so every process makes its own", path.parent, error)
+    with locked(path.with_name(f".{path.name}.lock"), FOREVER) as held:
+        if held:
+            remove_leftovers(path.parent, path.name)
         yield

@@ -39,8 +39,9 @@ from dslight.data.plan import question_rows
 from dslight.data.records import OnBad
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
-from dslight.data.shards.format import sha256, write_atomically
 from dslight.data.workers import Workers, read_batches
+from dslight.files.atomic import write_atomically
+from dslight.files.digest import sha256
 from dslight.layout import SlotLayout
 from dslight.types import Grid, Question
 

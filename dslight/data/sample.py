@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from dslight.errors import UserError
 from dslight.types import Question
 
 try:
@@ -49,7 +50,7 @@ Pixels = Literal["fast", "pillow"]
 simplejpeg (the same pixels) and views by torch (at most 2 levels of 255 away, see :mod:`dslight.data.pixels`)."""
 
 
-class BadSample(ValueError):  # noqa: N818 - it is the sample that is in error
+class BadSample(UserError):  # noqa: N818 - it is the sample that is in error
     """A record that cannot be trained on or asked about; the message says why.
 
     Args:

@@ -29,6 +29,7 @@ from dslight.data.records import OnBad
 from dslight.data.sample import BadSample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.data.workers import read_batches
+from dslight.files.atomic import replacing
 from dslight.types import IGNORE
 
 log = logging.getLogger(__name__)
@@ -119,23 +120,16 @@ def _seal(digest: str, starts: np.ndarray) -> bytes:
 
 def _write(path: Path, reader: ShardReader, measure: Measure, on_bad: OnBad, progress: bool) -> None:
     """Piece by piece, since all do not fit into memory; put in place when it is whole."""
-    tmp, sizes = path.with_name(f".{path.name}.{os.getpid()}.tmp"), [0]
+    sizes = [0]
     chunks = [range(i, min(i + CHUNK, len(reader))) for i in range(0, len(reader), CHUNK)]
     workers = helpers(len(reader))
     encoded = read_batches(_Encoding(reader, measure, on_bad), chunks, list, workers)
-    try:
-        with tmp.open("wb") as file:
-            for chunk in tqdm(
-                encoded, f"tokens of {reader.root}", disable=not progress or not workers.count, unit_scale=CHUNK
-            ):
-                sizes += [file.write(record) for record in chunk]
-            starts = np.cumsum(sizes, dtype="<i8")
-            file.write(starts.tobytes() + _seal(reader.manifest.digest, starts))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    bar = tqdm(encoded, f"tokens of {reader.root}", disable=not progress or not workers.count, unit_scale=CHUNK)
+    with replacing(path) as file:
+        for chunk in bar:
+            sizes += [file.write(record) for record in chunk]
+        starts = np.cumsum(sizes, dtype="<i8")
+        file.write(starts.tobytes() + _seal(reader.manifest.digest, starts))
 
 
 class _Encoding(Dataset[bytes]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dslight.errors import UserError
 
-class RecipeError(ValueError):
+
+class RecipeError(UserError):
     """A recipe that cannot be used. The first line reads ``key.path or file: what, the value, what to do``."""

@@ -18,12 +18,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from dslight.data.shards.format import write_atomically as write_bytes
+from dslight.files.atomic import write_atomically
 from dslight.metrics.base import Answer, TextMetric
 from dslight.metrics.benchmarks import BENCHMARKS, Benchmark
 from dslight.metrics.submission import submission
 from dslight.recipe.build import Experiment
-from dslight.run.folder import RunFolder, write_atomically
+from dslight.run.folder import RunFolder
 from dslight.vlm import VLM
 
 
@@ -52,7 +52,7 @@ def write_answers(experiment: Experiment, folder: RunFolder, trainer: Any) -> di
             for name, content in files.items():
                 place = folder.path / "submissions" / source / name
                 place.parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(place, content)
+                write_atomically(place, content)
     return facts
 
 

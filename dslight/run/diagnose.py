@@ -25,8 +25,9 @@ from dslight.data.loader import EvalLoader
 from dslight.data.plan import eval_share, question_rows
 from dslight.data.sample import Turn
 from dslight.diagnostics.callback import Asked, Diagnose
+from dslight.files.atomic import write_atomically
 from dslight.recipe.build import Experiment
-from dslight.run.folder import RunFolder, write_atomically
+from dslight.run.folder import RunFolder
 from dslight.types import IGNORE, Batch
 
 TRIES = 16  # images that are looked at for one of the same layout

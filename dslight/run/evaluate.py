@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dslight.files.atomic import write_atomically
 from dslight.recipe.build import Experiment, build
 from dslight.recipe.errors import RecipeError
-from dslight.run.folder import RunFolder, run_dir, write_atomically
+from dslight.run.folder import RunFolder, run_dir
 
 
 def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float]:

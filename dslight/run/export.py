@@ -22,6 +22,7 @@ from dslight.checkpoints.write import field_names, write_json, write_tensors
 from dslight.components import HFCausalLM, HFVisionEncoder
 from dslight.data.images import SingleView
 from dslight.data.sample import IMAGE_TOKEN, Turn
+from dslight.files.space import room_for
 from dslight.recipe.build import Experiment, build
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
@@ -52,6 +53,7 @@ def export(
 
     Raises:
         RecipeError: naming the argument, before anything is written.
+        NoSpaceError: the disk is full; nothing stays of what was written.
     """
     if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise RecipeError(f"--dtype: {dtype!r} is no torch dtype; bfloat16, float16 and float32 are")
@@ -67,12 +69,17 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     wanted = getattr(torch, dtype) if dtype else None
-    why = _write(experiment, experiment.model, values, partial, out, wanted, shard_size)
-    card = _card(experiment, values, checkpoint, out, why)
-    (partial / "README.md").write_text(card)
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    needed = sum(tensor.numel() * (wanted or tensor.dtype).itemsize for tensor in experiment.model.parameters())
+    try:
+        with room_for(out, needed):
+            why = _write(experiment, experiment.model, values, partial, out, wanted, shard_size)
+            (partial / "README.md").write_text(_card(experiment, values, checkpoint, out, why))
+            if out.exists():
+                out.rmdir()
+            partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return why
 
 

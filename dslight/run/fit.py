@@ -9,18 +9,22 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.data.workers import worker_error
+from dslight.files.space import no_space
 from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections
 from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
+
+if TYPE_CHECKING:
+    from dslight.train.callbacks import FirstError
 
 DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
@@ -52,14 +56,21 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
     sections(recipe)  # a misspelt key is no other recipe
     place = RunFolder(folder or run_dir(recipe))
-    if resume:
-        place.refuse_another(recipe)
-        done = place.result()
-        if done is not None:
-            rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
-            return done
-    restored = resume and place.latest_checkpoint() is not None
-    return _train(build(recipe, restored=restored), place, resume)
+    done = _finished(place, recipe) if resume else None
+    if done is None:
+        with place.held():
+            done = _finished(place, recipe) if resume else None  # somebody else may have finished it just now
+            if done is None:
+                restored = resume and place.latest_checkpoint() is not None
+                return _train(build(recipe, restored=restored), place, resume)
+    rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
+    return done
+
+
+def _finished(place: RunFolder, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result that is there; ``None``: it is still to come."""
+    place.refuse_another(recipe)
+    return place.result()
 
 
 def make_trainer(
@@ -76,9 +87,11 @@ def make_trainer(
     Raises:
         RecipeError: for Trainer arguments that this machine cannot fulfil, or batch sizes that its ranks cannot share.
     """
+    from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.pytorch import Trainer
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+    from dslight.train.checkpoint_io import StreamedCheckpoint
     from dslight.train.rendezvous import meet
 
     _quieten()
@@ -98,6 +111,8 @@ def make_trainer(
         trainer = Trainer(**arguments)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise RecipeError(f"trainer: {error}") from error
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none of the recipe's, nor of another accelerator
+        trainer.strategy.checkpoint_io = StreamedCheckpoint()
     trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     meet(trainer.strategy)
     return trainer
@@ -126,7 +141,7 @@ def _trained(experiment: Experiment) -> list[str]:
 @contextmanager
 def users_errors() -> Iterator[None]:
     """What only shows while a run goes on and is the user's to mend: a bad sample, a part that cannot train, a loss
-    that is not finite.
+    that is not finite, a full disk.
     """
     from dslight.train.callbacks import GradientError
     from dslight.train.finite import LossError
@@ -135,10 +150,42 @@ def users_errors() -> Iterator[None]:
         yield
     except (ShardError, BadSample, GradientError, LossError) as error:
         raise RecipeError(str(error)) from error
+    except OSError as error:
+        if full := no_space(error):
+            raise RecipeError(str(full)) from error
+        raise
     except RuntimeError as error:
         if died := worker_error(error):
             raise RecipeError(str(died)) from error
         raise
+
+
+@contextmanager
+def _first(kept: FirstError) -> Iterator[None]:
+    """Of several errors, raise the one that ended the training."""
+    try:
+        yield
+    except BaseException as error:
+        if kept.error is not None and kept.error is not error:  # after Ctrl-C, Lightning leaves by SystemExit
+            raise kept.error  # noqa: B904 - it is what came first
+        raise
+
+
+@contextmanager
+def _logs_joined(trainer: Any, folder: RunFolder) -> Iterator[None]:
+    """Join the logs, however the training ends."""
+
+    def join() -> None:
+        if trainer.is_global_zero:
+            folder.join_logs()
+
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # of a full disk, say, which may have ended it
+            join()
+        raise
+    join()
 
 
 def _described(error: BaseException) -> str:
@@ -163,7 +210,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     from dslight.run.answers import scores_of
     from dslight.run.cost import training_flops
     from dslight.run.result import write_result
-    from dslight.train.callbacks import AuditGradients, Bar, Pace, StopCleanly, ValidateEvery
+    from dslight.train.callbacks import AuditGradients, Bar, FirstError, Pace, StopCleanly, ValidateEvery
     from dslight.train.checkpoints import Checkpoints
     from dslight.train.finite import FiniteLoss
     from dslight.train.groups import ShowGroups
@@ -175,7 +222,9 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     every, keep = experiment.recipe.get("checkpoint_every", 1000), experiment.recipe.get("checkpoint_keep", 2)
     checkpoints = Checkpoints(folder, every if saves else None, keep)
     stop = StopCleanly(checkpoints)
+    first = FirstError()
     callbacks: list[Any] = [
+        first,
         StopTogether(_described),
         FiniteLoss(),
         pace,
@@ -207,24 +256,16 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     if trainer.is_global_zero:
         start = f"continuing from {checkpoint}" if checkpoint else "training " + ", ".join(_trained(experiment))
         print(f"{folder.path}: {start}")
-    try:
-        with users_errors():
-            trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True)
-            if stop.asked:  # in the validation after the last step
-                raise KeyboardInterrupt
-            trainer.limit_val_batches = 1.0
-            scores = (
-                trainer.validate(model, datamodule=experiment.data, verbose=False)
-                if experiment.data.val_sources
-                else []
-            )
-    except SystemExit as left:  # how Lightning leaves after Ctrl-C
-        raise KeyboardInterrupt from left
-    finally:
-        if trainer.is_global_zero:
-            folder.join_logs()
+    with _logs_joined(trainer, folder), users_errors(), _first(first):
+        trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True)
+        if stop.asked:  # in the validation after the last step
+            raise KeyboardInterrupt
+        trainer.limit_val_batches = 1.0
+        validated = bool(experiment.data.val_sources)
+        scores = trainer.validate(model, datamodule=experiment.data, verbose=False) if validated else []
     merged = scores_of(scores)
-    result = write_result(experiment, folder, trainer, pace, merged)
+    with users_errors():
+        result = write_result(experiment, folder, trainer, pace, merged)
     if trainer.is_global_zero:
         headline = result.get("headline") or next(iter(merged), None)
         score = f"{headline} {merged[headline]:.4f}, " if headline in merged else ""

@@ -13,27 +13,32 @@
     diagnostics.json   what was measured where the recipe has ``diagnostics``; questions and pictures in diagnostics/
     result.json        written last: the run is finished
 
-Nothing else is a run's; a sweep puts its ``run.json`` and ``log.txt`` beside these.
+Nothing else is a run's; a sweep puts its ``run.json`` and ``log.txt`` beside these. While somebody trains there is a
+``.lock`` too (:meth:`RunFolder.held`).
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
+from dslight.files import locks
+from dslight.files.atomic import remove_leftovers, write_atomically
 from dslight.recipe.compose import compose, differences, to_yaml
 from dslight.recipe.errors import RecipeError
+from dslight.run.processes import is_first
 
 PACKAGES = (
     "dslight",
@@ -47,7 +52,19 @@ PACKAGES = (
     "jsonargparse",
 )
 
+LOCK = ".lock"
+
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
+
+
+class HeldError(RecipeError):
+    """Somebody trains in the folder; ``holder`` says who."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(
+            f"run_dir: {path} is being trained by {holder}; wait until it has ended, or choose another run_dir"
+        )
+        self.holder = holder
 
 
 class RunFolder:
@@ -59,6 +76,35 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights"
         self.result_file = self.path / "result.json"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one who trains here; of a job's processes the first one is, for all of them.
+
+        Raises:
+            HeldError: naming the process that trains here already.
+            RecipeError: the folder cannot be made or written to.
+        """
+        if not is_first():
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_empty, made)  # what was refused leaves nothing behind
+                stack.enter_context(locks.locked(self.path / LOCK))
+            except locks.HeldError as error:
+                raise HeldError(self.path, error.holder) from error
+            except OSError as error:
+                raise RecipeError(f"run_dir: {self.path} cannot be written to ({error.strerror})") from error
+            yield
+
+    def clear(self) -> None:
+        """Delete all that is here, but the lock of who does so."""
+        for path in self.path.iterdir() if self.path.is_dir() else ():
+            if path.name != LOCK:
+                _remove(path)
 
     def refuse_another(self, recipe: Mapping[str, Any]) -> None:
         """Raise when the folder holds a run of another recipe.
@@ -78,7 +124,8 @@ class RunFolder:
     def open(self, recipe: Mapping[str, Any], fresh: bool = False) -> None:
         """Begin the run of ``recipe`` here, or find it begun. ``fresh`` deletes what a run has left here."""
         if fresh and self.recipe_file.exists():
-            shutil.rmtree(self.path)
+            self.clear()
+        self._remove_leftovers()
         if not self.recipe_file.exists():
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2))
@@ -95,6 +142,11 @@ class RunFolder:
     def partial(self, step: int) -> Path:
         """Where the checkpoint of a step is written to until it is whole."""
         return self.checkpoints / f".step-{step:08d}.partial"
+
+    def discard(self, step: int) -> None:
+        """Remove what was written of a checkpoint, as far as it can be."""
+        with suppress(OSError):
+            _remove(self.partial(step))
 
     def finish(self, step: int) -> None:
         """Give a whole checkpoint its name; an older one of the same step gives way."""
@@ -125,6 +177,13 @@ class RunFolder:
         """The number of this attempt, from 0."""
         return len(list((self.path / "logs").glob("attempt-*")))
 
+    def _remove_leftovers(self) -> None:
+        """Remove what killed processes have left, which may be what has filled the disk."""
+        for folder in (self.path, *(path for path in self.path.glob("*") if path.is_dir())):
+            remove_leftovers(folder)
+        for path in self.checkpoints.glob(".step-*.partial"):
+            _remove(path)
+
     def join_logs(self) -> None:
         """Write ``metrics.csv`` out of all attempts. A later attempt wins from the step on at which it trained."""
         rows: list[dict[str, str]] = []
@@ -133,14 +192,22 @@ class RunFolder:
         )
         for file in files:
             with file.open(newline="") as text:
-                new = [row for row in csv.DictReader(text) if row.get("step")]
+                new = [row for row in csv.DictReader(text) if _whole(row)]
             trained = [int(row["step"]) for row in new if any(row[key] for key in row if key.startswith("train/"))]
             if trained:  # an attempt that had only to be validated repeats no step
                 rows = [row for row in rows if int(row["step"]) < min(trained)]
             rows += new
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        lines = [",".join(columns)] + [",".join(row.get(key) or "" for key in columns) for row in rows]
-        write_atomically(self.path / "metrics.csv", "\n".join(lines) + "\n")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path / "metrics.csv", text.getvalue())
+
+
+def _whole(row: Mapping[Any, Any]) -> bool:
+    """Whether a row of a log has a step and all of its cells; the last one of a killed process may not."""
+    return str(row.get("step")).isdigit() and None not in row and None not in row.values()
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -167,6 +234,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def run_dir(recipe: Mapping[str, Any]) -> Path:
@@ -198,10 +271,3 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -6,6 +6,8 @@ What is decided here:
 
 - A run whose ``result.json`` was made from the same recipe is done and skipped. A folder that was started from another
   recipe is an error that names the keys; it is neither kept nor overwritten silently.
+- A run that another process trains, such as a second sweep of the same file, is left to it. What it has not finished by
+  the time that nothing else is left to do is tried once more, then named; the exit status is 1.
 - A run that fails, or whose worker is killed, does not stop the others; it is listed at the end with the last lines of
   its log, and the exit status is 1.
 - Under torchrun its processes train the runs together, one after the other (``sweep_together``).
@@ -17,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -32,8 +33,10 @@ from tqdm import tqdm
 from dslight.recipe.ablation import Ablation, Run
 from dslight.recipe.compose import compose, differences, recipe_hash
 from dslight.recipe.errors import RecipeError
-from dslight.run.sweep_together import is_first, processes, train_together, write_about
-from dslight.run.sweep_worker import DONE, FAILED, INTERRUPTED, READY, Fit, Worker
+from dslight.run.folder import RunFolder
+from dslight.run.processes import is_first, processes
+from dslight.run.sweep_together import train_together
+from dslight.run.sweep_worker import DONE, FAILED, HELD, INTERRUPTED, READY, Fit, Worker
 
 FIT = "dslight.run.fit.fit"
 GRACE = 300.0
@@ -57,7 +60,7 @@ def sweep(
         fresh: delete the folders of these runs and start them again.
 
     Returns:
-        0: all done; 1: some failed; 130: interrupted.
+        0: all done; 1: some failed, or are with other processes; 130: interrupted.
 
     Raises:
         RecipeError: ``jobs`` or ``index`` out of range; a run folder that was started from another recipe.
@@ -147,6 +150,8 @@ class _Sweep:
         self.workers: dict[int, Worker] = {}  # by place, 0 to jobs - 1
         self.tasks: dict[int, _Task] = {}
         self.failed: list[tuple[Run, str]] = []
+        self.elsewhere: list[tuple[Run, str]] = []
+        self.asked_again = False
         self.seconds: list[tuple[float, Run]] = []  # of the runs that finished here
         self.finished = total - len(queue)
         self.status_at = time.monotonic()
@@ -155,7 +160,7 @@ class _Sweep:
         # disable=None: no bar where the output is not a terminal
         with tqdm(total=self.total, initial=self.finished, desc=self.name, disable=None, bar_format=_BAR) as self.bar:
             try:
-                while self.queue or self.tasks:
+                while self._goes_on():
                     self._hire()
                     self._listen()
                     self._show_status()
@@ -165,6 +170,14 @@ class _Sweep:
                 for place in list(self.workers):
                     self._dismiss(place)
         return self._summary()
+
+    def _goes_on(self) -> bool:
+        """Whether there is something left to do, such as what others have left."""
+        if not self.queue and not self.tasks and not self.asked_again:
+            self.asked_again = True
+            self.queue = [run for run, _ in self.elsewhere if not is_done(run)]
+            self.elsewhere = []
+        return bool(self.queue or self.tasks)
 
     def _hire(self) -> None:
         """Give every idle worker a run; start workers while there are runs for them."""
@@ -180,8 +193,7 @@ class _Sweep:
 
     def _start(self, place: int, run: Run) -> None:
         self.tasks[place] = _Task(run, time.monotonic())
-        write_about(self.name, run)
-        self.workers[place].pipe.send((run.recipe, run.run_dir))
+        self.workers[place].pipe.send((self.name, run))
 
     def _listen(self) -> None:
         """Wait half a second for news of the workers."""
@@ -201,7 +213,7 @@ class _Sweep:
             raise RuntimeError(f"{self.name}: a worker could not start\n{news}")
         else:
             self._end(self.tasks.pop(place), news)
-            if news != DONE:  # it ends itself; its place is filled anew
+            if news != DONE and not news.startswith(HELD):  # it ends itself; its place is filled anew
                 self._dismiss(place)
 
     def _end(self, task: _Task, news: str) -> None:
@@ -214,6 +226,10 @@ class _Sweep:
             outcome = f"accuracy {score:.4f}" if isinstance(score, (int, float)) else "no score"
         elif news == INTERRUPTED:
             outcome = "interrupted"
+        elif news.startswith(HELD):
+            self.elsewhere.append((task.run, news))
+            self._say(f"{describe(task.run)}: {news}; left to it")
+            return
         else:
             self.failed.append((task.run, news))
             outcome = "FAILED" if news == FAILED else f"FAILED: {news}"
@@ -254,8 +270,11 @@ class _Sweep:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:] if log.exists() else []
             why = "" if reason == FAILED else f"{reason}; "
             print("\n".join([f"\nFAILED {describe(run)} ({why}{log})", *(f"    {line}" for line in lines)]))
-        print(f"{self.name}: {self.total - len(self.failed)} of {self.total} runs done")
-        return 1 if self.failed else 0
+        elsewhere = [(run, news) for run, news in self.elsewhere if not is_done(run)]
+        print(f"{self.name}: {self.total - len(self.failed) - len(elsewhere)} of {self.total} runs done")
+        for run, news in elsewhere:
+            print(f"    {describe(run)} ({run.run_dir}): {news}")
+        return 1 if self.failed or elsewhere else 0
 
     def _show_status(self) -> None:
         now = time.monotonic()
@@ -323,11 +342,17 @@ def _share(place: int, jobs: int) -> dict[str, str]:
 
 
 def _delete(runs: Sequence[Run]) -> None:
+    """Empty the folders of ``runs``, of none while another process trains in one of them."""
     for run in runs:
         if run.run_dir.exists() and not (run.run_dir / "run.json").exists():
             raise RecipeError(f"{run.run_dir}: not the folder of a sweep's run (no run.json); delete it yourself")
-    for run in runs:
-        shutil.rmtree(run.run_dir, ignore_errors=True)
+    there = [RunFolder(run.run_dir) for run in runs if run.run_dir.exists()]
+    for folder in there:
+        with folder.held():
+            pass
+    for folder in there:
+        with folder.held():
+            folder.clear()
 
 
 def _refuse_other_recipes(runs: Sequence[Run]) -> None:

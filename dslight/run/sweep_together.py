@@ -10,26 +10,16 @@ goes on where it ended.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 
+from dslight.files.atomic import write_atomically
 from dslight.recipe.ablation import Run
-from dslight.run.folder import write_atomically
-
-
-def processes() -> int:
-    """How many processes torchrun has started; 1 without it."""
-    return int(os.environ["WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else 1
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
+from dslight.run.folder import RunFolder
+from dslight.run.processes import is_first
 
 
 def write_about(ablation: str, run: Run) -> None:
-    """``run.json``: which arm and which point of the grid a run's folder is."""
-    run.run_dir.mkdir(parents=True, exist_ok=True)
+    """``run.json``: which arm and which point of the grid a run's folder is, which the caller holds."""
     about = {"ablation": ablation, "arm": run.arm, "index": run.index, "point": run.point}
     write_atomically(run.run_dir / "run.json", json.dumps(about, indent=2) + "\n")
 
@@ -39,11 +29,12 @@ def train_together(name: str, total: int, queue: Sequence[Run]) -> int:
     from dslight.run.fit import fit
 
     for i, run in enumerate(queue, start=total - len(queue) + 1):
-        if is_first():
-            print(f"{name}: run {i} of {total}, {run.run_dir}", flush=True)
-            write_about(name, run)
-        try:
-            fit(run.recipe, run.run_dir, resume=True)
-        except KeyboardInterrupt:
-            return 130
+        with RunFolder(run.run_dir).held():
+            if is_first():
+                print(f"{name}: run {i} of {total}, {run.run_dir}", flush=True)
+                write_about(name, run)
+            try:
+                fit(run.recipe, run.run_dir, resume=True)
+            except KeyboardInterrupt:
+                return 130
     return 0

@@ -20,10 +20,17 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from dslight.recipe.ablation import Run
+from dslight.recipe.errors import RecipeError
+from dslight.run.folder import HeldError, RunFolder
+from dslight.run.sweep_together import write_about
+
 Fit = Callable[..., Any]
 """``fit(recipe, run_dir, resume=True)`` trains and writes ``result.json``; at SIGINT it saves and raises it on."""
 
 READY, DONE, FAILED, INTERRUPTED = "ready", "done", "failed", "interrupted"
+HELD = "being trained by "
+"""Begins the news of a run that another process trains, and goes on with who that is."""
 
 
 class Worker:
@@ -72,7 +79,7 @@ class Worker:
 
 
 def work(fit: str | Fit, pipe: Connection) -> None:
-    """Import ``fit``, send ``READY`` (or the traceback), then answer each ``(recipe, run_dir)`` with how the run ended.
+    """Import ``fit``, send ``READY`` (or the traceback), then answer each (ablation, run) with how the run ended.
 
     Returns at ``None``, when the parent is gone, and after a run that did not end well: what it left in the process
     (a broken CUDA context, hooks, threads) must not reach the next run.
@@ -90,16 +97,27 @@ def work(fit: str | Fit, pipe: Connection) -> None:
         while (job := pipe.recv()) is not None:
             ending = _train(function, *job)
             pipe.send(ending)
-            if ending != DONE:
+            if ending != DONE and not ending.startswith(HELD):
                 return
     except (KeyboardInterrupt, EOFError, OSError):
         return
 
 
-def _train(fit: Fit, recipe: dict[str, Any], run_dir: Path) -> str:
-    with _output_to(run_dir / "log.txt"):
+def _train(fit: Fit, ablation: str, run: Run) -> str:
+    try:
+        with RunFolder(run.run_dir).held():
+            write_about(ablation, run)
+            return _logged(fit, run)
+    except HeldError as error:
+        return f"{HELD}{error.holder}"
+    except (RecipeError, OSError) as error:
+        return str(error)
+
+
+def _logged(fit: Fit, run: Run) -> str:
+    with _output_to(run.run_dir / "log.txt"):
         try:
-            fit(recipe, run_dir, resume=True)
+            fit(run.recipe, run.run_dir, resume=True)
         except KeyboardInterrupt:
             print("interrupted", flush=True)
             return INTERRUPTED

@@ -17,6 +17,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from dslight.files.space import room_for
 from dslight.train.checkpoints import Checkpoints
 
 
@@ -85,6 +86,19 @@ class StopCleanly(pl.Callback):
         for which, before in self._before.items():
             signal.signal(which, before)
         self._before = {}
+
+
+class FirstError(pl.Callback):
+    """Keeps what ended a training: Lightning then closes loggers, and what that raises (on a full disk, say) would take
+    its place.
+    """
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Keep the first."""
+        self.error = self.error or exception
 
 
 class ValidateEvery(pl.Callback):
@@ -242,13 +256,11 @@ class Pace(pl.Callback):
         if trainer.is_global_zero and now - self._written > self.every:
             self._written = now
             loss = trainer.callback_metrics.get("train/loss")
-            self.file.write_text(
-                json.dumps(
-                    {
-                        "step": trainer.global_step,
-                        "max_steps": int(trainer.estimated_stepping_batches),
-                        "loss": None if loss is None else float(loss),
-                        "seconds": self.train_seconds,
-                    }
-                )
-            )
+            at = {
+                "step": trainer.global_step,
+                "max_steps": int(trainer.estimated_stepping_batches),
+                "loss": None if loss is None else float(loss),
+                "seconds": self.train_seconds,
+            }
+            with room_for(self.file):
+                self.file.write_text(json.dumps(at))

@@ -13,12 +13,19 @@ from typing import Any, Protocol
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from dslight.files.space import NoSpaceError, room_for
+from dslight.train.checkpoint_io import tensor_bytes
+
 
 class Place(Protocol):
     """Where checkpoints lie (:class:`dslight.run.folder.RunFolder`)."""
 
     def partial(self, step: int) -> Path:
         """Where one is written to."""
+        ...
+
+    def discard(self, step: int) -> None:
+        """It could not be written: give back the room."""
         ...
 
     def finish(self, step: int) -> None:
@@ -50,12 +57,23 @@ class Checkpoints(Checkpoint):
         self._saved: int | None = None
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Write a checkpoint of this step, once; all ranks together."""
+        """Write a checkpoint of this step, once; all ranks together.
+
+        Raises:
+            NoSpaceError: the disk is full; what was written of it is removed.
+        """
         step = trainer.global_step
         if step == self._saved:
             return
         self._saved = step
-        trainer.save_checkpoint(self.place.partial(step))  # returns when all ranks are done
+        partial = self.place.partial(step)
+        try:
+            with room_for(partial, _size(trainer)):
+                trainer.save_checkpoint(partial)  # returns when all ranks are done
+        except NoSpaceError:
+            if trainer.is_global_zero:
+                self.place.discard(step)
+            raise
         if trainer.is_global_zero:
             self.place.finish(step)
             self.place.keep(self.count)
@@ -80,3 +98,9 @@ class Checkpoints(Checkpoint):
         """Save the last step, which validate and predict read."""
         if self.every is not None:
             self.save(trainer)
+
+
+def _size(trainer: pl.Trainer) -> int:
+    """Bytes of the model and the optimizers' states, over all ranks."""
+    states = [optimizer.state for optimizer in trainer.optimizers]
+    return tensor_bytes([dict(trainer.lightning_module.state_dict()), states])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dslight.data.shards import Index, Manifest, ShardInfo, index_name
-from dslight.data.shards.format import sha256
+from dslight.files.digest import sha256
 
 SHARDS, PER_SHARD = 260, 5000
 

@@ -15,11 +15,11 @@ from dslight.data.shards.format import (
     Manifest,
     ShardError,
     ShardInfo,
-    file_sha256,
     load_index,
     member_hash,
     padded,
 )
+from dslight.files.digest import file_sha256
 
 
 @dataclass(frozen=True)

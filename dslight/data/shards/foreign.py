@@ -16,12 +16,11 @@ from dslight.data.shards.format import (
     Record,
     ShardError,
     ShardInfo,
-    file_sha256,
     member_hash,
     padded,
-    sha256,
-    write_atomically,
 )
+from dslight.files.atomic import write_atomically
+from dslight.files.digest import file_sha256, sha256
 
 
 class _Indexed(NamedTuple):

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from dslight.data.shards.memory import SharedMemory
+from dslight.errors import UserError
+from dslight.files.atomic import write_atomically
+from dslight.files.digest import sha256
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -22,7 +25,7 @@ BLOCK = 512
 """Size of a tar header, and what member data is padded to."""
 
 
-class ShardError(Exception):
+class ShardError(UserError):
     """A shard, its index or the manifest is not what was written; the message names the file and the key."""
 
 
@@ -227,25 +230,6 @@ def size_problem(root: Path, shard: ShardInfo) -> str:
     return "" if size == shard.bytes else f"has {size} bytes, the manifest says {shard.bytes}; it was cut or replaced"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part."""
-    tmp = path.with_name(f".{path.name}.tmp")
-    try:
-        with tmp.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        tmp.unlink(missing_ok=True)
-        raise OSError(error.errno, f"{error.strerror} (writing {len(data)} bytes)", str(path)) from error
-    os.replace(tmp, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def padded(size: int) -> int:
     """``size`` rounded up to whole tar blocks."""
     return -(-size // BLOCK) * BLOCK
@@ -254,17 +238,6 @@ def padded(size: int) -> int:
 def member_hash(data: bytes) -> bytes:
     """BLAKE2b-128: as good as SHA-256 here, and faster."""
     return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def sha256(data: bytes) -> str:
-    """SHA-256 in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

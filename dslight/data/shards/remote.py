@@ -17,7 +17,6 @@ Decided here, and why:
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 import time
@@ -27,15 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dslight.data.shards.format import (
-    MANIFEST,
-    Manifest,
-    ShardError,
-    ShardInfo,
-    file_sha256,
-    sha256,
-    write_atomically,
-)
+from dslight.data.shards.format import MANIFEST, Manifest, ShardError, ShardInfo
+from dslight.files.atomic import write_atomically
+from dslight.files.digest import file_sha256, sha256
+from dslight.files.locks import FOREVER, locked
+from dslight.files.space import no_space
 
 TRIES = 4
 """Attempts to fetch a file, with a growing pause between them."""
@@ -94,7 +89,7 @@ class Remote:
     def fetch_indexes(self, manifest: bytes) -> None:
         """Fetch each index that the cache has not."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with _locked(self.root / f".{MANIFEST}.lock"):
+        with locked(self.root / f".{MANIFEST}.lock", FOREVER):
             write_atomically(self.root / MANIFEST, manifest)
             for shard in Manifest.load(self.root).shards:
                 path = self.root / shard.index_name
@@ -109,7 +104,7 @@ class Remote:
         """
         path = self.root / shard.name
         if not _is_there(path, shard):
-            with _locked(self.root / f".{shard.name}.lock"):
+            with locked(self.root / f".{shard.name}.lock", FOREVER):
                 if not _is_there(path, shard):  # nobody pulled it while we waited
                     with self._room_for(shard):
                         self._pull(shard.name, shard.sha256)
@@ -126,7 +121,7 @@ class Remote:
         if shard.bytes > limit:
             raise ShardError(f"data.cache_bytes: {limit}, but {self.url}/{shard.name} alone has {shard.bytes}")
         held = self.root / f".{shard.name}.room"  # an empty file of the shard's size, which others count
-        with _locked(self.cache.folder / ".room.lock"):
+        with locked(self.cache.folder / ".room.lock", FOREVER):
             held.unlink(missing_ok=True)
             kept = sorted(_stats(self.cache.folder, "*/*.tar"), key=lambda entry: entry[1].st_mtime_ns)
             total = sum(stat.st_size for _, stat in [*kept, *_stats(self.cache.folder, "*/.*.room")])
@@ -173,6 +168,10 @@ def _fetch(url: str, name: str, to: Path, pause: float, problem: Callable[[], st
                 return
         except FileNotFoundError:
             raise ShardError(f"{url}/{name}: there is no such file") from None
+        except OSError as error:
+            if full := no_space(error, to):
+                raise ShardError(f"{url}/{name}: {full}") from error
+            found = f"{type(error).__name__}: {error}"
         except Exception as error:  # each file system raises its own; all of them mean that it did not arrive
             found = f"{type(error).__name__}: {error}"
     raise ShardError(f"{url}/{name}: not fetched in {TRIES} attempts; the last: {found}")
@@ -197,11 +196,3 @@ def _stats(folder: Path, pattern: str) -> list[tuple[Path, Any]]:
         except FileNotFoundError:  # another process was faster
             continue
     return found
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -7,12 +7,10 @@ when it has them all.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -32,9 +30,14 @@ from dslight.data.shards.format import (
     index_name,
     member_hash,
     padded,
-    sha256,
-    write_atomically,
 )
+from dslight.files.atomic import remove_leftovers, write_atomically
+from dslight.files.digest import sha256
+from dslight.files.locks import HeldError
+from dslight.files.locks import locked as lock
+
+LOCK = ".lock"
+"""Of a folder that is written to."""
 
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
 _IMAGE_MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (b"BM", "bmp"))
@@ -68,9 +71,6 @@ def record_members(images: Sequence[bytes], record: Mapping[str, Any]) -> dict[s
 def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold ``root`` (made if it is missing) as its only writer, and clear it of the parts that a killed one left.
 
-    The lock is the kernel's (``flock``): it ends with the process that holds it and those that it forked, so a killed
-    writer leaves none behind.
-
     Args:
         root: folder of a dataset.
         patience: seconds to wait for another writer, whose last processes may be ending just now.
@@ -81,19 +81,12 @@ def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     if (root / MANIFEST).exists():
         raise ShardError(f"{root / MANIFEST}: these shards are finished; write to another folder or delete them")
-    with (root / ".lock").open("wb") as file:
-        end = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    raise ShardError(f"{root}: another writer is at work there") from None
-                time.sleep(0.1)
-        for leftover in root.glob(".*.tmp"):
-            leftover.unlink()
-        yield
+    try:
+        with lock(root / LOCK, patience):
+            remove_leftovers(root)
+            yield
+    except HeldError as error:
+        raise ShardError(f"{root}: another writer is at work there: {error.holder}") from error
 
 
 def shard_name(number: int) -> str:

@@ -1,0 +1,77 @@
+"""JSON files of a known form: what is wrong with one is said in a sentence that names the file and the key.
+
+The form is a type: a dataclass, whose other keys in the file are let be, or ``dict[str, int]`` and alike. Pydantic
+checks it, strictly: a text is no number, and a yes is no 1.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dslight.errors import UserError
+
+Form = TypeVar("Form")
+
+
+class FileError(UserError):
+    """A file that holds something else than it should; the message begins with its name."""
+
+
+def read_json(path: Path, form: type[Form]) -> Form:
+    """What is in a file.
+
+    Raises:
+        FileError: it cannot be read, is not JSON, or has not this form.
+        FileNotFoundError: there is none.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from error
+    return parse_json(data, form, path)
+
+
+def read_json_if_there(path: Path, form: type[Form]) -> Form | None:
+    """As :func:`read_json`; ``None`` where there is no such file."""
+    try:
+        return read_json(path, form)
+    except FileNotFoundError:
+        return None
+
+
+def parse_json(data: bytes | str, form: type[Form], where: object) -> Form:
+    """What is in the text of a file that messages call ``where``.
+
+    Raises:
+        FileError: it is not JSON, or has not this form.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(form).validate_json(data, strict=True)
+    except ValidationError as error:
+        raise FileError(f"{where}: {_said(error)}") from None
+
+
+@lru_cache
+def _adapter(form: Any) -> Any:
+    from pydantic import TypeAdapter  # as it takes a moment, and not every program reads JSON
+
+    return TypeAdapter(form)
+
+
+def _said(error: Any) -> str:
+    """The first of its findings: key, what it should be, what is there."""
+    found = error.errors(include_url=False, include_context=False)[0]
+    key = ".".join(map(str, found["loc"]))
+    what = found["msg"].replace("Input should", "should")
+    if found["type"] == "json_invalid":
+        return f"not JSON ({what.removeprefix('Invalid JSON: ')})"
+    if found["type"] == "missing":
+        return f"{key}: missing"
+    value = repr(found["input"])
+    return f"{key or 'the whole'}: {what}, not {value if len(value) <= 60 else value[:60] + '…'}"
