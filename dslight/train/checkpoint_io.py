@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from dslight.files.atomic import replacing
 
@@ -65,7 +66,7 @@ def tensor_bytes(node: Any) -> int:
 
     def visit(node: Any) -> None:
         if isinstance(node, Tensor):
-            local = getattr(node, "_local_tensor", node)
+            local = node.to_local() if isinstance(node, DTensor) else node
             seen[local.data_ptr() or id(node)] = node.nbytes
         elif isinstance(node, Mapping):
             for value in node.values():
