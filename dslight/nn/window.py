@@ -43,7 +43,12 @@ class Window:
         self.length = length
         self._passing: tuple[int, int] | None = None  # the first column of the running pass, and how many it computes
         self._held: list[tuple[Any, int]] = []  # caches that cannot say how many tokens they hold, and how many
-        self._name = "this model"
+        self._model: nn.Module | None = None
+
+    @property
+    def _name(self) -> str:
+        """For errors alone: looking a library's version up takes longer than a small model's pass."""
+        return "this model" if self._model is None else described(self._model)
 
     def start(self, count: int) -> int:
         """The column of the sequence where a stream of ``count`` positions begins, within the running pass.
@@ -72,7 +77,7 @@ class Window:
         Raises:
             RuntimeError: when nothing tells which part of the sequence it computes.
         """
-        self._name = described(model)
+        self._model = model
         width = _width(args, kwargs)
         if width is None:
             raise RuntimeError(f"window: {self._name} was called without input_ids or inputs_embeds")
@@ -131,7 +136,7 @@ def follow(model: nn.Module, length: int) -> Iterator[Window]:
         length: T, of the sequence that masks of visual tokens describe; answers are behind it.
     """
     window = Window(length)
-    window._name = described(model)
+    window._model = model
     called: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

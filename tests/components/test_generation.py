@@ -269,6 +269,14 @@ def test_the_error_names_the_model_and_its_library(tiny_lm):
         lm.model(input_ids=prompt.ids[:, :3], use_cache=False)
 
 
+def test_a_pass_that_succeeds_looks_no_version_up(tiny_lm, monkeypatch):
+    """Reading a library's metadata takes 10 ms, at every generated token."""
+    lm, prompt = tiny_lm("llama"), Enters("stacks").prompt(8, [(0, 4)], 0)
+    monkeypatch.setattr("dslight.nn.window.version", lambda package: pytest.fail(f"looked {package} up"))
+    lm(*prompt)
+    assert lm.generate(*prompt, max_new_tokens=2, pad_token_id=0, eos_token_id=None).shape == (prompt.ids.shape[0], 2)
+
+
 def test_layers_that_get_fewer_positions_than_the_pass_get_the_last_ones():
     window = Window(8)
     window.enter(Model(), (torch.zeros(2, 5, dtype=torch.int64),), {"cache": filled(3)})
