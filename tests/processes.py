@@ -65,24 +65,25 @@ def agent(options: list[str], arguments: list[str]) -> None:
     elastic_launch(config, dslight)(arguments)
 
 
-def _alone(what: Callable[..., None], arguments: tuple[Any, ...], variables: dict[str, str], out: Path) -> None:
+def _alone(what: Callable[..., None], arguments: tuple[Any, ...], variables: dict[str, str], *outs: Path) -> None:
     os.setsid()
     os.environ.update(variables)
-    file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    for number, out in enumerate(outs, start=1):
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)  # pytest has put its own there
-    os.chdir(out.parent)
+    os.chdir(outs[0].parent)
     what(*arguments)
 
 
-def start(what: Callable[..., None], *arguments: Any, variables: dict[str, str], out: Path) -> Any:
-    """``what(*arguments)`` in a forked process, which writes to ``out`` and works in its folder."""
+def start(
+    what: Callable[..., None], *arguments: Any, variables: dict[str, str], out: Path, errors: Path | None = None
+) -> Any:
+    """``what(*arguments)`` in a forked process, which writes to ``out`` (and ``errors``) and works in its folder."""
     import dslight.run.result
     import dslight.vlm  # noqa: F401  what the process would import
 
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=_alone, args=(what, arguments, variables, out))
+    process = context.Process(target=_alone, args=(what, arguments, variables, out, errors or out))
     process.start()
     return process
 

@@ -21,6 +21,10 @@ from dslight.cli import main
 from dslight.recipe.compose import compose, to_yaml
 
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # where the callback is found, here and by the processes started below
+
+from processes import dslight, start, wait_all  # noqa: E402
+
 QUICKSTART = HERE.parents[1] / "recipes" / "quickstart" / "deepstack_l.yaml"
 STEPS = 9  # one epoch and a half of 48 pages, 8 a step
 
@@ -60,7 +64,6 @@ class Run:
 @pytest.fixture(scope="session")
 def recipe(pages, tmp_path_factory) -> Path:
     """A recipe file of ``STEPS`` steps that validates and saves after every third one, in two micro-batches a step."""
-    sys.path.insert(0, str(HERE))  # where the callback is found, here and by the processes started below
     values = compose(
         QUICKSTART,
         [
@@ -96,19 +99,29 @@ def whole(fit, tmp_path_factory) -> Run:
 
 
 @pytest.fixture
-def interrupted(recipe) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``interrupted(folder, "train 3 SIGINT")``: ``dslight fit`` in a process of its own that gets this signal."""
+def interrupted(recipe, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``interrupted(folder, "train 3 SIGINT")``: ``dslight fit`` in a process of its own that gets this signal; with
+    ``command=True`` as a shell would start it.
+    """
 
-    def run(folder: Path, moment: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"INTERRUPT": moment, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
-        call = [sys.executable, "-m", "dslight", "fit", str(recipe), f"run_dir={folder}"]
-        return subprocess.run(
-            call,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background are deaf to it
-        )
+    def run(folder: Path, moment: str, command: bool = False) -> subprocess.CompletedProcess[str]:
+        arguments = ["fit", str(recipe), f"run_dir={folder}"]
+        variables = {"INTERRUPT": moment, "OMP_NUM_THREADS": "1"}
+        if command:
+            return subprocess.run(
+                [sys.executable, "-m", "dslight", *arguments],
+                env=os.environ | variables | {"PYTHONPATH": str(HERE)},
+                capture_output=True,
+                text=True,
+                timeout=200,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job is deaf to it
+            )
+        out, errors = tmp_path / "out.txt", tmp_path / "errors.txt"
+        out.unlink(missing_ok=True)
+        errors.unlink(missing_ok=True)
+        process = start(dslight, arguments, variables=variables, out=out, errors=errors)
+        (code,) = wait_all([process], 200)
+        assert code is not None, "still running"
+        return subprocess.CompletedProcess(arguments, code, out.read_text(), errors.read_text())
 
     return run

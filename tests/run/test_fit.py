@@ -111,7 +111,7 @@ def test_a_run_can_be_repeated_from_its_saved_recipe(fit, whole, tmp_path):
 
 def test_ctrl_c_saves_a_checkpoint_and_the_same_command_continues_exactly(interrupted, fit, whole, tmp_path):
     """Twice: inside the first of a step's two micro-batches in the middle of an epoch, then in the next epoch."""
-    done = interrupted(tmp_path / "run", "train 4 SIGINT")
+    done = interrupted(tmp_path / "run", "train 4 SIGINT", command=True)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert "the same command continues" in done.stderr
