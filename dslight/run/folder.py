@@ -47,7 +47,6 @@ PACKAGES = (
     "transformers",
     "timm",
     "torchmetrics",
-    "webdataset",
     "omegaconf",
     "jsonargparse",
 )
