@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from data_prep.entries import RawEntry
 from data_prep.images import Images
-from dslight.data.sample import BadSample, decode_image, image_facts, parse_sample
+from dslight.data.sample import BadSample, decode_image, image_facts, parse_record
 from dslight.data.shards import image_extension, record_members
 
 
@@ -29,8 +29,23 @@ Convert = Callable[[RawEntry], Entry]
 """What a program adds to the engine: its source's entry as an :class:`Entry`; raises ``BadSample``."""
 
 
-def check_entry(raw: RawEntry, convert: Convert, images: Images) -> tuple[list[bytes], RawEntry, list[str]]:
-    """The image bytes and the record of an entry, and what was set right, once all of it has been checked.
+class Checked(NamedTuple):
+    """An entry that can be trained on or asked about.
+
+    Attributes:
+        members: of its record in a shard, by extension.
+        images, questions: how many.
+        changes: what was set right.
+    """
+
+    members: dict[str, bytes]
+    images: int
+    questions: int
+    changes: list[str]
+
+
+def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
+    """An entry as a record of a shard, once all of it has been checked.
 
     Raises:
         BadSample: with the class of what is wrong.
@@ -45,7 +60,8 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> tuple[list[b
             data.append(_format_checked(content, name))
             facts.append({"name": name, **image_facts(content)})
         record = {**entry.record, "image_info": facts}
-        parse_sample("entry", record_members(data, record))
+        members = record_members(data, record)
+        parse_record("entry", members, {**record, "images": [name for name in members if name != "json"]})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, BadSample):
             raise
@@ -53,7 +69,8 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> tuple[list[b
     for content in data:
         decode_image(content)
     changes += ["turned by EXIF"] * any("orientation" in fact for fact in facts)
-    return data, record, changes + ["first frame of an animation"] * any("animated" in fact for fact in facts)
+    changes += ["first frame of an animation"] * any("animated" in fact for fact in facts)
+    return Checked(members, len(data), len(record.get("questions", ())), changes)
 
 
 def _format_checked(data: bytes, name: str) -> bytes:

@@ -378,12 +378,12 @@ def _make_shard(number: int, entries: list[RawEntry]) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     bad: list[dict[str, Any]] = []
 
-    def records() -> Iterator[tuple[str, list[bytes], RawEntry]]:
+    def records() -> Iterator[tuple[str, dict[str, bytes], int]]:
         for row, raw in enumerate(entries, number * job.shard_entries):
             if shared.stop.is_set():
                 raise Stopped(bad)
             try:
-                images, record, changes = check_entry(raw, job.convert, job.images)
+                entry = check_entry(raw, job.convert, job.images)
             except BadSample as error:
                 bad.append(
                     {"row": row, "id": raw.get("id"), "image": raw.get("image"), "reason": error.reason}
@@ -394,10 +394,10 @@ def _make_shard(number: int, entries: list[RawEntry]) -> dict[str, Any]:
                     if shared.bad.value > _allowed(job):
                         raise Stopped(bad) from None
             else:
-                counts.update(set(changes))
-                counts["images"] += len(images)
-                counts["text_only"] += not images
-                yield _key(job, row), images, record
+                counts.update(set(entry.changes))
+                counts["images"] += entry.images
+                counts["text_only"] += not entry.images
+                yield _key(job, row), entry.members, entry.questions
             with shared.done.get_lock():
                 shared.done.value += 1
 

@@ -8,13 +8,15 @@ width of the vision encoder, ``D`` width of the language model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from dslight.question import Question
 
 Grid = tuple[int, int]
 """(rows, columns)."""
@@ -102,39 +104,6 @@ class Views:
         spans = [(start, *span(1 + rows * cols)) for start, (rows, cols) in zip(starts, self.grids, strict=False)]
         found = [start + i for start, first, last in spans for i in range(first, last)]
         return torch.tensor(found, dtype=torch.int64).to(self.pixels.device)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What the validation loop asks and how the answer is judged.
-
-    Attributes:
-        question_id: unique within its benchmark.
-        text: the question as asked, without the chat template.
-        references: the human answers, one or more (VQAv2 has ten); none where the set's authors keep them: such a
-            question is answered, and not scored.
-        type: key of the per-type breakdown, ``""`` for none.
-        valid: false for a repeat that pads the last batch of a rank; metrics leave it out.
-        key: the sample's key in its shard.
-        suffix: what the prompt ends with, where this question has its own; ``None``: that of its benchmark.
-        number: its place among the questions of its source, from 0.
-        extra: what else its authors say about it (``options``, ``subject``, ...), as the shard has it.
-    """
-
-    question_id: str
-    text: str
-    references: tuple[str, ...]
-    type: str = ""
-    valid: bool = True
-    key: str = ""
-    suffix: str | None = None
-    number: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    @property
-    def official_id(self) -> Any:
-        """The id as the authors' files have it, a number or a text: what their server reads."""
-        return self.extra.get("official_id", self.question_id)
 
 
 @dataclass

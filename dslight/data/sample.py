@@ -22,7 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from dslight.errors import UserError
-from dslight.types import Question
+from dslight.question import Question
 
 try:
     import simplejpeg
@@ -102,6 +102,15 @@ def parse_sample(key: str, members: Mapping[str, bytes], text: bool = True) -> S
         record = json.loads(members.get("json", b"{}"))
     except ValueError as error:
         raise BadSample(f"{key}: its json does not parse ({error})") from error
+    return parse_record(key, members, record, text)
+
+
+def parse_record(key: str, members: Mapping[str, bytes], record: Any, text: bool = True) -> Sample:
+    """As :func:`parse_sample`, of a record whose json is read already.
+
+    Raises:
+        BadSample: naming the key and what is wrong.
+    """
     try:
         return _parse(key, members, record, text)
     except BadSample as error:

@@ -71,14 +71,13 @@ class HeldError(Exception):
 
 
 @contextmanager
-def locked(file: Path, patience: float = 0.0) -> Iterator[bool]:
+def locked(file: Path, patience: float = 0.0, again: bool = False) -> Iterator[bool]:
     """Hold the lock ``file``, which is made if it is missing and removed in the end.
-
-    A thread that holds it already goes on.
 
     Args:
         file: its name; the folder has to be there.
         patience: seconds to wait for another process, or :data:`FOREVER`.
+        again: whether a thread that holds it already goes on.
 
     Yields:
         Whether it is held; false where there are no locks.
@@ -89,7 +88,7 @@ def locked(file: Path, patience: float = 0.0) -> Iterator[bool]:
     """
     file = file.parent.resolve() / file.name
     me = (os.getpid(), threading.get_ident(), str(file))
-    if me in _mine:
+    if again and me in _mine:
         yield True
         return
     descriptor = _acquired(file, patience)

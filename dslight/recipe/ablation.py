@@ -26,7 +26,8 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from dslight.recipe.compose import (
     Layer,
     flatten,
     fold,
+    merged,
     nest,
     parse_override,
     read_layers,
@@ -60,7 +62,7 @@ class Run:
         point: the run's values of the grid, by dotted key.
         recipe: resolved, ready to build from; its ``name`` is ``<ablation>/<arm>``, its ``run_dir`` is ``run_dir``.
         run_dir: ``<run_dir of the ablation>/<arm>/<key>=<value>,...``
-        sources: what set each leaf of the recipe, for ``source_of``.
+        layers: what the recipe was folded from.
         cost: how dear the run is in comparison with the others; only the order of starting depends on it.
     """
 
@@ -69,8 +71,13 @@ class Run:
     point: dict[str, Any]
     recipe: dict[str, Any]
     run_dir: Path
-    sources: dict[str, str]
+    layers: tuple[Layer, ...] = field(repr=False)
     cost: float = 1.0
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """What set each leaf of the recipe, for ``source_of``."""
+        return fold(self.layers)[1]
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,8 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
     document, sources = fold([*from_files, *from_command_line])
     variants = _mapping(document.get("variants"), "variants")
     grid, report = (
-        resolve(document, sources, only=key) if _mapping(document.get(key), key) else {} for key in ("grid", "report")
+        resolve(document, lambda: sources, only=key) if _mapping(document.get(key), key) else {}
+        for key in ("grid", "report")
     )
     grid = _grid(grid, "grid")
     if not variants and not grid:
@@ -115,6 +123,7 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
     folder = Path(document.get("run_dir") or Path("runs", name))
     base, command_line = map(_recipe_layers, (from_files, from_command_line))
 
+    typed = [leaf for layer in command_line for leaf in flatten(layer.values)]
     runs: list[Run] = []
     seen: dict[str, str] = {}
     for arm, variant in (variants or {name: None}).items():
@@ -127,21 +136,24 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
             raise RecipeError(f"{where}.cost: must be a number, not {cost!r}")
         own = {key: value for key, value in variant.items() if key not in VARIANT_KEYS}
         layers = [*base, *_variant_bases(variant, where, sources), Layer(f"{path} ({where})", own)]
+        before, written = merged(layers), flatten(own)
         for point in _points(grid | _grid(variant.get("grid"), f"{where}.grid")):
-            _refuse_keys_set_twice(point, own, command_line, where)
-            layers_here = [*layers, *(Layer(f"{path} (grid)", nest(key, value)) for key, value in point.items())]
+            _refuse_keys_set_twice(point, written, typed, where)
+            here = [Layer(f"{path} (grid)", nest(key, value)) for key, value in point.items()]
+            at_point = merged(here, before)
             run_dir = folder / arm / _folder_name(point)
             title = f"{where} at {point}" if point else where
-            same_recipe = recipe_hash(fold(layers_here)[0])
+            same_recipe = recipe_hash(at_point)
             _refuse_twins(seen, same_recipe, title, "are the same recipe; one of them changes nothing")
             _refuse_twins(seen, str(run_dir).casefold(), title, f"would both be written to {run_dir}; rename one")
             identity = Layer(str(path), {"name": f"{name}/{arm}", "run_dir": str(run_dir)})
+            last = [*command_line, identity]
+            run_layers = (*layers, *here, *last)
             try:
-                merged, run_sources = fold([*layers_here, *command_line, identity])
-                recipe = resolve(merged, run_sources)
+                recipe = resolve(merged(last, at_point), lambda layers=run_layers: fold(layers)[1])
             except RecipeError as error:
                 raise RecipeError(f"{where}: {error}") from error
-            runs.append(Run(len(runs), arm, point, recipe, run_dir, run_sources, float(cost)))
+            runs.append(Run(len(runs), arm, point, recipe, run_dir, run_layers, float(cost)))
     return Ablation(name, path, tuple(overrides), runs, folder, report)
 
 
@@ -180,12 +192,9 @@ def _points(grid: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def _refuse_keys_set_twice(
-    point: Mapping[str, Any], variant: Mapping[str, Any], command_line: Sequence[Layer], where: str
-) -> None:
-    typed = [leaf for layer in command_line for leaf in flatten(layer.values)]
+def _refuse_keys_set_twice(point: Mapping[str, Any], written: Iterable[str], typed: Iterable[str], where: str) -> None:
     for key in point:
-        if _touches(key, flatten(variant)):
+        if _touches(key, written):
             raise RecipeError(f"{where}: sets {key}, which the grid sets too; give the variant its own {where}.grid")
         if _touches(key, typed):
             raise RecipeError(f"{key}: set on the command line, but it is a key of the grid; write 'grid.{key}=[...]'")

@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def compose(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def compose_with_sources(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """``compose``, and for every leaf the file that set it, or ``"command line"`` (look up with ``source_of``)."""
     recipe, sources = fold([*read_layers(Path(path)), *map(parse_override, overrides)])
-    return resolve(recipe, sources), sources
+    return resolve(recipe, lambda: sources), sources
 
 
 def source_of(sources: Mapping[str, str], key: str) -> str | None:
@@ -134,6 +134,14 @@ def fold(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     return recipe, sources
 
 
+def merged(layers: Sequence[Layer], onto: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """As :func:`fold`, without the sources; laid over ``onto``, which is not changed."""
+    recipe: dict[str, Any] = dict(onto or {})
+    for layer in layers:
+        recipe = merge(recipe, layer.values)
+    return recipe
+
+
 def merge(old: Any, new: Any, at: str = "") -> Any:
     """``new`` laid over ``old``, neither of them changed. ``at`` is their key path, for messages."""
     if isinstance(old, list) and isinstance(new, Mapping) and new and all(str(key).isdigit() for key in new):
@@ -168,14 +176,19 @@ def _selected(old: Mapping[str, Any], names: list[Any], at: str) -> dict[str, An
     return {name: old[name] for name in names}
 
 
-def resolve(recipe: Mapping[str, Any], sources: Mapping[str, str], only: str = "") -> dict[str, Any]:
-    """``recipe``, or ``only`` one top-level key of it, with every ``${...}`` replaced by what it names."""
+def resolve(recipe: Mapping[str, Any], sources: Callable[[], Mapping[str, str]], only: str = "") -> dict[str, Any]:
+    """``recipe``, or ``only`` one top-level key of it, with every ``${...}`` replaced by what it names; ``sources`` are
+    asked for where that is not possible.
+    """
+    node = recipe[only] if only else recipe
+    if not _asks(node):
+        return _copied(node)
     try:
         root = OmegaConf.create(dict(recipe))
         resolved = OmegaConf.to_container(root[only] if only else root, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = re.sub(r"\[(\d+)\]", r".\1", str(error.full_key or ""))
-        where = source_of(sources, key)
+        where = source_of(sources(), key)
         if isinstance(error, MissingMandatoryValue):
             what = "has no value (???); set it"
         else:
@@ -183,6 +196,20 @@ def resolve(recipe: Mapping[str, Any], sources: Mapping[str, str], only: str = "
         raise RecipeError(f"{key}: {what}" + (f"; it comes from {where}" if where else "")) from error
     assert isinstance(resolved, dict)
     return resolved  # type: ignore[return-value]
+
+
+def _asks(node: Any) -> bool:
+    """Whether a string somewhere in a node is not what it says: ``${...}``, or ``???``."""
+    if isinstance(node, str):
+        return "${" in node or node == "???"
+    values = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
+    return any(map(_asks, values))
+
+
+def _copied(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _copied(value) for key, value in node.items()}
+    return [_copied(value) for value in node] if isinstance(node, (list, tuple)) else node
 
 
 def to_yaml(recipe: Mapping[str, Any]) -> str:
@@ -218,15 +245,16 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 def flatten(node: Any, at: str = "") -> dict[str, Any]:
     """The leaves by their dotted key path; an empty mapping or list is a leaf."""
-    if isinstance(node, Mapping) and node:
-        items = node.items()
-    elif isinstance(node, (list, tuple)) and node:
-        items = enumerate(node)
-    else:
-        return {at: node} if at else {}
     leaves: dict[str, Any] = {}
-    for key, value in items:
-        leaves |= flatten(value, f"{at}.{key}" if at else str(key))
+
+    def visit(node: Any, at: str) -> None:
+        if isinstance(node, (Mapping, list, tuple)) and node:
+            for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+                visit(value, f"{at}.{key}" if at else str(key))
+        elif at:
+            leaves[at] = node
+
+    visit(node, at)
     return leaves
 
 
@@ -237,8 +265,11 @@ def nest(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
+_encoded = json.JSONEncoder(default=str).encode
+
+
 def _identity(recipe: Mapping[str, Any]) -> dict[str, str]:
-    return {key: json.dumps(value, default=str) for key, value in flatten(recipe).items() if not HOW_IT_RUNS.match(key)}
+    return {key: _encoded(value) for key, value in flatten(recipe).items() if not HOW_IT_RUNS.match(key)}
 
 
 def _leaf(recipe: Mapping[str, Any], key: str) -> Any:

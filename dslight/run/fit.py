@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -172,6 +174,18 @@ def _first(kept: FirstError) -> Iterator[None]:
 
 
 @contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Put back what Ctrl-C and SIGTERM did before, which Lightning does not where a training ends by an exception."""
+    before = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for which, handler in before.items():
+                signal.signal(which, handler)
+
+
+@contextmanager
 def _logs_joined(trainer: Any, folder: RunFolder) -> Iterator[None]:
     """Join the logs, however the training ends."""
 
@@ -256,7 +270,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     if trainer.is_global_zero:
         start = f"continuing from {checkpoint}" if checkpoint else "training " + ", ".join(_trained(experiment))
         print(f"{folder.path}: {start}")
-    with _logs_joined(trainer, folder), users_errors(), _first(first):
+    with _handlers_kept(), _logs_joined(trainer, folder), users_errors(), _first(first):
         trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True)
         if stop.asked:  # in the validation after the last step
             raise KeyboardInterrupt

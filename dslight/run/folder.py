@@ -47,7 +47,6 @@ PACKAGES = (
     "transformers",
     "timm",
     "torchmetrics",
-    "webdataset",
     "omegaconf",
     "jsonargparse",
 )
@@ -93,7 +92,7 @@ class RunFolder:
                 made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.callback(_remove_empty, made)  # what was refused leaves nothing behind
-                stack.enter_context(locks.locked(self.path / LOCK))
+                stack.enter_context(locks.locked(self.path / LOCK, again=True))
             except locks.HeldError as error:
                 raise HeldError(self.path, error.holder) from error
             except OSError as error:

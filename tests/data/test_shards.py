@@ -7,6 +7,8 @@ import pickle
 import random
 import resource
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from dslight.data.shards import (
     index_name,
     index_tars,
     name_of_record,
+    tar,
     verify,
 )
 
@@ -179,7 +182,7 @@ def test_a_full_disk_is_named_with_the_shard_and_leaves_no_part_of_it(tmp_path):
     message, left = out.get(timeout=60)
     process.join()
     assert "shard-000000.tar" in message
-    assert "bytes, writing" in message
+    assert "bytes; this shard is given up" in message
     assert left == []
 
 
@@ -355,3 +358,32 @@ def test_a_key_that_occurs_twice_in_foreign_tars_is_refused(tmp_path):
     root = foreign(tmp_path / "laion", ["a", "b", "a"])
     with pytest.raises(ShardError, match="a: the key occurs twice"):
         index_tars(root)
+
+
+# --- the bytes of a tar
+# --------------------------------------------------------------------------------------------------------
+
+
+def test_a_tar_is_the_one_that_webdatasets_writer_makes(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = [0, 1, 511, 512, 513, 10_240, *rng.integers(0, 3000, 60).tolist()]
+    records = [(f"key-{i}" + "x" * int(rng.integers(0, 70)), rng.bytes(size)) for i, size in enumerate(sizes)]
+    with webdataset.TarWriter(str(tmp_path / "theirs.tar"), encoder=False, mtime=0) as writer:
+        for key, data in records:
+            writer.write({"__key__": key, "png": data, "json": b"{}"})
+    members = [(f"{key}.{name}", data) for key, png in records for name, data in (("json", b"{}"), ("png", png))]
+    ours = b"".join(tar.member(*member) for member in members)
+    assert ours + tar.ending(len(ours)) == (tmp_path / "theirs.tar").read_bytes()
+
+
+def test_a_tar_member_that_needs_more_than_one_header_is_refused():
+    with pytest.raises(ValueError, match="more than one tar header"):
+        tar.member("x" * 101, b"")
+
+
+def test_data_are_converted_without_torch():
+    program = (
+        "import sys, data_prep.llava, data_prep.messages, dslight.data.shards.writer; print('torch' in sys.modules)"
+    )
+    call = [sys.executable, "-c", program]
+    assert subprocess.run(call, capture_output=True, text=True, check=True).stdout == "False\n"

@@ -106,7 +106,9 @@ def test_who_holds_it_goes_on_and_another_thread_does_not(tmp_path):
         except HeldError as error:
             refused.append(str(error))
 
-    with locked(tmp_path / ".lock"), locked(tmp_path / ".lock"):
+    with locked(tmp_path / ".lock"), locked(tmp_path / ".lock", again=True):
+        with pytest.raises(HeldError), locked(tmp_path / ".lock"):
+            pass
         thread = Thread(target=other)
         thread.start()
         thread.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -145,7 +146,9 @@ def test_what_is_closed_after_a_failure_does_not_hide_it(recipe, tmp_path, monke
     monkeypatch.setattr("dslight.train.callbacks.Pace.on_train_batch_start", wrong)
     monkeypatch.setattr(CSVLogger, "finalize", full)
     monkeypatch.setattr(RunFolder, "join_logs", full)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     assert main(["fit", str(recipe), f"run_dir={tmp_path / 'run'}"]) == 1
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert capsys.readouterr().err.strip().splitlines()[-1] == "dslight: the loss is not a number at step 1"
 
 

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any
 
+from dslight.data.shards import tar
 from dslight.data.shards.check import tar_problems
 from dslight.data.shards.format import (
     BLOCK,
@@ -29,7 +30,6 @@ from dslight.data.shards.format import (
     ShardInfo,
     index_name,
     member_hash,
-    padded,
 )
 from dslight.files.atomic import remove_leftovers, write_atomically
 from dslight.files.digest import sha256
@@ -39,6 +39,7 @@ from dslight.files.locks import locked as lock
 LOCK = ".lock"
 """Of a folder that is written to."""
 
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
 _IMAGE_MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (b"BM", "bmp"))
 
@@ -63,7 +64,7 @@ def record_members(images: Sequence[bytes], record: Mapping[str, Any]) -> dict[s
     names = [image_extension(data) for data in images]
     if len(names) > 1:
         names = [f"{i}.{name}" for i, name in enumerate(names)]
-    text = json.dumps({**record, "images": names}, ensure_ascii=False)
+    text = _encoded({**record, "images": names})
     return {**dict(zip(names, images, strict=True)), "json": text.encode()}
 
 
@@ -100,8 +101,9 @@ def check_key(key: str) -> None:
         raise ValueError(f"key {key!r}: only a-z, 0-9, _ and -, at most 80 characters")
 
 
-def write_shard(root: Path, name: str, records: Iterable[tuple[str, Sequence[bytes], Mapping[str, Any]]]) -> ShardInfo:
-    """Write one whole shard and its index from (key, images, record); the caller holds :func:`locked`.
+def write_shard(root: Path, name: str, records: Iterable[tuple[str, Mapping[str, bytes], int]]) -> ShardInfo:
+    """Write one whole shard and its index from (key, :func:`record_members`, number of its questions); the caller
+    holds :func:`locked`.
 
     An exception out of ``records`` leaves no shard. The same records give the same bytes, whatever was there before.
 
@@ -110,12 +112,12 @@ def write_shard(root: Path, name: str, records: Iterable[tuple[str, Sequence[byt
     """
     shard, keys = _OpenShard(root, name), set[str]()
     try:
-        for key, images, record in records:
+        for key, members, questions in records:
             check_key(key)
             if key in keys:
                 raise ValueError(f"key {key!r}: written twice")
             keys.add(key)
-            shard.write(key, record_members(images, record), len(record.get("questions", ())))
+            shard.write(key, members, questions)
         return shard.finish()
     finally:
         shard.discard()  # nothing, once it is finished
@@ -198,27 +200,20 @@ class _OpenShard:
     """The shard under construction: a ``.tmp`` file that hashes what passes through it."""
 
     def __init__(self, root: Path, name: str) -> None:
-        from webdataset.writer import TarWriter  # imports torch, which a reader of indexes does not need
-
         self.path, self.tmp = root / name, root / f".{name}.tmp"
         self.file = _HashingFile(self.tmp)
-        self.tar = TarWriter(cast(BinaryIO, self.file), encoder=False, mtime=0)
         self.records: list[Record] = []
         self.size = 0
 
     def write(self, key: str, members: Mapping[str, bytes], questions: int) -> None:
         entries = []
-        for extension in sorted(members):  # TarWriter's own order; a header is one block because keys are short
-            data = members[extension]
+        for extension, data in sorted(members.items()):
             entries.append(Member(extension, self.size + BLOCK, len(data), member_hash(data)))
-            self.size += BLOCK + padded(len(data))
-        self.tar.write({"__key__": key, **members})
-        if self.tar.tarstream.offset != self.size:
-            raise ShardError(f"{self.tmp}: {key}: the tar is at {self.tar.tarstream.offset}, the index at {self.size}")
+            self.size += self.file.write(tar.member(f"{key}.{extension}", data))
         self.records.append(Record(key, tuple(entries), questions))
 
     def finish(self) -> ShardInfo:
-        self.tar.close()
+        self.file.write(tar.ending(self.size))
         self.file.sync_and_close()
         index = Index.build(self.records)
         data = index.to_bytes()
@@ -247,11 +242,9 @@ class _HashingFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.count, self.sha256 = path, 0, hashlib.sha256()
-        self._file = path.open("wb")
+        self._file = path.open("wb", buffering=1 << 20)
 
     def write(self, data: bytes) -> int:
-        if self._file.closed:  # given up: tarfile still flushes its end when it is collected
-            return len(data)
         try:
             self._file.write(data)
         except OSError as error:

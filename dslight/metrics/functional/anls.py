@@ -22,18 +22,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from rapidfuzz.distance import Levenshtein
+
 ANLSProtocol = Literal["rrc", "lmms_eval", "stvqa", "mp_docvqa", "pix2struct"]
 ANLS_PROTOCOLS: tuple[str, ...] = get_args(ANLSProtocol)
-
-
-def levenshtein(a: str, b: str) -> int:
-    """The number of characters to insert, delete or replace to turn ``a`` into ``b``."""
-    row = list(range(len(b) + 1))
-    for i, char in enumerate(a, start=1):
-        above_left, row[0] = row[0], i
-        for j, other in enumerate(b, start=1):
-            above_left, row[j] = row[j], min(above_left + (char != other), row[j] + 1, row[j - 1] + 1)
-    return row[-1]
 
 
 def _collapse(text: str) -> str:
@@ -43,11 +35,11 @@ def _collapse(text: str) -> str:
 def _distance(prediction: str, reference: str, protocol: ANLSProtocol) -> float | None:
     if protocol in ("rrc", "lmms_eval"):
         raw_length = max(len(prediction.upper()), len(reference.upper()))  # upper() may lengthen: "ß" -> "SS"
-        return levenshtein(_collapse(prediction), _collapse(reference)) / raw_length if raw_length else 0.0
+        return Levenshtein.distance(_collapse(prediction), _collapse(reference)) / raw_length if raw_length else 0.0
     if protocol != "pix2struct":
         prediction, reference = prediction.lower().strip(), reference.lower().strip()
     length = max(len(prediction), len(reference))
-    return levenshtein(prediction, reference) / length if length else None
+    return Levenshtein.distance(prediction, reference) / length if length else None
 
 
 def anls_score(
