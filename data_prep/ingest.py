@@ -305,7 +305,7 @@ def _give_up(job: Job, journal: Journal, stopped: set[Future[dict[str, Any]]]) -
 
 
 def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, Any]:
-    shards = tuple(ShardInfo(**line["info"]) for line in journal.ordered)
+    shards = tuple(ShardInfo.parse(line["info"], journal.path) for line in journal.ordered)
     if not any(shard.records for shard in shards):
         raise SystemExit(f"{job.out}: not one of {len(job.entries)} entries is good; the reasons: see {JOURNAL} there")
     counts: Counter[str] = Counter()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -78,3 +79,15 @@ def at_most(name: str, value: float, what: str, error: type[Exception] = ValueEr
     most = limit(name)
     if value > most:
         raise error(f"{what}; at most {most:,} ({setting(name)}: {LIMITS[name].bounds})")
+
+
+@cache
+def image_formats() -> tuple[str, ...]:
+    """Formats of pictures that are opened, as far as this Pillow has them. Of the others that it knows, some start a
+    program (EPS: Ghostscript).
+    """
+    from PIL import Image
+
+    Image.init()
+    known = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
+    return tuple(name for name in known if name in Image.OPEN)

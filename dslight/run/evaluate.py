@@ -91,7 +91,7 @@ def predict(
     Args:
         recipe: as composed.
         question: as a user would ask it; the recipe's template is put around it.
-        images: picture files of any format that Pillow reads; none for a question without an image.
+        images: picture files of a format of :func:`dslight.limits.image_formats`; none for a question without an image.
         ckpt: a checkpoint of a run, weights that ``dslight.checkpoints`` reads, or ``latest``: the newest of the run.
         max_new_tokens: limit of the answer.
         videos: files, or folders of frames; they come after the images.
