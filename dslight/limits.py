@@ -67,7 +67,7 @@ def limit(name: str) -> int:
     return int(text)
 
 
-def at_most(name: str, value: float, what: str, error: type[Exception] = ValueError) -> None:
+def at_most(name: str, value: float, what: str, error: type[BaseException] = ValueError) -> None:
     """Refuse more than the limit ``name`` allows.
 
     Args:

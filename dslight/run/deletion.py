@@ -29,7 +29,7 @@ OWN = re.compile(
             r"questions/(limited/)?[^/]+\.jsonl",
             r"submissions/[^/]+/.+",
             r"diagnostics/(questions\.jsonl|[^/]+-\d+\.png)",
-            r"([^/]+/)*\.[^/]+\.(partial|tmp|lock)",
+            r"([^/]+/)*\.[^/]+\.([0-9a-f]{8}\.tmp|\d+\.partial)",
         )
     )
 )
