@@ -10,6 +10,7 @@ the bytes are read or the layers are built.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -67,14 +68,14 @@ def limit(name: str) -> int:
     return int(text)
 
 
-def at_most(name: str, value: float, what: str, error: type[BaseException] = ValueError) -> None:
+def at_most(name: str, value: float, what: str, error: Callable[[str], BaseException] = ValueError) -> None:
     """Refuse more than the limit ``name`` allows.
 
     Args:
         name: of :data:`LIMITS`.
         value: what is asked for.
         what: begins the message: the key or the file, and what it has.
-        error: what is raised.
+        error: makes what is raised.
     """
     most = limit(name)
     if value > most:
