@@ -28,7 +28,25 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = "what is the number of visual tokens in this row and column seven invoice total 12/04/2026 $4,310.00".split(" ")
+WORDS = [
+    "what",
+    "is",
+    "the",
+    "number",
+    "of",
+    "visual",
+    "tokens",
+    "in",
+    "this",
+    "row",
+    "and",
+    "column",
+    "seven",
+    "invoice",
+    "total",
+    "12/04/2026",
+    "$4,310.00",
+]
 SIZES = {"answers": 20_000, "runs": 2_000, "entries": 300_000}
 WHAT = {
     "answers": "ANLS of {:,} answers, each with 5 references",

@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from dslight.limits import at_most, limit
+
 RawEntry = dict[str, Any]
 
 _CHUNK = 1 << 20
@@ -82,11 +84,15 @@ def read_entries(path: Path) -> Iterator[RawEntry]:
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[RawEntry]:
-    for number, line in enumerate(file, 1):
+    most = limit("json_bytes")
+    for number, line in enumerate(iter(lambda: file.readline(most + 1), ""), 1):
+        at_most(
+            "json_bytes", len(line), f"{path}: line {number} is {len(line):,} characters long or longer", SystemExit
+        )
         if line.strip():
             try:
                 entry = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise SystemExit(f"{path}: line {number} is not JSON: {error}") from error
             if not isinstance(entry, dict):
                 raise SystemExit(f"{path}: line {number} must be an object, is a {type(entry).__name__}")
@@ -107,7 +113,11 @@ def _items(path: Path, file: TextIO) -> Iterator[RawEntry]:
             if text[at : at + 1] not in ("{", ""):
                 raise SystemExit(f"{path}: entry {number} must be an object, begins with {text[at : at + 20]!r}")
             entry, at = decoder.raw_decode(text, at)
+        except RecursionError as error:
+            raise SystemExit(f"{path}: entry {number}: is nested too deeply") from error
         except ValueError as error:
+            what = f"{path}: entry {number}: is not whole, or no JSON, within {len(text) - at:,} characters ({error})"
+            at_most("json_bytes", len(text) - at, what, SystemExit)
             more = file.read(max(_CHUNK, len(text) - at))  # twice as much each time, so a fault costs no more
             if not more:
                 raise SystemExit(f"{path}: entry {number}: the file ends or is damaged there ({error})") from error

@@ -15,12 +15,18 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from dslight.data.sample import BadSample
+from dslight.data.shards import ShardError
+from dslight.data.shards.foreign import Headers
 from dslight.data.shards.format import member_hash
+from dslight.limits import at_most, limit
+from dslight.names import UnsafeNameError, below, checked
 
 EXTENSIONS = ("jpg", "png", "gif", "jpeg", "webp", "JPG", "PNG")
 """Endings tried, in this order, where a file of another ending may stand for a missing one."""
@@ -51,16 +57,25 @@ class Folder(Place):
     def size(self, name: str) -> int | None:
         """See :meth:`Place.size`."""
         try:
-            return (self.root / name).stat().st_size if (self.root / name).is_file() else None
-        except (OSError, ValueError):  # a name too long for the file system, or with a NUL
+            path = self._path(name)
+            return path.stat().st_size if path.is_file() else None
+        except OSError:  # a name too long for the file system
             return None
 
     def read(self, name: str) -> bytes:
         """See :meth:`Place.read`."""
         try:
-            return (self.root / name).read_bytes()
+            with self._path(name).open("rb") as file:
+                _at_most(name, os.fstat(file.fileno()).st_size)
+                return file.read()
         except OSError as error:
             raise BadSample(f"image {name!r}: {error.strerror}", "image-unreadable") from error
+
+    def _path(self, name: str) -> Path:
+        try:
+            return below(self.root, name, "the name of an image")
+        except UnsafeNameError as error:
+            raise BadSample(str(error), "image-name") from error
 
 
 class Archive(Place):
@@ -84,6 +99,7 @@ class Archive(Place):
         span = self._span(name)
         if span is None:
             raise BadSample(f"image {name!r}: not in {self.path}", "image-missing")
+        _at_most(name, int(span[1]))
         data = self._unpack(name, span)
         if data is None:
             raise BadSample(f"image {name!r}: damaged in {self.path}", "image-unreadable")
@@ -125,10 +141,15 @@ class Zip(Archive):
         if len(head) < 30 or head[:4] != b"PK\3\4":
             return None
         data = self._pread(size, offset + 30 + sum(struct.unpack("<HH", head[26:])))
-        try:
-            data = zlib.decompress(data, -15) if method == zipfile.ZIP_DEFLATED else data
-        except zlib.error:
-            return None
+        if method == zipfile.ZIP_DEFLATED:
+            most, unpacking = limit("member_bytes"), zlib.decompressobj(-15)
+            try:
+                data = unpacking.decompress(data, most + 1)
+            except zlib.error:
+                return None
+            _at_most(name, len(data), "or more, unpacked")
+            if not unpacking.eof:
+                return None
         return data if zlib.crc32(data) == crc else None
 
 
@@ -137,15 +158,25 @@ class Tar(Archive):
 
     def __init__(self, path: Path) -> None:
         try:
-            with tarfile.open(path, "r:") as archive:
-                members = [(member.name, member.offset_data, member.size) for member in archive if member.isfile()]
+            with (
+                path.open("rb") as file,
+                tarfile.open(fileobj=cast(BinaryIO, Headers(file, path)), mode="r:") as tar,
+            ):
+                members = [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
         except tarfile.ReadError as error:
             raise SystemExit(f"{path}: not a plain tar ({error}); a compressed one must be unpacked first") from error
+        except ShardError as error:
+            raise SystemExit(str(error)) from error
         super().__init__(path, [name for name, *_ in members], [(offset, size) for _, offset, size in members])
 
     def _unpack(self, name: str, span: np.ndarray) -> bytes | None:
         data = self._pread(int(span[1]), int(span[0]))
         return data if len(data) == span[1] else None
+
+
+def _at_most(name: str, size: int, how: str = "") -> None:
+    what = f"image {name!r}: has {size:,} bytes {how}".rstrip()
+    at_most("member_bytes", size, what, partial(BadSample, reason="image-too-large"))
 
 
 class Images:
@@ -170,8 +201,11 @@ class Images:
         return cls([_mount(spec, at) for spec in specs], any_ending)
 
     def size(self, name: str) -> int:
-        """Bytes of an image; 0 if there is none."""
-        found = self._find(name)
+        """Bytes of an image; 0 if there is none, or none that may be read."""
+        try:
+            found = self._find(name)
+        except BadSample:
+            return 0
         return 0 if found is None else found[0].size(found[1]) or 0
 
     def read(self, name: str) -> tuple[bytes, str]:
@@ -180,9 +214,10 @@ class Images:
         Raises:
             BadSample: there is none, or the name leads out of the place.
         """
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not name:
-            raise BadSample(f"image {name!r}: must be a path below a place of images", "image-name")
+        try:
+            path = checked(name, "the name of an image")
+        except UnsafeNameError as error:
+            raise BadSample(str(error), "image-name") from error
         found = self._find(name)
         taken = name
         if found is None and name.startswith(self.any_ending or ("\0",)):

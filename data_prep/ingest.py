@@ -45,7 +45,7 @@ from data_prep.report import QUARANTINE, REPORT, described, gigabytes, listing
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
 from dslight.data.shards.format import size_problem
-from dslight.data.shards.writer import check_key, locked, shard_name, write_shard
+from dslight.data.shards.writer import check_key, locked, shard_name, stale_shards, write_shard
 from dslight.files.atomic import write_atomically
 
 SHARD_ENTRIES = 4000
@@ -305,7 +305,7 @@ def _give_up(job: Job, journal: Journal, stopped: set[Future[dict[str, Any]]]) -
 
 
 def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, Any]:
-    shards = tuple(ShardInfo(**line["info"]) for line in journal.ordered)
+    shards = tuple(ShardInfo.parse(line["info"], journal.path) for line in journal.ordered)
     if not any(shard.records for shard in shards):
         raise SystemExit(f"{job.out}: not one of {len(job.entries)} entries is good; the reasons: see {JOURNAL} there")
     counts: Counter[str] = Counter()
@@ -323,9 +323,8 @@ def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, 
         "shards_of_earlier_runs": kept,
         "seconds": round(seconds, 1),
     }
-    for stale in set(job.out.glob("shard-*.tar")) - {job.out / shard.name for shard in shards}:
-        stale.unlink()
-        stale.with_suffix(".idx.npz").unlink(missing_ok=True)
+    for stale in stale_shards(job.out, {shard.name for shard in shards}):
+        stale.unlink(missing_ok=True)
     _write_lines(job.out / QUARANTINE, bad)
     write_atomically(job.out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
     Manifest(shards, {**journal.head, "quarantined": len(bad)}).save(job.out)

@@ -9,7 +9,9 @@ from typing import Any
 
 from dslight.data.shards import ShardError, ShardInfo
 from dslight.data.shards.format import load_index, size_problem
+from dslight.data.shards.writer import shard_name
 from dslight.files.atomic import write_atomically
+from dslight.limits import at_most
 
 JOURNAL = ".journal.jsonl"
 
@@ -36,6 +38,8 @@ class Journal:
         self.save()
 
     def _load(self, out: Path) -> None:
+        size = self.path.stat().st_size
+        at_most("file_bytes", size, f"{self.path}: has {size:,} bytes", SystemExit)
         head, *lines = [_parsed(line) for line in self.path.read_text(encoding="utf-8").splitlines()] or [None]
         if head is None:
             return
@@ -46,7 +50,7 @@ class Journal:
                 f"{self.head[other]!r}; run it with the same arguments, or delete the folder"
             )
         for line in lines:  # the last one may have been cut
-            if line is not None and _intact(out, ShardInfo(**line["info"])):
+            if line is not None and _intact(out, line):
                 self.lines[line["shard"]] = line
 
     def add(self, line: dict[str, Any]) -> None:
@@ -75,14 +79,22 @@ class Journal:
 
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)
-    except ValueError:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
 
 
-def _intact(out: Path, shard: ShardInfo) -> bool:
+def _intact(out: Path, line: dict[str, Any]) -> bool:
+    """Whether a line is one, and its shard is there; else the shard is made again."""
+    kinds = {"shard": int, "info": dict, "counts": dict, "bad": list}
+    if any(not isinstance(line.get(name), kind) for name, kind in kinds.items()):
+        return False
     try:
+        shard = ShardInfo.parse(line["info"], out / JOURNAL)
+        if shard.name != shard_name(line["shard"]):
+            return False
         load_index(out, shard)
+        return not size_problem(out, shard)
     except ShardError:
         return False
-    return not size_problem(out, shard)

@@ -41,6 +41,7 @@ from data_prep.report import REPORT
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest
 from dslight.files.atomic import write_atomically
+from dslight.names import UnsafeNameError, below
 
 FORMATS: dict[str, Convert] = {"llava": llava_entry, "messages": MessagesEntry()}
 
@@ -171,29 +172,36 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def job_of(name: str, source: Source, mix: Mix, raw: Path, out: Path, fraction: float = 1.0) -> Job:
     """The job that makes the shards of a source, with the engine's default settings."""
-    convert = FORMATS[source.format]
+    convert, at = FORMATS[source.format], f"sources.{name}"
     chosen = source.where != Where()
     return Job(
         program="data_prep.mix",
         out=out / name,
         name=name,
         entries=Entries(
-            raw / source.json,
+            _below(raw, source.json, f"{at}.json"),
             keep=source.where if chosen else None,
             count=source.count,
             fraction=fraction,
             seed=mix.seed,
             at_least=1 if source.count is None else max(1, source.count - mix.rounding // 2),
         ),
-        images=Images.open([_below(raw, spec) for spec in source.images], ["ocr_vqa"], at=f"sources.{name}.images"),
+        images=Images.open([_place(raw, spec, f"{at}.images") for spec in source.images], ["ocr_vqa"], f"{at}.images"),
         convert=Prompted(convert, source.prompt, source.appends) if source.prompt else convert,
         options={"format": source.format, "where": vars(source.where), "prompt": source.prompt},
     )
 
 
-def _below(raw: Path, spec: str) -> str:
+def _place(raw: Path, spec: str, at: str) -> str:
     prefix, equals, path = spec.rpartition("=")
-    return f"{prefix}{equals}{raw / path}"
+    return f"{prefix}{equals}{_below(raw, path, at)}"
+
+
+def _below(raw: Path, name: str, at: str) -> Path:
+    try:
+        return raw if name == "." else below(raw, name, at)
+    except UnsafeNameError as error:
+        raise SystemExit(str(error)) from error
 
 
 def train_yaml(mix: Mix, out: Path, title: str) -> str:
@@ -210,6 +218,8 @@ def train_yaml(mix: Mix, out: Path, title: str) -> str:
 
 def join(mix: Mix, out: Path) -> bool:
     """Write the manifest of ``out`` that names the shards of all sources, if there is one weight; says whether."""
+    if (out / MANIFEST).exists() and Manifest.load(out).meta.get("program") != "data_prep.mix":
+        raise SystemExit(f"{out / MANIFEST}: is the manifest of other shards; write to another folder")
     if any(source.weight != 1 for source in mix.sources.values()):
         (out / MANIFEST).unlink(missing_ok=True)  # it would leave the weights out
         return False

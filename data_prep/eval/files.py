@@ -9,6 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from dslight.limits import at_most
+
+_ROWS = 8
+"""Of a parquet file, which are unpacked together."""
+
 
 @dataclass(frozen=True)
 class Role:
@@ -67,9 +72,23 @@ def load(path: Path) -> Any:
         SystemExit: it is none.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        return json.loads(text(path))
+    except (ValueError, RecursionError) as error:
         raise SystemExit(f"{path}: not JSON: {error}") from error
+
+
+def text(path: Path) -> str:
+    """The content of a text file, if it is not too large to be read as a whole.
+
+    Raises:
+        SystemExit: it is; or it is not UTF-8.
+    """
+    size = path.stat().st_size
+    at_most("file_bytes", size, f"{path}: has {size:,} bytes", SystemExit)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SystemExit(f"{path}: not UTF-8 ({error})") from error
 
 
 def find(given: Sequence[Path], roles: Sequence[Role], split: str) -> dict[str, list[Path]]:
@@ -111,7 +130,16 @@ def rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix != ".parquet":
         return load(path)
     try:
+        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise SystemExit(f"{path}: reading parquet needs pyarrow; pip install 'dslight[parquet]'") from None
-    return pyarrow.parquet.read_table(path).to_pylist()
+    found, size = [], 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS):  # what is said of their size may be wrong
+            size += batch.nbytes
+            at_most("file_bytes", size, f"{path}: has {size:,} bytes or more, unpacked", SystemExit)
+            found += batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise SystemExit(f"{path}: not readable as parquet: {error}") from error
+    return found

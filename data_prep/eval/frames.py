@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dslight.data.sample import BadSample
+from dslight.names import UnsafeNameError, below, checked
 
 _VIDEO = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".MP4")
 
@@ -25,9 +26,10 @@ class Videos:
         Raises:
             BadSample: there is none.
         """
-        parts = PurePosixPath(name).parts
-        if ".." in parts or PurePosixPath(name).is_absolute():
-            raise BadSample(f"video {name!r}: must be a path below --images", "video-name")
+        try:
+            parts = checked(name, "the name of a video").parts
+        except UnsafeNameError as error:
+            raise BadSample(str(error), "video-name") from error
         stem = PurePosixPath(name).suffix in _VIDEO and name.removesuffix(PurePosixPath(name).suffix)
         for root in self.roots:
             for i in range(len(parts)):
@@ -36,5 +38,12 @@ class Videos:
                 found += [path.with_suffix("")] if stem else []
                 for candidate in found:
                     if candidate.exists():
-                        return candidate
+                        return _inside(root, candidate)
         raise BadSample(f"video {name!r}: there is none", "video-missing")
+
+
+def _inside(root: Path, path: Path) -> Path:
+    try:
+        return below(root, path.relative_to(root).as_posix(), "the name of a video")
+    except UnsafeNameError as error:
+        raise BadSample(str(error), "video-name") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.eval.asked import Asked
-from data_prep.eval.files import Files, load
+from data_prep.eval.files import Files, load, text
 
 
 def vqav2(files: Files) -> Iterator[Asked]:
@@ -134,11 +134,11 @@ def pope(files: Files) -> Iterator[Asked]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(text(path).splitlines(), 1):
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise SystemExit(f"{path}: line {number} is not JSON: {error}") from error
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.eval.asked import Asked, letter
 from data_prep.eval.files import Files, rows
+from data_prep.eval.files import text as read
 from data_prep.images import EXTENSIONS
 from dslight.metrics.functional.yes_no import MME_COGNITION, MME_PERCEPTION
 
@@ -30,7 +31,7 @@ def mme(files: Files) -> Iterator[Asked]:
     for task in (*MME_PERCEPTION, *MME_COGNITION):
         texts = [path for path in files.found["questions"] if task in (path.parent.name, path.parent.parent.name)]
         for number, path in enumerate(sorted(texts, key=lambda path: path.name)):
-            lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            lines = [line for line in read(path).splitlines() if line.strip()]
             image = _image_beside(path, task)
             for which, line in enumerate(lines):
                 text, _, answer = line.partition("\t")

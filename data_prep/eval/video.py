@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data_prep.eval.asked import Asked
-from data_prep.eval.files import Files
+from data_prep.eval.files import Files, text
 
 
 def msvdqa(files: Files) -> Iterator[Asked]:
@@ -21,7 +21,7 @@ def msvdqa(files: Files) -> Iterator[Asked]:
     """
     clips: dict[str, str] = {}
     if files.has("map"):
-        lines = files.path("map").read_text(encoding="utf-8-sig").splitlines()
+        lines = text(files.path("map")).splitlines()
         clips = {video: clip for clip, video in (line.split() for line in lines if line.strip())}
     for item in files.json("questions"):
         video = f"vid{item['video_id']}"

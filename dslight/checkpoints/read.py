@@ -11,12 +11,15 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
 
 from dslight.components.component import WeightsError
+from dslight.limits import at_most
+from dslight.names import UnsafeNameError, below
 
 Share = tuple[slice, ...]
 """A slice per dimension of a tensor."""
@@ -90,16 +93,22 @@ def tensors(path: str | Path, wanted: Mapping[str, Share | None]) -> Iterator[tu
 
 
 def _shards(index: Path) -> list[Path]:
+    size = index.stat().st_size
+    at_most("manifest_bytes", size, f"{index}: {size:,} bytes", WeightsError)
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{index} is no index of shards ({type(error).__name__}: {error})") from error
-    for name in names:
-        if Path(name).name != name:
-            raise WeightsError(f"{index} names {name!r}, which is not in its own folder")
-        if not (index.parent / name).is_file():
+    try:
+        files = [below(index.parent, name, f"{index}: the name of a file") for name in names]
+    except UnsafeNameError as error:
+        raise WeightsError(str(error)) from error
+    for name, file in zip(names, files, strict=True):
+        if file.suffix != ".safetensors" and file.suffix not in PICKLES:
+            raise WeightsError(f"{index} names {name}, which is no checkpoint file")
+        if not file.is_file():
             raise WeightsError(f"{index} names {name}, and there is no such file")
-    return [index.parent / name for name in names]
+    return files
 
 
 def _opened(file: Path) -> Any:
@@ -112,23 +121,7 @@ def _opened(file: Path) -> Any:
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
-    try:
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:  # the format before PyTorch 1.6 cannot be mapped
-            if "mmap" not in str(error):
-                raise
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        why = " ".join(str(error).split("WeightsUnpickler error:")[-1].split("Check the doc")[0].split())[:200]
-        if "Unsupported operand" in why or "load key" in why:
-            raise WeightsError(f"{file} is no PyTorch file ({why})") from error
-        raise WeightsError(
-            f"{file} holds more than tensors, and reading that could run any code ({why}). Nothing of it was run. "
-            f"If you trust it, convert it where it was made: safetensors.torch.save_file(state_dict, ...)"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(f"{file} is no PyTorch file ({type(error).__name__}: {error})") from error
+    content = unpickled(file)
     while isinstance(content, Mapping):
         inner = next((content[key] for key in ("state_dict", "module") if isinstance(content.get(key), Mapping)), None)
         if inner is None:
@@ -137,3 +130,57 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{file} holds no state dict: expected tensors by name")
     return dict(content)
+
+
+def unpickled(source: Path | IO[bytes], name: str = "") -> Any:
+    """What ``torch.save`` wrote: tensors and plain containers on the CPU.
+
+    Args:
+        source: a file, which is mapped where that is possible, or an open one.
+        name: for messages; default: the path.
+
+    Raises:
+        WeightsError: it holds more than that, which is not run; it is packed; it is damaged.
+    """
+    name = name or str(source)
+    try:
+        if packed(source):
+            raise WeightsError(f"{name}: {PACKED}")
+        try:
+            content = torch.load(source, map_location="cpu", weights_only=True, mmap=isinstance(source, Path))
+        except RuntimeError as error:  # the format before PyTorch 1.6 cannot be mapped
+            if "mmap" not in str(error):
+                raise
+            content = torch.load(source, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        why = " ".join(str(error).split("WeightsUnpickler error:")[-1].split("Check the doc")[0].split())[:200]
+        if "Unsupported operand" in why or "load key" in why:
+            raise WeightsError(f"{name} is no PyTorch file ({why})") from error
+        raise WeightsError(
+            f"{name} holds more than tensors, and reading that could run any code ({why}). Nothing of it was run. "
+            f"If you trust it, convert it where it was made: safetensors.torch.save_file(state_dict, ...)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{name} is no PyTorch file ({type(error).__name__}: {error})") from error
+    return content
+
+
+PACKED = "holds packed members, which torch does not write and which may unpack to any size"
+
+
+def packed(source: Path | IO[bytes]) -> bool:
+    """Whether a zip archive, as which ``torch.save`` writes, holds a member that is larger than what is stored of it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with ZipFile(source) as archive:
+            return any(one.compress_type != ZIP_STORED for one in archive.infolist())
+    except (BadZipFile, ValueError, NotImplementedError):  # an older format, or damaged
+        return False
+    finally:
+        if not isinstance(source, Path):
+            source.seek(0)

@@ -43,6 +43,7 @@ from dslight.data.workers import Workers, read_batches
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import sha256
 from dslight.layout import SlotLayout
+from dslight.limits import image_formats
 from dslight.types import Grid, Question
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def image_size(data: bytes, exif: Exif = "apply") -> Grid:
         BadSample: not an image, or one that is refused.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadSample(f"image of {image.width}x{image.height} pixels is above the cap of {MAX_PIXELS}")
             turned = exif == "apply" and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)

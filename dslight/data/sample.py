@@ -22,6 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from dslight.errors import UserError
+from dslight.limits import image_formats
 from dslight.question import Question
 
 try:
@@ -234,7 +235,7 @@ def _upright(data: bytes) -> bool:
     if not _has_segment(data, 0xE1):  # EXIF would be there; asking Pillow takes longer
         return True
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9)
     except Exception:
         return False
@@ -270,7 +271,7 @@ def image_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.width}x{image.height}"
                 raise BadSample(f"image of {size} pixels is above the cap of {max_pixels}", "image-too-large")

@@ -26,9 +26,9 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dslight.data.sample import BadSample
+from dslight.data.sample import BadSample, decode_image
 from dslight.types import Grid
 
 SIDE = 1344
@@ -121,9 +121,8 @@ def folder_frames(path: Path, count: int) -> Iterator[Image.Image]:
     for i in range(count):
         file = files[(2 * i + 1) * len(files) // (2 * count)]
         try:
-            with Image.open(file) as image:
-                yield ImageOps.exif_transpose(image).convert("RGB")
-        except OSError as error:
+            yield Image.fromarray(decode_image(file.read_bytes(), alpha="drop"))
+        except (OSError, BadSample) as error:
             raise BadSample(f"frame {path.name}/{file.name}: does not decode: {error}", "image-damaged") from error
 
 

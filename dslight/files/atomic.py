@@ -7,6 +7,7 @@ hidden (``.NAME.xxxxxxxx.tmp``) and is removed by whoever next works in the fold
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dslight.files.space import room_for
+
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -63,7 +66,8 @@ def beside(path: Path, needed: int | None = None) -> Iterator[Path]:
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove what killed processes have left of a file, or of all, in a folder that the caller holds the lock of."""
     for path in folder.glob(f".{name}.*tmp"):
-        path.unlink(missing_ok=True)
+        if _PARTIAL.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dslight.metrics.functional.multiple_choice import ChoiceProtocol, parse_choice, parse_options
@@ -101,7 +102,7 @@ def pope(answers: Sequence[Answer]) -> Files:
     for subset in dict.fromkeys(answer.question.type or "pope" for answer in answers):
         own = [answer for answer in answers if (answer.question.type or "pope") == subset]
         rows = [{"question": a.question.text, "answer": a.prediction} for a in own]
-        files |= _lines(rows, f"coco_pope_{subset}.jsonl")
+        files |= _lines(rows, _file_name(f"coco_pope_{subset}.jsonl", files))
     return files
 
 
@@ -119,7 +120,7 @@ def mme(answers: Sequence[Answer]) -> Files:
             for number, pair in images.items()
             for a in pair
         ]
-        files[f"{task}.txt"] = "".join("\t".join(map(_flat, row)) + "\n" for row in rows).encode()
+        files[_file_name(f"{task}.txt", files)] = "".join("\t".join(map(_flat, row)) + "\n" for row in rows).encode()
     return files
 
 
@@ -148,7 +149,7 @@ def mmbench(answers: Sequence[Answer]) -> Files:
     book, out = Workbook(write_only=True), io.BytesIO()
     sheet = book.create_sheet()
     for row in rows:
-        sheet.append([value if isinstance(value, int) else _printable(value) for value in row])
+        sheet.append([value if isinstance(value, int) else _text(sheet, value) for value in row])
     book.save(out)
     return {"submission.xlsx": out.getvalue()}
 
@@ -184,14 +185,26 @@ def _image(answer: Answer, otherwise: str = "") -> str:
     return str(answer.question.extra.get("image") or otherwise or answer.question.question_id)
 
 
+def _file_name(name: str, taken: Container[str]) -> str:
+    """A name of its own for a file; kinds of questions are named by whoever wrote the shards."""
+    name = re.sub(r"[^\w.+-]+", "_", name)
+    while name in taken:
+        name = f"_{name}"
+    return name
+
+
 def _flat(value: Any) -> str:
     """One cell of a table with tabs."""
     return " ".join(str(value).split())
 
 
-def _printable(text: str) -> str:
-    """Without the control characters that a spreadsheet cannot hold."""
-    return "".join(char for char in text if char in "\t\n\r" or ord(char) >= 32)
+def _text(sheet: Any, text: str) -> Any:
+    """A cell of text, also where it begins as a formula would; without control characters, which it cannot hold."""
+    from openpyxl.cell import WriteOnlyCell
+
+    cell = WriteOnlyCell(sheet, "".join(char for char in text if char in "\t\n\r" or ord(char) >= 32))
+    cell.data_type = "s"
+    return cell
 
 
 FORMATS: dict[str, Callable[[Sequence[Answer]], Files]] = {

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from dslight.data.shards import ShardError, ShardReader, is_remote
+from dslight.limits import image_formats
 from dslight.recipe.compose import compose
 from dslight.recipe.errors import RecipeError
 from dslight.report.page import Gallery, Picture
@@ -80,7 +81,7 @@ def _root(run: Path, source: str) -> str | None:
 
 
 def _small(data: bytes) -> Picture:
-    with Image.open(io.BytesIO(data)) as file:
+    with Image.open(io.BytesIO(data), formats=image_formats()) as file:
         if max(file.size) > SMALL:
             file.draft("RGB", (LONGEST, LONGEST))  # a JPEG is decoded at about this size
         image = ImageOps.exif_transpose(file)

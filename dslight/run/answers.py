@@ -22,6 +22,7 @@ from dslight.files.atomic import write_atomically
 from dslight.metrics.base import Answer, TextMetric
 from dslight.metrics.benchmarks import BENCHMARKS, Benchmark
 from dslight.metrics.submission import submission
+from dslight.names import below
 from dslight.recipe.build import Experiment
 from dslight.run.folder import RunFolder
 from dslight.vlm import VLM
@@ -50,7 +51,7 @@ def write_answers(experiment: Experiment, folder: RunFolder, trainer: Any) -> di
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, text)
             for name, content in files.items():
-                place = folder.path / "submissions" / source / name
+                place = below(folder.path / "submissions" / source, name, f"data.val.{source}: a file for its server")
                 place.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(place, content)
     return facts

@@ -27,6 +27,7 @@ from dslight.data.sample import Turn
 from dslight.diagnostics.callback import Asked, Diagnose
 from dslight.files.atomic import write_atomically
 from dslight.recipe.build import Experiment
+from dslight.run.deletion import OWN
 from dslight.run.folder import RunFolder
 from dslight.types import IGNORE, Batch
 
@@ -126,7 +127,8 @@ def _write(folder: RunFolder, found: dict[str, Any], files: Mapping[str, bytes])
     place = folder.path / "diagnostics"
     place.mkdir(parents=True, exist_ok=True)
     for old in place.glob("*.png"):
-        old.unlink()
+        if OWN.fullmatch(f"{place.name}/{old.name}"):
+            old.unlink()
     for name, data in files.items():
         (place / name).write_bytes(data)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.pop("questions"))

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dslight.checkpoints.read import unpickled
+from dslight.checkpoints.sharded import is_sharded, load_state
+from dslight.components.component import WeightsError
 from dslight.files.atomic import write_atomically
 from dslight.recipe.build import Experiment, build
 from dslight.recipe.errors import RecipeError
@@ -88,7 +91,7 @@ def predict(
     Args:
         recipe: as composed.
         question: as a user would ask it; the recipe's template is put around it.
-        images: picture files of any format that Pillow reads; none for a question without an image.
+        images: picture files of a format of :func:`dslight.limits.image_formats`; none for a question without an image.
         ckpt: a checkpoint of a run, weights that ``dslight.checkpoints`` reads, or ``latest``: the newest of the run.
         max_new_tokens: limit of the answer.
         videos: files, or folders of frames; they come after the images.
@@ -162,18 +165,22 @@ def load_checkpoint(experiment: Experiment, path: Path) -> None:
     """Read a model's weights from a checkpoint of its run, whole or sharded.
 
     Nothing is unpickled but tensors and plain containers.
+
+    Raises:
+        RecipeError: it holds more than that, or is damaged.
     """
-    import torch
-
     model = experiment.model
-    if path.is_dir():
-        from torch.distributed.checkpoint import load
-
-        state = {"state_dict": model.state_dict()}
-        load(state, checkpoint_id=path)
-        model.load_state_dict(state["state_dict"])
-        return
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    try:
+        if path.is_dir():
+            state: dict[str, Any] = {"state_dict": model.state_dict()}
+            load_state(state, path)
+        else:
+            state = unpickled(path)
+            if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
+                raise WeightsError(f"{path} is no checkpoint of a run: it has no state_dict")
+    except WeightsError as error:
+        raise RecipeError(f"--ckpt: {error}") from error
+    model.load_state_dict(state["state_dict"])
 
 
 def _weights_from(checkpoint: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +192,7 @@ def _weights_from(checkpoint: Path, recipe: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _of_a_run(checkpoint: Path) -> bool:
-    return checkpoint.suffix == ".ckpt" or (checkpoint / ".metadata").exists()
+    return checkpoint.suffix == ".ckpt" or is_sharded(checkpoint)
 
 
 def _checkpoint(folder: RunFolder, ckpt: str) -> Path:

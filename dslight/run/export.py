@@ -9,7 +9,6 @@ for bit.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dslight.checkpoints.llava import llava_config, why_not_llava
+from dslight.checkpoints.sharded import is_sharded
 from dslight.checkpoints.write import field_names, write_json, write_tensors
 from dslight.components import HFCausalLM, HFVisionEncoder
 from dslight.data.images import SingleView
@@ -26,6 +26,7 @@ from dslight.files.space import room_for
 from dslight.recipe.build import Experiment, build
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
+from dslight.run.deletion import begin_folder, end_folder, give_up_folder
 from dslight.run.evaluate import load_checkpoint
 from dslight.run.folder import RunFolder, versions
 from dslight.train.lora import merged
@@ -57,6 +58,8 @@ def export(
     """
     if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise RecipeError(f"--dtype: {dtype!r} is no torch dtype; bfloat16, float16 and float32 are")
+    if out.is_symlink():
+        raise RecipeError(f"OUT: {out} is a symbolic link; name the folder itself")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RecipeError(f"OUT: {out} exists and is not empty")
     checkpoint, file = _checkpoint_and_recipe(source, recipe)
@@ -65,20 +68,16 @@ def export(
     if not isinstance(experiment.model, VLM):
         raise RecipeError("RUN_OR_CKPT: a component that was fitted alone is one file already, in the run's weights/")
     load_checkpoint(experiment, checkpoint)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = begin_folder(out)
     wanted = getattr(torch, dtype) if dtype else None
     needed = sum(tensor.numel() * (wanted or tensor.dtype).itemsize for tensor in experiment.model.parameters())
     try:
         with room_for(out, needed):
             why = _write(experiment, experiment.model, values, partial, out, wanted, shard_size)
             (partial / "README.md").write_text(_card(experiment, values, checkpoint, out, why))
-            if out.exists():
-                out.rmdir()
-            partial.rename(out)
+            end_folder(partial, out)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        give_up_folder(partial)
         raise
     return why
 
@@ -92,7 +91,7 @@ def _checkpoint_and_recipe(source: Path, recipe: Path | None) -> tuple[Path, Pat
         return found, recipe or run.recipe_file
     if not source.exists():
         raise RecipeError(f"RUN_OR_CKPT: there is no {source}")
-    if source.is_dir() and not (source / ".metadata").exists():
+    if source.is_dir() and not is_sharded(source):
         raise RecipeError(f"RUN_OR_CKPT: {source} is neither a run's folder (no recipe.yaml) nor a checkpoint")
     beside = RunFolder(source.resolve().parent.parent).recipe_file
     if recipe is None and not beside.exists():

@@ -12,9 +12,12 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from dslight.components.component import WeightsError
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.data.workers import worker_error
@@ -91,8 +94,10 @@ def make_trainer(
     """
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.pytorch import Trainer
+    from lightning.pytorch.strategies import ModelParallelStrategy
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+    from dslight.checkpoints.sharded import restore
     from dslight.train.checkpoint_io import StreamedCheckpoint
     from dslight.train.rendezvous import meet
 
@@ -115,6 +120,8 @@ def make_trainer(
         raise RecipeError(f"trainer: {error}") from error
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none of the recipe's, nor of another accelerator
         trainer.strategy.checkpoint_io = StreamedCheckpoint()
+    if isinstance(trainer.strategy, ModelParallelStrategy):  # its own way would run whatever a checkpoint holds
+        setattr(trainer.strategy, "load_checkpoint", partial(restore, trainer.strategy))  # noqa: B010
     trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     meet(trainer.strategy)
     return trainer
@@ -143,19 +150,21 @@ def _trained(experiment: Experiment) -> list[str]:
 @contextmanager
 def users_errors() -> Iterator[None]:
     """What only shows while a run goes on and is the user's to mend: a bad sample, a part that cannot train, a loss
-    that is not finite, a full disk.
+    that is not finite, a checkpoint that would run code, a full disk.
     """
     from dslight.train.callbacks import GradientError
     from dslight.train.finite import LossError
 
     try:
         yield
-    except (ShardError, BadSample, GradientError, LossError) as error:
+    except (ShardError, BadSample, GradientError, LossError, WeightsError) as error:
         raise RecipeError(str(error)) from error
     except OSError as error:
         if full := no_space(error):
             raise RecipeError(str(full)) from error
         raise
+    except UnpicklingError as error:
+        raise RecipeError(f"the checkpoint holds more than tensors, and none of it was run: {error}") from error
     except RuntimeError as error:
         if died := worker_error(error):
             raise RecipeError(str(died)) from error

@@ -14,7 +14,7 @@
     result.json        written last: the run is finished
 
 Nothing else is a run's; a sweep puts its ``run.json`` and ``log.txt`` beside these. While somebody trains there is a
-``.lock`` too (:meth:`RunFolder.held`).
+``.lock`` too (:meth:`RunFolder.held`). What may be deleted of it is said in :mod:`dslight.run.deletion`.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
+from dslight.checkpoints import sharded
 from dslight.files import locks
 from dslight.files.atomic import remove_leftovers, write_atomically
 from dslight.recipe.compose import compose, differences, to_yaml
 from dslight.recipe.errors import RecipeError
+from dslight.run.deletion import LOCK, delete_checkpoint, delete_run
 from dslight.run.processes import is_first
 
 PACKAGES = (
@@ -50,8 +50,6 @@ PACKAGES = (
     "omegaconf",
     "jsonargparse",
 )
-
-LOCK = ".lock"
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
@@ -100,10 +98,13 @@ class RunFolder:
             yield
 
     def clear(self) -> None:
-        """Delete all that is here, but the lock of who does so."""
-        for path in self.path.iterdir() if self.path.is_dir() else ():
-            if path.name != LOCK:
-                _remove(path)
+        """Delete the files of a run, but the lock of who does so; what else is here stays and is named.
+
+        Raises:
+            RecipeError: the folder is no run's, or a symbolic link lies in it; nothing is deleted then.
+        """
+        if self.path.is_symlink() or self.path.exists():
+            delete_run(self.path)
 
     def refuse_another(self, recipe: Mapping[str, Any]) -> None:
         """Raise when the folder holds a run of another recipe.
@@ -121,7 +122,11 @@ class RunFolder:
             )
 
     def open(self, recipe: Mapping[str, Any], fresh: bool = False) -> None:
-        """Begin the run of ``recipe`` here, or find it begun. ``fresh`` deletes what a run has left here."""
+        """Begin the run of ``recipe`` here, or find it begun. ``fresh`` deletes the files that a run has left here.
+
+        Raises:
+            RecipeError: for ``fresh`` where the folder is no run's, or a symbolic link lies in it.
+        """
         if fresh and self.recipe_file.exists():
             self.clear()
         self._remove_leftovers()
@@ -144,28 +149,30 @@ class RunFolder:
 
     def discard(self, step: int) -> None:
         """Remove what was written of a checkpoint, as far as it can be."""
-        with suppress(OSError):
-            _remove(self.partial(step))
+        with suppress(OSError, RecipeError):
+            delete_checkpoint(self.partial(step))
 
     def finish(self, step: int) -> None:
         """Give a whole checkpoint its name; an older one of the same step gives way."""
-        path = self.checkpoints / f"step-{step:08d}.ckpt"
-        _remove(path)
-        self.partial(step).rename(path)
+        path, partial = self.checkpoints / f"step-{step:08d}.ckpt", self.partial(step)
+        if partial.is_dir():
+            sharded.seal(partial)
+        delete_checkpoint(path)
+        partial.rename(path)
 
     def keep(self, count: int) -> None:
         """Delete all but the ``count`` newest checkpoints, and what was cut off while it was written."""
         for path in [path for _, path in self._saved()[:-count]] + list(self.checkpoints.glob(".step-*.partial")):
-            _remove(path)
+            delete_checkpoint(path)
 
     def set_aside(self, after: int) -> None:
         """Rename the checkpoints behind step ``after``, which was the newest complete one, to ``*.incomplete``."""
         for step, path in self._saved():
             if step > after:
-                _remove(path.with_suffix(".incomplete"))
+                delete_checkpoint(path.with_suffix(".incomplete"))
                 path.rename(path.with_suffix(".incomplete"))
         for path in self.checkpoints.glob(".step-*.partial"):
-            _remove(path)
+            delete_checkpoint(path)
 
     def _saved(self) -> list[tuple[int, Path]]:
         """Steps and checkpoints, the newest last."""
@@ -181,7 +188,7 @@ class RunFolder:
         for folder in (self.path, *(path for path in self.path.glob("*") if path.is_dir())):
             remove_leftovers(folder)
         for path in self.checkpoints.glob(".step-*.partial"):
-            _remove(path)
+            delete_checkpoint(path)
 
     def join_logs(self) -> None:
         """Write ``metrics.csv`` out of all attempts. A later attempt wins from the step on at which it trained."""
@@ -210,29 +217,10 @@ def _whole(row: Mapping[Any, Any]) -> bool:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint is there: a file that torch wrote to its end, or a folder that has every byte which
-    its own table of contents names, and ``meta.pt``, which is written last.
+    """Whether all of a checkpoint is there: a file that torch wrote to its end, or a folder with all that it lists (see
+    :mod:`dslight.checkpoints.sharded`). Nothing of it is unpickled.
     """
-    if checkpoint.is_file():
-        return is_zipfile(checkpoint)
-    if not is_zipfile(checkpoint / "meta.pt"):
-        return False
-    from torch.distributed.checkpoint import FileSystemReader
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    try:
-        pieces = FileSystemReader(checkpoint).read_metadata().storage_data.values()
-        ends = [(checkpoint / piece.relative_path, piece.offset + piece.length) for piece in pieces]
-        return all(file.stat().st_size >= end for file, end in ends)
-    except (OSError, EOFError, UnpicklingError, CheckpointException):
-        return False
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    return is_zipfile(checkpoint) if checkpoint.is_file() else sharded.is_complete(checkpoint)
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from dslight.recipe.ablation import Ablation, Run
 from dslight.recipe.compose import compose, differences, recipe_hash
 from dslight.recipe.errors import RecipeError
+from dslight.run.deletion import check_run
 from dslight.run.folder import RunFolder
 from dslight.run.processes import is_first, processes
 from dslight.run.sweep_together import train_together
@@ -342,12 +343,10 @@ def _share(place: int, jobs: int) -> dict[str, str]:
 
 
 def _delete(runs: Sequence[Run]) -> None:
-    """Empty the folders of ``runs``, of none while another process trains in one of them."""
-    for run in runs:
-        if run.run_dir.exists() and not (run.run_dir / "run.json").exists():
-            raise RecipeError(f"{run.run_dir}: not the folder of a sweep's run (no run.json); delete it yourself")
-    there = [RunFolder(run.run_dir) for run in runs if run.run_dir.exists()]
+    """Empty the folders of ``runs``, of none while another process trains in one of them, or one is no run's."""
+    there = [RunFolder(run.run_dir) for run in runs if run.run_dir.is_symlink() or run.run_dir.exists()]
     for folder in there:
+        check_run(folder.path)
         with folder.held():
             pass
     for folder in there:

@@ -50,7 +50,7 @@ BAD = [
     ({"id": "b6", "conversations": [*chat("Q"), *chat("Q")]}, "roles", "two human turns"),
     ({"id": "b7"}, "no-text", "neither conversations"),
     ({"id": "b8", "image": 5, "conversations": chat("<image>", "A")}, "record", "TypeError"),
-    ({"id": "b9", "image": "../data.json", "conversations": chat("<image>", "A")}, "image-name", "below a place"),
+    ({"id": "b9", "image": "../data.json", "conversations": chat("<image>", "A")}, "image-name", "leads out by .."),
     ({"id": "b10", "conversations": [{"from": "narrator", "value": "Q"}]}, "roles", "'narrator'"),
     ({"id": "b11", "conversations": "hello"}, "record", "TypeError"),
     ({"id": "b12", "conversations": chat("a lone \ud83d", "A")}, "record", "UnicodeEncodeError"),

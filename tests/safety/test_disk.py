@@ -156,7 +156,11 @@ def test_leftovers_are_removed_at_the_next_start(recipe, tmp_path):
     folder = tmp_path / "run"
     (folder / "checkpoints" / ".step-00000001.partial").mkdir(parents=True)
     (folder / "weights").mkdir()
-    for name in (".metrics.csv.0a1b2c3d.tmp", "checkpoints/.step-00000002.partial.0a1b2c3d.tmp", "weights/.p.0a.tmp"):
+    for name in (
+        ".metrics.csv.0a1b2c3d.tmp",
+        "checkpoints/.step-00000002.partial.0a1b2c3d.tmp",
+        "weights/.p.0a1b2c3d.tmp",
+    ):
         (folder / name).write_text("cut off")
     assert main(["fit", str(recipe), f"run_dir={folder}", "trainer.max_steps=1"]) == 0
     assert not list(folder.rglob(".*"))

@@ -18,6 +18,7 @@ from dslight.data.shards.format import (
     load_index,
     member_hash,
     padded,
+    place,
 )
 from dslight.files.digest import file_sha256
 
@@ -59,13 +60,18 @@ def verify(
 def verify_shard(root: Path, shard: ShardInfo) -> Iterator[Problem]:
     """The problems of one shard and its index."""
     try:
+        path = place(root, shard.name)
+    except ShardError as error:
+        yield Problem(shard.name, "", str(error))
+        return
+    try:
         index = load_index(root, shard)
     except ShardError as error:
         yield Problem(shard.index_name, "", str(error))
-        if (root / shard.name).exists() and file_sha256(root / shard.name) != shard.sha256:
+        if path.exists() and file_sha256(path) != shard.sha256:
             yield Problem(shard.name, "", "differs from what was written; without its index the keys cannot be named")
         return
-    yield from tar_problems(root / shard.name, shard, index)
+    yield from tar_problems(path, shard, index)
 
 
 def tar_problems(path: Path, shard: ShardInfo, index: Index) -> Iterator[Problem]:

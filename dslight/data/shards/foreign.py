@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from dslight.data.shards.format import (
     BLOCK,
@@ -21,6 +22,31 @@ from dslight.data.shards.format import (
 )
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import file_sha256, sha256
+from dslight.limits import LIMITS, at_most, limit, setting
+
+_CHUNK = 1 << 20
+
+
+class Headers:
+    """A file of which tar headers are read, and no more at once than a header may have: what tells how a member is
+    called, or where its holes are, may itself be of any size.
+
+    Raises:
+        ShardError: by :meth:`read`.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.path, self._file, self.seek, self.tell = path, file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        most = max(limit("header_bytes"), tarfile.RECORDSIZE)
+        if not 0 <= size <= most:
+            raise ShardError(
+                f"{self.path}: has a header of {size:,} bytes; at most {most:,} ({setting('header_bytes')}: "
+                f"{LIMITS['header_bytes'].bounds})"
+            )
+        return self._file.read(size)
 
 
 class _Indexed(NamedTuple):
@@ -87,7 +113,8 @@ def _scan_tar(path: Path) -> list[Record]:
     key, members, questions = "", [], 0
     end = 0
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, Headers(file, path)), mode="r:") as tar:
+            whole = os.fstat(file.fileno()).st_size
             for header in tar:
                 end = header.offset_data + padded(header.size)
                 if not header.isfile():
@@ -101,18 +128,22 @@ def _scan_tar(path: Path) -> list[Record]:
                 key, extension = full, extension.lower()
                 if any(extension == member.extension for member in members):
                     raise ShardError(f"{path}: {key}: has .{extension} twice; two records of one key would be merged")
+                if header.offset_data + header.size > whole:
+                    raise ShardError(f"{path}: {header.name}: the tar was cut inside this member")
+                what = f"{path}: {header.name}: has {header.size:,} bytes"
+                at_most("member_bytes", header.size, what, ShardError)
                 file.seek(header.offset_data)
                 data = file.read(header.size)
-                if len(data) != header.size:
-                    raise ShardError(f"{path}: {header.name}: the tar was cut inside this member")
                 members.append(Member(extension, header.offset_data, header.size, member_hash(data)))
                 if extension == "json":
                     questions = _count_questions(data)
             file.seek(end)
-            rest = file.read()
+            rest = 0
+            while block := file.read(_CHUNK):
+                rest += -whole if block.strip(b"\0") else len(block)
     except (tarfile.TarError, OSError) as error:
         raise ShardError(f"{path}: after {key or 'the start'}: {error}") from error
-    if len(rest) < 2 * BLOCK or rest.strip(b"\0"):
+    if rest < 2 * BLOCK:
         raise ShardError(f"{path}: does not end as a tar after {key or 'the start'}; it was cut or damaged there")
     if members:
         records.append(Record(key, tuple(members), questions))
@@ -121,7 +152,7 @@ def _scan_tar(path: Path) -> list[Record]:
 
 def _count_questions(data: bytes) -> int:
     try:
-        record = json.loads(data)
-    except ValueError:
+        record = json.loads(data) if len(data) <= limit("json_bytes") else None
+    except (ValueError, RecursionError):
         return 0
     return len(record.get("questions", ())) if isinstance(record, dict) else 0

@@ -9,7 +9,9 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import fields as dataclass_fields
+from math import prod
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from dslight.data.shards.memory import SharedMemory
 from dslight.errors import UserError
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import sha256
+from dslight.limits import at_most
+from dslight.names import UnsafeNameError, below, checked
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -44,6 +48,29 @@ class ShardInfo:
     def index_name(self) -> str:
         """File name of the index beside the tar."""
         return index_name(self.name)
+
+    @classmethod
+    def parse(cls, line: Any, where: object) -> ShardInfo:
+        """A line of a manifest or a journal, once its name stays below the folder and its numbers are numbers.
+
+        Raises:
+            ShardError: beginning with ``where``.
+        """
+        fields = {field.name: field.type for field in dataclass_fields(cls)}
+        if not isinstance(line, dict) or line.keys() != fields.keys():
+            raise ShardError(f"{where}: a shard is described by {', '.join(fields)}, not by {str(line)[:200]}")
+        try:
+            checked(line["name"], f"{where}: the name of a shard")
+        except UnsafeNameError as error:
+            raise ShardError(str(error)) from error
+        if not line["name"].endswith(".tar"):
+            raise ShardError(f"{where}: the name of a shard is {line['name']!r}; it must end in .tar")
+        for name, kind in fields.items():
+            value = line[name]
+            good = isinstance(value, str) if kind == "str" else type(value) is int and 0 <= value < 1 << 62
+            if not good:
+                raise ShardError(f"{where}: {line['name']}: its {name} is {str(value)[:80]!r}")
+        return cls(**line)
 
 
 @dataclass(frozen=True)
@@ -73,17 +100,25 @@ class Manifest:
         """
         path = Path(root) / MANIFEST
         try:
+            size = path.stat().st_size
+            at_most("manifest_bytes", size, f"{path}: has {size:,} bytes", ShardError)
             body = json.loads(path.read_text())
         except FileNotFoundError:
             hint = "plain WebDataset tars are first indexed with dslight.data.shards.index_tars"
             raise ShardError(f"{path}: missing. The folder holds no finished shards; {hint}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ShardError(f"{path}: not readable as JSON ({error})") from error
         if not isinstance(body, dict) or body.get("version") != VERSION:
             raise ShardError(f"{path}: not a manifest of version {VERSION}")
         if body.pop("checksum", None) != _checksum(body):
             raise ShardError(f"{path}: its checksum does not fit, so it was edited or damaged")
-        return cls(tuple(ShardInfo(**shard) for shard in body["shards"]), body["meta"])
+        if not isinstance(body.get("shards"), list) or not isinstance(body.get("meta"), dict):
+            raise ShardError(f"{path}: not a manifest of version {VERSION}")
+        shards = tuple(ShardInfo.parse(shard, path) for shard in body["shards"])
+        names = {str(PurePosixPath(shard.name)) for shard in shards}
+        if len(names) < len(shards) or any(str(up) in names for name in names for up in PurePosixPath(name).parents):
+            raise ShardError(f"{path}: names a shard twice, or as the folder of another")
+        return cls(shards, body["meta"])
 
 
 @dataclass(frozen=True)
@@ -152,9 +187,36 @@ class Index:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Index:
-        """Read what :meth:`to_bytes` wrote."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+        """Read what :meth:`to_bytes` wrote; no array is larger than its bytes.
+
+        Raises:
+            ShardError: it is no index, or one whose arrays do not fit each other.
+        """
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                index = cls(**{name: _array(archive, name) for name in cls.__dataclass_fields__})
+        except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, EOFError) as error:
+            raise ShardError(f"is no index of a shard ({type(error).__name__}: {error})") from error
+        index._check()
+        return index
+
+    def _check(self) -> None:
+        records, members = len(self.keys), len(self.offsets)
+        shapes = {"keys": (records,), "first": (records + 1,), "questions": (records,), "hashes": (members, 16)}
+        for name, value in vars(self).items():
+            kinds = "S" if name in ("keys", "extensions") else "u" if name == "hashes" else "i"
+            if value.dtype.kind not in kinds or value.shape != shapes.get(name, (members,)):
+                raise ShardError(f"is no index of a shard: {name} is {value.dtype} {list(value.shape)}")
+            if kinds == "i" and len(value) and value.min() < 0:
+                raise ShardError(f"is no index of a shard: {name} has a number below 0")
+        if self.first[0] or self.first[-1] != members or (np.diff(self.first) < 0).any():
+            raise ShardError("is no index of a shard: its records are not one behind the other")
+        if int(self.questions.sum(dtype=np.int64)) > int(self.sizes.sum(dtype=np.int64)):
+            raise ShardError("is no index of a shard: it has more questions than bytes")
+        try:
+            b"\n".join([*self.keys.tolist(), *self.extensions.tolist()]).decode()
+        except UnicodeDecodeError as error:
+            raise ShardError(f"is no index of a shard: {error}") from error
 
     @classmethod
     def build(cls, records: Sequence[Record]) -> Index:
@@ -210,20 +272,66 @@ def index_name(tar: str) -> str:
 
 
 def load_index(root: Path, shard: ShardInfo) -> Index:
-    """Read the index of a shard, which must be the one that the manifest names."""
-    path = root / shard.index_name
+    """Read the index of a shard, which must be the one that the manifest names.
+
+    Raises:
+        ShardError: it is not; or it leads out of the shard, or names a member that is too large to be read.
+    """
+    path = place(root, shard.index_name)
     try:
+        size = path.stat().st_size
+        at_most("index_bytes", size, f"{path}: has {size:,} bytes", ShardError)
         data = path.read_bytes()
     except FileNotFoundError:
         raise ShardError(f"{path}: missing, though the manifest names its shard") from None
     if sha256(data) != shard.index_sha256:
         raise ShardError(f"{path}: is not the index that the manifest names; it is stale or damaged")
-    return Index.from_bytes(data)
+    try:
+        index = Index.from_bytes(data)
+    except ShardError as error:
+        raise ShardError(f"{path}: {error}") from error
+    if len(index) != shard.records:
+        raise ShardError(f"{path}: has {len(index)} records, the manifest says {shard.records}")
+    if len(index.sizes):
+        if index.sizes.max() > shard.bytes or (index.offsets > shard.bytes - index.sizes).any():
+            raise ShardError(f"{path}: has members behind the end of the shard")
+        m = int(index.sizes.argmax())
+        name, size = f"{index.key(index.row_of(m))}.{index.extensions[m].decode()}", int(index.sizes[m])
+        at_most("member_bytes", size, f"{root / shard.name}: {name} has {size:,} bytes", ShardError)
+    return index
+
+
+def place(root: Path, name: str) -> Path:
+    """The path of a shard or an index below ``root``.
+
+    Raises:
+        ShardError: the name, or a symbolic link, leads out of it.
+    """
+    try:
+        return below(root, name, f"{root / MANIFEST}: the name of a file")
+    except UnsafeNameError as error:
+        raise ShardError(str(error)) from error
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of an index, which is as large as its bytes."""
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is packed, and may unpack to any size")
+    file = io.BytesIO(archive.read(info))
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if fortran and len(shape) > 1:
+        raise ValueError(f"{name} is laid out by columns")
+    if dtype.hasobject or not dtype.itemsize:
+        raise ValueError(f"{name} holds objects")
+    return np.frombuffer(file.getbuffer(), dtype, prod(shape), file.tell()).reshape(shape)
 
 
 def size_problem(root: Path, shard: ShardInfo) -> str:
     """What is wrong with a shard as far as its size tells; ``""`` if nothing."""
-    path = root / shard.name
+    path = place(root, shard.name)
     if not path.exists():
         return f"missing, with its {shard.records} records"
     size = path.stat().st_size

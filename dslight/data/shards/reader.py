@@ -21,6 +21,7 @@ from dslight.data.shards.format import (
     ShardInfo,
     load_index,
     member_hash,
+    place,
     size_problem,
 )
 from dslight.data.shards.memory import SharedMemory, is_starting
@@ -72,7 +73,7 @@ class ShardReader:
         agree in size."""
         if not len(index) or self.manifest.meta.get("indexed_in_place"):  # others may write names in several headers
             return ""
-        with (self.root / shard.name).open("rb") as file:
+        with place(self.root, shard.name).open("rb") as file:
             file.seek(int(index.offsets[0]) - BLOCK)
             header = file.read(BLOCK)
         expected = f"{index.key(0)}.{index.extensions[0].decode()}"
@@ -101,7 +102,7 @@ class ShardReader:
     def _open(self, number: int) -> _Descriptor:
         shard = self.manifest.shards[number]
         if self.remote is None:
-            return _Descriptor(self.root / shard.name)
+            return _Descriptor(place(self.root, shard.name))
         while True:
             try:
                 return _Descriptor(self.remote.shard(shard))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,11 @@ LOCK = ".lock"
 """Of a folder that is written to."""
 
 _encoded = json.JSONEncoder(ensure_ascii=False).encode
+MARK = ".written-by-dslight"
+"""In a folder whose shards were written, or are being written, by this program."""
+
+_LEFTOVER = re.compile(r"\.shard-\d{6}\.tar\.tmp")
+_SHARD = re.compile(r"shard-\d{6}\.tar")
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
 _IMAGE_MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (b"BM", "bmp"))
 
@@ -77,22 +82,48 @@ def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
         patience: seconds to wait for another writer, whose last processes may be ending just now.
 
     Raises:
-        ShardError: another writer holds the folder, or its shards are finished.
+        ShardError: another writer holds the folder, its shards are finished, or tars lie there that are none of ours.
     """
     root.mkdir(parents=True, exist_ok=True)
     if (root / MANIFEST).exists():
         raise ShardError(f"{root / MANIFEST}: these shards are finished; write to another folder or delete them")
     try:
-        with lock(root / LOCK, patience):
+        with lock(root / LOCK, patience), _claimed(root):
             remove_leftovers(root)
+            for leftover in root.glob(".shard-*.tar.tmp"):
+                if _LEFTOVER.fullmatch(leftover.name):
+                    leftover.unlink()
             yield
     except HeldError as error:
         raise ShardError(f"{root}: another writer is at work there: {error.holder}") from error
 
 
+@contextmanager
+def _claimed(root: Path) -> Iterator[None]:
+    """Mark a folder as one whose shards are written here, so that those of a killed run may be replaced or deleted."""
+    mark = root / MARK
+    if not mark.exists() and (tar := next(root.glob("*.tar"), None)):
+        raise ShardError(
+            f"{tar}: lies there already, and no unfinished run of this program wrote it (no {MARK}); it is neither "
+            f"replaced nor deleted: write to another folder"
+        )
+    mark.touch()
+    try:
+        yield
+    finally:
+        if not any(root.glob("*.tar")):
+            mark.unlink(missing_ok=True)
+
+
 def shard_name(number: int) -> str:
     """File name of a folder's shard."""
     return f"shard-{number:06d}.tar"
+
+
+def stale_shards(root: Path, expected: Container[str]) -> list[Path]:
+    """Shards, and their indexes, of an earlier, killed run with other arguments; the caller holds :func:`locked`."""
+    found = [path for path in root.glob("shard-*.tar") if _SHARD.fullmatch(path.name) and path.name not in expected]
+    return [one for path in found for one in (path, root / index_name(path.name))]
 
 
 def check_key(key: str) -> None:
@@ -185,10 +216,8 @@ class ShardWriter:
             if kind is None:
                 self._finish_shard()
                 expected = {shard.name for shard in self.shards}
-                for stale in self.root.glob("shard-*.tar"):  # of an earlier, killed run with other arguments
-                    if stale.name not in expected:
-                        stale.unlink()
-                        (self.root / index_name(stale.name)).unlink(missing_ok=True)
+                for stale in stale_shards(self.root, expected):
+                    stale.unlink(missing_ok=True)
                 Manifest(tuple(self.shards), self.meta).save(self.root)
         finally:
             if self._open is not None:
