@@ -89,7 +89,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     reports = [r for kind in ("passed", "failed", "error") for r in terminalreporter.getreports(kind)]
     rows: dict[str, list[tuple[str, str, bool]]] = {}
     for report in reports:
-        said = dict(report.user_properties)
+        said = dict(getattr(report, "user_properties", ()))
         if _ROW in said:
             promise, tried = said[_ROW]
             rows.setdefault(promise, []).append((tried, said.get("outcome", "held"), report.outcome == "passed"))
