@@ -1,4 +1,5 @@
-# make install | test | test-all | lint | quickstart | clean; make test ARGS="-x tests/data". A fresh machine needs only python3 (3.11 or newer), pip and make.
+# make install | test | test-all | lint | quickstart | clean; make test ARGS="-x tests/data". A fresh machine needs only
+# python3 (3.11 or newer), pip and make. make lock | test-oldest | test-locked | test-newest: docs/versions.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,23 +10,38 @@ SWEEP ?= $(BIN)/dslight sweep --jobs $(JOBS)
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # a process per core; one that is done takes tests over from the others. One process: make test WORKERS=0
 WORKERS ?= logical
-PYTEST = $(ONE) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+SPREAD = -n $(WORKERS) --maxprocesses 8 --dist worksteal
+PYTEST = $(ONE) $(BIN)/python -m pytest $(SPREAD)
 
-.PHONY: install test test-all lint quickstart quickstart-data clean
+.PHONY: install lock test test-all test-oldest test-locked test-newest lint quickstart quickstart-data clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+# the versions that were tested together, all of them: pip has nothing to choose
+$(VENV)/.installed: pyproject.toml requirements.lock | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# the newest versions within the ranges of pyproject.toml, for every Python that it allows
+lock: | $(BIN)/python
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewest --python-version 3.11 --all-extras \
+	  --no-annotate --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
 test: install
 	$(PYTEST) $(ARGS)
 
 test-all: install
 	$(PYTEST) -m 'slow or not slow' $(ARGS)
+
+# other versions, in environments of their own; a run of all tests writes its row of docs/versions.md
+test-oldest test-locked test-newest: test-%: install
+	$(BIN)/python .ci/versions.py $* $(if $(ARGS),,--row) $(SPREAD) $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

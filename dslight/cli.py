@@ -7,9 +7,11 @@ Imports wait until a verb needs them, so that ``dslight --help`` answers at once
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 RECIPE = "a YAML file, e.g. recipes/quickstart/deepstack_l.yaml"
@@ -96,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if rest:  # argparse takes no key=value that stands behind an option
         args.overrides = [*args.overrides, *rest]
+    _say_untested()
     try:
         return _VERBS[args.verb](args)
     except KeyboardInterrupt:
@@ -112,6 +115,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"{_below_bars()}dslight: {readable(str(said))}", file=sys.stderr)
         return 1
+
+
+@cache
+def _say_untested() -> None:
+    """Once per process, and by the first of several: which libraries are not those that the tests ran with."""
+    from dslight.versions import untested
+
+    if os.environ.get("RANK", "0") == "0" and (found := untested()):
+        print(f"dslight: not tested with {', '.join(found)}", file=sys.stderr)
 
 
 def _below_bars() -> str:

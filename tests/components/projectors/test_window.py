@@ -25,7 +25,9 @@ def theirs(width: int, rate: str, corner: int | None = None, **qformer) -> nn.Mo
         text_config={"hidden_size": D, "num_attention_heads": 1},
         qformer_config={
             "model_type": "blip_2_qformer", "num_hidden_layers": 1, "intermediate_size": 24,
-            "cross_attention_frequency": 1, "use_qformer_text_input": False, **qformer,
+            "cross_attention_frequency": 1, "use_qformer_text_input": False,
+            # newer versions of transformers take these from vision_config
+            "hidden_size": width, "encoder_hidden_size": width, "num_attention_heads": width // 64, **qformer,
         },
         downsample_rate=rate,
     )  # fmt: skip
