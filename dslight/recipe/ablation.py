@@ -12,7 +12,7 @@
     grid:
       seed: [0, 1]
       stage.train.projector.lr: [0.002, 0.004]
-    report: {title: ..., baseline: low, text: ...}
+    report: {title: ..., baseline: low, claims: [...]}      # see dslight.recipe.report_section
 
 Decided here: a run is, later wins, the file's recipe < the variant's bases < the variant < the point of the grid < the
 command line. So ``trainer.max_steps=2`` shortens every run, whatever its variant says. Overrides of ``variants.``,
@@ -44,6 +44,7 @@ from dslight.recipe.compose import (
     resolve,
 )
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.report_section import ReportSection, report_section
 
 ABLATION_KEYS = ("variants", "grid", "report")
 VARIANT_KEYS = ("bases", "grid", "cost")
@@ -90,7 +91,7 @@ class Ablation:
         overrides: the command line that went into it.
         runs: in the order of the file.
         run_dir: the folder that holds the runs: the file's ``run_dir``, else ``runs/<name>``.
-        report: the file's ``report``, resolved.
+        report: what the file says under ``report``, checked.
     """
 
     name: str
@@ -98,15 +99,15 @@ class Ablation:
     overrides: tuple[str, ...]
     runs: list[Run]
     run_dir: Path
-    report: dict[str, Any]
+    report: ReportSection
 
 
 def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
     """Read an ablation file and compose the recipe of each of its runs.
 
     Raises:
-        RecipeError: what ``compose`` raises, with the variant's name; variants or a grid of the wrong form; a key of
-            the grid that a variant or the command line sets; two equal runs.
+        RecipeError: what ``compose`` raises, with the variant's name; variants, a grid or a report of the wrong form; a
+            key of the grid that a variant or the command line sets; two equal runs.
     """
     path = Path(path)
     from_files, from_command_line = read_layers(path), [parse_override(text) for text in overrides]
@@ -154,7 +155,8 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
             except RecipeError as error:
                 raise RecipeError(f"{where}: {error}") from error
             runs.append(Run(len(runs), arm, point, recipe, run_dir, run_layers, float(cost)))
-    return Ablation(name, path, tuple(overrides), runs, folder, report)
+    said = report_section(report, [str(arm) for arm in variants or [name]])
+    return Ablation(name, path, tuple(overrides), runs, folder, said)
 
 
 def _recipe_layers(layers: Sequence[Layer]) -> list[Layer]:

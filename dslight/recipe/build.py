@@ -84,6 +84,14 @@ class Experiment:
             return None
         return self.model.stacking.slot_layout(self.model.vision_encoder, self.model.projector)
 
+    @property
+    def context(self) -> tuple[int, ...]:
+        """What stands at the visual positions of the sequence (see :meth:`SlotLayout.order`), for an image that is cut
+        into the largest grid; empty for a component alone.
+        """
+        grid, (height, width) = self.largest_grid, self.encoder.image_size
+        return self.slots.order(grid, (grid[0] * height, grid[1] * width)) if self.slots else ()
+
 
 def check(recipe: Mapping[str, Any]) -> Experiment:
     """The experiment on the meta device: all shapes, no memory, no weights, no data.

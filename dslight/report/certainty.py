@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from dslight.recipe.errors import RecipeError
 from dslight.report import plots
-from dslight.report.benchmarks import LIKELY, RETRAINED, Benchmarks, Comparison, base_of, compare
-from dslight.report.page import Figure, Section, Table, link
-from dslight.report.paper import CELLS, in_html, paper_table, title_of
+from dslight.report.benchmarks import Benchmarks
+from dslight.report.page import Figure, Pages, Section, Table, link
+from dslight.report.paper import paper_table, title_of
+from dslight.report.rows import LIKELY, PERCENT, RETRAINED, Comparison
 from dslight.report.runs import Result
 from dslight.report.statistics import RESAMPLES, Interval
-from dslight.report.table import Row, Unit, paired_differences, rows
 
-Pages = Mapping[tuple[str, str, str], str]
-"""Address of the page of a comparison by (arm, base, source)."""
-
-Pair = tuple[Row, Row, Comparison | None]
-"""Two arms, and how they compare question by question."""
-
-_QUESTIONS, _SEEDS = ["Δ [95 %, other questions]", "p"], ["[95 %, and other seeds]", "p"]
+_QUESTIONS = ["Δ [95 %, other questions]", "p, other questions"]
+_SEEDS = ["95 %, and other seeds", "p, and other seeds"]
 
 
 def sections(made: Benchmarks, baseline: str | None, pages: Pages) -> list[Section]:
     """All benchmarks side by side where there are several, and how sure the scores and differences are."""
     found = []
     if len(made.sources) > 1:
-        found.append(Section("Benchmarks", [replace(paper_table(made, in_html), caption=CELLS)]))
+        found.append(Section("Benchmarks", [paper_table(made)]))
     if (sure := table(made, pages)) is not None:
-        said = [*said_of_intervals(made), *(["A difference leads to its questions."] if pages else [])]
+        said = [*said_of_intervals(made), *(["Arms and differences lead to their questions."] if pages else [])]
         found.append(Section("Question by question", [replace(sure, caption=" ".join(said)), *_figure(made, baseline)]))
     return found
 
@@ -48,42 +42,12 @@ def table(made: Benchmarks, pages: Pages) -> Table | None:
             if cell.estimate is None:
                 continue
             found, one = cell.estimate, cell.comparison
-            line = [row.label, *([title_of(source)] if several else [])]
+            line = [link(row.label, pages.get((row.label, None, source))), *([title_of(source)] if several else [])]
             line += [f"{found.questions:,}", estimated(found.value, found.over_questions)]
             if one is not None:
                 line += [*_difference(one, pages)[: len(over)], shown_p(one.p_holm)]
             lines.append(line + ["–"] * (len(head) - len(line)))
     return Table(head, lines, names=2 if several else 1)
-
-
-def pairs_of(results: Sequence[Result], wanted: Sequence[Sequence[str]]) -> list[Pair]:
-    """The pairs of arms that an ablation asks for, compared on the source of their headline.
-
-    Raises:
-        RecipeError: one that is no pair.
-    """
-    found = []
-    for pair in wanted:
-        if len(pair) != 2:
-            raise RecipeError(f"report.compare: {pair!r} must be a pair of arms, as in [[deepstack, low]]")
-        for row in rows([result for result in results if result.arm in pair], baseline=pair[1]):
-            if row.arm == pair[0] and row.delta is not None:
-                found.append((row, base_of(row)))
-    sources = [row.headline.split("/")[1] if row.headline.startswith("val/") else "" for row, _ in found]
-    compared = compare([(row, base, source) for (row, base), source in zip(found, sources, strict=True)])
-    return [(row, base, one) for (row, base), one in zip(found, compared, strict=True)]
-
-
-def pair_table(pairs: Sequence[Pair], pages: Pages) -> Table | None:
-    """Pairs of arms seed by seed and, where there are per-question files, question by question."""
-    sure = _over([one for *_, one in pairs if one is not None])
-    lines = []
-    for row, base, one in pairs:
-        by_seed = paired_differences(row.results, base.results)
-        single = ", ".join(f"seed {seed}: {row.unit(value, signed=True)}" for seed, value in by_seed.items())
-        line = [f"{row.label} − {base.label}", row.unit(row.delta, signed=True), str(row.shared), single]
-        lines.append(line + (["–"] * len(sure) if one is None else _difference(one, pages)[: len(sure)]))
-    return Table(["difference", "mean", "seeds", "each", *sure], lines) if lines else None
 
 
 def said_of_marks(made: Benchmarks, baseline: str | None) -> list[str]:
@@ -108,7 +72,8 @@ def said_of_intervals(made: Benchmarks) -> list[str]:
     ]
     if _over(made.comparisons)[2:]:
         said.append(
-            "For other seeds, Student's t of what the seeds differ by is added, since so few cannot be resampled."
+            "For other seeds, Student's t of what the seeds differ by is added, since so few cannot be resampled; "
+            "intervals end where scores and their differences do."
         )
     elif made.comparisons:
         said.append("One seed says nothing about another.")
@@ -140,13 +105,7 @@ def said_of_other_metrics(made: Benchmarks) -> list[str]:
 
 def estimated(value: float, interval: Interval, signed: bool = False) -> str:
     """``+17.2 [15.9, 18.4]``, in percent."""
-    return f"{Unit(100.0, '%')(value, signed=signed)} {bounds(interval, signed)}"
-
-
-def bounds(interval: Interval, signed: bool = False) -> str:
-    """``[15.9, 18.4]``, in percent."""
-    percent = Unit(100.0, "%")
-    return f"[{percent(interval.low, signed=signed)}, {percent(interval.high, signed=signed)}]"
+    return f"{PERCENT(value, signed)} {PERCENT.interval(interval, signed)}"
 
 
 def shown_p(p: float | None) -> str:
@@ -162,20 +121,9 @@ def _over(comparisons: Sequence[Comparison]) -> list[str]:
 
 def _figure(made: Benchmarks, baseline: str | None) -> list[Figure]:
     """The differences on the first benchmark."""
-    first = [one for one in made.comparisons if one.source == made.sources[0]]
-    arms = [
-        (
-            one.arm,
-            one.difference.value,
-            (one.difference.over_questions.low, one.difference.over_questions.high),
-            None
-            if one.difference.over_seeds is None
-            else (one.difference.over_seeds.low, one.difference.over_seeds.high),
-        )
-        for one in first
-    ]
-    svg = plots.differences(arms, baseline or "the baseline")
-    caption = "Intervals of 95 %: thick, other questions; thin, other questions and other seeds."
+    first = [(one.arm, one.difference) for one in made.comparisons if one.source == made.sources[0]]
+    svg = plots.differences(first, baseline or "the baseline")
+    caption = "Intervals of 95 %: thick, other questions; thin, other questions and other seeds; an arrow: it goes on."
     return [] if svg is None else [Figure(f"{title_of(made.sources[0])}: differences", svg, caption)]
 
 
@@ -184,10 +132,9 @@ def _difference(one: Comparison, pages: Pages) -> list[str]:
     found = one.difference
     again = found.over_seeds
     shown = estimated(found.value, found.over_questions, signed=True)
-    address = pages.get((one.arm, one.base, one.source))
     return [
-        link(shown, address) if address else shown,
+        link(shown, pages.get((one.arm, one.base, one.source))),
         shown_p(found.over_questions.p),
-        "–" if again is None else bounds(again, signed=True),
+        "–" if again is None else PERCENT.interval(again, signed=True),
         "–" if again is None else shown_p(again.p),
     ]

@@ -19,8 +19,8 @@ from typing import Any
 from markupsafe import Markup
 
 from dslight.report.page import Figure, Section, Table
+from dslight.report.rows import PERCENT, Unit
 from dslight.report.runs import Result
-from dslight.report.table import Unit
 
 SHOWN = 4
 """Heat maps of an arm on the page; the others are in its folder."""
@@ -34,7 +34,7 @@ def sections(results: Sequence[Result]) -> list[Section]:
     for result in results:
         file = result.path / "diagnostics.json"
         if file.is_file():
-            arms.setdefault(_label(result), []).append((result, json.loads(file.read_text(encoding="utf-8"))))
+            arms.setdefault(result.label, []).append((result, json.loads(file.read_text(encoding="utf-8"))))
     if not arms:
         return []
     found = {arm: [one for _, one in runs] for arm, runs in arms.items()}
@@ -48,10 +48,6 @@ def sections(results: Sequence[Result]) -> list[Section]:
     if without:
         parts.append(f"Without stacks, so with nothing to measure: {', '.join(without)}.")
     return [Section("Do the stacks do anything?", parts)]
-
-
-def _label(result: Result) -> str:
-    return ", ".join([result.arm, *(f"{key.rpartition('.')[2]} {value}" for key, value in result.setting)])
 
 
 def _norms(found: Mapping[str, Sequence[Found]]) -> Iterator[Table]:
@@ -113,7 +109,7 @@ def _comparisons(source: str, arms: Mapping[str, Sequence[tuple[Result, Found]]]
     order = sorted(ways, key=lambda name: (name in ("permuted", "other_image"), name == "without_any"))
     scores = {arm: [_scores(result.path, source) for result, _ in runs] for arm, runs in compared.items()}
     scored = [score for runs in scores.values() for run in runs for way in run.values() for score in way.values()]
-    unit = Unit(100.0, "%") if all(0 <= score <= 1 for score in scored) else Unit(1.0, "")
+    unit = PERCENT if all(0 <= score <= 1 for score in scored) else Unit(1.0, "")
     asked = [str(len({number for run in runs for number in run["all"]})) for runs in scores.values()]
     lines = [[ways[name], *(_cell(runs, name, unit) for runs in scores.values())] for name in order]
     yield Table(

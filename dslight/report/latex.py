@@ -1,4 +1,4 @@
-r"""The table of the paper in LaTeX, with nothing but booktabs.
+r"""A table of the report in LaTeX, with nothing but booktabs.
 
 One file for both uses: compiled by itself it is a document, and ``\input`` into one it is a ``table``. LaTeX redefines
 ``\documentclass`` once a document has one, by which the file knows.
@@ -6,10 +6,13 @@ One file for both uses: compiled by itself it is a document, and ``\input`` into
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from dslight.report.benchmarks import LIKELY, RETRAINED, Benchmarks
-from dslight.report.paper import paper_table
+from markupsafe import Markup
+
+from dslight.report.page import Table
+from dslight.report.rows import LIKELY, RETRAINED
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -25,10 +28,13 @@ _TEX = {
 } | {character: f"\\{character}" for character in "&%$#_{}"}
 
 
-def to_latex(made: Benchmarks, caption: str, notes: Sequence[str]) -> str:
-    """The table, its caption, and the notes below it."""
-    table = paper_table(made, _cell, escape)
-    rows = "\n".join(f"{' & '.join(line)} \\\\" for line in table.rows)
+_TAGS = {"<strong>": r"\textbf{", "</strong>": "}", '<span class="small">': r"{\footnotesize ", "</span>": "}"}
+
+
+def to_latex(table: Table, title: str, notes: Sequence[str]) -> str:
+    """The table under its title, and the notes below it."""
+    head, *rows = (f"{' & '.join(map(_cell, line))} \\\\" for line in (table.head, *table.rows))
+    body = "\n".join(rows)
     return rf"""% \input this into a document with \usepackage{{booktabs}}, or compile it as it is
 \expandafter\ifx\csname @twoclasseserror\endcsname\documentclass\else
 \def\tablebegins{{\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}}}
@@ -36,12 +42,12 @@ def to_latex(made: Benchmarks, caption: str, notes: Sequence[str]) -> str:
 \expandafter\tablebegins\fi
 \begin{{table}}
 \centering\small\setlength{{\tabcolsep}}{{4pt}}
-\caption{{{escape(caption)}}}
+\caption{{{escape(title)}}}
 \begin{{tabular}}{{l{"r" * (len(table.head) - 1)}}}
 \toprule
-{" & ".join(table.head)} \\
+{head}
 \midrule
-{rows}
+{body}
 \bottomrule
 \end{{tabular}}
 
@@ -56,6 +62,8 @@ def escape(text: str) -> str:
     return "".join(_TEX.get(character, character) for character in text)
 
 
-def _cell(score: str, delta: str, mark: str, best: bool) -> str:
-    shown = rf"\textbf{{{escape(score)}}}" if best else escape(score)
-    return shown + (rf" {{\footnotesize({escape(delta)}{escape(mark)})}}" if delta else "")
+def _cell(cell: str) -> str:
+    if not isinstance(cell, Markup):
+        return escape(cell)
+    pieces = re.split("(<[^>]*>)", cell)  # every second one is a tag
+    return "".join(_TAGS.get(one, "") if i % 2 else escape(Markup(one).unescape()) for i, one in enumerate(pieces))

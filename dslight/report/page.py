@@ -1,20 +1,24 @@
-"""The report as one HTML file that needs nothing else: no script, no font, no picture from elsewhere.
+"""The report as a document: titled sections of tables, figures, pictures, claims and prose.
 
-Whoever has something to add to it gives a ``Section``; pages of their own (``diffs``) share its style and macros.
+One HTML file that needs nothing else (no script, no font, no picture from elsewhere), and the same in markdown, without
+what is drawn. Pages of their own (``question_pages``) share its style and macros.
 """
 
 from __future__ import annotations
 
 import base64
-import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+Pages = Mapping[tuple[str, str | None, str], str]
+"""Address of a page of questions by (arm, arm that it is compared with or ``None``, source)."""
 
 
 @dataclass(frozen=True)
@@ -64,34 +68,34 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Section:
-    """A titled card of the report: tables, figures, pictures and prose (a string, see ``prose``) in their order."""
+class Outcome:
+    """A claim, whether it held (``None``: it cannot be checked), and the numbers that say so."""
 
-    title: str
-    parts: Sequence[Table | Figure | Gallery | str]
+    kind: ClassVar = "outcome"
+    say: str
+    held: bool | None
+    numbers: Sequence[str]
+
+    @property
+    def verdict(self) -> str:
+        """In capitals."""
+        return {True: "HELD", False: "NOT HELD", None: "NOT CHECKED"}[self.held]
 
 
 @dataclass(frozen=True)
-class Page:
-    """Everything that the page shows, in its order."""
+class Section:
+    """A titled card of the report, its parts in their order; a string is markdown.
+
+    ``style``: ``headline``, ``warn``, ``figures`` (a card for each), or nothing.
+    """
 
     title: str
-    summary: str
-    table: Table
-    notes: Sequence[str]
-    figures: Sequence[Figure]
-    runs: Table
-    sections: Sequence[Section] = ()
-    missing: Sequence[str] = ()
-    comparisons: Table | None = None
-    references: Table | None = None
-    text: str = ""
-    commands: Sequence[str] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    parts: Sequence[Table | Figure | Gallery | Outcome | str]
+    style: str = ""
 
 
-def render(page: Any, template: str = "page.html") -> str:
-    """The HTML of a page by a template of this folder, which sees it as ``page``."""
+def render(template: str, **content: Any) -> str:
+    """The HTML that a template of this folder makes of ``content``."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -99,46 +103,58 @@ def render(page: Any, template: str = "page.html") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"prose": prose, "svg": Markup}
-    return environment.get_template(template).render(page=page).lstrip()
+    environment.filters |= {"prose": prose, "svg": Markup, "cut": _cut}
+    return environment.get_template(template).render(content).lstrip()
 
 
-def link(text: str, target: str) -> Markup:
-    """A cell that leads to a file beside the page."""
-    return Markup('<a href="{}">{}</a>').format(target, text)
+def _cut(text: Any) -> str:
+    text, most = str(text), 1200
+    return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} more characters)"
+
+
+def link(text: str, target: str | None) -> str:
+    """A cell that leads to a file beside the page, if there is one."""
+    return Markup('<a href="{}">{}</a>').format(target, text) if target else text
 
 
 def prose(text: str) -> Markup:
-    """Paragraphs, ``- lists``, ``# headings``, ``**bold**``, ``*italics*``, `` `code` `` as HTML; the rest escaped."""
-    parts = []
-    for block in re.split(r"\n\s*\n", text.strip()):
-        # a line that begins an item begins a piece of its own; the lines after it belong to it
-        pieces: list[str] = []
-        for line in map(str.strip, block.splitlines()):
-            if not pieces or line.startswith(("- ", "#")) or pieces[-1].startswith("#"):
-                pieces.append(line)
-            else:
-                pieces[-1] += f" {line}"
-        for tag, group in itertools.groupby(pieces, key=_tag):
-            texts = [_inline(piece.lstrip("#").removeprefix("- ").strip()) for piece in group]
-            if tag == "li":
-                parts.append("<ul>" + "".join(f"<li>{text}</li>" for text in texts) + "</ul>")
-            else:
-                parts += [f"<{tag}>{text}</{tag}>" for text in texts]
-    return Markup("\n".join(parts))
+    """Markdown as HTML; whatever looks like HTML in it is shown as it stands."""
+    return Markup(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
 
 
-def _tag(piece: str) -> str:
-    return "h3" if piece.startswith("#") else "li" if piece.startswith("- ") else "p"
+def to_markdown(sections: Sequence[Section]) -> str:
+    """The sections that have words, with their titles."""
+    found = [(section.title, list(filter(None, map(_part_to_markdown, section.parts)))) for section in sections]
+    return "\n".join(f"## {title}\n\n" + "\n".join(parts) for title, parts in found if parts)
 
 
-def _inline(text: str) -> str:
-    html = str(escape(text))
-    parts = re.split(r"`([^`]+)`", html)  # every second part is code, in which a star is a star
-    for i, part in enumerate(parts):
-        if i % 2:
-            parts[i] = f"<code>{part}</code>"
-        else:
-            part = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", part)
-            parts[i] = re.sub(r"\*(\S(?:.*?\S)?)\*", r"<em>\1</em>", part)
-    return "".join(parts)
+def _part_to_markdown(part: Table | Figure | Gallery | Outcome | str) -> str:
+    if isinstance(part, Table):
+        caption = f"\n{part.caption}\n" if part.caption else ""
+        return table_to_markdown(part) + caption
+    if isinstance(part, Outcome):
+        mark = "✅" if part.held else "❌"
+        return "".join(
+            [
+                f"- {mark} **{part.verdict}**: {part.say}\n",
+                *(f"  - {_cell_to_markdown(line)}\n" for line in part.numbers),
+            ]
+        )
+    return f"{part.rstrip()}\n" if isinstance(part, str) and part else ""
+
+
+def table_to_markdown(table: Table) -> str:
+    """A table in (GitHub's) markdown, numbers to the right."""
+    cells = [[_cell_to_markdown(cell) for cell in line] for line in (table.head, *table.rows)]
+    columns = []
+    for i, column in enumerate(zip(*cells, strict=True)):
+        width = max(3, *map(len, column))  # a rule of fewer dashes is none everywhere
+        rule, side = ("-" * width, "<") if i < table.names else ("-" * (width - 1) + ":", ">")
+        columns.append([f"{text:{side}{width}}" for text in (column[0], rule, *column[1:])])
+    return "".join(f"| {' | '.join(line)} |\n" for line in zip(*columns, strict=True))
+
+
+def _cell_to_markdown(cell: str) -> str:
+    if isinstance(cell, Markup):
+        cell = Markup(re.sub("</?strong>", "**", cell)).striptags()
+    return cell.replace("|", r"\|")

@@ -30,7 +30,6 @@ class Answers:
         ids: by question; the second one of the same id is called ``ID#2``.
         scores: float64 ``[Q]`` in 0..1, nan for an answer that was not scored (hidden, or judged elsewhere).
         types: by question, "" for none.
-        unresolved: the number of answers that the protocol could not read.
         places: int64 ``[Q]``, where the lines begin.
     """
 
@@ -38,13 +37,7 @@ class Answers:
     ids: tuple[str, ...]
     scores: NDArray[np.float64]
     types: tuple[str, ...]
-    unresolved: int
     places: NDArray[np.int64] = field(repr=False)
-
-    @property
-    def source(self) -> str:
-        """Name of the source in the recipe."""
-        return self.path.stem
 
     @property
     def mean(self) -> float:
@@ -88,7 +81,7 @@ def aligned(runs: Sequence[Answers]) -> tuple[tuple[str, ...], NDArray[np.float6
 
 def _read(path: Path) -> Answers:
     seen: dict[str, int] = {}
-    ids, scores, types, places, place, unresolved = [], [], [], [], 0, 0
+    ids, scores, types, places, place = [], [], [], [], 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -96,6 +89,8 @@ def _read(path: Path) -> Answers:
                     entry = json.loads(line)
                     one, score = str(entry["question_id"]), entry["score"]
                     scores.append(float("nan") if score is None else float(score))
+                    if scores[-1] < 0 or scores[-1] > 1:
+                        raise ValueError(f"score: {score} is not in 0..1")
                 except (ValueError, KeyError, TypeError) as error:
                     raise RecipeError(
                         f"{path}:{number}: not a line of answers ({type(error).__name__}: {error}); it needs a "
@@ -106,6 +101,5 @@ def _read(path: Path) -> Answers:
                 ids.append(sys.intern(one if seen[one] == 1 else f"{one}#{seen[one]}"))
                 types.append(sys.intern(str(entry.get("type") or "")))
                 places.append(place)
-                unresolved += bool(entry.get("unresolved"))
             place += len(line)
-    return Answers(path, tuple(ids), np.array(scores, np.float64), tuple(types), unresolved, np.array(places, np.int64))
+    return Answers(path, tuple(ids), np.array(scores, np.float64), tuple(types), np.array(places, np.int64))

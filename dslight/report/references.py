@@ -5,51 +5,37 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from dslight.recipe.errors import RecipeError
-from dslight.report.page import Table
-from dslight.report.table import Unit
+from dslight.recipe import report_section
+from dslight.report.page import Section, Table
+from dslight.report.rows import Unit
 
 Reference = tuple[str, float | None, str]
 """Label, score, where it comes from (or why there is none)."""
 
 
-def read(entries: Sequence[Mapping[str, Any]]) -> list[Reference]:
-    """The entries of ``report.references``.
-
-    Raises:
-        RecipeError: one without a label, or without a value and a place to find it.
-    """
+def read(entries: Sequence[report_section.Reference]) -> list[Reference]:
+    """The entries of ``report.references``."""
     found: list[Reference] = []
     for entry in entries:
-        if "label" not in entry or not ("value" in entry or {"file", "key"} <= set(entry)):
-            raise RecipeError(
-                f"report.references: {dict(entry)!r} must have a label and a value, or a label, a file and a key"
-            )
-        if "value" in entry:
-            found.append((entry["label"], float(entry["value"]), "given in the ablation file"))
+        if entry.file is None or entry.key is None:
+            found.append((entry.label, entry.value, "given in the ablation file"))
             continue
-        path, node = Path(entry["file"]), None
+        path, node = Path(entry.file), None
         if path.is_file():
             node = json.loads(path.read_text(encoding="utf-8"))
-            for part in str(entry["key"]).split("."):
+            for part in entry.key.split("."):
                 node = node.get(part) if isinstance(node, Mapping) else None
         if isinstance(node, (int, float)):
-            found.append((entry["label"], float(node), f"{path}: {entry['key']}"))
+            found.append((entry.label, float(node), f"{path}: {entry.key}"))
         else:
-            found.append(
-                (entry["label"], None, f"no {entry['key']} in {path}" if path.is_file() else f"there is no {path}")
-            )
+            why = f"no {entry.key} in {path}" if path.is_file() else f"there is no {path}"
+            found.append((entry.label, None, why))
     return found
 
 
-def table(references: Sequence[Reference], scale: Unit) -> Table | None:
-    """Them with where they come from; ``None`` for none."""
-    if not references:
-        return None
-    return Table(
-        ["reference", "from", f"score {scale.name}".strip()],
-        [[label, origin, scale(score)] for label, score, origin in references],
-        names=2,
-    )
+def section(references: Sequence[Reference], scale: Unit) -> Section:
+    """Them with where they come from."""
+    lines = [[label, origin, scale(score)] for label, score, origin in references]
+    table = Table(["reference", "from", f"score {scale.name}".strip()], lines, names=2)
+    return Section("References", [table] if lines else [])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,12 @@ class Result:
         scores: of ``result.json`` and of ``scores.json``, which ``dslight validate`` writes; the newer file wins.
         sources: how each was asked and judged, from the same files.
         rescored: the checkpoint of a newer ``scores.json``.
-        curves: per metric its (step, value) pairs, by step.
+        curves: per metric its (step, value) pairs, by step; of validations, those while training.
+        validated_on: where a validation while training was on a slice of the questions, the key that says so.
         versions: of the libraries, as ``result.json`` or else ``environment.json`` has them.
         commit: of the git checkout, or ``None``.
+        label: the arm, and the setting where the runs that were collected have several.
+        read: the answers, once they are.
     """
 
     path: Path
@@ -47,8 +50,11 @@ class Result:
     sources: dict[str, dict[str, Any]]
     rescored: str | None
     curves: dict[str, list[tuple[int, float]]]
+    validated_on: str
     versions: dict[str, str]
     commit: str | None
+    label: str
+    read: list[dict[str, Answers]] = field(default_factory=list, repr=False)
 
     @property
     def headline(self) -> str:
@@ -58,17 +64,23 @@ class Result:
     @property
     def accuracy(self) -> float | None:
         """The headline score; ``None`` when the run has none."""
-        return self.number("accuracy")
+        return _finite(self.scores.get(self.headline, self.values.get("accuracy")))
+
+    def judged_by(self, key: str) -> Result:
+        """The run with another headline: a key of the scores, or of ``result.json``."""
+        return replace(self, values={**self.values, "headline": key, "accuracy": self.number(key)})
 
     @property
     def setting(self) -> tuple[tuple[str, str], ...]:
         """The point without the seed: runs of one arm that share it differ by seed alone."""
-        return tuple((key, str(value)) for key, value in self.point.items() if key != "seed")
+        return tuple((key.rpartition(".")[2], str(value)) for key, value in self.point.items() if key != "seed")
 
-    @cached_property
+    @property
     def answers(self) -> dict[str, Answers]:
         """The answers by source, read when they are first asked for."""
-        return read_answers(self.path)
+        if not self.read:
+            self.read.append(read_answers(self.path))
+        return self.read[0]
 
     @cached_property
     def headlines(self) -> dict[str, str]:
@@ -78,11 +90,6 @@ class Result:
             if key.startswith("val/") and key.count("/") > 1:
                 first.setdefault(key.split("/")[1], key)
         return first | {source: facts["headline"] for source, facts in self.sources.items() if "headline" in facts}
-
-    def score(self, source: str) -> float | None:
-        """The benchmark's number on a source; ``None`` when the run has none."""
-        value = self.scores.get(self.headlines.get(source, ""))
-        return _finite(value)
 
     def number(self, key: str) -> float | None:
         """A number of ``result.json``, ``parameters.total`` for a nested one; ``None`` if missing or not finite."""
@@ -97,16 +104,9 @@ def _finite(value: Any) -> float | None:
     return value if is_number and abs(value) < float("inf") else None
 
 
-@dataclass(frozen=True)
-class Unfinished:
-    """A run that is not in the report, and why."""
-
-    name: str
-    reason: str
-
-
-def collect(source: Ablation | Iterable[str | Path]) -> tuple[list[Result], list[Unfinished]]:
-    """The finished runs of an ablation, or below some folders, in the ablation's order; and the runs that are left out.
+def collect(source: Ablation | Iterable[str | Path]) -> tuple[list[Result], list[str]]:
+    """The finished runs of an ablation, or below some folders, in the ablation's order; and which are left
+    out, and why.
 
     Raises:
         RecipeError: a folder that does not exist, or no run at all.
@@ -120,11 +120,13 @@ def collect(source: Ablation | Iterable[str | Path]) -> tuple[list[Result], list
         values = _read_json(folder / "result.json")
         if values is None:
             started = any((folder / name).exists() for name in ("run.json", "recipe.yaml"))
-            unfinished.append(Unfinished(str(folder), "started, not finished" if started else "not started"))
+            unfinished.append(f"{folder}: {'started, not finished' if started else 'not started'}")
         elif wanted is not None and values.get("recipe_hash") != wanted:
-            unfinished.append(Unfinished(str(folder), _other(folder, source)))
+            unfinished.append(f"{folder}: {_other(folder, source)}")
         else:
             results.append(_result(folder, values))
+    if len({result.setting for result in results}) > 1:
+        results = [replace(one, label=" ".join([one.arm, *map("=".join, one.setting)])) for one in results]
     return results, unfinished
 
 
@@ -158,10 +160,15 @@ def _result(folder: Path, values: dict[str, Any]) -> Result:
     seed = values.get("seed", point.get("seed"))
     files = [folder / "result.json", folder / "scores.json"]
     found = sorted(filter(Path.exists, files), key=lambda file: file.stat().st_mtime_ns)
+    recipe = compose(folder / "recipe.yaml") if (folder / "recipe.yaml").exists() else {}
+    limit = (recipe.get("trainer") or {}).get("limit_val_batches")
+    is_all = limit is None or (isinstance(limit, float) and limit == 1.0)
+    arm = str(about.get("arm") or values.get("arm") or values.get("name") or recipe.get("name") or folder.name)
     both = [_whole(_read_json(file) or {}, values.get("sources") or {}) for file in found]
     return Result(
         path=folder,
-        arm=str(about.get("arm") or values.get("arm") or values.get("name") or _recipe_name(folder)),
+        arm=arm,
+        label=arm,
         point=point,
         seed=seed if isinstance(seed, int) else None,
         values=values,
@@ -169,6 +176,7 @@ def _result(folder: Path, values: dict[str, Any]) -> Result:
         sources={source: facts for one in both for source, facts in (one.get("sources") or {}).items()},
         rescored=both[-1].get("checkpoint"),
         curves=_read_curves(folder / "metrics.csv"),
+        validated_on="" if is_all else f"trainer.limit_val_batches: {limit}",
         versions=values.get("versions") or environment.get("versions") or {},
         commit=values.get("git_commit") or environment.get("git_commit"),
     )
@@ -176,39 +184,28 @@ def _result(folder: Path, values: dict[str, Any]) -> Result:
 
 def _whole(scored: dict[str, Any], of: Mapping[str, Any]) -> dict[str, Any]:
     """What was scored, without sources of which ``of`` has answers to more questions: a slice replaces no score."""
+    asked = {source: (of.get(source) or {}).get("questions", 0) for source in of}
     sources = scored.get("sources") or {}
-    slices = [
-        source
-        for source, facts in sources.items()
-        if facts.get("questions", 0) < (of.get(source) or {}).get("questions", 0)
-    ]
-    if not slices:
-        return scored
-    scores = {k: v for k, v in (scored.get("scores") or {}).items() if not k.startswith(tuple(_keys(slices)))}
-    kept = {source: facts for source, facts in sources.items() if source not in slices}
-    return {**scored, "scores": scores, "sources": kept, **({} if kept else {"checkpoint": None})}
-
-
-def _keys(sources: Iterable[str]) -> list[str]:
-    return [f"val/{source}/" for source in sources]
-
-
-def _recipe_name(folder: Path) -> str:
-    recipe = folder / "recipe.yaml"
-    return str((compose(recipe) if recipe.exists() else {}).get("name") or folder.name)
+    kept = {key: facts for key, facts in sources.items() if facts.get("questions", 0) >= asked.get(key, 0)}
+    left_out = tuple(f"val/{source}/" for source in sources if source not in kept)
+    scores = {key: score for key, score in (scored.get("scores") or {}).items() if not key.startswith(left_out)}
+    return {**scored, "scores": scores, "sources": kept, **({} if kept or not left_out else {"checkpoint": None})}
 
 
 def _read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Lightning's CSV log: sparse rows; where a step was logged twice (a resumed run) the later row holds."""
+    """Lightning's CSV log: sparse rows; where a step was logged twice (a resumed run) the later row holds. The last
+    validation is the one after training, whose scores are those of ``result.json``: no point of a curve.
+    """
     if not path.exists():
         return {}
-    curves: dict[str, dict[int, float]] = {}
+    logged: dict[str, list[tuple[int, float]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for name, text in row.items():
                 if name not in (None, "step", "epoch") and text and row.get("step"):
-                    curves.setdefault(name, {})[int(float(row["step"]))] = float(text)
-    return {name: sorted(points.items()) for name, points in curves.items()}
+                    logged.setdefault(name, []).append((int(float(row["step"])), float(text)))
+    curves = {name: points[:-1] if name.startswith("val/") else points for name, points in logged.items()}
+    return {name: sorted(dict(points).items()) for name, points in curves.items() if points}
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

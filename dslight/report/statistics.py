@@ -4,14 +4,17 @@ Every run of an arm answers the same questions, so the scores of an arm are a ta
 be made from it, and they have intervals of their own:
 
 * ``questions``: how *these trained models* do on questions like these. The questions are resampled with replacement,
-  one draw for all seeds and arms (the percentile bootstrap).
+  one draw for all seeds and arms (the percentile bootstrap). Two more questions are among them, one with the lowest
+  possible score and one with the highest (after Agresti and Min 2005): of 500 questions that all models get right
+  one cannot know that they get every question right, which a bootstrap of those alone would say.
 * ``retrained``: how *the method* does when it is trained again. To every resampled mean a draw of the seeds' error is
   added, (standard deviation of the seeds' means) / sqrt(seeds) times Student's t with seeds - 1 degrees of freedom.
 
 Decided here: seeds are not resampled. A bootstrap of two or three runs stays between the lowest and the highest of them
 and so covers the truth in only 50 or 75 % of experiments; Student's t is exact when the seeds are all that varies, and
 what is left of it is the questions' bootstrap when they do not vary. In between the interval errs on the wide side, as
-the noise of a seed's own answers is in both terms. It needs two seeds; with two it is very wide, which is the truth.
+the noise of a seed's own answers is in both terms. It needs two seeds; with two it is very wide, which is the truth. It
+ends where scores do: the truth is never beyond, so that cutting it there costs no coverage.
 
 An arm is compared with another on the differences per seed and question (the paired bootstrap), and the two-sided p is
 twice the share of resampled differences on the other side of zero: p < 0.05 and an interval without zero say the same.
@@ -29,6 +32,11 @@ from numpy.typing import NDArray
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 _CHUNK = 250_000  # question numbers drawn at a time, which stay in the cache
+
+Limits = tuple[float, float]
+SCORE: Limits = (0.0, 1.0)
+DIFFERENCE: Limits = (-1.0, 1.0)
+"""What a question's score, and the difference of two, lie between."""
 
 Scores = NDArray[np.float64]
 """``[R, Q]``: a row per seed, a column per question."""
@@ -61,29 +69,32 @@ class Estimate:
     questions: int
 
 
-def estimate(scores: Any, resamples: int = RESAMPLES, seed: int = 0, confidence: float = CONFIDENCE) -> Estimate:
-    """The mean of a table of scores with its intervals.
+def estimates(
+    tables: Sequence[Any],
+    limits: Limits = SCORE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Estimate]:
+    """The means of tables of scores about the same Q questions, with intervals whose draws they share.
 
     Args:
-        scores: ``[R, Q]``, or ``[Q]`` for a single run; differences for a comparison.
+        tables: ``[R, Q]`` each, scores or differences of them.
+        limits: between which a score (:data:`SCORE`) or a difference (:data:`DIFFERENCE`) lies.
         resamples: draws of the bootstrap.
         seed: the same seed gives the same numbers.
-        confidence: of the intervals.
 
     Raises:
-        ValueError: there is no question, or a score is not finite.
+        ValueError: there is no question, or a score is not finite, or beyond the limits.
     """
-    return estimates([np.atleast_2d(scores)], resamples, seed, confidence)[0]
-
-
-def estimates(
-    tables: Sequence[Any], resamples: int = RESAMPLES, seed: int = 0, confidence: float = CONFIDENCE
-) -> list[Estimate]:
-    """``estimate`` of several tables about the same Q questions, which share the draws: much faster than one by one."""
     if not tables:
         return []
     tables = [np.asarray(table, dtype=np.float64) for table in tables]
-    means = resampled_means(np.concatenate(tables), resamples, seed)
+    runs = np.concatenate(tables)
+    if not runs.shape[1]:
+        raise ValueError("scores: there is no question to resample")
+    if not ((limits[0] <= runs) & (runs <= limits[1])).all():  # nan is not
+        raise ValueError(f"scores: some are not in {limits[0]:g}..{limits[1]:g}; leave out what was not scored")
+    means = resampled_means(np.hstack([runs, np.tile(limits, (len(runs), 1))]), resamples, seed)
     found, row = [], 0
     for table in tables:
         # the mean over the seeds of each resample of the questions
@@ -94,8 +105,8 @@ def estimates(
         found.append(
             Estimate(
                 value,
-                _interval(drawn, confidence),
-                None if retrained is None else _interval(retrained, confidence),
+                _interval(drawn, limits),
+                None if retrained is None else _interval(retrained, limits),
                 *table.shape,
             )
         )
@@ -103,16 +114,8 @@ def estimates(
 
 
 def resampled_means(scores: Scores, resamples: int, seed: int) -> Scores:
-    """``[resamples, K]``: the means of K runs over questions drawn with replacement, the same draw for all runs.
-
-    Raises:
-        ValueError: there is no question, or a score is not finite.
-    """
+    """``[resamples, K]``: the means of K runs over questions drawn with replacement, the same draw for all runs."""
     questions = scores.shape[1]
-    if not questions:
-        raise ValueError("scores: there is no question to resample")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores: some are not finite; leave out the questions that were not scored")
     generator = np.random.default_rng(seed)
     at_a_time = max(1, _CHUNK // questions)
     means = np.empty((resamples, len(scores)))
@@ -155,8 +158,8 @@ def _seed_errors(table: Scores, resamples: int, seed: int) -> NDArray[np.float64
     return table.mean(axis=1).std(ddof=1) / np.sqrt(len(table)) * quantiles[order]
 
 
-def _interval(drawn: NDArray[np.float64], confidence: float) -> Interval:
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+def _interval(drawn: NDArray[np.float64], limits: Limits) -> Interval:
+    low, high = np.clip(np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]), *limits)
     # + 1: the data themselves are one of the draws, so that p is never zero
     beyond = 1 + min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
     return Interval(float(low), float(high), float(min(1.0, 2 * beyond / (len(drawn) + 1))))

@@ -178,8 +178,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
     height, width = encoder.image_size
     if isinstance(model, VLM) and experiment.slots is not None:
         stacking = model.stacking
-        order = experiment.slots.order(grid, (grid[0] * height, grid[1] * width))  # an image of the grid's own shape
-        context, newlines = len(order), order.count(NEWLINE)
+        context, newlines = len(experiment.context), experiment.context.count(NEWLINE)
         read, placements = sum(run.views for run in stacking.passes(grid)), stacking.placements
         magnified = max(1, stacking.fine) * (1 if stacking.uses_crops else 0)
     else:

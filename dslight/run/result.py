@@ -28,7 +28,7 @@ def write_result(
         "scores": dict(scores),
         "sources": sources,
         **_headline(experiment, scores),
-        **_ledger(experiment, pace),
+        **_ledger(experiment),
         "step_seconds": pace.step_seconds,
         "steps": trainer.global_step,
         "train_seconds": pace.train_seconds,
@@ -48,7 +48,7 @@ def _headline(experiment: Experiment, scores: Mapping[str, float]) -> dict[str, 
     return {}
 
 
-def _ledger(experiment: Experiment, pace: Any) -> dict[str, Any]:
+def _ledger(experiment: Experiment) -> dict[str, Any]:
     """What went in: tokens, context, parameters."""
     model = experiment.model
     parameters = {
@@ -63,7 +63,7 @@ def _ledger(experiment: Experiment, pace: Any) -> dict[str, Any]:
         "parameters": parameters,
         "visual_tokens": patches * views,
         "stacked_tokens": patches * model.stacking.num_stacks,
-        "context_length": pace.longest_row,
+        "context_length": len(experiment.context),
     }
 
 

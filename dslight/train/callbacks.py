@@ -199,18 +199,17 @@ class Pace(pl.Callback):
         self.file, self.every = file, every
         self.seconds: deque[float] = deque(maxlen=2000)
         self.train_seconds = 0.0
-        self.longest_row = 0
         self._began: float | None = None
         self._counted = self._written = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints: a run that was interrupted reports on all of its attempts."""
-        return {"seconds": list(self.seconds), "train_seconds": self.train_seconds, "longest_row": self.longest_row}
+        return {"seconds": list(self.seconds), "train_seconds": self.train_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.seconds.extend(state_dict["seconds"])
-        self.train_seconds, self.longest_row = state_dict["train_seconds"], state_dict["longest_row"]
+        self.train_seconds = state_dict["train_seconds"]
 
     @property
     def step_seconds(self) -> float | None:
@@ -229,13 +228,6 @@ class Pace(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the whole training, validation included."""
         self._counted = time.perf_counter()
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Note the longest sequence."""
-        ids = getattr(batch, "input_ids", None)
-        self.longest_row = max(self.longest_row, 0 if ids is None else ids.shape[1])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The next step's clock does not count what validation takes."""

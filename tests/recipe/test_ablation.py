@@ -70,7 +70,7 @@ def test_the_runs_are_the_variants_times_the_grid_in_the_order_of_the_file(ablat
         "runs/effect/deepstack/seed=0,lr=0.002",
     ]
     assert expanded.name == "effect"
-    assert expanded.report == {"title": "Effect at 500 steps", "baseline": "low"}
+    assert (expanded.report.title, expanded.report.baseline) == ("Effect at 500 steps", "low")
     assert expand(ablation) == expanded
 
 
@@ -111,7 +111,7 @@ def test_the_command_line_can_change_the_grid_the_variants_and_the_report(ablati
         ("control", 0, 1),
     ]
     assert expanded.runs[0].recipe["data"]["repeat"] == 3
-    assert expanded.report["title"] == "T"
+    assert expanded.report.title == "T"
     assert expanded.runs[0].run_dir == Path("out/low/seed=5,lr=1")
     assert not {"variants", "grid", "report", "bases"} & set(expanded.runs[0].recipe)
 
@@ -172,6 +172,8 @@ def test_grid_keys_that_end_alike_keep_their_whole_names_in_the_folder(ablation)
         ),
         ("../parts/stacking", "../parts/gone", "parts/gone.yaml: no such recipe file, named in ablations/effect.yaml"),
         ("seed: [0, 1]", "seed: [0, 0]", "variants.low at {'seed': 0, 'stage.projector.lr': 0.002}: this run and"),
+        ("baseline: low", "baseline: lwo", "report.baseline: there is no arm 'lwo'; did you mean low?"),
+        ("baseline: low", "claims: [{say: x, arm: low}]", "report.claims.0.at_least: missing; a claim needs a bound"),
     ],
 )
 def test_a_bad_ablation_is_refused_by_variant_and_key(ablation, old, new, start):

@@ -110,7 +110,8 @@ def finish(
             lines.append(f"0,{step},{3 * math.exp(-step / 150) + noise.random() / 10:.4f},")
             if step % 50 == 0:
                 rise = 1 / (1 + math.exp(-(step - 130 - 30 * noise.random()) / 25))
-                lines.append(f"0,{step},,{score if step == steps else 0.1 + (score - 0.1) * rise:.4f}")
+                lines.append(f"0,{step},,{0.1 + (score - 0.1) * rise - 0.03:.4f}")  # of some of the questions
+        lines.append(f"0,{steps + 1},,{score}")
         (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
     return folder
 

@@ -14,16 +14,18 @@ from dslight.report.benchmarks import benchmarks
 from dslight.report.certainty import said_of_intervals, said_of_marks, said_of_rescored
 from dslight.report.certainty import table as certainties
 from dslight.report.latex import to_latex
-from dslight.report.paper import in_html, to_csv, to_markdown
+from dslight.report.page import table_to_markdown
+from dslight.report.paper import paper_table, records, title_of
+from dslight.report.rows import rows
 from dslight.report.runs import collect
-from dslight.report.table import rows
+from dslight.report.table import to_csv
 
 QUESTIONS = 200
 
 
 @pytest.fixture
 def arms(tmp_path, finish, answer):
-    """``arms({arm: gain}, seeds, sources)``: runs with answers, and their table; the baseline is ``low``."""
+    """``arms({arm: gain}, seeds, sources)``: runs with answers; call what it gives to read them."""
 
     def make(gains, seeds=(0, 1, 2), sources=("textvqa", "docvqa")):
         generator = np.random.default_rng(1)
@@ -34,9 +36,13 @@ def arms(tmp_path, finish, answer):
                 for source in sources:
                     luck = generator.normal(0, 0.05, QUESTIONS) + generator.normal(0, 0.01)
                     answer(run, source, (hard < 0.5 + gain + luck).astype(float).tolist())
-        return lambda: rows(collect([tmp_path])[0], "low")
+        return lambda: collect([tmp_path])[0]
 
     return make
+
+
+def latex_of(made, title):
+    return to_latex(paper_table(made), title, said_of_marks(made, "low"))
 
 
 def change(folder, **values):
@@ -47,7 +53,7 @@ def change(folder, **values):
 def test_a_cell_is_the_mean_over_seeds_with_the_difference_over_common_seeds(arms, tmp_path):
     table = arms({"low": 0.0, "deepstack": 0.2})
     shutil.rmtree(tmp_path / "0low" / "2")
-    made = benchmarks(table())
+    made = benchmarks(table(), "low")
     files = {
         (arm, seed): tmp_path / arm / str(seed) / "questions/textvqa.jsonl"
         for arm in ("0low", "1deepstack")
@@ -81,18 +87,16 @@ def test_every_point_of_a_grid_is_compared_with_the_baseline_there(tmp_path, fin
     for (arm, lr), score in scores.items():
         run = finish(tmp_path / arm / str(lr), arm, 0, None, point={"seed": 0, "stage.lr": lr})
         answer(run, "textvqa", [float(i < 40 * score) for i in range(40)])
-    made = benchmarks(rows(collect([tmp_path])[0], "low"))
+    made = benchmarks(collect([tmp_path])[0], "low")
     found = {(one.arm, one.base): one.difference.value for one in made.comparisons}
     assert found == {("deepstack lr=1", "low lr=1"): 0.5, ("deepstack lr=2", "low lr=2"): 0.5}
 
 
 def test_marks_tell_other_questions_from_other_seeds(arms):
-    table = arms({"low": 0.0, "same": 0.0, "sure": 0.2})()
-    cells = {row.label: cell["textvqa"] for row, cell in zip(table, benchmarks(table).cells, strict=True)}
-    assert [cell.mark for cell in cells.values()] == ["", "", "‡"]
-    single = [row for row in table if row.arm in ("low", "sure")]
-    single = rows([result for row in single for result in row.results if result.seed == 0], "low")
-    cell = benchmarks(single).cells[1]["textvqa"]
+    results = arms({"low": 0.0, "same": 0.0, "sure": 0.2})()
+    assert [cells["textvqa"].mark for cells in benchmarks(results, "low").cells] == ["", "", "‡"]
+    single = [result for result in results if result.arm in ("low", "sure") and result.seed == 0]
+    cell = benchmarks(single, "low").cells[1]["textvqa"]
     assert cell.mark == "†"
     assert cell.comparison is not None
     assert cell.comparison.difference.over_seeds is None
@@ -104,7 +108,7 @@ def test_seeds_that_disagree_take_the_second_mark_away(arms, tmp_path, answer):
         ours = (np.arange(QUESTIONS) < QUESTIONS * (0.5 + gain)).astype(float).tolist()
         answer(tmp_path / "0low" / str(seed), "textvqa", (np.arange(QUESTIONS) < QUESTIONS / 2).astype(float).tolist())
         answer(tmp_path / "1lucky" / str(seed), "textvqa", ours)
-    cell = benchmarks(table()).cells[1]["textvqa"]
+    cell = benchmarks(table(), "low").cells[1]["textvqa"]
     assert cell.mark == "†"
     assert cell.comparison is not None
     assert cell.comparison.difference.over_questions.p < 0.001
@@ -123,7 +127,7 @@ def test_a_number_that_is_no_mean_over_questions_gets_no_mark_and_the_page_says_
             scores={"val/pope/f1": result["scores"]["val/pope/exact_match"] + 0.02},
             sources={"pope": {"headline": "val/pope/f1"}},
         )
-    made = benchmarks(table())
+    made = benchmarks(table(), "low")
     cell = made.cells[1]["pope"]
     assert cell.comparison is not None
     assert cell.comparison.difference.over_questions.p < 0.001
@@ -135,7 +139,7 @@ def test_a_number_that_is_no_mean_over_questions_gets_no_mark_and_the_page_says_
 
 
 def test_p_values_are_adjusted_over_all_arms_and_benchmarks(arms):
-    made = benchmarks(arms({"low": 0.0, "a": 0.01, "b": 0.02})())
+    made = benchmarks(arms({"low": 0.0, "a": 0.01, "b": 0.02})(), "low")
     raw = [one.difference.over_questions.p for one in made.comparisons]
     assert len(raw) == 4
     order = np.argsort(raw)
@@ -149,54 +153,74 @@ def test_a_score_that_was_validated_later_replaces_the_one_of_the_training(arms,
     table = arms({"low": 0.0}, seeds=(0,))
     scores = {"checkpoint": "other.ckpt", "scores": {"val/pope/f1": 0.875, "val/pope/accuracy": 0.9}}
     (tmp_path / "0low/0/scores.json").write_text(json.dumps(scores))
-    (row,) = table()
-    assert row.results[0].headlines["pope"] == "val/pope/f1"
-    assert row.results[0].score("pope") == 0.875
-    assert said_of_rescored(row.results) == [
+    (result,) = table()
+    assert result.headlines["pope"] == "val/pope/f1"
+    assert result.judged_by("val/pope/f1").accuracy == 0.875
+    assert said_of_rescored([result]) == [
         f"Validated again after training, so with the scores of scores.json: {tmp_path}/0low/0."
     ]
-    assert benchmarks([row]).cells[0]["pope"].estimate is None
+    cell = benchmarks([result]).cells[0]["pope"]
+    assert (cell.mean, cell.estimate) == (0.875, None)
+
+
+def test_a_headline_that_was_validated_later_is_the_one_of_the_table_too(tmp_path, finish):
+    finish(tmp_path / "a", "a", 0, 0.5)
+    (tmp_path / "a/scores.json").write_text(json.dumps({"scores": {"val/digits/vqa_accuracy": 0.75}}))
+    (row,) = rows(collect([tmp_path])[0])
+    assert row.mean == 0.75
 
 
 def test_without_per_question_files_there_are_scores_and_differences_alone(tmp_path, finish):
     for arm, score in (("low", 0.5), ("deepstack", 0.75)):
         finish(tmp_path / arm, arm, 0, score)
-    made = benchmarks(rows(collect([tmp_path])[0], "low"))
+    made = benchmarks(collect([tmp_path])[0], "low")
     assert made.sources == ("digits",)
     assert certainties(made, {}) is None
     assert said_of_intervals(made) == []
-    assert "75.0** (+25.0)" in to_markdown(made)
+    assert "75.0** (+25.0)" in table_to_markdown(paper_table(made))
 
 
 def test_the_best_of_a_column_is_bold_and_ties_as_shown_are_both_best(arms, tmp_path):
     table = arms({"low": 0.0, "a": 0.1, "b": 0.1}, seeds=(0,), sources=("textvqa",))
     for arm, score in (("0low", 0.5), ("1a", 0.70001), ("2b", 0.70004)):
         change(tmp_path / arm / "0", scores={"val/textvqa/exact_match": score})
-    made = benchmarks(table())
+    made = benchmarks(table(), "low")
     assert made.best("textvqa") == {"a", "b"}
-    assert to_markdown(made).count("**70.0**") == 2
-    assert in_html("70.0", "+1.0", "†", True) == '<strong>70.0</strong> <span class="small">(+1.0<sup>†</sup>)</span>'
-    assert in_html("<i>", "", "", False) == "&lt;i&gt;"
+    assert table_to_markdown(paper_table(made)).count("**70.0**") == 2
+    assert paper_table(made).rows[1][-1].startswith('<strong>70.0</strong> <span class="small">(+20.0')
 
 
-def test_the_csv_has_the_layout_of_the_table_with_every_interval(arms):
-    made = benchmarks(arms({"low": 0.0, "deepstack": 0.2})())
-    low, deepstack = csv.DictReader(io.StringIO(to_csv(made)))
+def test_the_csv_has_a_line_per_arm_and_benchmark_with_every_interval(arms):
+    made = benchmarks(arms({"low": 0.0, "deepstack": 0.2})(), "low")
+    lines = list(csv.DictReader(io.StringIO(to_csv(records(made)))))
+    assert [(line["method"], line["benchmark"]) for line in lines] == [
+        (arm, source) for arm in ("low", "deepstack") for source in ("textvqa", "docvqa")
+    ]
+    low, deepstack = lines[1], lines[3]
     cell = made.cells[1]["docvqa"]
     assert cell.comparison is not None
-    assert (low["method"], low["seeds"], low["visual_tokens"]) == ("low", "3", "576.0")
-    assert (low["docvqa delta"], low["docvqa p"], low["docvqa questions"]) == ("", "", "200")
-    assert float(deepstack["docvqa"]) == cell.mean
-    assert float(deepstack["docvqa difference low"]) == cell.comparison.difference.over_questions.low
-    assert float(deepstack["docvqa p holm"]) == cell.comparison.p_holm
+    assert (low["seeds"], low["visual_tokens"], low["questions"]) == ("3", "576.0", "200")
+    assert (low["delta"], low["difference_p"]) == ("", "")
+    assert float(deepstack["score"]) == cell.mean
+    assert float(deepstack["difference_low"]) == cell.comparison.difference.over_questions.low
+    assert float(deepstack["p_holm"]) == cell.comparison.p_holm
+
+
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [("textvqa", "TextVQA"), ("msvd_qa", "MSVD-QA"), ("mmvet", "MM-Vet"), ("my_own", "my_own"), ("nextqa", "NExT-QA")],
+)
+def test_benchmarks_are_called_as_papers_do_and_other_sources_by_their_names(source, title):
+    assert title_of(source) == title
 
 
 def test_the_table_of_intervals_says_both_kinds_and_with_two_seeds_that_they_say_little(arms):
-    made = benchmarks(arms({"low": 0.0, "deepstack": 0.2}, seeds=(0, 1), sources=("textvqa",))())
+    made = benchmarks(arms({"low": 0.0, "deepstack": 0.2}, seeds=(0, 1), sources=("textvqa",))(), "low")
     sure = certainties(made, {("deepstack", "low", "textvqa"): "diffs/x.html"})
     assert sure is not None
     low, deepstack = sure.rows
     assert len({len(sure.head), len(low), len(deepstack)}) == 1
+    assert len(set(sure.head)) == len(sure.head)
     assert low[2:] == [low[2], *["–"] * 5]
     assert deepstack[3].startswith('<a href="diffs/x.html">+')
     assert deepstack[4] == "<0.001"
@@ -204,10 +228,17 @@ def test_the_table_of_intervals_says_both_kinds_and_with_two_seeds_that_they_say
 
 
 def test_a_single_seed_is_not_said_to_speak_for_others(arms):
-    made = benchmarks(arms({"low": 0.0, "deepstack": 0.3}, seeds=(0,), sources=("textvqa",))())
+    made = benchmarks(arms({"low": 0.0, "deepstack": 0.3}, seeds=(0,), sources=("textvqa",))(), "low")
     sure = certainties(made, {})
     assert sure is not None
-    assert sure.head == ["arm", "questions", "mean score [95 %]", "Δ [95 %, other questions]", "p", "p (Holm)"]
+    assert sure.head == [
+        "arm",
+        "questions",
+        "mean score [95 %]",
+        "Δ [95 %, other questions]",
+        "p, other questions",
+        "p (Holm)",
+    ]
     assert {len(row) for row in sure.rows} == {6}
     assert "One seed says nothing about another." in said_of_intervals(made)
     assert "‡" not in " ".join(said_of_marks(made, "low"))
@@ -256,9 +287,8 @@ NASTY = {"low": 0.0, "50% & {more}_#1 ~^\\ $": 0.2, "a<b>": -0.3}
 
 
 def test_the_latex_has_as_many_cells_in_every_row_and_no_bare_special_character(arms):
-    table = rows([result for row in arms(NASTY)() for result in row.results], "low")
-    made = benchmarks(table)
-    latex = to_latex(made, "50% of _it_ & more", said_of_marks(made, "low"))
+    made = benchmarks(arms(NASTY)(), "low")
+    latex = latex_of(made, "50% of _it_ & more")
     lines = cells_of(latex)
     head = latex[latex.index(r"\begin{tabular}") :].splitlines()[0]
     assert head == r"\begin{tabular}{lrrrr}"
@@ -275,8 +305,7 @@ def test_the_latex_has_as_many_cells_in_every_row_and_no_bare_special_character(
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs TeX with booktabs")
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "input"])
 def test_tex_sets_the_table_alone_and_within_a_document(arms, tmp_path, alone):
-    made = benchmarks(rows([result for row in arms(NASTY)() for result in row.results], "low"))
-    (tmp_path / "table.tex").write_text(to_latex(made, "A & B", said_of_marks(made, "low")))
+    (tmp_path / "table.tex").write_text(latex_of(benchmarks(arms(NASTY)(), "low"), "A & B"))
     host = r"\documentclass{article}\usepackage{booktabs}\begin{document}Before \input{table} and after.\end{document}"
     (tmp_path / "host.tex").write_text(host)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex" if alone else "host.tex"]

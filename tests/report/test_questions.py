@@ -12,12 +12,12 @@ from dslight.report.runs import collect
 
 def test_a_run_s_answers_are_read_by_source_in_the_order_of_the_questions(tmp_path, finish, answer):
     run = finish(tmp_path / "run")
-    answer(run, "textvqa", [1, 0.3, None], type=["a", "b", "b"], unresolved=[False, True, False])
+    answer(run, "textvqa", [1, 0.3, None], type=["a", "b", "b"])
     answer(run, "pope", [1])
     found = collect([tmp_path])[0][0].answers
     assert list(found) == ["pope", "textvqa"]
     text = found["textvqa"]
-    assert (text.source, text.ids, text.types, text.unresolved) == ("textvqa", ("q0", "q1", "q2"), ("a", "b", "b"), 1)
+    assert (text.ids, text.types) == (("q0", "q1", "q2"), ("a", "b", "b"))
     assert text.scores[:2].tolist() == [1.0, 0.3]
     assert math.isnan(text.scores[2])
     assert text.mean == pytest.approx(0.65)
@@ -41,6 +41,7 @@ def test_a_run_without_files_has_no_answers(tmp_path, finish):
         ('{"question_id": 1}', "textvqa.jsonl:2: .*KeyError: 'score'"),
         ('{"question_id": 1, "score": "good"}', "textvqa.jsonl:2: .*ValueError"),
         ("[]", "textvqa.jsonl:2: .*TypeError"),
+        ('{"question_id": 1, "score": 73.5}', r"textvqa.jsonl:2: .*score: 73.5 is not in 0..1"),
     ],
 )
 def test_a_line_that_is_none_is_named(tmp_path, finish, answer, line, message):

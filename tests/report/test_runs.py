@@ -34,14 +34,14 @@ def test_a_run_without_a_result_and_one_of_another_recipe_are_left_out_with_the_
     (ablation.runs[2].run_dir / "run.json").write_text("{}")
     results, unfinished = collect(ablation)
     assert [result.arm for result in results] == ["w"]
-    assert [(run.name, run.reason) for run in unfinished] == [
-        ("runs/a/x", "its result is of another recipe (x: 9 -> 2); a report takes the overrides of its sweep"),
-        ("runs/a/y", "started, not finished"),
-        ("runs/a/z", "not started"),
+    assert unfinished == [
+        "runs/a/x: its result is of another recipe (x: 9 -> 2); a report takes the overrides of its sweep",
+        "runs/a/y: started, not finished",
+        "runs/a/z: not started",
     ]
 
 
-def test_the_curves_are_what_lightning_logged(tmp_path, finish):
+def test_the_curves_are_what_lightning_logged_while_training(tmp_path, finish):
     folder = finish(tmp_path / "run", score=None)
     logger = CSVLogger(tmp_path / "log", name="", version="")
     for step in (10, 20, 30):
@@ -49,6 +49,8 @@ def test_the_curves_are_what_lightning_logged(tmp_path, finish):
         if step % 20 == 0:
             logger.log_metrics({"val/digits/vqa_accuracy": step / 100}, step)
         logger.save()
+    logger.log_metrics({"val/digits/vqa_accuracy": 0.9}, 30)  # after training, on all questions
+    logger.save()
     shutil.copy(tmp_path / "log/metrics.csv", folder)
     result = collect([folder])[0][0]
     assert result.curves["val/digits/vqa_accuracy"] == [(20, 0.2)]
@@ -58,8 +60,26 @@ def test_the_curves_are_what_lightning_logged(tmp_path, finish):
 
 def test_a_step_that_a_resumed_run_logged_again_counts_once(tmp_path, finish):
     folder = finish(tmp_path / "run")
-    (folder / "metrics.csv").write_text("step,val\n10,0.1\n20,0.2\n20,0.3\n,0.9\n30,\n")
-    assert collect([tmp_path])[0][0].curves == {"val": [(10, 0.1), (20, 0.3)]}
+    (folder / "metrics.csv").write_text("step,loss\n10,0.1\n20,0.2\n20,0.3\n,0.9\n30,\n")
+    assert collect([tmp_path])[0][0].curves == {"loss": [(10, 0.1), (20, 0.3)]}
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [(None, ""), (1.0, ""), (1, "trainer.limit_val_batches: 1"), (0.5, "trainer.limit_val_batches: 0.5")],
+)
+def test_a_run_that_validated_on_a_slice_while_training_says_so(tmp_path, finish, limit, said):
+    trainer = {} if limit is None else {"trainer": {"limit_val_batches": limit}}
+    finish(tmp_path / "run", recipe={"name": "run", **trainer})
+    assert collect([tmp_path])[0][0].validated_on == said
+
+
+def test_labels_name_the_setting_where_the_runs_have_several(tmp_path, finish):
+    points = [("a", {"seed": 0, "stage.lr": 1}), ("a", {"seed": 0, "stage.lr": 2}), ("b", {"seed": 0})]
+    for i, (arm, point) in enumerate(points):
+        finish(tmp_path / str(i), arm, 0, 0.5, point)
+    assert [one.label for one in collect([tmp_path])[0]] == ["a lr=1", "a lr=2", "b"]
+    assert [one.label for one in collect([tmp_path / "0"])[0]] == ["a"]
 
 
 def test_versions_may_stand_in_the_environment_file(tmp_path, finish):

@@ -6,8 +6,10 @@ import io
 import numpy as np
 import pytest
 
+from dslight.report.page import Table, table_to_markdown
+from dslight.report.rows import Unit, rows, unit_of
 from dslight.report.runs import collect
-from dslight.report.table import Unit, markdown, notes, rows, to_csv, to_markdown, unit
+from dslight.report.table import arms_table, notes, run_record, runs_table, to_csv
 
 
 @pytest.fixture
@@ -22,6 +24,10 @@ def results(tmp_path, finish):
         return collect(folders)[0]
 
     return make
+
+
+def shown(table, baseline=None):
+    return table_to_markdown(arms_table(table, baseline))
 
 
 def test_mean_and_spread_are_numpy_s(results):
@@ -45,13 +51,13 @@ def test_a_single_seed_has_no_spread_and_the_notes_say_so(results):
 def test_a_difference_is_taken_over_the_seeds_that_both_have(results):
     table = rows(results(("low", 0, 0.70), ("low", 1, 0.80), ("deepstack", 1, 0.95), ("deepstack", 2, 0.10)), "low")
     assert table[1].delta == pytest.approx(0.15)
-    assert table[1].shared == 1
-    assert "+15.0 (over 1)" in to_markdown(table, "low")
+    assert len(table[1].pairs) == 1
+    assert "+15.0 (over 1)" in shown(table, "low")
 
 
 def test_arms_without_a_common_seed_are_not_compared(results):
     row = rows(results(("low", 0, 0.70), ("deepstack", 1, 0.95)), "low")[1]
-    assert (row.delta, row.shared) == (None, 0)
+    assert (row.delta, row.pairs) == (None, {})
 
 
 def test_grid_keys_make_rows_of_their_own_each_next_to_the_baseline_there(results):
@@ -71,33 +77,34 @@ def test_relative_step_time_is_over_the_baseline_s(results):
     changes = [{"step_seconds": seconds} for seconds in (0.1, 0.1, 0.15, 0.17)]
     arms = [("low", 0), ("low", 1), ("deepstack", 0), ("deepstack", 1)]
     table = rows(results(*[(*arm, 0.5, change) for arm, change in zip(arms, changes, strict=True)]), "low")
-    assert [row.relative_time for row in table] == [1.0, pytest.approx(1.6)]
+    made = arms_table(table, "low")
+    assert [line[made.head.index("time vs. low")] for line in made.rows] == ["1.00×", "1.60×"]
 
 
 def test_scores_of_different_metrics_are_neither_pooled_nor_subtracted(results):
     table = rows(results(("low", 0, 0.7), ("deepstack", 0, 0.9, {"headline": "val/docs/anls"})), "low")
     assert [(row.headline, row.delta) for row in table] == [("val/digits/vqa_accuracy", None), ("val/docs/anls", None)]
-    assert "70.0%" in to_markdown(table, "low")
-    assert " metric |" in to_markdown(table, "low")
+    assert "70.0%" in shown(table, "low")
+    assert "| metric " in shown(table, "low")
     assert "different metrics" in " ".join(notes(table, "low"))
 
 
 def test_a_run_on_another_scale_does_not_change_how_the_others_are_shown(results):
     table = rows(results(("low", 0, 0.738), ("mme", 0, 1385.2, {"headline": "val/mme/total"})))
     assert [row.unit.name for row in table] == ["%", ""]
-    assert " 73.8% " in to_markdown(table, None)
-    assert " 1385.2 " in to_markdown(table, None)
+    assert " 73.8% " in shown(table, None)
+    assert " 1385.2 " in shown(table, None)
 
 
 def test_fractions_are_shown_in_percent_and_other_scales_as_they_are(results):
-    assert unit(results(("a", 0, 0.7), ("b", 0, 1.0))) == Unit(100.0, "%")
-    assert unit(results(("c", 0, 1385.2, {"headline": "val/mme/total"}))).name == ""
+    assert unit_of(results(("a", 0, 0.7), ("b", 0, 1.0))) == Unit(100.0, "%")
+    assert unit_of(results(("c", 0, 1385.2, {"headline": "val/mme/total"}))).name == ""
     assert Unit(1.0, "")(-3.04, signed=True) == "−3.0"
     assert Unit(1.0, "")(None) == "–"
 
 
 def test_the_markdown_is_a_table_with_aligned_columns(results):
-    lines = to_markdown(rows(results(("low", 0, 0.7), ("deepstack", 0, 0.91)), "low"), "low").splitlines()
+    lines = shown(rows(results(("low", 0, 0.7), ("deepstack", 0, 0.91)), "low"), "low").splitlines()
     assert len({len(line) for line in lines}) == 1
     cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
     heads = [cell.strip() for cell in lines[0].strip("|").split("|")]
@@ -108,8 +115,32 @@ def test_the_markdown_is_a_table_with_aligned_columns(results):
 
 
 def test_every_column_of_markdown_has_a_rule_that_every_reader_takes_for_one():
-    lines = markdown([["arm", "p"], ["a", "–"]]).splitlines()
-    assert lines == ["| arm |   p |", "| --- | --: |", "| a   |   – |"]
+    lines = table_to_markdown(Table(["arm", "p"], [["a|b", "–"]])).splitlines()
+    assert lines == ["| arm  |   p |", "| ---- | --: |", r"| a\|b |   – |"]
+
+
+def test_every_run_has_a_line_of_its_own(results):
+    made = runs_table(rows(results(("low", 0, 0.7), ("low", 1, 0.8), ("deepstack", 0, 0.91)), "low"))
+    seen = [dict(zip(made.head, line, strict=True)) for line in made.rows]
+    assert [(one["arm"], one["seed"], one["vqa accuracy (%)"]) for one in seen] == [
+        ("low", "0", "70.0"),
+        ("low", "1", "80.0"),
+        ("deepstack", "0", "91.0"),
+    ]
+    assert [one["folder"][-3:] for one in seen] == ["/00", "/01", "/02"]
+    assert seen[0]["training"] == "48 s"
+
+
+def test_an_arm_s_name_leads_to_its_page(results):
+    made = arms_table(rows(results(("low", 0, 0.7), ("a|b", 0, 0.7))), None, {"a|b": "answers/a.html"})
+    assert [line[0] for line in made.rows] == ["low", '<a href="answers/a.html">a|b</a>']
+    assert r"| a\|b |" in table_to_markdown(made)
+
+
+def test_no_two_columns_have_the_same_name(results):
+    made = results(("low", 0, 0.7), ("deepstack", 0, 0.91, {"steps": 9, "point": {"seed": 0, "steps": 3}}))
+    for table in (arms_table(rows(made, "low"), "low"), runs_table(rows(made, "low"))):
+        assert len(set(table.head)) == len(table.head)
 
 
 def test_columns_without_any_value_are_left_out(results):
@@ -117,13 +148,13 @@ def test_columns_without_any_value_are_left_out(results):
         ("visual_tokens", "stacked_tokens", "context_length", "step_seconds", "steps", "parameters")
     )
     table = rows(results(("low", 0, 0.7, nothing | {"point": {}})))
-    assert to_markdown(table, None).splitlines()[0] == "| arm | seeds | vqa accuracy (%) |"
+    assert shown(table, None).splitlines()[0] == "| arm | seeds | vqa accuracy (%) |"
 
 
 def test_unequal_training_is_said(results):
     table = rows(results(("low", 0, 0.7), ("long", 0, 0.7, {"steps": 1200})), "low")
     assert "not trained for the same number of steps" in " ".join(notes(table, "low"))
-    assert "steps" in to_markdown(table, "low").splitlines()[0]
+    assert "steps" in shown(table, "low").splitlines()[0]
 
 
 def test_a_baseline_without_a_run_is_admitted(results):
@@ -141,7 +172,7 @@ def test_the_csv_has_a_line_per_run_with_the_whole_precision_and_every_grid_key(
         ("low", 0, 0.73812345, {"point": {"seed": 0, "lr": 0.1}}),
         ("deepstack", 1, None, {"point": {"seed": 1, "lr": {"class_path": "A"}}}),
     )
-    lines = list(csv.DictReader(io.StringIO(to_csv(made))))
+    lines = list(csv.DictReader(io.StringIO(to_csv([run_record(one) for one in made]))))
     assert [(line["arm"], line["seed"], line["lr"]) for line in lines] == [
         ("low", "0", "0.1"),
         ("deepstack", "1", '{"class_path": "A"}'),

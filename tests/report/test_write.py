@@ -23,7 +23,9 @@ grid: {seed: [0, 1]}
 report:
   title: Tokens & <stacks>
   baseline: low
-  compare: [[deepstack-l, low-repeated]]
+  claims:
+    - {say: "Stacks *help* & more.", arm: deepstack-l, minus: low-repeated, at_least: 10}
+    - {say: They cost nothing., arm: deepstack-l, relative_to: low, score: step_seconds, at_most: 1.1}
   references:
     - {label: SVM, file: svm.json, key: high.accuracy}
     - {label: chance, value: 0.1}
@@ -93,8 +95,12 @@ def read(folder: str | Path, name: str = "report.html") -> Reader:
 def test_an_ablation_gets_a_table_a_csv_and_a_page_that_loads_nothing(ablation, capsys):
     made = report(ablation, Path("out"))
     assert [file.name for file in made.files] == FILES
-    assert made.markdown in capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert made.markdown == Path("out/table.md").read_text()
+    assert made.markdown[: made.markdown.index("## All runs")] in printed
+    assert "- ❌ **NOT HELD**: They cost nothing.\n" in printed
+    assert "\x1b" not in printed
+    assert [one.held for one in made.outcomes] == [True, False]
     assert len(Path("out/table.csv").read_text().splitlines()) == 9
     text = read("out").text
     for words in (
@@ -103,7 +109,10 @@ def test_an_ablation_gets_a_table_a_csv_and_a_page_that_loads_nothing(ablation, 
         "A toy It shows the mechanism",
         "SVM svm.json: high.accuracy 91.6",
         "gone there is no no.json –",
-        "deepstack-l − low-repeated",
+        "of training in all. 1 of 2 claims held.",
+        "HELD Stacks help & more.",
+        "NOT HELD They cost nothing. step_seconds: deepstack-l / low, claimed to be at most 1.1×: 1.77×",
+        "Training loss",
         "dslight sweep effect.yaml 'b=[1, 2]'",
         "0123456789abcdef",
         "2.15.0",
@@ -111,7 +120,7 @@ def test_an_ablation_gets_a_table_a_csv_and_a_page_that_loads_nothing(ablation, 
     ):
         assert words in text
     assert "Not in this report" not in text
-    assert Path("out/report.html").read_text().count("<svg") == 4
+    assert Path("out/report.html").read_text().count("<svg") == 5
 
 
 def test_missing_runs_are_listed(ablation):
@@ -121,6 +130,7 @@ def test_missing_runs_are_listed(ablation):
     assert len(made.results) == 6
     assert "4 arms, 1 or 2 runs each" in read("out").text
     for text in (read("out").text, made.markdown):
+        assert "Not in this report: 2 runs" in text
         assert "runs/effect/deepstack-l/seed=1: started, not finished" in text
         assert "runs/effect/all-tokens/seed=1: not started" in text
 
@@ -136,16 +146,15 @@ def answered(ablation, answer):
 
 def test_per_question_files_bring_intervals_marks_and_pages_that_the_report_leads_to(answered, capsys):
     made = report(answered, Path("out"))
-    assert "question by question: 4 pages in out/diffs" in capsys.readouterr().out
+    assert "question by question: 8 pages in out/answers and out/diffs" in capsys.readouterr().out
     assert [row.mark for row in made.table] == ["", "", "‡", "‡"]
     page = read("out")
-    # three arms next to the baseline, and a pair of the ablation's own
-    assert len(page.leads) == 4
-    assert len(set(page.leads)) == 4
-    for address in page.leads:
-        diff = read("out", address)
-        assert diff.leads == ["../report.html"]
-        assert "both right" in diff.text
+    # four arms, three next to the baseline, and the pair of a claim
+    assert len(set(page.leads)) == 8
+    for address in set(page.leads):
+        questions = read("out", address)
+        assert questions.leads == ["../report.html"]
+        assert ("both right" in questions.text) == address.startswith("diffs/")
     for text in (page.text, made.markdown):
         for words in ("mean score [95 %]", "‡: also when other seeds", "Two seeds say very little", "+41.7‡"):
             assert words in text
@@ -154,26 +163,56 @@ def test_per_question_files_bring_intervals_marks_and_pages_that_the_report_lead
     assert len(Path("out/benchmarks.csv").read_text().splitlines()) == 5
 
 
-def test_pairs_of_arms_that_the_ablation_asks_for_get_intervals_and_a_page(answered):
+def test_a_claim_about_two_arms_has_intervals_and_leads_to_their_questions(answered):
     report(answered, Path("out"))
-    text = read("out").text
-    pair = text[text.index("Differences, seed by seed") :]
-    assert "deepstack-l − low-repeated" in pair
-    assert re.search(r"\+40.0 2 seed 0: \+40.0, seed 1: \+40.0 \+40.0 \[\+2\d.\d, \+5\d.\d\] <0.001", pair)
+    page = read("out")
+    assert re.search(
+        r"HELD Stacks help & more. deepstack-l − low-repeated , claimed to be at least 10 points: \+40.0 points "
+        r"\(seed 0: \+40.0, seed 1: \+40.0\), 95 % over other questions \[\+2\d.\d, \+5\d.\d\], and other seeds \[\+",
+        page.text,
+    )
+    assert "diffs/deepstack_l-low_repeated-digits.html" in page.leads
     diff = read("out", "diffs/deepstack_l-low_repeated-digits.html").text
     assert "deepstack-l is better: 25 questions" in diff
     assert "low-repeated is better: 0 questions" in diff
 
 
+def test_a_broken_claim_is_red_in_the_page_and_on_a_terminal_alone(ablation, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    report(ablation, Path("out"))
+    assert "\x1b[1;31m- ❌ **NOT HELD**: They cost nothing.\x1b[0m\n" in capsys.readouterr().out
+    assert "\x1b" not in Path("out/table.md").read_text()
+    html = Path("out/report.html").read_text()
+    assert html.count('class="claim broken"') == 1
+    assert html.index('class="claim broken"') < html.index("They cost nothing.")
+    monkeypatch.setenv("NO_COLOR", "1")
+    report(ablation, Path("out"))
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_the_pages_of_questions_can_be_shorter_or_left_out(answered):
-    report(answered, Path("out"), settings={"baseline": "low", "diffs": 5})
-    assert "The 5 with the largest difference are shown" in read("out", "diffs/deepstack_l-low-digits.html").text
-    report(answered, Path("none"), settings={"baseline": "low", "diffs": 0})
+    report(answered, Path("out"), settings={"baseline": "low", "questions": 5})
+    assert "5 of them are shown" in read("out", "diffs/deepstack_l-low-digits.html").text
+    report(answered, Path("none"), settings={"baseline": "low", "questions": 0})
     assert not Path("none/diffs").exists()
+    assert not Path("none/answers").exists()
     assert read("none").leads == []
     assert "mean score [95 %]" in read("none").text
-    with pytest.raises(RecipeError, match=r"report.diffs: 'all' must be a number of questions, 0 for no pages"):
-        report(answered, Path("out"), settings={"diffs": "all"})
+
+
+def test_no_two_columns_of_a_table_have_the_same_name(answered, answer):
+    for run in answered.runs:
+        answer(run.run_dir, "docvqa", [float(i % 3 == 0) for i in range(30)], type=["a", "b"] * 15)
+    report(answered, Path("out"))
+    files = [Path("out/report.html"), *Path("out").glob("*/*.html")]
+    heads = [
+        re.findall(r"<th[^>]*>(.*?)</th>", head)
+        for file in files
+        for head in re.findall(r"<thead>(.*?)</thead>", file.read_text(), re.DOTALL)
+    ]
+    assert len(heads) > 20
+    for head in heads:
+        assert len(set(head)) == len(head), head
 
 
 def test_several_benchmarks_stand_side_by_side(answered, answer):
@@ -182,7 +221,7 @@ def test_several_benchmarks_stand_side_by_side(answered, answer):
     made = report(answered, Path("out"))
     page = read("out")
     assert "In parentheses: the difference to the baseline." in page.text
-    assert len(page.leads) == 7  # two benchmarks of three arms, and the pair
+    assert len(set(page.leads)) == 15  # two benchmarks of four arms, three of which are compared, and a claim's pair
     assert re.search(r"\| Method +\| Vis. tok. \| Cxt. len. \| +digits \| +DocVQA \|", made.markdown)
     assert made.markdown.count(" 33.3 (+0.0) ") == 3  # all alike, so none is the best
 
@@ -197,6 +236,7 @@ def test_a_report_with_pages_needs_no_torch(answered):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: []"
     assert len(list(Path("out/diffs").iterdir())) == 4
+    assert len(list(Path("out/answers").iterdir())) == 4
 
 
 def test_a_report_on_many_questions_takes_seconds(tmp_path, finish, answer):
@@ -218,7 +258,6 @@ def test_a_single_run_outside_a_sweep_gets_a_page_too(tmp_path, finish):
     text = read(tmp_path / "out").text
     assert "1 arm, 1 run each" in text
     assert "Every row is a single run" in text
-    assert "Every bar is a single run." in text
     assert f"dslight fit {folder}/recipe.yaml" in text
 
 
@@ -246,16 +285,18 @@ def test_runs_of_different_metrics_share_a_page_but_no_axis(tmp_path, finish):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"titel": "x"}, "report.titel: no such setting; there are title, baseline, text, compare, references, diffs"),
-        ({"compare": [["low"]]}, r"report.compare: \['low'\] must be a pair of arms"),
-        ({"compare": [["low", "lwo"]]}, "report.compare: there is no arm 'lwo'; there are low, low-repeated"),
-        ({"baseline": "lo"}, "report.baseline: there is no arm 'lo'"),
-        ({"references": [{"label": "SVM"}]}, "report.references: .* must have a label and a value"),
+        ({"titel": "x"}, "report.titel: there is no such argument; did you mean title"),
+        ({"claims": [{"say": "x", "arm": "lwo", "at_least": 1}]}, "report.claims.0.arm: there is no arm 'lwo'"),
+        (
+            {"claims": [{"say": "x", "arm": "low", "at_least": 1, "score": "val/digits/f1"}]},
+            "report.claims.0.score: no finished run has 'val/digits/f1'; did you mean val/digits/exact_match",
+        ),
     ],
 )
 def test_a_bad_setting_is_refused(ablation, settings, message):
     with pytest.raises(RecipeError, match=message):
         report(ablation, Path("out"), settings=settings)
+    assert not Path("out").exists()
 
 
 def test_a_baseline_that_no_folder_is_of_is_refused(tmp_path, finish):
@@ -282,13 +323,10 @@ def test_the_ablation_file_will_do_and_the_page_lies_with_its_runs(ablation):
     assert str(report(["runs/effect/low", "runs/effect/all-tokens"]).files[-1]) == "report/report.html"
 
 
-def test_prose_becomes_html_and_everything_else_is_escaped():
-    html = prose(
-        "# Head & *co*\nFirst line\nsecond `a*b*c` line:\n- one\n  more\n- **two** <script>\n\nLast 2 * 3 * 4."
-    )
-    assert html.split("\n") == [
-        "<h3>Head &amp; <em>co</em></h3>",
-        "<p>First line second <code>a*b*c</code> line:</p>",
-        "<ul><li>one more</li><li><strong>two</strong> &lt;script&gt;</li></ul>",
-        "<p>Last 2 * 3 * 4.</p>",
-    ]
+def test_prose_is_markdown_in_which_html_is_shown_as_it_stands():
+    html = prose("# Head & *co*\n\nsecond `a*b*c` line:\n- **two** <script>\n\n| a | b |\n| - | - |\n| 1 | 2 |\n")
+    assert "<h1>Head &amp; <em>co</em></h1>" in html
+    assert "<code>a*b*c</code> line:" in html
+    assert "<li><strong>two</strong> &lt;script&gt;" in html
+    assert "<td>2</td>" in html
+    assert "javascript:" not in prose("[x](javascript:alert(1))").replace("[x](javascript:alert(1))", "")

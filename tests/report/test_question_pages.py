@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from dslight.data.shards import ShardWriter, record_members
-from dslight.report.benchmarks import benchmarks
-from dslight.report.diffs import diff_page, write_diffs
+from dslight.report.benchmarks import Benchmarks, benchmarks
 from dslight.report.page import Gallery
 from dslight.report.pictures import Pictures
+from dslight.report.question_pages import arm_page, pair_page, write_pages
 from dslight.report.runs import collect
-from dslight.report.table import rows
 
+NOTHING = Benchmarks((), (), ())
 COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250)]
 
 
@@ -57,7 +57,7 @@ def compared(tmp_path, finish, answer, shards):
             for seed, row in enumerate(scores):
                 run = finish(tmp_path / arm / str(seed), arm, seed, None, recipe={"name": arm, "seed": seed, **recipe})
                 answer(run, "textvqa", row, **{"prediction": f"{arm}'s {seed}", **fields})
-        (one,) = benchmarks(rows(collect([tmp_path / "deepstack", tmp_path / "low"])[0], "low")).comparisons
+        (one,) = benchmarks(collect([tmp_path / "deepstack", tmp_path / "low"])[0], "low").comparisons
         return one
 
     return make
@@ -66,17 +66,15 @@ def compared(tmp_path, finish, answer, shards):
 def test_questions_stand_by_the_difference_over_the_seeds_on_the_side_of_the_better_arm(compared):
     ours = [[1, 0, 1, 1, 0, 0.3], [1, 0, 1, 0, 0, 0.3], [1, 0, 1, 1, 1, 0.3]]
     theirs = [[0, 0, 1, 1, 1, 0.0], [0, 1, 1, 0, 1, 0.0], [0, 1, 1, 0, 1, 0.6]]
-    page = diff_page(compared(ours, theirs), 10, Pictures())
+    page = pair_page(compared(ours, theirs), 10, Pictures())
     better, worse = page.sides
     assert [(side.title, side.total) for side in page.sides] == [("deepstack is better", 3), ("low is better", 2)]
     assert [card.id for card in better.cards] == ["q0", "q3", "q5"]
     assert {card.id for card in worse.cards} == {"q1", "q4"}
-    assert better.cards[0].count == "right in 3 of 3 runs, low in 0"
-    assert better.cards[1].count == "right in 2 of 3 runs, low in 1"
-    assert [(said.run, said.text, said.score, said.right) for said in better.cards[2].theirs] == [
-        ("seed 0", "low's 0", 0.0, False),
-        ("seed 1", "low's 1", 0.0, False),
-        ("seed 2", "low's 2", 0.6, True),
+    assert [(seed, said["prediction"], said["score"]) for seed, said in better.cards[2].answers["low"]] == [
+        ("seed 0", "low's 0", 0.0),
+        ("seed 1", "low's 1", 0.0),
+        ("seed 2", "low's 2", 0.6),
     ]
     assert page.summary.startswith("Of 6 questions, 3 score higher with deepstack, 2 with low, 1 alike")
 
@@ -84,7 +82,7 @@ def test_questions_stand_by_the_difference_over_the_seeds_on_the_side_of_the_bet
 def test_the_counts_are_those_of_the_two_by_two_table_and_its_exact_test(compared):
     generator = np.random.default_rng(0)
     ours, theirs = generator.random((2, 60)) < 0.7, generator.random((2, 60)) < 0.5
-    page = diff_page(compared(ours.astype(float).tolist(), theirs.astype(float).tolist()), 3, Pictures())
+    page = pair_page(compared(ours.astype(float).tolist(), theirs.astype(float).tolist()), 3, Pictures())
     assert [row[0] for row in page.counts.rows] == ["seed 0", "seed 1", "mean over seeds"]
     for seed in (0, 1):
         counts = [int(x) for x in page.counts.rows[seed][1:5]]
@@ -97,18 +95,54 @@ def test_the_counts_are_those_of_the_two_by_two_table_and_its_exact_test(compare
 
 def test_more_questions_than_are_shown_are_counted_and_no_part_of_the_file_is_preferred(compared, tmp_path):
     one = compared([[1] * 300], [[0] * 300])
-    write_diffs([one], tmp_path / "out", shown=30)
+    write_pages(NOTHING, [one], tmp_path / "out", 30)
     html = next((tmp_path / "out/diffs").iterdir()).read_text()
     assert "deepstack is better: 300 questions" in html
-    assert "The 30 with the largest difference are shown" in html
+    assert "30 of them are shown, picked by the difference, of those alike in it at random" in html
     shown = [int(number) for number in re.findall(r"What is in (\d+)\?", html)]
     assert len(shown) == 30
     assert np.mean(shown) == pytest.approx(150, abs=50)
 
 
+def test_an_arm_s_page_shows_what_it_got_wrong_and_right_with_the_pictures_also_where_no_arm_differs(
+    compared, tmp_path
+):
+    answers = [[1, 0, 0.2, 1], [1, 0, 0.9, 0]]
+    compared(answers, answers, type=["a", "b", "b", "a"])
+    made = benchmarks(collect([tmp_path / "deepstack", tmp_path / "low"])[0], "low")
+    pages = write_pages(made, [], tmp_path / "out", 40)
+    assert pages["deepstack", None, "textvqa"] == "answers/deepstack-textvqa.html"
+    runs = {one.seed: one.answers["textvqa"] for one in made.rows[0].results}
+    page = arm_page("deepstack", "textvqa", runs, 40, Pictures())
+    assert page.counts.rows == [["seed 0", "2", "2"], ["seed 1", "2", "2"], ["mean over seeds", "3", "1"]]
+    assert [(side.title, sorted(card.id for card in side.cards)) for side in page.sides] == [
+        ("Wrong", ["q1"]),
+        ("Right", ["q0", "q2", "q3"]),
+    ]
+    assert page.types is not None
+    assert page.types.rows == [["a", "2", "75.0"], ["b", "2", "27.5"]]
+    assert page.summary == "Of 4 questions, 3 right (means over 2 seeds); mean score 51.2 %."
+    html = (tmp_path / "out/answers/deepstack-textvqa.html").read_text()
+    assert html.count('src="data:image/') == 1 + 1 + 6  # page-2 has nine, of which six are shown; page-3 has none
+    assert "deepstack&#39;s 1" in html
+    assert "deepstack is better: 0 questions" in (tmp_path / "out/diffs/deepstack-low-textvqa.html").read_text()
+
+
+def test_no_pages_are_written_where_none_are_asked_for(compared, tmp_path):
+    assert write_pages(NOTHING, [compared([[1]], [[0]])], tmp_path / "out", 0) == {}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_long_answer_is_cut(compared, tmp_path):
+    one = compared([[1]], [[0]], prediction="x" * 2000)
+    write_pages(NOTHING, [one], tmp_path / "out", 9)
+    html = (tmp_path / "out/diffs/deepstack-low-textvqa.html").read_text()
+    assert html.count("x" * 1200 + " … (800 more characters)") == 2
+
+
 def test_types_are_listed_where_there_are_several(compared):
     one = compared([[1, 1, 0, 0]], [[0, 1, 1, 1]], type=["number", "number", "other", "other"])
-    page = diff_page(one, 3, Pictures())
+    page = pair_page(one, 3, Pictures())
     assert page.types is not None
     assert page.types.rows == [
         ["number", "2", "100.0", "50.0", "+50.0"],
@@ -119,7 +153,7 @@ def test_types_are_listed_where_there_are_several(compared):
 def test_the_page_is_one_file_with_everything_escaped(compared, tmp_path):
     evil = "<script>alert(1)</script> & 'x'"
     one = compared([[1]], [[0]], prediction=evil, question=evil, references=[[evil]])
-    addresses = write_diffs([one], tmp_path / "out")
+    addresses = write_pages(NOTHING, [one], tmp_path / "out", 9)
     assert addresses == {("deepstack", "low", "textvqa"): "diffs/deepstack-low-textvqa.html"}
     html = (tmp_path / "out/diffs/deepstack-low-textvqa.html").read_text()
     assert "<script" not in html
@@ -151,7 +185,7 @@ def test_of_many_pictures_some_are_shown_and_the_others_counted(compared):
 
 def test_without_shards_the_page_says_that_pictures_are_missing(compared, tmp_path):
     one = compared([[1]], [[0]], root=tmp_path / "moved")
-    write_diffs([one], tmp_path / "out")
+    write_pages(NOTHING, [one], tmp_path / "out", 9)
     assert "no picture: " in (tmp_path / "out/diffs/deepstack-low-textvqa.html").read_text()
     run = one.ours[0].path.parent.parent
     assert "moved/manifest.json" in str(Pictures().of(run, "textvqa", "page-0"))
@@ -173,7 +207,7 @@ def test_a_key_that_is_not_there_and_a_picture_that_is_none_are_named(compared, 
 
 def test_arms_whose_names_make_the_same_file_name_get_pages_of_their_own(compared, tmp_path):
     one = compared([[1]], [[0]])
-    addresses = write_diffs([replace(one, arm=arm) for arm in ("a/b", "a b", "a/b")], tmp_path / "out")
+    addresses = write_pages(NOTHING, [replace(one, arm=arm) for arm in ("a/b", "a b", "a/b")], tmp_path / "out", 9)
     assert list(addresses.values()) == ["diffs/a_b-low-textvqa.html", "diffs/a_b-low-textvqa_.html"]
     assert {path.name for path in (tmp_path / "out/diffs").iterdir()} == {
         "a_b-low-textvqa.html",
