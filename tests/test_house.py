@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Set
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,7 @@ def test_a_private_name_is_seen(line):
     assert used_privately(line)
 
 
+@cache
 def selves(cls: type) -> set[str]:
     """The private names that a class defines, or that its code asks ``self`` for."""
     try:

@@ -80,6 +80,15 @@ def test_oldest_and_newest_are_derived_from_the_ranges(script):
     assert str(needs[0].specifier) == "<2.15,>=2.9"
 
 
+def test_a_lower_end_that_goes_with_nothing_is_told(script):
+    needs = [Requirement(text) for text in ("numpy>=1.26,<3", "PyYAML>=6", "torch>=2.9")]
+    assert script.false_lower_ends(needs, "numpy==1.26.4\npyyaml==6.0\ntorch==2.9.0+cpu\nother==9\n") == []
+    assert script.false_lower_ends(needs, "numpy==2.0.1\npyyaml==6.0\ntorch==2.90.0\n") == [
+        "numpy>=1.26: the oldest that goes with the others is 2.0.1",
+        "torch>=2.9: the oldest that goes with the others is 2.90.0",
+    ]
+
+
 def test_an_environment_that_is_not_the_locks_is_told_by_name(script):
     lock = "# made by\ntorch==2.14.1\nPyYAML==6.0.4\ncolorama==0.4 ; sys_platform == 'win32'\nuv==0.13"
     same = {"torch": "2.14.1+cpu", "pyyaml": "6.0.4", "uv": "0.13.0"}
