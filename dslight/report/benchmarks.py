@@ -73,14 +73,12 @@ def benchmarks(results: Sequence[Result], baseline: str | None = None, resamples
             if row.label in by_label:
                 found[source] = by_label[row.label]
     places = [(found, source) for found in cells for source in found]
-    for (found, source), one in zip(
-        places, estimate_all([found[source] for found, source in places], resamples), strict=True
-    ):
-        found[source] = replace(found[source], estimate=one)
-    compared = compare([found[source] for found, source in places], resamples)
-    made = [(place, one) for place, one in zip(places, compared, strict=True) if one is not None]
-    adjusted = holm([one.difference.over_questions.p for _, one in made])
-    for ((found, source), one), p in zip(made, adjusted, strict=True):
+    own = [found[source] for found, source in places]
+    for (found, source), one, two in zip(places, estimate_all(own, resamples), compare(own, resamples), strict=True):
+        found[source] = replace(found[source], estimate=one, comparison=two)
+    made = [(found, source, one) for found, source in places if (one := found[source].comparison) is not None]
+    adjusted = holm([one.difference.over_questions.p for *_, one in made])
+    for (found, source, one), p in zip(made, adjusted, strict=True):
         found[source] = replace(found[source], comparison=replace(one, p_holm=p))
     # a benchmark whose answers are judged elsewhere has neither
     shown = {source for found in cells for source, one in found.items() if one.scores or one.estimate is not None}

@@ -68,14 +68,14 @@ def outcomes(claims: Sequence[Claim], tables: Sequence[Sequence[Row]], pages: Pa
 
 def _rows(path: str, claim: Claim, results: Sequence[Result]) -> list[Row]:
     """The arms of a claim, judged by its score, next to the arm that they are compared with."""
-    judged = results if claim.score is None else [one.judged_by(claim.score) for one in results]
+    runs = results if claim.score is None else [one.judged_by(claim.score) for one in results]
     known = sorted({key for one in results for key in one.scores})
-    if claim.score is not None and all(one.accuracy is None for one in judged):
+    if claim.score is not None and all(one.accuracy is None for one in runs):
         raise RecipeError(
             f"{path}: no finished run has {claim.score!r}{closest(claim.score, known)}; there are {', '.join(known)}, "
             f"and numbers of result.json, such as step_seconds"
         )
-    table = [row for row in rows(judged, baseline=claim.base) if row.arm in claim.arms]
+    table = [row for row in rows(runs, baseline=claim.base) if row.arm in claim.arms]
     of_result = claim.score is not None and claim.score not in known
     return [replace(row, unit=NUMBER) for row in table] if of_result else table
 

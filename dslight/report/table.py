@@ -39,7 +39,6 @@ Column = Callable[[Row], str]
 
 
 def _table(table: Sequence[Row], baseline: str | None, own: Mapping[str, Column], pages: Mapping[str, str]) -> Table:
-
     def score(row: Row) -> str:
         spread = f" ± {row.unit(row.spread)}" if row.spread is not None else ""
         return row.unit(row.mean) + spread + (row.unit.name if several_metrics and row.scores else "")

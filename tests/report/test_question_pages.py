@@ -133,6 +133,16 @@ def test_no_pages_are_written_where_none_are_asked_for(compared, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_line_that_says_no_more_than_its_score_has_a_card_and_references_keep_their_case(compared, tmp_path):
+    one = compared([[1]], [[0]], references=[["Dog", "dog", "Dog", 7]])
+    for answers in one.theirs:
+        answers.path.write_text('{"question_id": "q0", "score": 0}\n')
+    write_pages(NOTHING, [one], tmp_path / "out", 9)
+    html = (tmp_path / "out/diffs/deepstack-low-textvqa.html").read_text()
+    assert "Expected: Dog · dog · 7<" in html
+    assert "(nothing)" in html
+
+
 def test_a_long_answer_is_cut(compared, tmp_path):
     one = compared([[1]], [[0]], prediction="x" * 2000)
     write_pages(NOTHING, [one], tmp_path / "out", 9)
