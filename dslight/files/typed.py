@@ -107,7 +107,7 @@ def _said(error: Any) -> str:
     """The first of its findings: key, what it should be, what is there."""
     found = error.errors(include_url=False, include_context=False)[0]
     key = ".".join(map(str, found["loc"]))
-    what = found["msg"].replace("Input should", "should")
+    what = found["msg"].replace("Input should", "must")
     if found["type"] == "json_invalid":
         return f"not JSON ({what.removeprefix('Invalid JSON: ')})"
     if found["type"] == "missing":
