@@ -27,6 +27,7 @@ from PIL import Image
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from data_prep.processes import program
 from dslight.data.sample import IMAGE_TOKEN
 from dslight.data.shards import MANIFEST, Manifest, ShardWriter
 
@@ -189,4 +190,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.pipeline import make_pipeline
@@ -19,6 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from data_prep.digits import digit_split, draw_tiles, to_grey
+from data_prep.processes import program
+from dslight.files.typed import read_json_if_there, understood
 
 TRAIN_TILES = 6400
 VAL_TILES = 1600
@@ -55,8 +58,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     settings = {"seed": args.seed, "train_tiles": TRAIN_TILES, "val_tiles": VAL_TILES, "model": "SVC, RBF, C=10"}
-    if args.out.exists() and (known := json.loads(args.out.read_text())).items() >= settings.items():
-        print(f"{args.out}: there already: {known['high']:.3f} high, {known['low']:.3f} low")
+    known = read_json_if_there(args.out, dict[str, Any]) or {}
+    if known.items() >= settings.items():
+        with understood(args.out):
+            print(f"{args.out}: there already: {known['high']:.3f} high, {known['low']:.3f} low")
         return
     scores = measure(args.seed)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -65,4 +70,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

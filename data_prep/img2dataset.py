@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,17 +28,25 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from data_prep.ingest import MAX_BAD
-from data_prep.processes import begin_worker
+from data_prep.processes import begin_worker, program
 from data_prep.report import QUARANTINE, REPORT
 from dslight.data.sample import BadSample, decode_image, parse_sample
 from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
 from dslight.data.shards.format import Member, Record, load_index
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import sha256
+from dslight.files.typed import Count, FileError, read_json
 
 T = TypeVar("T")
 
 _LISTED = 5
+
+
+@dataclass(frozen=True)
+class _Stats:
+    """What img2dataset writes beside a tar, as far as it counts here."""
+
+    successes: Count
 
 
 def unfinished(root: Path) -> Iterator[str]:
@@ -53,10 +61,9 @@ def unfinished(root: Path) -> Iterator[str]:
             yield f"{tar.name}: no {path.name} beside it, {hint}"
             continue
         try:
-            stats = json.loads(path.read_text())
-            good = int(stats["successes"])
-        except (ValueError, KeyError, TypeError) as error:
-            yield f"{path.name}: not img2dataset's ({type(error).__name__}: {error})"
+            good = read_json(path, _Stats).successes
+        except FileError as error:
+            yield f"{error}; so it is not img2dataset's"
             continue
         parquet = tar.with_suffix(".parquet")
         if parquet.exists() and find_spec("pyarrow") is not None:
@@ -223,4 +230,4 @@ def _refuse(problems: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -47,6 +47,7 @@ from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
 from dslight.data.shards.format import size_problem
 from dslight.data.shards.writer import check_key, locked, shard_name, stale_shards, write_shard
 from dslight.files.atomic import write_atomically
+from dslight.files.typed import read_json_if_there
 
 SHARD_ENTRIES = 4000
 """About 0.2 GB of LLaVA-Pretrain, 0.6 GB of COCO."""
@@ -122,7 +123,7 @@ def ingest(job: Job) -> dict[str, Any]:
         meta = _finished(job).meta
         print(f"{job.out}: finished already, from {meta.get('entries')} entries; delete the folder to make it again")
         path = job.out / REPORT
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_json_if_there(path, dict[str, Any]) or {}
     started = time.monotonic()
     try:
         with locked(job.out, patience=5):

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data_prep.processes import program
 from dslight.data.collate import Collate, Item
 from dslight.data.conversation import IMAGE
 from dslight.data.datamodule import ShardData
@@ -248,4 +249,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

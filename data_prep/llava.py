@@ -21,6 +21,7 @@ from data_prep.check import Entry
 from data_prep.entries import Entries, RawEntry
 from data_prep.images import Images
 from data_prep.ingest import Job, add_source_arguments, ingest, key_name
+from data_prep.processes import program
 
 
 def llava_entry(raw: RawEntry) -> Entry:
@@ -54,4 +55,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -28,6 +28,7 @@ from data_prep.check import Entry
 from data_prep.entries import Entries, RawEntry
 from data_prep.images import Images
 from data_prep.ingest import Job, add_source_arguments, ingest, key_name
+from data_prep.processes import program
 from dslight.data.sample import IMAGE_TOKEN, BadSample
 
 _ROLES = {"system": "system", "developer": "system", "human": "human", "user": "human"} | dict.fromkeys(
@@ -171,4 +172,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

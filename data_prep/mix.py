@@ -24,12 +24,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from annotated_types import Gt, Lt
 
 from data_prep.check import Convert, Entry
 from data_prep.entries import Entries, RawEntry
@@ -37,10 +39,12 @@ from data_prep.images import Images
 from data_prep.ingest import Job, add_arguments, ingest
 from data_prep.llava import llava_entry
 from data_prep.messages import MessagesEntry
+from data_prep.processes import program
 from data_prep.report import REPORT
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest
 from dslight.files.atomic import write_atomically
+from dslight.files.typed import Count, FileError, parse_json, understood
 from dslight.names import UnsafeNameError, below
 
 FORMATS: dict[str, Convert] = {"llava": llava_entry, "messages": MessagesEntry()}
@@ -101,8 +105,8 @@ class Source:
     images: tuple[str, ...] = ()
     format: Literal["llava", "messages"] = "llava"
     where: Where = Where()
-    count: int | None = None
-    weight: float = 1.0
+    count: Annotated[int, Gt(0), Lt(2**63)] | None = None
+    weight: Annotated[float, Gt(0), Lt(math.inf)] = 1.0
     prompt: tuple[str, ...] = ()
     appends: bool = False
 
@@ -119,7 +123,7 @@ class Mix:
 
     sources: Mapping[str, Source]
     seed: int = 0
-    rounding: int = 1
+    rounding: Count = 1
 
     @classmethod
     def load(cls, path: Path) -> Mix:
@@ -130,13 +134,20 @@ class Mix:
         """
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise SystemExit(f"{path}: {error}") from error
+        except RecursionError:
+            raise SystemExit(f"{path}: nested too deeply") from None
         _known(f"{path}", content, {field.name for field in fields(cls)})
         if not isinstance(content.get("sources"), dict) or not content["sources"]:
             raise SystemExit(f"{path}: sources: names no source")
-        sources = {name: _source(f"{path}: sources.{name}", body) for name, body in content["sources"].items()}
-        return cls(**{**content, "sources": sources})
+        try:
+            with understood(path):
+                sources = {name: _source(f"{path}: sources.{name}", body) for name, body in content["sources"].items()}
+                made = asdict(cls(**{**content, "sources": sources}))
+            return parse_json(json.dumps(made, default=str), cls, path)
+        except FileError as error:
+            raise SystemExit(str(error)) from error
 
 
 def _source(at: str, body: Any) -> Source:
@@ -147,10 +158,6 @@ def _source(at: str, body: Any) -> Source:
         raise SystemExit(f"{at}.json: missing; the file of its entries, below --raw")
     if body.get("format", "llava") not in FORMATS:
         raise SystemExit(f"{at}.format: {body['format']!r} is none of {', '.join(FORMATS)}")
-    for name in ("count", "weight"):
-        value = body.get(name, 1)
-        if not isinstance(value, int if name == "count" else int | float) or value <= 0:
-            raise SystemExit(f"{at}.{name}: {value!r}; must be a number above 0")
     lists = {name: _texts(where[name]) for name in ("contains", "lacks") if name in where}
     return Source(
         **{**body, "images": _texts(body.get("images")), "prompt": _texts(body.get("prompt"))}
@@ -276,4 +283,4 @@ def _write_report(mix: Mix, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -1,4 +1,4 @@
-"""The worker processes of the programs that use all cores."""
+"""How the programs here run: what ends them is said in a sentence; the worker processes of those that use all cores."""
 
 from __future__ import annotations
 
@@ -7,10 +7,31 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable
 
 from PIL import Image
 
+from dslight.errors import UserError, readable
+from dslight.files.space import no_space
+
 _POLL = 0.2  # seconds
+
+
+def program(main: Callable[[], None]) -> None:
+    """Run a program. What its user can mend, a full disk among it, ends it with a sentence.
+
+    Raises:
+        SystemExit: with the sentence.
+    """
+    try:
+        main()
+    except SystemExit as left:
+        raise SystemExit(readable(left.code) if isinstance(left.code, str) else left.code) from None
+    except Exception as error:
+        said = error if isinstance(error, UserError) else no_space(error)
+        if said is None:
+            raise
+        raise SystemExit(readable(str(said))) from None
 
 
 def begin_worker(parent: int) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from data_prep.img2dataset import indexed
 from data_prep.journal import JOURNAL
+from data_prep.processes import program
 from data_prep.report import QUARANTINE, REPORT
 from dslight.data.records import read_sample
 from dslight.data.sample import BadSample, decode_image
@@ -84,4 +85,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

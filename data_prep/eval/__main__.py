@@ -26,6 +26,7 @@ from data_prep.eval.frames import Videos
 from data_prep.eval.sets import SETS
 from data_prep.images import Images
 from data_prep.ingest import Job, add_arguments, ingest, key_name
+from data_prep.processes import program
 from data_prep.report import REPORT
 from dslight.data.shards import Manifest
 from dslight.data.video import SIDE, Sampling
@@ -124,4 +125,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

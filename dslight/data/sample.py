@@ -101,7 +101,7 @@ def parse_sample(key: str, members: Mapping[str, bytes], text: bool = True) -> S
     """
     try:
         record = json.loads(members.get("json", b"{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadSample(f"{key}: its json does not parse ({error})") from error
     return parse_record(key, members, record, text)
 
@@ -116,7 +116,7 @@ def parse_record(key: str, members: Mapping[str, bytes], record: Any, text: bool
         return _parse(key, members, record, text)
     except BadSample as error:
         raise BadSample(f"{key}: {error}", error.reason) from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise BadSample(f"{key}: its json is not a record: {type(error).__name__}: {error}") from error
 
 

@@ -6,13 +6,21 @@ checks it, strictly: a text is no number, and a yes is no 1.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Lt
 
 from dslight.errors import UserError
 
 Form = TypeVar("Form")
+
+Count = Annotated[int, Ge(0), Lt(2**63)]
+"""What is counted, in a form: records, bytes."""
 
 
 class FileError(UserError):
@@ -33,6 +41,37 @@ def read_json(path: Path, form: type[Form]) -> Form:
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from error
     return parse_json(data, form, path)
+
+
+def loaded(data: bytes | str, where: object) -> Any:
+    """Whatever JSON is in the text of somebody else's file.
+
+    Raises:
+        FileError: it is not JSON.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise FileError(f"{where}: not JSON that can be read (nested too deeply)") from None
+    except ValueError as error:
+        raise FileError(f"{where}: not JSON ({error})") from error
+
+
+@contextmanager
+def understood(where: object) -> Iterator[None]:
+    """Name a file, whose content the block takes apart, where it is built otherwise than the block expects.
+
+    Raises:
+        FileError: for what Python raises then.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        what = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        kind = "nothing is called" if isinstance(error, KeyError) else type(error).__name__ + ":"
+        raise FileError(f"{where}: not built as it should be ({kind} {what})") from error
 
 
 def read_json_if_there(path: Path, form: type[Form]) -> Form | None:
@@ -68,7 +107,7 @@ def _said(error: Any) -> str:
     """The first of its findings: key, what it should be, what is there."""
     found = error.errors(include_url=False, include_context=False)[0]
     key = ".".join(map(str, found["loc"]))
-    what = found["msg"].replace("Input should", "should")
+    what = found["msg"].replace("Input should", "must")
     if found["type"] == "json_invalid":
         return f"not JSON ({what.removeprefix('Invalid JSON: ')})"
     if found["type"] == "missing":

@@ -41,6 +41,8 @@ with others.
 """
 _SELECTABLE = "data.val"
 """A mapping of which a list keeps some entries."""
+_DEEPEST = 50
+"""Levels of a file: whoever walks through a recipe after this may do so by recursion."""
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 
 
@@ -115,6 +117,10 @@ def parse_override(text: str) -> Layer:
         raise RecipeError(f"{text}: bases cannot be set from the command line; write a recipe with these bases")
     try:
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
+        if _is_deep(parsed):
+            raise RecipeError(f"{key}: the value is nested more than {_DEEPEST} levels deep")
+    except RecursionError:
+        raise RecipeError(f"{key}: the value is nested too deeply") from None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise RecipeError(f"{key}: the value {value!r} is not YAML, {_problem(error)}") from error
     assert isinstance(parsed, dict)
@@ -291,6 +297,9 @@ def _load(path: Path, asked_by: str) -> dict[str, Any]:
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"))
         values = OmegaConf.to_container(OmegaConf.load(path)) if node is None or node.id == "mapping" else None
+        deep = values is not None and _is_deep(values)
+    except RecursionError:
+        raise RecipeError(f"{path}: not YAML that can be read (nested too deeply)") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
         hint = (
@@ -305,10 +314,17 @@ def _load(path: Path, asked_by: str) -> dict[str, Any]:
         raise RecipeError(
             f"{error.full_key}: cannot read the interpolation, {_problem(error)}; it comes from {path}"
         ) from error
+    if deep:
+        raise RecipeError(f"{path}: nested more than {_DEEPEST} levels deep")
     if not isinstance(values, dict):
         kind = "a list" if node is not None and node.id == "sequence" else "a single value"
         raise RecipeError(f"{path}: a recipe is a mapping (key: value), this file holds {kind}")
     return values  # type: ignore[return-value]
+
+
+def _is_deep(node: Any, left: int = _DEEPEST) -> bool:
+    inner = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    return left < 0 or any(_is_deep(one, left - 1) for one in inner)
 
 
 def _problem(error: Exception) -> str:

@@ -35,6 +35,7 @@ from zipfile import is_zipfile
 from dslight.checkpoints import sharded
 from dslight.files import locks
 from dslight.files.atomic import remove_leftovers, write_atomically
+from dslight.files.typed import read_json_if_there
 from dslight.recipe.compose import compose, differences, to_yaml
 from dslight.recipe.errors import RecipeError
 from dslight.run.deletion import LOCK, delete_checkpoint, delete_run
@@ -136,8 +137,12 @@ class RunFolder:
             write_atomically(self.recipe_file, to_yaml(recipe))
 
     def result(self) -> dict[str, Any] | None:
-        """The finished run's result, or ``None``."""
-        return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+        """The finished run's result, or ``None``.
+
+        Raises:
+            FileError: the file holds something else.
+        """
+        return read_json_if_there(self.result_file, dict[str, Any])
 
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint."""

@@ -17,7 +17,6 @@ What is decided here:
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dslight.files.typed import FileError, read_json_if_there
 from dslight.recipe.ablation import Ablation, Run
 from dslight.recipe.compose import compose, differences, recipe_hash
 from dslight.recipe.errors import RecipeError
@@ -128,10 +128,9 @@ def describe(run: Run) -> str:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The mapping in a file; ``None`` when there is none, or it is being written at this moment."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_if_there(path, dict[str, Any])
+    except FileError:  # whoever trains the run will say so
         return None
-    return content if isinstance(content, dict) else None
 
 
 @dataclass

@@ -125,7 +125,7 @@ def test_stats_without_a_tar_and_stats_of_something_else_are_named(laion):
     with pytest.raises(SystemExit) as error:
         main([str(laion)])
     assert "00000_stats.json: its tar is missing" in str(error.value)
-    assert "00001_stats.json: not img2dataset's (KeyError: 'successes')" in str(error.value)
+    assert "00001_stats.json: successes: missing; so it is not img2dataset's" in str(error.value)
 
 
 def test_the_parquet_has_to_say_as_many_as_the_stats(laion):

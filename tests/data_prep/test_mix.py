@@ -195,7 +195,7 @@ def test_an_entry_without_any_of_several_prompts_is_bad(raw, tmp_path):
         ({"json": "dvqa.json", "where": {"imgae": ""}}, r"sources\.a\.where\.imgae: there is no such key"),
         ({"count": 3}, r"sources\.a\.json: missing"),
         ({"json": "dvqa.json", "format": "parquet"}, r"sources\.a\.format: 'parquet' is none of llava, messages"),
-        ({"json": "dvqa.json", "count": 0}, r"sources\.a\.count: 0; must be"),
+        ({"json": "dvqa.json", "count": 0}, r"sources\.a\.count: must be greater than 0, not 0"),
         ({"json": "gone.json"}, r"sources\.a\.json: there is no .*gone\.json"),
         ({"json": "dvqa.json", "images": ["gone.zip"]}, r"sources\.a\.images: '.*gone\.zip' names no folder"),
         ({"json": "dvqa.json", "images": ["dvqa"], "count": 50}, "has 4 entries; a needs 50 or more"),
