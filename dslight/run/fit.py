@@ -100,6 +100,7 @@ def make_trainer(
     from dslight.checkpoints.sharded import restore
     from dslight.train.checkpoint_io import StreamedCheckpoint
     from dslight.train.rendezvous import meet
+    from dslight.upstream.lightning import load_only_what_is_named, never_requeue
 
     _quieten()
     arguments = {**vars(experiment.trainer.build()), "default_root_dir": str(folder.path)}
@@ -124,6 +125,8 @@ def make_trainer(
         setattr(trainer.strategy, "load_checkpoint", partial(restore, trainer.strategy))  # noqa: B010
     trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     meet(trainer.strategy)
+    load_only_what_is_named(trainer)
+    never_requeue(trainer)
     return trainer
 
 

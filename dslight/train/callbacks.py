@@ -19,14 +19,17 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 from dslight.files.space import room_for
 from dslight.train.checkpoints import Checkpoints
+from dslight.upstream.lightning import announced_by
 
 
 class StopCleanly(pl.Callback):
-    """Ctrl-C, or SIGTERM, ends the run after the current optimizer step, with a checkpoint; a second Ctrl-C ends it at
-    once.
+    """Ctrl-C, SIGTERM or SIGUSR1 ends the run after the current optimizer step, with a checkpoint; a second Ctrl-C ends
+    it at once.
 
     SIGTERM is how a scheduler announces that it takes the machine away. It may come twice (from the scheduler, and
-    handed on by torchrun), which asks no more than once.
+    handed on by torchrun), which asks no more than once. SIGUSR1, or what ``SLURMEnvironment(requeue_signal=...)``
+    names, is what batch scripts have SLURM send (``--signal=USR1@90``); a handler that somebody else has set for it
+    stays.
 
     An interrupt in the middle of an optimizer step would leave half-updated weights beside a data position that is one
     batch off: resuming would not be exact.
@@ -48,7 +51,11 @@ class StopCleanly(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen."""
-        self._before = {which: signal.signal(which, self._ask) for which in (signal.SIGINT, signal.SIGTERM)}
+        listened = [signal.SIGINT, signal.SIGTERM]
+        announced = announced_by(trainer)
+        if announced not in listened and signal.getsignal(announced) == signal.SIG_DFL:
+            listened.append(announced)
+        self._before = {which: signal.signal(which, self._ask) for which in listened}
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
