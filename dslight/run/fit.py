@@ -94,11 +94,13 @@ def make_trainer(
     """
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.pytorch import Trainer
+    from lightning.pytorch.plugins import HalfPrecision
     from lightning.pytorch.strategies import ModelParallelStrategy
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from dslight.checkpoints.sharded import restore
     from dslight.train.checkpoint_io import StreamedCheckpoint
+    from dslight.train.precision import HalfWeights
     from dslight.train.rendezvous import meet
     from dslight.upstream.lightning import load_only_what_is_named, never_requeue
 
@@ -119,6 +121,8 @@ def make_trainer(
         trainer = Trainer(**arguments)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise RecipeError(f"trainer: {error}") from error
+    if type(precision := trainer.strategy.precision_plugin) is HalfPrecision:
+        trainer.strategy.precision_plugin = HalfWeights(precision.precision)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none of the recipe's, nor of another accelerator
         trainer.strategy.checkpoint_io = StreamedCheckpoint()
     if isinstance(trainer.strategy, ModelParallelStrategy):  # its own way would run whatever a checkpoint holds
