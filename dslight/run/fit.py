@@ -21,6 +21,7 @@ from dslight.components.component import WeightsError
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.data.workers import worker_error
+from dslight.errors import UnfinishedError
 from dslight.files.space import no_space
 from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
@@ -54,6 +55,7 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
     Raises:
         RecipeError: before anything is trained.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+        UnfinishedError: when ``trainer.max_time`` is up, with a checkpoint written.
     """
     from lightning.pytorch.utilities import rank_zero_info
 
@@ -157,13 +159,15 @@ def _trained(experiment: Experiment) -> list[str]:
 @contextmanager
 def users_errors() -> Iterator[None]:
     """What only shows while a run goes on and is the user's to mend: a bad sample, a part that cannot train, a loss
-    that is not finite, a checkpoint that would run code, a full disk.
+    that is not finite, a checkpoint that would run code, a full disk, time that is up.
     """
-    from dslight.train.callbacks import GradientError
+    from dslight.train.callbacks import GradientError, TimeUp
     from dslight.train.finite import LossError
 
     try:
         yield
+    except TimeUp as over:
+        raise UnfinishedError(str(over)) from None
     except (ShardError, BadSample, GradientError, LossError, WeightsError) as error:
         raise RecipeError(str(error)) from error
     except OSError as error:
@@ -234,6 +238,7 @@ def _launched() -> dict[str, int]:
 
 
 def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str, Any]:
+    from lightning.pytorch.callbacks import Timer
     from lightning.pytorch.loggers import CSVLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -251,7 +256,8 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     saves = experiment.recipe.get("trainer", {}).get("enable_checkpointing", True)
     every, keep = experiment.recipe.get("checkpoint_every", 1000), experiment.recipe.get("checkpoint_keep", 2)
     checkpoints = Checkpoints(folder, every if saves else None, keep)
-    stop = StopCleanly(checkpoints)
+    limit = experiment.trainer.values.get("max_time")
+    stop = StopCleanly(checkpoints, None if limit is None else Timer(limit))
     first = FirstError()
     callbacks: list[Any] = [
         first,
@@ -269,7 +275,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     if experiment.trainer.values.get("enable_progress_bar", True):
         callbacks.append(Bar(pace))
     logger = CSVLogger(folder.path, name="logs", version=f"attempt-{folder.next_attempt() if resume else 0}")
-    extra: dict[str, Any] = {} if measured is None else {"profiler": waited}
+    extra: dict[str, Any] = {"max_time": None} | ({} if measured is None else {"profiler": waited})
     if (steps := experiment.recipe.get("validate_every")) is not None:
         callbacks.append(ValidateEvery(steps))
         extra |= ValidateEvery.TRAINER

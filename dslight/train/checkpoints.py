@@ -55,6 +55,7 @@ class Checkpoints(Checkpoint):
     def __init__(self, place: Place, every: int | None, keep: int) -> None:
         self.place, self.every, self.count = place, every, keep
         self._saved: int | None = None
+        self._at = 0
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint of this step, once; all ranks together.
@@ -81,7 +82,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count at the step that the run continues from."""
-        self._saved = trainer.global_step
+        self._saved = self._at = trainer.global_step
         if trainer.is_global_zero:  # the others cannot save before it has taken part in a step
             self.place.set_aside(trainer.global_step)
 
@@ -89,9 +90,10 @@ class Checkpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where the optimizer has just stepped and a checkpoint is due."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or self.every is None:
+        if trainer.global_step == self._at:  # a micro-batch; an epoch's last step may have fewer of them
             return
-        if trainer.global_step % self.every == 0:
+        self._at = trainer.global_step
+        if self.every is not None and self._at % self.every == 0:
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
