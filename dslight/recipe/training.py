@@ -1,4 +1,4 @@
-"""What a recipe says about its training and would have no effect, or could not work: refused before a weight is read."""
+"""What a recipe says of its training that has no effect, or cannot work: refused before a weight is read."""
 
 from __future__ import annotations
 

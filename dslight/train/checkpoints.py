@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from dslight.errors import UserError
 from dslight.files.space import NoSpaceError, room_for
-from dslight.train.checkpoint_io import tensor_bytes
+from dslight.train.checkpoint_io import tensor_bytes, unreadable
 
 
 class Place(Protocol):
@@ -95,6 +96,21 @@ class Checkpoints(Checkpoint):
         self._at = trainer.global_step
         if self.every is not None and self._at % self.every == 0:
             self.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse a callback whose state could not be read again; all ranks alike.
+
+        Raises:
+            UserError: naming the callback and the value.
+        """
+        for name, state in checkpoint.get("callbacks", {}).items():
+            if (found := unreadable(state)) is not None:
+                raise UserError(
+                    f"trainer.callbacks: {name.partition('{')[0]}: {found[0] or 'its state'} is a {found[1]}, which no "
+                    f"run could be continued with; let its state_dict give plain numbers, text and tensors"
+                )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last step, which validate and predict read."""
