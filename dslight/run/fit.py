@@ -28,6 +28,7 @@ from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections
 from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
+from dslight.run.loggers import name_loggers
 
 if TYPE_CHECKING:
     from dslight.train.callbacks import FirstError
@@ -279,6 +280,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     if (steps := experiment.recipe.get("validate_every")) is not None:
         callbacks.append(ValidateEvery(steps))
         extra |= ValidateEvery.TRAINER
+    name_loggers(experiment.trainer, folder.id(fresh=not resume))
     trainer = make_trainer(experiment, folder, callbacks, [logger], **extra)
     if trainer.is_global_zero:  # the other ranks write nothing, and nobody trains before all are there
         folder.open(experiment.recipe, fresh=not resume)

@@ -63,7 +63,7 @@ def test_the_result_holds_the_scores_and_what_they_cost(whole, recipe):
 def test_the_environment_is_written_down(whole):
     environment = whole.json("environment.json")
     assert environment["versions"]["lightning"] == version("lightning")
-    assert set(environment) == {"versions", "git_commit", "python", "command"}
+    assert set(environment) == {"versions", "git_commit", "python", "command", "id"}
 
 
 def test_every_question_is_answered_and_the_score_follows_from_the_answers(whole):
