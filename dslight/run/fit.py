@@ -196,8 +196,8 @@ def _first(kept: FirstError) -> Iterator[None]:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Put back what Ctrl-C and SIGTERM did before, which Lightning does not where a training ends by an exception."""
-    before = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
+    """Put back what the signals of a stop did before; Lightning does not where a training ends by an exception."""
+    before = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
