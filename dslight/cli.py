@@ -107,14 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `dslight plan ... | head`
         return 0
     except Exception as error:
-        from dslight.errors import UserError, readable
+        from dslight.errors import UnfinishedError, UserError, readable
         from dslight.files.space import no_space
 
         said = error if isinstance(error, UserError) else no_space(error)
         if said is None:
             raise
         print(f"{_below_bars()}dslight: {readable(str(said))}", file=sys.stderr)
-        return 1
+        return 130 if isinstance(error, UnfinishedError) else 1
 
 
 @cache

@@ -23,6 +23,10 @@ class UserError(ValueError):
         super().__init__(readable(str(message)))
 
 
+class UnfinishedError(UserError):
+    """A run was stopped before its end, with a checkpoint: the same command continues it."""
+
+
 def readable(message: str) -> str:
     """``message`` with its long lines cut in the middle and without control characters."""
     return "\n".join(_cut(printable(line)) for line in message.split("\n"))

@@ -30,6 +30,7 @@ from dslight.metrics.benchmarks import BENCHMARKS
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import closest
 from dslight.recipe.schema import Section, located, sections
+from dslight.recipe.training import check_training
 from dslight.recipe.waiting import KINDS, parts_that_wait, read
 from dslight.train.strategy import copies_of
 from dslight.types import Grid
@@ -118,6 +119,7 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
                 f"weights.{name}: there is no such part{closest(name, parts)}; the parts are {', '.join(parts)}"
             )
     _check_data(experiment.data)
+    check_training(recipe, model)
     _check_diagnostics(experiment)
     _check_mesh(recipe)
     return experiment

@@ -21,12 +21,14 @@ from dslight.components.component import WeightsError
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.data.workers import worker_error
+from dslight.errors import UnfinishedError
 from dslight.files.space import no_space
 from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections
 from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
+from dslight.run.loggers import name_loggers
 
 if TYPE_CHECKING:
     from dslight.train.callbacks import FirstError
@@ -54,6 +56,7 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
     Raises:
         RecipeError: before anything is trained.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+        UnfinishedError: when ``trainer.max_time`` is up, with a checkpoint written.
     """
     from lightning.pytorch.utilities import rank_zero_info
 
@@ -94,12 +97,15 @@ def make_trainer(
     """
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.pytorch import Trainer
+    from lightning.pytorch.plugins import HalfPrecision
     from lightning.pytorch.strategies import ModelParallelStrategy
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from dslight.checkpoints.sharded import restore
     from dslight.train.checkpoint_io import StreamedCheckpoint
+    from dslight.train.precision import HalfWeights
     from dslight.train.rendezvous import meet
+    from dslight.upstream.lightning import load_only_what_is_named, never_requeue
 
     _quieten()
     arguments = {**vars(experiment.trainer.build()), "default_root_dir": str(folder.path)}
@@ -118,12 +124,16 @@ def make_trainer(
         trainer = Trainer(**arguments)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise RecipeError(f"trainer: {error}") from error
+    if type(precision := trainer.strategy.precision_plugin) is HalfPrecision:
+        trainer.strategy.precision_plugin = HalfWeights(precision.precision)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none of the recipe's, nor of another accelerator
         trainer.strategy.checkpoint_io = StreamedCheckpoint()
     if isinstance(trainer.strategy, ModelParallelStrategy):  # its own way would run whatever a checkpoint holds
         setattr(trainer.strategy, "load_checkpoint", partial(restore, trainer.strategy))  # noqa: B010
     trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     meet(trainer.strategy)
+    load_only_what_is_named(trainer)
+    never_requeue(trainer)
     return trainer
 
 
@@ -150,13 +160,15 @@ def _trained(experiment: Experiment) -> list[str]:
 @contextmanager
 def users_errors() -> Iterator[None]:
     """What only shows while a run goes on and is the user's to mend: a bad sample, a part that cannot train, a loss
-    that is not finite, a checkpoint that would run code, a full disk.
+    that is not finite, a checkpoint that would run code, a full disk, time that is up.
     """
-    from dslight.train.callbacks import GradientError
+    from dslight.train.callbacks import GradientError, TimeUp
     from dslight.train.finite import LossError
 
     try:
         yield
+    except TimeUp as over:
+        raise UnfinishedError(str(over)) from None
     except (ShardError, BadSample, GradientError, LossError, WeightsError) as error:
         raise RecipeError(str(error)) from error
     except OSError as error:
@@ -184,8 +196,8 @@ def _first(kept: FirstError) -> Iterator[None]:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Put back what Ctrl-C and SIGTERM did before, which Lightning does not where a training ends by an exception."""
-    before = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
+    """Put back what the signals of a stop did before; Lightning does not where a training ends by an exception."""
+    before = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
@@ -227,6 +239,7 @@ def _launched() -> dict[str, int]:
 
 
 def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str, Any]:
+    from lightning.pytorch.callbacks import Timer
     from lightning.pytorch.loggers import CSVLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -244,7 +257,8 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     saves = experiment.recipe.get("trainer", {}).get("enable_checkpointing", True)
     every, keep = experiment.recipe.get("checkpoint_every", 1000), experiment.recipe.get("checkpoint_keep", 2)
     checkpoints = Checkpoints(folder, every if saves else None, keep)
-    stop = StopCleanly(checkpoints)
+    limit = experiment.trainer.values.get("max_time")
+    stop = StopCleanly(checkpoints, None if limit is None else Timer(limit))
     first = FirstError()
     callbacks: list[Any] = [
         first,
@@ -262,10 +276,11 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     if experiment.trainer.values.get("enable_progress_bar", True):
         callbacks.append(Bar(pace))
     logger = CSVLogger(folder.path, name="logs", version=f"attempt-{folder.next_attempt() if resume else 0}")
-    extra: dict[str, Any] = {} if measured is None else {"profiler": waited}
+    extra: dict[str, Any] = {"max_time": None} | ({} if measured is None else {"profiler": waited})
     if (steps := experiment.recipe.get("validate_every")) is not None:
         callbacks.append(ValidateEvery(steps))
         extra |= ValidateEvery.TRAINER
+    name_loggers(experiment.trainer, folder.id(fresh=not resume))
     trainer = make_trainer(experiment, folder, callbacks, [logger], **extra)
     if trainer.is_global_zero:  # the other ranks write nothing, and nobody trains before all are there
         folder.open(experiment.recipe, fresh=not resume)

@@ -1,7 +1,7 @@
 """A run's folder: everything that one training leaves behind, and what a second call finds there.
 
     recipe.yaml        as resolved; the run can be repeated from it
-    environment.json   versions, git commit, command
+    environment.json   versions, git commit, command, and the id that loggers know the run by
     optimizer.txt      its groups: part, parameters, learning rate, weight decay
     logs/attempt-N/    Lightning's CSV of each attempt; an interrupted run has several
     metrics.csv        the attempts joined, without the steps that were done twice
@@ -30,6 +30,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from zipfile import is_zipfile
 
 from dslight.checkpoints import sharded
@@ -74,6 +75,17 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "weights"
         self.result_file = self.path / "result.json"
+        self._id: str | None = None
+
+    def id(self, fresh: bool = False) -> str:
+        """What loggers know the run by in all of its attempts: as ``environment.json`` says, a new one where it says
+        nothing or the run begins anew.
+        """
+        if self._id is None and not fresh:
+            with suppress(OSError, ValueError, AttributeError):
+                self._id = json.loads((self.path / "environment.json").read_text()).get("id")
+        self._id = self._id or uuid4().hex[:8]
+        return self._id
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -133,7 +145,8 @@ class RunFolder:
         self._remove_leftovers()
         if not self.recipe_file.exists():
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2))
+            about = {**environment(), "id": self.id(fresh)}
+            write_atomically(self.path / "environment.json", json.dumps(about, indent=2))
             write_atomically(self.recipe_file, to_yaml(recipe))
 
     def result(self) -> dict[str, Any] | None:

@@ -15,26 +15,35 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 
 from dslight.files.space import room_for
 from dslight.train.checkpoints import Checkpoints
+from dslight.upstream.lightning import announced_by
+
+
+class TimeUp(KeyboardInterrupt):
+    """The run has used the time that it has; it is saved, and not finished."""
 
 
 class StopCleanly(pl.Callback):
-    """Ctrl-C, or SIGTERM, ends the run after the current optimizer step, with a checkpoint; a second Ctrl-C ends it at
-    once.
+    """Ctrl-C, SIGTERM or SIGUSR1 ends the run after the current optimizer step, with a checkpoint; a second Ctrl-C ends
+    it at once.
 
     SIGTERM is how a scheduler announces that it takes the machine away. It may come twice (from the scheduler, and
-    handed on by torchrun), which asks no more than once.
+    handed on by torchrun), which asks no more than once. SIGUSR1, or what ``SLURMEnvironment(requeue_signal=...)``
+    names, is what batch scripts have SLURM send (``--signal=USR1@90``); a handler that somebody else has set for it
+    stays. So does the end of ``limit``, ``trainer.max_time``, which counts from the start of each attempt: Lightning's
+    own way would leave in the middle of a step, and call the run finished.
 
     An interrupt in the middle of an optimizer step would leave half-updated weights beside a data position that is one
     batch off: resuming would not be exact.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints = checkpoints
-        self.asked = self.saved = False
+    def __init__(self, checkpoints: Checkpoints, limit: Timer | None = None) -> None:
+        self.checkpoints, self.limit = checkpoints, limit
+        self.asked = self.saved = self.late = False
+        self._at = 0
         self._interrupts = 0
         self._before: dict[signal.Signals, Any] = {}
 
@@ -48,15 +57,26 @@ class StopCleanly(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen."""
-        self._before = {which: signal.signal(which, self._ask) for which in (signal.SIGINT, signal.SIGTERM)}
+        self._at = trainer.global_step
+        if self.limit is not None:
+            self.limit.on_train_start(trainer, pl_module)
+        listened = [signal.SIGINT, signal.SIGTERM]
+        announced = announced_by(trainer)
+        if announced not in listened and signal.getsignal(announced) == signal.SIG_DFL:
+            listened.append(announced)
+        self._before = {which: signal.signal(which, self._ask) for which in listened}
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where the optimizer has just stepped; all ranks together."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if trainer.global_step == self._at:
             return
-        asked = self.asked
+        self._at = trainer.global_step
+        last = trainer.global_step >= trainer.estimated_stepping_batches
+        left = self.limit.time_remaining() if self.limit is not None and not last else None
+        self.late = left is not None and left <= 0
+        asked = self.asked or self.late
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked:
@@ -78,6 +98,8 @@ class StopCleanly(pl.Callback):
         self._leave()
 
     def _leave(self) -> None:
+        if self.saved and self.late and not self.asked:
+            raise TimeUp(f"trainer.max_time: the time is up after step {self._at}; the same command continues")
         if self.saved:
             raise KeyboardInterrupt
 
@@ -201,6 +223,7 @@ class Pace(pl.Callback):
         self.train_seconds = 0.0
         self._began: float | None = None
         self._counted = self._written = 0.0
+        self._at = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints: a run that was interrupted reports on all of its attempts."""
@@ -227,7 +250,7 @@ class Pace(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the whole training, validation included."""
-        self._counted = time.perf_counter()
+        self._counted, self._at = time.perf_counter(), trainer.global_step
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The next step's clock does not count what validation takes."""
@@ -237,8 +260,9 @@ class Pace(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A step is timed from the end of the one before it, so that waiting for data counts."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if trainer.global_step == self._at:
             return
+        self._at = trainer.global_step
         now = time.perf_counter()
         if self._began is not None:
             self.seconds.append(now - self._began)

@@ -8,6 +8,7 @@ process has left there.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,6 +59,29 @@ class _Stream:
 
     def flush(self) -> None:
         self.file.flush()
+
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def unreadable(node: Any, path: str = "") -> tuple[str, str] | None:
+    """The first value of nested containers that could be written, and not be read again without running what a file
+    says: its path and its type. ``None``: there is none.
+    """
+    if type(node) in _PLAIN or isinstance(node, Tensor):
+        return None
+    if type(node) in (dict, list, tuple):
+        inside = node.items() if isinstance(node, dict) else enumerate(node)
+        found = (unreadable(key, path) or unreadable(value, f"{path}.{key}".lstrip(".")) for key, value in inside)
+        return next(filter(None, found), None)
+    file = BytesIO()
+    try:
+        torch.save(node, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:  # whatever a stranger's object raises when it is pickled
+        return path, f"{type(node).__module__}.{type(node).__qualname__}"
+    return None
 
 
 def tensor_bytes(node: Any) -> int:

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from dslight.errors import UserError
 from dslight.files.space import NoSpaceError, room_for
-from dslight.train.checkpoint_io import tensor_bytes
+from dslight.train.checkpoint_io import tensor_bytes, unreadable
 
 
 class Place(Protocol):
@@ -55,6 +56,7 @@ class Checkpoints(Checkpoint):
     def __init__(self, place: Place, every: int | None, keep: int) -> None:
         self.place, self.every, self.count = place, every, keep
         self._saved: int | None = None
+        self._at = 0
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint of this step, once; all ranks together.
@@ -81,7 +83,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count at the step that the run continues from."""
-        self._saved = trainer.global_step
+        self._saved = self._at = trainer.global_step
         if trainer.is_global_zero:  # the others cannot save before it has taken part in a step
             self.place.set_aside(trainer.global_step)
 
@@ -89,10 +91,26 @@ class Checkpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where the optimizer has just stepped and a checkpoint is due."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or self.every is None:
+        if trainer.global_step == self._at:  # a micro-batch; an epoch's last step may have fewer of them
             return
-        if trainer.global_step % self.every == 0:
+        self._at = trainer.global_step
+        if self.every is not None and self._at % self.every == 0:
             self.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse a callback whose state could not be read again; all ranks alike.
+
+        Raises:
+            UserError: naming the callback and the value.
+        """
+        for name, state in checkpoint.get("callbacks", {}).items():
+            if (found := unreadable(state)) is not None:
+                raise UserError(
+                    f"trainer.callbacks: {name.partition('{')[0]}: {found[0] or 'its state'} is a {found[1]}, which no "
+                    f"run could be continued with; let its state_dict give plain numbers, text and tensors"
+                )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last step, which validate and predict read."""

@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dslight.train.lora import LoRA, adapt
+from dslight.train.schedule import Schedule
 from dslight.train.units import run_units
 
 
@@ -77,7 +78,7 @@ class Stage:
         train: part name -> learning rate and weight decay. Parts that are not named are frozen.
         optimizer: makes the optimizer from parameter groups; learning rate and weight decay come from ``train``.
         schedule: a name that ``transformers.get_scheduler`` knows: ``cosine``, ``linear``, ``constant_with_warmup``,
-            ...
+            ...; or one with arguments, see :class:`dslight.train.schedule.Schedule`.
         warmup_ratio: share of all steps that the learning rate rises linearly.
         warmup_steps: the same as a number of steps; wins over the ratio.
         frozen: part name -> checkpointing and compilation of a part that does not train.
@@ -87,13 +88,11 @@ class Stage:
         self,
         train: dict[str, PartTraining],
         optimizer: Callable[[Iterable[Any]], Optimizer] = torch.optim.AdamW,
-        schedule: str = "cosine",
+        schedule: str | dict[str, Any] = "cosine",
         warmup_ratio: float = 0.03,
         warmup_steps: int | None = None,
         frozen: dict[str, PartFrozen] | None = None,
     ) -> None:
-        from transformers import SchedulerType
-
         if not train:
             raise ValueError("train: nothing trains; give at least one part a learning rate")
         for name, how in train.items():
@@ -101,9 +100,6 @@ class Stage:
                 how.check()
         for name in sorted(train.keys() & (frozen or {})):
             raise ValueError(f"frozen.{name}: it trains (train.{name}); say there how it runs")
-        names = sorted(kind.value for kind in SchedulerType)
-        if schedule not in names:
-            raise ValueError(f"schedule: {schedule!r} is none of {', '.join(names)}")
         if not 0 <= warmup_ratio < 1:
             raise ValueError(f"warmup_ratio: must be in 0..1, got {warmup_ratio}")
         if warmup_steps is not None and warmup_steps < 0:
@@ -111,7 +107,7 @@ class Stage:
         self.train = train
         self.frozen = frozen or {}
         self.optimizer = optimizer
-        self.schedule = schedule
+        self.schedule = Schedule(schedule)
         self.warmup_ratio = warmup_ratio
         self.warmup_steps = warmup_steps
 
@@ -153,8 +149,6 @@ class Stage:
             parts: by the names of ``train``; a part without ``param_groups`` gets one group.
             total_steps: updates of the whole training.
         """
-        from transformers import get_scheduler
-
         groups: list[dict[str, Any]] = []
         for name, how in self.train.items():
             part: Any = parts[name]
@@ -166,7 +160,7 @@ class Stage:
             groups += [{**group, "name": f"{name}.{group.get('name', i)}"} for i, group in enumerate(made)]
         optimizer = self.optimizer(groups)
         warmup = self.warmup_steps if self.warmup_steps is not None else round(self.warmup_ratio * total_steps)
-        scheduler = get_scheduler(self.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)
+        scheduler = self.schedule.over(optimizer, warmup, total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -28,6 +30,35 @@ def set_sizes(strategy: ModelParallelStrategy, data_parallel: int) -> None:
 def set_mesh(strategy: ModelParallelStrategy, model: pl.LightningModule, mesh: DeviceMesh) -> None:
     """Let ``device_mesh`` of both be another mesh than the one that the strategy has laid out."""
     strategy._device_mesh = model._device_mesh = mesh
+
+
+def load_only_what_is_named(trainer: pl.Trainer) -> None:
+    """Let ``ckpt_path=None`` mean: load nothing.
+
+    Otherwise Lightning looks for files by itself, with a model given too: under SLURM for ``hpc_ckpt_N.ckpt`` in
+    ``default_root_dir``, and before training for what an ``OnExceptionCheckpoint`` has left.
+    """
+    connector: Any = trainer._checkpoint_connector
+    connector._parse_ckpt_path = _as_named
+
+
+def _as_named(state_fn: Any, ckpt_path: Any, **_: Any) -> Any:
+    return ckpt_path
+
+
+def never_requeue(trainer: pl.Trainer) -> None:
+    """Under SLURM, Lightning answers the announced end with a checkpoint of its own, in the middle of a step, and a
+    new job; no longer.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = False
+
+
+def announced_by(trainer: pl.Trainer) -> signal.Signals:
+    """The signal by which a scheduler announces the end (SLURM's ``--signal``)."""
+    environment = trainer._accelerator_connector.cluster_environment
+    return getattr(environment, "requeue_signal", None) or signal.SIGUSR1
 
 
 class FitProgress:

@@ -379,6 +379,56 @@ def test_parts_that_do_not_fit_each_other_are_refused_with_the_value_and_the_lim
     agree(refusal(model_recipe, *removed, change), expected)
 
 
+OPTIMIZER = "stage.optimizer.init_args"
+TRAINING = {
+    "trainer.accumulate_grad_batches=2": "trainer.accumulate_grad_batches: 2 would have no effect; it follows from "
+    "data.global_batch_size, data.micro_batch_size and the number of processes",
+    f"{OPTIMIZER}.lr=0.1": f"{OPTIMIZER}.lr: 0.1 would have no effect; each part has its own, stage.train.PART.lr",
+    f"{OPTIMIZER}.weight_decay=0.1": f"{OPTIMIZER}.weight_decay: 0.1 would have no effect; each part has its own, "
+    "stage.train.PART.weight_decay",
+    "stage.optimizer={class_path: torch.optim.Muon}": "stage.optimizer: Muon only supports 2D parameters ...",
+    "stage.optimizer={class_path: torch.optim.LBFGS}": "stage.optimizer: LBFGS doesn't support ...",
+    "stage.optimizer={class_path: torch.optim.SparseAdam}": "stage.optimizer: SparseAdam takes sparse gradients alone, "
+    "and no part has any",
+    "stage.schedule=reduce_lr_on_plateau": "stage.schedule: reduce_lr_on_plateau follows a score, and here ...",
+    "stage.schedule=greedy": "stage.schedule: greedy follows a score, and here ...",
+    "stage.schedule=cosine_with_min_lr": "stage.schedule.min_lr_rate: missing; cosine_with_min_lr needs it: "
+    "{name: cosine_with_min_lr, min_lr_rate: ...}",
+    "stage.schedule={name: cosine_with_min_lr, min_lr: 1e-5}": "stage.schedule.min_lr: each part has a learning rate "
+    "of its own; say min_lr_rate, a share of it",
+    "stage.schedule=warmup_stable_decay": "stage.schedule.num_decay_steps: missing; warmup_stable_decay needs it: ...",
+    "stage.schedule={name: warmup_stable_decay, num_decay_steps: 200}": "stage.schedule.num_decay_steps: 200, after 50 "
+    "steps of warm-up, is more than all 240 steps",
+    "stage.schedule={name: cosine, cycles: 2}": "stage.schedule.cycles: there is no such argument; cosine takes "
+    "num_cycles",
+    "stage.schedule={name: constant, by: 2}": "stage.schedule.by: there is no such argument; constant takes no "
+    "arguments",
+    "stage.schedule={num_cycles: 2}": "stage.schedule.name: missing; it is one of constant, ...",
+    "trainer.max_epochs=-1": "trainer.max_steps: the training would have no end, and a schedule needs to know it; "
+    "name max_steps or max_epochs",
+    "trainer.max_time=soon": "trainer.max_time: ...",
+    "trainer.callbacks=[{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: '00:00:01:00'}}]": (
+        "trainer.callbacks.0: Timer: it would call a run finished whose time is up; say trainer.max_time"
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), TRAINING.items(), ids=list(TRAINING))
+def test_a_training_that_cannot_work_or_keys_without_effect_are_refused(change, expected, model_recipe, refusal):
+    plain = deepcopy(model_recipe)
+    if "optimizer={" in change:
+        del plain["stage"]["optimizer"]
+    plain["trainer"].pop("max_epochs", None)
+    plain["trainer"]["max_steps"] = -1 if "no end" in expected else 240
+    agree(refusal(plain, change), expected)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_an_optimizer_that_works_is_accepted_without_memory(fused, model_recipe):
+    model_recipe["stage"]["optimizer"] = {"class_path": "torch.optim.AdamW", "init_args": {"fused": fused}}
+    assert check(model_recipe).model.stage is not None
+
+
 def test_a_newline_token_that_would_stay_zero_is_refused(model_recipe, refusal, tmp_path):
     newline = "model.stacking={class_path: dslight.components.SequenceConcat, init_args: {newline: true}}"
     agree(

@@ -101,12 +101,12 @@ def whole(fit, tmp_path_factory) -> Run:
 @pytest.fixture
 def interrupted(recipe, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """``interrupted(folder, "train 3 SIGINT")``: ``dslight fit`` in a process of its own that gets this signal; with
-    ``command=True`` as a shell would start it.
+    ``command=True`` as a shell would start it, with more environment variables by their names.
     """
 
-    def run(folder: Path, moment: str, command: bool = False) -> subprocess.CompletedProcess[str]:
+    def run(folder: Path, moment: str, command: bool = False, **more: str) -> subprocess.CompletedProcess[str]:
         arguments = ["fit", str(recipe), f"run_dir={folder}"]
-        variables = {"INTERRUPT": moment, "OMP_NUM_THREADS": "1"}
+        variables = {"INTERRUPT": moment, "OMP_NUM_THREADS": "1", **more}
         if command:
             return subprocess.run(
                 [sys.executable, "-m", "dslight", *arguments],

@@ -63,7 +63,7 @@ def test_the_result_holds_the_scores_and_what_they_cost(whole, recipe):
 def test_the_environment_is_written_down(whole):
     environment = whole.json("environment.json")
     assert environment["versions"]["lightning"] == version("lightning")
-    assert set(environment) == {"versions", "git_commit", "python", "command"}
+    assert set(environment) == {"versions", "git_commit", "python", "command", "id"}
 
 
 def test_every_question_is_answered_and_the_score_follows_from_the_answers(whole):
@@ -129,6 +129,24 @@ def test_ctrl_c_saves_a_checkpoint_and_the_same_command_continues_exactly(interr
     result, expected = run.json("result.json"), whole.json("result.json")
     for key in ("steps", "parameters", "visual_tokens", "stacked_tokens", "context_length", "recipe_hash"):
         assert result[key] == expected[key], key
+
+
+def test_slurms_announcement_is_a_stop_and_no_file_is_loaded_that_nobody_named(
+    interrupted, fit, whole, tmp_path, monkeypatch
+):
+    task = {"NTASKS": "1", "JOB_NAME": "train", "JOB_ID": "4242", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    job = {f"SLURM_{name}": value for name, value in task.items()}
+    done = interrupted(tmp_path / "run", "train 4 SIGUSR1", **job)
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    assert done.returncode == 130, done.stderr
+    assert not list((tmp_path / "run").glob("hpc_ckpt_*"))
+    (tmp_path / "other").mkdir()
+    for name in ("run", "other"):
+        saved = tmp_path / "run" / "checkpoints" / "step-00000005.ckpt"
+        shutil.copy(saved, tmp_path / name / "hpc_ckpt_1.ckpt")
+    assert_equal(fit(tmp_path / "run"), whole)  # validated and saved after the last step, not the fifth
+    assert_equal(fit(tmp_path / "other"), whole)  # nothing to continue, so from the first step on
 
 
 def test_ctrl_c_during_validation_stops_after_the_next_step_and_continues_exactly(interrupted, fit, whole, tmp_path):

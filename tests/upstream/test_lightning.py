@@ -2,18 +2,29 @@
 ``dslight/upstream/lightning.py`` is to be mended, and nothing else.
 """
 
+import signal
 from datetime import timedelta
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dslight.upstream.lightning import NEXT_BATCH, FitProgress, group_settings, set_mesh, set_sizes
+from dslight.upstream.lightning import (
+    NEXT_BATCH,
+    FitProgress,
+    announced_by,
+    group_settings,
+    load_only_what_is_named,
+    never_requeue,
+    set_mesh,
+    set_sizes,
+)
 
 
 class Line(pl.LightningModule):
@@ -143,3 +154,70 @@ def test_a_loop_goes_on_from_the_batch_that_it_is_told():
         (0, 2), (1, 0), (1, 1), (1, 2),
     ]  # fmt: skip
     assert runs.global_step == 4
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    for name, value in {"NTASKS": "1", "JOB_NAME": "train", "JOB_ID": "4242", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_NODEID", "0")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_file_that_lies_in_the_folder_is_loaded_when_it_is_named_alone(slurm, named, tmp_path):
+    old = Line()
+    before = trainer(default_root_dir=tmp_path)
+    before.fit(old, batches())
+    before.save_checkpoint(tmp_path / "hpc_ckpt_1.ckpt")
+    after = trainer(default_root_dir=tmp_path, max_epochs=3)
+    load_only_what_is_named(after)
+    model = Line()
+    start = model.layer.weight.item()
+    after.fit(model, batches(), ckpt_path=tmp_path / "hpc_ckpt_1.ckpt" if named else None)
+    assert after.global_step == 9
+    assert model.layer.weight.item() == (old.layer.weight.item() if named else start)  # the learning rate is 0
+    model = Line()
+    start = model.layer.weight.item()
+    model.validation_step = lambda batch, batch_idx: None
+    after.validate(model, batches(), verbose=False)
+    assert model.layer.weight.item() == start
+
+
+def test_nor_what_a_callback_has_left(tmp_path):
+    kept = OnExceptionCheckpoint(tmp_path)
+    before = trainer(default_root_dir=tmp_path)
+    old = Line()
+    before.fit(old, batches())
+    before.save_checkpoint(kept.ckpt_path)
+    after = trainer(callbacks=[kept], enable_checkpointing=True)
+    load_only_what_is_named(after)
+    model = Line()
+    start = model.layer.weight.item()
+    after.fit(model, batches())
+    assert model.layer.weight.item() == start != old.layer.weight.item()
+
+
+def test_the_announced_end_is_a_signal_that_lightning_leaves_alone(slurm):
+    one = trainer()
+    assert announced_by(one) == signal.SIGUSR1
+    other = trainer(plugins=[SLURMEnvironment(requeue_signal=signal.SIGUSR2)])
+    assert announced_by(other) == signal.SIGUSR2
+    seen = []
+
+    class Look(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            seen.append(signal.getsignal(announced_by(trainer)))
+
+    for quiet in (False, True):
+        watched = trainer(callbacks=[Look()], max_epochs=1)
+        if quiet:
+            never_requeue(watched)
+        watched.fit(Line(), batches())
+    assert callable(seen[0])
+    assert seen[1] == signal.SIG_DFL
+
+
+def test_without_slurm_it_is_sigusr1():
+    one = trainer()
+    never_requeue(one)
+    assert announced_by(one) == signal.SIGUSR1

@@ -1,0 +1,87 @@
+"""Schedules of the learning rate: transformers', with their arguments checked when a stage is described."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+_BY_SCORE = ("reduce_lr_on_plateau", "greedy")
+_OURS = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
+_ABSOLUTE = ("min_lr", "lr_end")
+_RATE = "min_lr_rate"
+
+
+class Schedule:
+    """A schedule by its name, or with arguments: ``{name: warmup_stable_decay, num_decay_steps: 100}``.
+
+    ``min_lr`` and ``lr_end`` are not taken: transformers divides them by the optimizer's own default, and not by the
+    learning rate of the part. ``min_lr_rate`` and ``min_lr_ratio`` are shares of each part's.
+
+    Raises:
+        ValueError: beginning with the key, for a schedule that is none, or arguments that it does not take or lacks.
+    """
+
+    def __init__(self, described: str | Mapping[str, Any]) -> None:
+        arguments = {"name": described} if isinstance(described, str) else dict(described)
+        self.name: Any = arguments.pop("name", None)
+        self.arguments = arguments
+        self._check()
+        try:
+            tried = self.over(torch.optim.SGD([torch.zeros(1, device="cpu")], lr=1.0), 2, 10**6)
+            for _ in range(4):
+                tried.optimizer.step()
+                tried.step()
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise ValueError(f"schedule: {self.name}: {error}") from None
+
+    def _check(self) -> None:
+        from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+
+        made = {kind.value: make for kind, make in TYPE_TO_SCHEDULER_FUNCTION.items() if kind.value not in _BY_SCORE}
+        if self.name is None:
+            raise ValueError(f"schedule.name: missing; it is one of {', '.join(sorted(made))}")
+        if self.name in _BY_SCORE:
+            raise ValueError(
+                f"schedule: {self.name} follows a score, and here a schedule follows the steps; "
+                f"choose one of {', '.join(sorted(made))}"
+            )
+        if self.name not in made:
+            raise ValueError(f"schedule: {self.name!r} is none of {', '.join(sorted(made))}")
+        takes = {key: p for key, p in inspect.signature(made[self.name]).parameters.items() if key not in _OURS}
+        for key in self.arguments:
+            if key in _ABSOLUTE and key in takes:
+                instead = f"; say {_RATE}, a share of it" if _RATE in takes else ""
+                raise ValueError(f"schedule.{key}: each part has a learning rate of its own{instead}")
+            if key not in takes:
+                known = [name for name in takes if name not in _ABSOLUTE]
+                takes_what = f"takes {', '.join(known)}" if known else "takes no arguments"
+                raise ValueError(f"schedule.{key}: there is no such argument; {self.name} {takes_what}")
+        lacking = [key for key, p in takes.items() if p.default is p.empty or key == _RATE]
+        for key in lacking:
+            if self.arguments.get(key) is None:
+                raise ValueError(f"schedule.{key}: missing; {self.name} needs it: {{name: {self.name}, {key}: ...}}")
+
+    def over(self, optimizer: Optimizer, warmup: int, total: int) -> Any:
+        """The schedule of ``total`` steps.
+
+        Raises:
+            ValueError: when the training is too short for it.
+        """
+        from transformers import get_scheduler
+
+        decay = self.arguments.get("num_decay_steps") or 0
+        if isinstance(decay, int) and 0 < decay > total - warmup:
+            raise ValueError(
+                f"schedule.num_decay_steps: {decay}, after {warmup} steps of warm-up, is more than all {total} steps"
+            )
+        return get_scheduler(
+            self.name,
+            optimizer,
+            num_warmup_steps=warmup,
+            num_training_steps=total,
+            scheduler_specific_kwargs=self.arguments,
+        )
