@@ -65,10 +65,11 @@ class BadSample(UserError):  # noqa: N818 - it is the sample that is in error
 
 
 class Turn(NamedTuple):
-    """One message of a conversation."""
+    """One message of a conversation; ``learnt``: an answer carries a loss."""
 
     role: Literal["human", "gpt"]
     text: str
+    learnt: bool = True
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,21 @@ def _question(key: str, number: int, fields: Mapping[str, Any]) -> Question:
     )
 
 
+def is_learnt(turn: Mapping[str, Any]) -> bool:
+    """Whether a message says that it carries a loss: ``weight`` (OpenAI) and ``loss`` (ms-swift), 1 or true if missing.
+
+    Raises:
+        BadSample: it is neither all nor nothing.
+    """
+    for name in ("weight", "loss"):
+        value = turn.get(name)
+        if value is not None and value not in (0, 1):
+            raise BadSample(f"{name} of a message: {str(value)[:40]}; 0 (not learnt) or 1", "weights")
+        if value is not None and not value:
+            return False
+    return True
+
+
 def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tuple[Turn, ...]:
     """Check LLaVA ``conversations``: known roles in turn, something to learn, one ``<image>`` mark per image.
 
@@ -183,13 +199,13 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
             raise BadSample(f"turn {i}: role {turn['from']!r} is none of {sorted(_ROLES)}", "roles")
         if not isinstance(turn["value"], str):
             raise BadSample(f"turn {i}: its value is no text but {turn['value']!r}")
-    turns = tuple(Turn(_ROLES[turn["from"]], turn["value"]) for turn in conversations)
+    turns = tuple(Turn(_ROLES[turn["from"]], turn["value"], is_learnt(turn)) for turn in conversations)
     if turns and turns[0].role == "gpt":
         turns = turns[1:]
     for i, turn in enumerate(turns):
         if turn.role != ("human", "gpt")[i % 2]:
             raise BadSample(f"turn {i}: two {turn.role} turns in a row", "roles")
-    if not any(turn.role == "gpt" and turn.text for turn in turns):
+    if not any(turn.role == "gpt" and turn.text and turn.learnt for turn in turns):
         raise BadSample("no answer, so nothing to learn", "no-answer")
     marks = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.role == "human")
     if num_images and marks != num_images:
