@@ -20,9 +20,7 @@ def test_what_follows_the_list_is_not_passed_over(space, tmp_path):
     path.write_text(json.dumps([{"id": 1}, {"id": 2}]) + space)
     assert [entry["id"] for entry in read_entries(path)] == [1, 2]
     path.write_text(json.dumps([{"id": 1}, {"id": 2}]) + space + json.dumps([{"id": 3}]))
-    with pytest.raises(
-        SystemExit, match=r"x\.json: the list ends after entry 1, and more follows \('\[\{\"id\": 3\}\]'\)"
-    ):
+    with pytest.raises(SystemExit, match=r"x\.json: the list ends after entry 1, and more follows \('\[{"):
         list(read_entries(path))
 
 
