@@ -62,9 +62,10 @@ TAKEN = {
 @pytest.mark.parametrize("name", TAKEN)
 @pytest.mark.parametrize("convert", [llava_entry, MessagesEntry()], ids=["llava", "messages"])
 def test_pictures_are_taken_along_however_they_are_given(name, convert, images):
-    data, record, _ = check_entry({"id": 1, **TAKEN[name]}, convert, images)
+    members = dict(check_entry({"id": 1, **TAKEN[name]}, convert, images)[0])
+    record = json.loads(members.pop("json"))
     marks = sum(turn["value"].count("<image>") for turn in record["conversations"])
-    assert data == [JPEG] * marks
+    assert list(members.values()) == [JPEG] * marks
     assert marks == (2 if name == "a list under images" else 1)
 
 
@@ -121,7 +122,7 @@ def test_llava_files_have_no_place_for_a_system_text_beside_the_conversation(ima
 def test_what_is_no_medium_and_not_read_is_counted_by_name(images, tmp_path, capsys):
     entry = asked("Q", "Use the <video> tag.", reasoning="...", score=3, label=True, empty="")
     entry["conversations"][1]["reasoning_content"] = "..."
-    notes = check_entry(entry, llava_entry, images)[2]
+    notes = check_entry(entry, llava_entry, images)[3]
     names = ("reasoning", "score", "label", "conversations[].reasoning_content")
     assert notes == [*(UNREAD + name for name in names), "media tag kept as a word of an answer"]
     report, _ = converted(llava, tmp_path, [entry, entry, asked("Q")])

@@ -51,6 +51,7 @@ class Headers:
             )
         return self._file.read(size)
 
+
 IMAGE_ENDING = re.compile(r"jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|heic|jp2|jxl|p[bgnp]m")
 """The last part of the extension of a member that is an image."""
 
