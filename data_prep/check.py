@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from data_prep.entries import RawEntry
 from data_prep.images import Images
+from data_prep.media import check_media
+from data_prep.report import shortened
 from dslight.data.sample import BadSample, decode_image, image_facts, parse_record
 from dslight.data.shards import image_extension, record_members
 
@@ -18,11 +20,14 @@ class Entry(NamedTuple):
         record: ``id`` and ``conversations`` or ``questions``.
         images: a name in the places of images, or the encoded bytes, in the order of the ``<image>`` marks.
         changes: what was set right on the way, for the report.
+        read: the keys of the source's entry that were read, so that no other one is lost without a word; ``None``: the
+            program knows its source, and answers for that itself.
     """
 
     record: RawEntry
     images: Sequence[str | bytes]
     changes: Sequence[str] = ()
+    read: Collection[str] | None = None
 
 
 Convert = Callable[[RawEntry], Entry]
@@ -58,11 +63,15 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
             if isinstance(source, str) and name != source:
                 changes.append("another ending")
             data.append(_format_checked(content, name))
-            facts.append({"name": name, **image_facts(content)})
+            facts.append({"name": shortened(name, 1000), **image_facts(content)})
         record = {**entry.record, "image_info": facts}
         members = record_members(data, record)
         parse_record("entry", members, {**record, "images": [name for name in members if name != "json"]})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if entry.read is not None:
+            changes += check_media(raw, record, len(data), entry.read)
+            if raw.get("label") is False or raw.get("kto_tag") is False:
+                raise BadSample("its answer is labelled as an unwanted one, so there is nothing to learn", "no-answer")
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, BadSample):
             raise
         raise BadSample(f"not an entry of this format: {type(error).__name__}: {error}", "record") from error

@@ -21,6 +21,15 @@ from dslight.limits import at_most, limit
 RawEntry = dict[str, Any]
 
 _CHUNK = 1 << 20
+_UNPACK = "unpack it first"
+_WRITE = "write its rows as JSON Lines, with the images as files"
+_OTHERS = {  # first bytes of what is often given
+    b"PAR1": ("parquet", _WRITE),
+    b"ARROW1": ("arrow", _WRITE),
+    b"\x1f\x8b": ("gzip", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("zstd", _UNPACK),
+    b"PK\x03\x04": ("zip", _UNPACK),
+}
 _SPACE = re.compile(r"[\s,]*")
 
 
@@ -75,8 +84,13 @@ def read_entries(path: Path) -> Iterator[RawEntry]:
         SystemExit: the file is missing or not of objects; says where.
     """
     try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        for first, (kind, advice) in _OTHERS.items():
+            if start.startswith(first):
+                raise SystemExit(f"{path}: is a {kind} file, and a .json or .jsonl is read; {advice}")
         with path.open(encoding="utf-8-sig") as file:
-            yield from _lines(path, file) if path.suffix == ".jsonl" else _items(path, file)
+            yield from _lines(path, file) if path.suffix.lower() in (".jsonl", ".ndjson") else _items(path, file)
     except FileNotFoundError:
         raise SystemExit(f"{path}: there is no such file (seen from {Path.cwd()})") from None
     except UnicodeDecodeError as error:
@@ -108,6 +122,12 @@ def _items(path: Path, file: TextIO) -> Iterator[RawEntry]:
     while True:
         at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
         if text[at : at + 1] == "]":
+            rest = text[at + 1 :].strip()
+            while not rest and (more := file.read(_CHUNK)):
+                rest = more.strip()
+            if rest:
+                what = f"the list ends after entry {number - 1}, and more follows ({rest[:20]!r})"
+                raise SystemExit(f"{path}: {what}; are these several files in one? Make one list of them, or a .jsonl")
             return
         try:
             if text[at : at + 1] not in ("{", ""):

@@ -83,7 +83,7 @@ class Archive(Place):
 
     def __init__(self, path: Path, names: Iterable[str], spans: Sequence[tuple[int, int]]) -> None:
         self.path = path
-        hashes = np.array([member_hash(name.removeprefix("./").encode()) for name in names] or [b""], "S16")
+        hashes = np.array([member_hash(_encoded(name.removeprefix("./"))) for name in names] or [b""], "S16")
         # an archive may hold a name twice; unpacking it leaves the last one
         self._hashes, last = np.unique(hashes[::-1], return_index=True)
         self._spans = np.array(spans or [(0, 0)], np.int64).reshape(len(hashes), -1)[::-1][last]
@@ -110,7 +110,7 @@ class Archive(Place):
         """The bytes of a member; ``None`` if they are not what was packed."""
 
     def _span(self, name: str) -> np.ndarray | None:
-        wanted = np.array(member_hash(name.encode()), "S16")
+        wanted = np.array(member_hash(_encoded(name)), "S16")
         at = int(np.searchsorted(self._hashes, wanted))
         return self._spans[at] if at < len(self._hashes) and self._hashes[at] == wanted else None
 
@@ -121,6 +121,11 @@ class Archive(Place):
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_file": (0, -1)}
+
+
+def _encoded(name: str) -> bytes:
+    """A name that need not be UTF-8: tars of old systems have names in other codes, which come as half surrogates."""
+    return name.encode("utf-8", "surrogatepass")
 
 
 class Zip(Archive):

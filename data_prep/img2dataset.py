@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from data_prep.ingest import MAX_BAD
 from data_prep.processes import begin_worker, program
-from data_prep.report import QUARANTINE, REPORT
-from dslight.data.sample import BadSample, decode_image, parse_sample
+from data_prep.report import QUARANTINE, REPORT, json_lines, shortened
+from dslight.data.sample import BadSample, decode_image, image_members, parse_sample
 from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
 from dslight.data.shards.format import Member, Record, load_index
 from dslight.files.atomic import write_atomically
@@ -54,6 +54,10 @@ def unfinished(root: Path) -> Iterator[str]:
     tars = sorted(root.glob("*.tar"))
     if not tars:
         yield f"{root}: holds no .tar file"
+    elif not any(root.glob("*_stats.json")):
+        other = f"index those of another tool with python -m data_prep.verify --index {root}"
+        yield f"{root}: no {tars[0].stem}_stats.json and none of any tar, so they are not img2dataset's; {other}"
+        return
     for tar in tars:
         path = root / f"{tar.stem}_stats.json"
         if not path.exists():
@@ -94,7 +98,17 @@ def _successes(path: Path) -> int:
     return parquet.read_table(path, columns=["status"])["status"].to_pylist().count("success")
 
 
-def indexed(root: Path, workers: int, meta: dict[str, Any] | None = None) -> Manifest:
+def several_images(root: Path, manifest: Manifest) -> Counter[str]:
+    """Records by the names of their images, where they have several; in the order in which they are taken."""
+    counts: Counter[str] = Counter()
+    for index in (load_index(root, shard) for shard in manifest.shards):
+        for row in range(len(index)):
+            names = image_members(index.extensions[m].decode() for m in index.members(row))
+            counts.update([" + ".join(names)] if len(names) > 1 else [])
+    return counts
+
+
+def indexed(root: Path, workers: int, meta: dict[str, Any] | None = None, leave_out: Sequence[str] = ()) -> Manifest:
     """:func:`~dslight.data.shards.index_tars` by several processes, each with a tar of its own, and with a bar."""
 
     def each(index: Callable[[Path], T], tars: Iterable[Path]) -> Iterator[T]:
@@ -105,7 +119,7 @@ def indexed(root: Path, workers: int, meta: dict[str, Any] | None = None) -> Man
         if workers > 1:
             pool = ProcessPoolExecutor(workers, initializer=begin_worker, initargs=(os.getpid(),))
             called = stack.enter_context(pool).map
-        return index_tars(root, meta, each)
+        return index_tars(root, meta, each, leave_out)
 
 
 def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]:
@@ -125,7 +139,7 @@ def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]
                 for image in sample.images:
                     decode_image(image)
             except BadSample as error:
-                bad.append((row, index.key(row), error.reason, str(error)))
+                bad.append((row, index.key(row), error.reason, shortened(str(error), 400)))
     return bad
 
 
@@ -169,7 +183,7 @@ def check_records(root: Path, manifest: Manifest, workers: int, max_bad: float) 
                 for _, key, reason, message in bad
             ]
             shards.append((shard, {row for row, *_ in bad}))
-    write_atomically(root / QUARANTINE, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    write_atomically(root / QUARANTINE, json_lines(lines))
     report: dict[str, Any] = {
         "entries": total,
         "records": total - len(lines),
@@ -201,6 +215,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("root", type=Path, help="a folder that img2dataset wrote (output_format=webdataset)")
     parser.add_argument("--no-decode", action="store_true", help="trust the images and captions")
+    parser.add_argument(
+        "--leave-out", action="append", default=[], metavar="EXT", help="members that are not read, as a mask's png"
+    )
     parser.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of records that may be left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args(argv)
@@ -208,13 +225,21 @@ def main(argv: list[str] | None = None) -> None:
     if any(args.root.glob("*.parquet")) and find_spec("pyarrow") is None:
         print(f"{args.root}: its .parquet files are not compared, for which pyarrow would be needed")
     try:
-        manifest = indexed(args.root, args.workers, {"program": "data_prep.img2dataset", "checked": False})
+        meta = {"program": "data_prep.img2dataset", "checked": False}
+        leave_out = [extension.lower().lstrip(".") for extension in args.leave_out]
+        meta |= {"leave_out": leave_out} if leave_out else {}
+        manifest = indexed(args.root, args.workers, meta, leave_out)
     except ShardError as error:
         raise SystemExit(str(error)) from error
     (args.root / MANIFEST).unlink()  # it is written again, last
     _refuse(list(partial_records(args.root, manifest)))
     total = sum(shard.records for shard in manifest.shards)
     print(f"{args.root}: {total:,} records in {len(manifest.shards)} tars, indexed in place")
+    for names, count in several_images(args.root, manifest).most_common(_LISTED):
+        print(
+            f"{args.root}: {count:,} records have the images {shortened(names)}, and all of them are taken, in this "
+            "order; what is no picture (a mask, a preview) is left out with --leave-out EXT"
+        )
     if args.no_decode:
         manifest.save(args.root)
     else:

@@ -39,9 +39,10 @@ from tqdm import tqdm
 from data_prep.check import Convert, check_entry
 from data_prep.entries import Entries, RawEntry, file_digest
 from data_prep.images import Images
-from data_prep.journal import JOURNAL, Journal
+from data_prep.journal import Journal
+from data_prep.media import UNREAD
 from data_prep.processes import begin_worker
-from data_prep.report import QUARANTINE, REPORT, described, gigabytes, listing
+from data_prep.report import QUARANTINE, REPORT, described, gigabytes, json_lines, listing, shortened
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
 from dslight.data.shards.format import size_problem
@@ -53,9 +54,10 @@ SHARD_ENTRIES = 4000
 """About 0.2 GB of LLaVA-Pretrain, 0.6 GB of COCO."""
 MAX_BAD = 0.001
 
-_VERSION = 2
+_VERSION = 3
 _SAMPLE = 200  # entries whose images are looked up to guess the disk space
 _POLL = 0.2  # seconds
+_MESSAGE = 400  # characters
 
 
 @dataclass(frozen=True)
@@ -210,10 +212,10 @@ def _check_space(job: Job, sample: list[RawEntry], done: int) -> None:
     for raw in sample:
         try:
             images = job.convert(raw).images
-        except (BadSample, KeyError, TypeError, ValueError, AttributeError):
+            sizes = [job.images.size(image) if isinstance(image, str) else len(image) for image in images]
+        except (BadSample, LookupError, TypeError, ValueError, AttributeError, RecursionError):
             continue
-        need += len(json.dumps(raw)) + 1024  # headers and padding
-        need += sum(512 + (job.images.size(image) if isinstance(image, str) else len(image)) for image in images)
+        need += len(json.dumps(raw)) + 1024 + sum(512 + size for size in sizes)  # headers and padding
     left = len(job.entries) - done * job.shard_entries
     need = int(need / len(sample) * max(0, left))
     free = shutil.disk_usage(job.out).free
@@ -308,10 +310,19 @@ def _give_up(job: Job, journal: Journal, stopped: set[Future[dict[str, Any]]]) -
 def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, Any]:
     shards = tuple(ShardInfo.parse(line["info"], journal.path) for line in journal.ordered)
     if not any(shard.records for shard in shards):
-        raise SystemExit(f"{job.out}: not one of {len(job.entries)} entries is good; the reasons: see {JOURNAL} there")
+        bad = journal.bad
+        _write_lines(job.out / QUARANTINE, bad)
+        journal.lines.clear()  # what was missing may be there next time
+        journal.save()
+        classes = listing(Counter(line["reason"] for line in bad))
+        raise SystemExit(
+            f"{job.out}: not one of {len(job.entries)} entries is good ({classes}). All are in {job.out / QUARANTINE}; "
+            f"the first: entry {bad[0]['row']}: {bad[0]['message']}"
+        )
     counts: Counter[str] = Counter()
     for line in journal.ordered:
         counts.update(line["counts"])
+    unread = {name.removeprefix(UNREAD): counts.pop(name) for name in sorted(counts) if name.startswith(UNREAD)}
     bad = journal.bad
     report = {
         "entries": len(job.entries),
@@ -321,6 +332,7 @@ def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, 
         "shards": len(shards),
         "bad": dict(sorted(Counter(line["reason"] for line in bad).items())),
         "changed": dict(sorted(counts.items())),
+        "unread": unread,
         "shards_of_earlier_runs": kept,
         "seconds": round(seconds, 1),
     }
@@ -335,7 +347,13 @@ def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, 
 
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+    write_atomically(path, json_lines(lines))
+
+
+def _brief(value: Any) -> Any:
+    """A value for the quarantine: it names the entry, and need not be whole."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return value if len(text) <= _MESSAGE else shortened(text)
 
 
 def _allowed(job: Job) -> int:
@@ -385,9 +403,10 @@ def _make_shard(number: int, entries: list[RawEntry]) -> dict[str, Any]:
             try:
                 entry = check_entry(raw, job.convert, job.images)
             except BadSample as error:
+                named = {"id": raw.get("id"), "image": raw.get("image") or raw.get("images")}
                 bad.append(
-                    {"row": row, "id": raw.get("id"), "image": raw.get("image"), "reason": error.reason}
-                    | {"message": str(error)}
+                    {"row": row, **{name: _brief(value) for name, value in named.items()}, "reason": error.reason}
+                    | {"message": shortened(str(error), _MESSAGE)}
                 )
                 with shared.bad.get_lock():
                     shared.bad.value += 1

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data_prep.report import json_lines
 from dslight.data.shards import ShardError, ShardInfo
 from dslight.data.shards.format import load_index, size_problem
 from dslight.data.shards.writer import shard_name
@@ -56,15 +57,14 @@ class Journal:
     def add(self, line: dict[str, Any]) -> None:
         """A shard is finished."""
         self.lines[line["shard"]] = line
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with self.path.open("ab") as file:
+            file.write(json_lines([line]))
             file.flush()
             os.fsync(file.fileno())
 
     def save(self) -> None:
         """Write all of it anew."""
-        text = [json.dumps(line, ensure_ascii=False) for line in (self.head, *self.ordered)]
-        write_atomically(self.path, ("\n".join(text) + "\n").encode())
+        write_atomically(self.path, json_lines([self.head, *self.ordered]))
 
     @property
     def ordered(self) -> list[dict[str, Any]]:

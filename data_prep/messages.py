@@ -9,31 +9,33 @@ Absolute paths are found with ``--images /``. Pictures that lie on the web are n
 quarantine.
 
 Decided here: an image part becomes an ``<image>`` mark and a newline, as in LLaVA's files. What has a meaning is set
-right and counted: a system text goes in front of the first question (``--system drop`` leaves it out), an answer before
-any question and a question after the last answer are left out, and images without a mark get theirs at the front of the
-first question. Two turns of one role in a row have none: such an entry goes to the quarantine.
+right and counted: a system text (a message, or the entry's own ``system``) goes in front of the first question
+(``--system drop`` leaves it out), an answer before any question and a question after the last answer are left out, and
+images without a mark get theirs at the front of the first question. Two turns of one role in a row have none: such an
+entry goes to the quarantine. An answer with ``weight: 0`` (OpenAI) or ``loss: false`` (ms-swift) is not learnt.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import unquote
 
 from data_prep.check import Entry
 from data_prep.entries import Entries, RawEntry
 from data_prep.images import Images
 from data_prep.ingest import Job, add_source_arguments, ingest, key_name
+from data_prep.media import given_images, image_source, unread_keys
 from data_prep.processes import program
-from dslight.data.sample import IMAGE_TOKEN, BadSample
+from data_prep.report import shortened
+from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, is_learnt
 
-_ROLES = {"system": "system", "developer": "system", "human": "human", "user": "human"} | dict.fromkeys(
-    ("gpt", "assistant", "model", "bot", "chatgpt"), "gpt"
-)
+_ROLES: dict[str, Literal["system", "human", "gpt"]] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("human", "user"), "human"),
+    **dict.fromkeys(("gpt", "assistant", "model", "bot", "chatgpt"), "gpt"),
+}
 
 System = Literal["prepend", "drop"]
 
@@ -46,13 +48,21 @@ class MessagesEntry:
 
     def __call__(self, raw: RawEntry) -> Entry:
         """See :data:`data_prep.check.Convert`."""
-        chat = _Chat(_listed(raw.get("images") or raw.get("image")))
-        for message in raw["messages"] if "messages" in raw else raw["conversations"]:
+        chat = _Chat(given_images(raw))
+        key = "messages" if raw.get("messages") else "conversations"
+        if not isinstance(messages := raw.get(key), list):
+            raise BadSample("has no list of messages or conversations", "no-text")
+        if system := raw.get("system"):
+            chat.add({"role": "system", "content": system})
+        for message in messages:
             chat.add(message)
         chat.settle(self.system)
-        turns = [{"from": role, "value": text} for role, text in chat.turns]
+        turns = [
+            {"from": turn.role, "value": turn.text, **({} if turn.learnt else {"weight": 0})} for turn in chat.turns
+        ]
         record = {"conversations": turns}
-        return Entry({"id": raw["id"], **record} if "id" in raw else record, chat.images, chat.changes)
+        read = {"id", "system", key, "image", "images"}
+        return Entry({"id": raw["id"], **record} if "id" in raw else record, chat.images, chat.changes, read)
 
 
 @dataclass
@@ -61,7 +71,7 @@ class _Chat:
 
     named: list[Any]
     """The entry's own images, which marks and empty image parts take in turn."""
-    turns: list[tuple[str, str]] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     systems: list[str] = field(default_factory=list)
     images: list[str | bytes] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
@@ -71,45 +81,48 @@ class _Chat:
         content = message["content"] if "content" in message else message["value"]
         role = _ROLES.get(name)
         if role is None:
-            raise BadSample(f"role {name!r} is none of {', '.join(_ROLES)}", "roles")
+            raise BadSample(f"role {shortened(repr(name), 60)} is none of {', '.join(_ROLES)}", "roles")
         text = self._text(content) if isinstance(content, str) else "".join(self._part(part) for part in content or ())
         if role == "system":
             self.systems.append(text)
         else:
-            self.turns.append((role, text.rstrip("\n") if text.endswith(f"{IMAGE_TOKEN}\n") else text))
+            text = text.rstrip("\n") if text.endswith(f"{IMAGE_TOKEN}\n") else text
+            self.turns.append(Turn(role, text, role == "human" or is_learnt(message)))
 
     def _text(self, text: str) -> str:
         for _ in range(text.count(IMAGE_TOKEN) if self.named else 0):
-            self.images.append(_image(self.named.pop(0)) if self.named else _too_few())
+            self.images.append(_named(self.named.pop(0)) if self.named else _too_few())
         return text
 
     def _part(self, part: Mapping[str, Any] | str) -> str:
         if isinstance(part, str):
             return self._text(part)
         kind = part.get("type") or next((name for name in ("text", "image", "image_url") if name in part), None)
+        if kind not in ("text", "image", "image_url"):
+            raise BadSample(f"a part of type {shortened(repr(kind), 60)} is neither text nor image", "part")
+        read = ("type", "text") if kind == "text" else ("type", kind, "path", "url")
+        self.changes += unread_keys(part, read, "content[].")
         if kind == "text":
-            return self._text(part["text"])
-        if kind not in ("image", "image_url"):
-            raise BadSample(f"a part of type {kind!r} is neither text nor image", "part")
+            return self._text(part.get("text") or "")
         source = part.get(kind) or part.get("path") or part.get("url")
         if source is None:
             source = self.named.pop(0) if self.named else _too_few()
-        self.images.append(_image(source))
+        self.images.append(_named(source))
         return f"{IMAGE_TOKEN}\n"
 
     def settle(self, system: System) -> None:
         """Set right what has a meaning."""
-        if self.turns and self.turns[0][0] == "gpt":
+        if self.turns and self.turns[0].role == "gpt":
             self.turns.pop(0)
             self.changes.append("first answer left out")
-        if self.turns and self.turns[-1][0] == "human" and IMAGE_TOKEN not in self.turns[-1][1]:
+        if self.turns and self.turns[-1].role == "human" and IMAGE_TOKEN not in self.turns[-1].text:
             self.turns.pop()
             self.changes.append("last question left out")
         if not self.turns:
             raise BadSample("no answer, so nothing to learn", "no-answer")
         front = ""
         if self.named and not self.images:
-            self.images = [_image(source) for source in self.named]
+            self.images = [_named(source) for source in self.named]
             front = f"{IMAGE_TOKEN}\n" * len(self.named)
             self.changes.append("image marks added")
         elif self.named:
@@ -119,34 +132,17 @@ class _Chat:
             front += f"{text}\n\n"
         if text:
             self.changes.append("system text put before the question" if system == "prepend" else "system text dropped")
-        role, first = self.turns[0]
-        self.turns[0] = (role, front + first)
+        self.turns[0] = self.turns[0]._replace(text=front + self.turns[0].text)
 
 
 def _too_few() -> Any:
     raise BadSample("has fewer images than places for them", "marks")
 
 
-def _listed(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list) else [value]
-
-
-def _image(source: Any) -> str | bytes:
-    """A name in the places of images, or the bytes of a ``data:`` URL."""
-    if isinstance(source, Mapping):  # {"url": ...}, {"path": ..., "bytes": null}
-        source = source.get("url") or source.get("path")
-    if not isinstance(source, str):
-        raise BadSample(f"an image is given as {source!r}; a path or a data: URL", "image-name")
-    if source.startswith("data:"):
-        try:
-            return base64.b64decode(source.partition(";base64,")[2], validate=True)
-        except binascii.Error as error:
-            raise BadSample(f"an image given as a data: URL is not base64: {error}", "image-damaged") from error
-    if source.startswith("file://"):
-        source = unquote(source.removeprefix("file://"))
-    if source.startswith(("http://", "https://")):
-        raise BadSample(f"image {source!r} lies on the web; download it first", "image-remote")
-    return source.lstrip("/")
+def _named(source: Any) -> str | bytes:
+    """As :func:`~data_prep.media.image_source`, absolute paths as below ``--images /``."""
+    image = image_source(source)
+    return image if isinstance(image, bytes) else image.lstrip("/")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -90,7 +90,7 @@ class Prompted:
         first = next(i for i, turn in enumerate(turns) if turn is asked[0])
         text = f"{turns[first]['value']}\n{self.prompt[0]}"
         turns = [*turns[:first], {**turns[first], "value": text}, *turns[first + 1 :]]
-        return Entry({**entry.record, "conversations": turns}, entry.images, [*entry.changes, "prompt added"])
+        return entry._replace(record={**entry.record, "conversations": turns}, changes=[*entry.changes, "prompt added"])
 
 
 def _has(text: str, parts: tuple[str, ...]) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 QUARANTINE, REPORT = "quarantine.jsonl", "report.json"
+
+_LISTED = 20
 
 
 def described(out: Path, report: dict[str, Any]) -> str:
@@ -19,14 +23,29 @@ def described(out: Path, report: dict[str, Any]) -> str:
         text += f" ({report['shards_of_earlier_runs']} shards were there)"
     if report["changed"]:
         text += f"\n  set right: {listing(report['changed'])}"
+    if report.get("unread"):
+        text += f"\n  keys that were not read: {listing(report['unread'])}"
     if report["bad"]:
         text += f"\n  {sum(report['bad'].values()):,} bad entries in {QUARANTINE}: {listing(report['bad'])}"
     return text
 
 
 def listing(counts: Mapping[str, int]) -> str:
-    """What was counted, by name."""
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+    """What was counted, by name; of many, the first."""
+    more = f" and {len(counts) - _LISTED:,} more" if len(counts) > _LISTED else ""
+    return ", ".join(f"{name} {count:,}" for name, count in islice(sorted(counts.items()), _LISTED)) + more
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """A text that can be printed and encoded, its middle left out where it is longer than ``most`` characters."""
+    if len(text) > most:
+        text = f"{text[: most - 40]}... ({len(text):,} characters)"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def json_lines(lines: Iterable[Any]) -> bytes:
+    """A JSON Lines file; half a surrogate pair, which UTF-8 has not, stays the escape that it was."""
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode("utf-8", "backslashreplace")
 
 
 def gigabytes(size: int) -> str:

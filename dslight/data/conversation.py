@@ -6,8 +6,8 @@ Decided here, and why:
   text between two images is tokenized once, as a whole, and a token is supervised if it starts inside a supervised
   piece. The usual way (tokenize every round again and count) is off by one whenever a tokenizer merges across a border
   or adds a prefix, and then masks the whole sample; positions cannot drift.
-* An answer is supervised from its first character through the token that ends it, so that the model learns to stop.
-  System text, user turns and role markers never are.
+* An answer is supervised from its first character through the token that ends it, so that the model learns to stop;
+  one that is marked as not to be learnt is not. System text, user turns and role markers never are.
 * One image in a turn goes to the front of the turn (LLaVA's rule); several stay where the text has them.
 * The prompt of a question is written by the same code as training text, up to the place where the answer begins.
 
@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn
+from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, is_learnt
 from dslight.types import IGNORE
 
 IMAGE = -200
@@ -94,7 +94,8 @@ class Template(ABC):
                 marks.
         """
         turns = [
-            turn if isinstance(turn, Turn) else Turn(cast(Any, turn["from"]), turn["value"]) for turn in conversations
+            turn if isinstance(turn, Turn) else Turn(cast(Any, turn["from"]), turn["value"], is_learnt(turn))
+            for turn in conversations
         ]
         return _tokenize(self.pieces(turns, tokenizer, num_images != 0), tokenizer, self.adds_bos)
 
@@ -148,7 +149,7 @@ class Markers(Template):
                     Piece(self.gpt),
                 ]
             elif turn.text:  # an empty answer teaches nothing and is not ended: its marker stands alone
-                out.append(Piece(self.answer + turn.text + self.answer_end.replace("{eos}", eos), supervised=True))
+                out.append(Piece(self.answer + turn.text + self.answer_end.replace("{eos}", eos), turn.learnt))
         return out
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -166,7 +167,7 @@ class Plain(Template):
                 f"template plain: needs an image and one caption, got {len(turns)} turns; use bare or a chat template"
             )
         out = [Piece(IMAGE_TOKEN, image=True)] * turns[0].text.count(IMAGE_TOKEN)
-        return out + [Piece(turn.text + "\n", supervised=True) for turn in turns[1:]]
+        return out + [Piece(turn.text + "\n", turn.learnt) for turn in turns[1:]]
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """See :meth:`Template.stop`."""
@@ -190,7 +191,7 @@ class Bare(Template):
                 out += [p if p.image else Piece(between + p.text.strip()) for p in _with_images(turn.text, images)]
             else:
                 end = _eos(tokenizer) if i == len(turns) - 1 else ""
-                out.append(Piece(f" {turn.text}{end}", supervised=True))
+                out.append(Piece(f" {turn.text}{end}", turn.learnt))
         return out
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -211,22 +212,25 @@ class TokenizerTemplate(Template):
         """See :meth:`Template.pieces`."""
         messages = [{"role": {"human": "user", "gpt": "assistant"}[turn.role], "content": turn.text} for turn in turns]
         if images:
-            messages = [{**m, "content": "".join(p.text for p in _with_images(m["content"], True))} for m in messages]
+            messages = [
+                {**m, "content": "".join(p.text for p in _with_images(m["content"], m["role"] == "user"))}
+                for m in messages
+            ]
         out: list[Piece] = []
         done = ""
         for i in range(0, len(turns), 2):
             prompt = self._render(tokenizer, messages[: i + 1], True)
-            spans = [(prompt, False)]
+            spans = [(prompt, False, images)]
             if i + 1 < len(turns):
                 full = self._render(tokenizer, messages[: i + 2], False)
-                spans += [(full.rstrip(), True), (full, False)]
-            for text, supervised in spans:
+                spans += [(full.rstrip(), turns[i + 1].learnt, False), (full, False, False)]
+            for text, supervised, marked in spans:
                 if not text.startswith(done):
                     raise BadSample(
                         f"the tokenizer's chat template rewrites earlier text at turn {i}; choose another template"
                     )
                 piece = text[len(done) :]
-                out += [Piece(piece, supervised)] if supervised or not images else _split_images(piece)
+                out += _split_images(piece) if marked else [Piece(piece, supervised)]
                 done = text
         return out
 

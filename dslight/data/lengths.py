@@ -48,7 +48,7 @@ from dslight.types import Grid, Question
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 _HEAD = 32 << 10
 """Bytes of an image that hold its size; where they do not (a large preview in front), the whole is read."""
 CHUNK = 256

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from dslight.data.shards.foreign import IMAGE_ENDING
 from dslight.errors import UserError
 from dslight.limits import image_formats
 from dslight.question import Question
@@ -65,10 +66,11 @@ class BadSample(UserError):  # noqa: N818 - it is the sample that is in error
 
 
 class Turn(NamedTuple):
-    """One message of a conversation."""
+    """One message of a conversation; ``learnt``: an answer carries a loss."""
 
     role: Literal["human", "gpt"]
     text: str
+    learnt: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,17 @@ def parse_record(key: str, members: Mapping[str, bytes], record: Any, text: bool
         return _parse(key, members, record, text)
     except BadSample as error:
         raise BadSample(f"{key}: {error}", error.reason) from None
+    except UnicodeDecodeError as error:
+        raise BadSample(f"{key}: its caption is not UTF-8 ({error})", "no-text") from error
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise BadSample(f"{key}: its json is not a record: {type(error).__name__}: {error}") from error
 
 
 def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any], text: bool) -> Sample:
     names = record.get("images")
-    if names is None:  # not written by dslight: every member that is no text is the image
-        names = sorted(name for name in members if name in ("jpg", "jpeg", "png", "webp"))
+    foreign = names is None  # not written by dslight: its images are known by their endings
+    if foreign:
+        names = image_members(members)
     missing = [name for name in names if name not in members]
     if missing:
         raise BadSample(f"its json names the image {missing[0]!r}, the shard has {sorted(members)}", "image-missing")
@@ -134,10 +139,15 @@ def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any], text:
         pass
     elif "conversations" in record:
         turns = parse_turns(record["conversations"], len(images))
+        if foreign and not images and any(IMAGE_TOKEN in turn.text for turn in turns if turn.role == "human"):
+            raise BadSample(f"{IMAGE_TOKEN} marks, and no image among {', '.join(sorted(members))}", "image-missing")
     elif not questions:
         caption = record.get("caption") or members.get("txt", b"").decode()
+        caption = caption.removeprefix("\ufeff")
         if not caption.strip():
             raise BadSample("has neither conversations, questions nor a caption", "no-text")
+        if foreign and not images:
+            raise BadSample(f"has a caption and no image, only {', '.join(sorted(members))}", "image-missing")
         turns = (Turn("human", IMAGE_TOKEN * len(images)), Turn("gpt", caption))
     grid = record.get("labels_grid")
     return Sample(
@@ -148,6 +158,13 @@ def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any], text:
         questions=questions,
         labels_grid=None if grid is None else np.array(grid, dtype=np.int64),
     )
+
+
+def image_members(names: Iterable[str]) -> list[str]:
+    """Which members of a record of another tool are its images, by their ending; ``0.jpg`` before ``10.jpg``."""
+    images = [name for name in names if IMAGE_ENDING.fullmatch(name.rpartition(".")[2])]
+    parts = {name: re.findall(r"\d+|\D+", name) for name in images}
+    return sorted(images, key=lambda name: [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts[name]])
 
 
 _OF_A_QUESTION = ("question_id", "question", "answers", "hidden", "type", "suffix")
@@ -170,6 +187,21 @@ def _question(key: str, number: int, fields: Mapping[str, Any]) -> Question:
     )
 
 
+def is_learnt(turn: Mapping[str, Any]) -> bool:
+    """Whether a message says that it carries a loss: ``weight`` (OpenAI) and ``loss`` (ms-swift), 1 or true if missing.
+
+    Raises:
+        BadSample: it is neither all nor nothing.
+    """
+    for name in ("weight", "loss"):
+        value = turn.get(name)
+        if value is not None and value not in (0, 1):
+            raise BadSample(f"{name} of a message: {str(value)[:40]}; 0 (not learnt) or 1", "weights")
+        if value is not None and not value:
+            return False
+    return True
+
+
 def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tuple[Turn, ...]:
     """Check LLaVA ``conversations``: known roles in turn, something to learn, one ``<image>`` mark per image.
 
@@ -183,13 +215,13 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
             raise BadSample(f"turn {i}: role {turn['from']!r} is none of {sorted(_ROLES)}", "roles")
         if not isinstance(turn["value"], str):
             raise BadSample(f"turn {i}: its value is no text but {turn['value']!r}")
-    turns = tuple(Turn(_ROLES[turn["from"]], turn["value"]) for turn in conversations)
+    turns = tuple(Turn(_ROLES[turn["from"]], turn["value"], is_learnt(turn)) for turn in conversations)
     if turns and turns[0].role == "gpt":
         turns = turns[1:]
     for i, turn in enumerate(turns):
         if turn.role != ("human", "gpt")[i % 2]:
             raise BadSample(f"turn {i}: two {turn.role} turns in a row", "roles")
-    if not any(turn.role == "gpt" and turn.text for turn in turns):
+    if not any(turn.role == "gpt" and turn.text and turn.learnt for turn in turns):
         raise BadSample("no answer, so nothing to learn", "no-answer")
     marks = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.role == "human")
     if num_images and marks != num_images:

@@ -1,5 +1,7 @@
 """Templates on the quickstart's tokenizer, where every id can be read off."""
 
+import copy
+
 import pytest
 import transformers
 
@@ -75,3 +77,37 @@ def test_truncation_that_a_tokenizer_was_saved_with_is_not_applied(tokenizer):
     backend.enable_padding(length=9)
     cut = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
     assert template("bare").encode(CHAT, cut).ids == template("bare").encode(CHAT, tokenizer).ids
+
+
+CHATML = (
+    "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + ' <eos> ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def with_chat_template(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"plain"}))
+def test_an_answer_that_is_not_to_be_learnt_is_read_but_not_supervised(name, with_chat_template):
+    turns = [CHAT[0], CHAT[1]._replace(learnt=False), *CHAT[2:]]
+    full, masked = (template(name).pieces(each, with_chat_template, True) for each in (CHAT, turns))
+    assert "".join(piece.text for piece in masked) == "".join(piece.text for piece in full)
+    first, second = [piece.text for piece in full if piece.supervised]
+    assert "7" in first
+    assert [piece.text for piece in masked if piece.supervised] == [second]
+
+
+def test_a_caption_that_is_not_to_be_learnt_teaches_nothing(tokenizer):
+    assert template("plain").encode([CHAT[0], CHAT[1]._replace(learnt=False)], tokenizer).supervised == 0
+
+
+def test_the_word_image_in_an_answer_stays_where_it_is(with_chat_template):
+    turns = [CHAT[0], Turn("gpt", "7 <image> 0")]
+    pieces = template("tokenizer").pieces(turns, with_chat_template, True)
+    assert [piece.text for piece in pieces if piece.supervised] == ["7 <image> 0 <eos>"]
+    assert sum(piece.image for piece in pieces) == 1

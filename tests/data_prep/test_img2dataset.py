@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from sources import PHOTO, encode
+from sources import PHOTO, chat, encode
 
 from data_prep.img2dataset import main
 from data_prep.verify import main as verify_main
 from dslight.data.datamodule import Source, make_plan, open_train
-from dslight.data.sample import parse_sample
-from dslight.data.shards import Manifest, ShardReader, verify
+from dslight.data.sample import BadSample, parse_sample
+from dslight.data.shards import Manifest, ShardReader, index_tars, verify
 
 GOOD = encode(np.tile(PHOTO, (3, 3, 1)), "JPEG")
 
@@ -178,3 +178,115 @@ def test_what_is_bad_is_left_out_of_the_index_and_named(laion):
 def test_a_folder_without_tars_is_named(tmp_path):
     with pytest.raises(SystemExit, match=r"holds no \.tar file"):
         main([str(tmp_path)])
+
+
+# --- tars of other tools
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def pack(root: Path, members: dict[str, bytes], successes: int | None = 1) -> Path:
+    """A tar of these members in this order."""
+    root.mkdir(exist_ok=True)
+    with tarfile.open(root / "00000.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    if successes is not None:
+        (root / "00000_stats.json").write_text(json.dumps({"successes": successes}))
+    return root
+
+
+def only(root: Path):
+    """The one record of a folder."""
+    reader = ShardReader(root)
+    assert len(reader) == 1
+    return parse_sample(reader.locate(0)[1], reader.read(0))
+
+
+SMALL = encode(PHOTO)
+TEXT = {"a.txt": b"a caption"}
+PICTURES = {
+    "numbered": ({"a.10.jpg": SMALL, "a.2.jpg": GOOD, **TEXT}, (GOOD, SMALL)),
+    "named": ({"a.input.jpg": GOOD, **TEXT}, (GOOD,)),
+    "gif": ({"a.gif": encode(PHOTO, "GIF"), **TEXT}, (encode(PHOTO, "GIF"),)),
+    "bmp": ({"a.bmp": encode(PHOTO, "BMP"), **TEXT}, (encode(PHOTO, "BMP"),)),
+    "tiff": ({"a.TIFF": encode(PHOTO, "TIFF"), **TEXT}, (encode(PHOTO, "TIFF"),)),
+    "by its bytes": ({"a.bin": GOOD, **TEXT, "a.cls": b"3"}, (GOOD,)),
+    "beside macOS's files": ({"._a.jpg": b"mac", "._a.txt": b"mac", "a.jpg": GOOD, **TEXT}, (GOOD,)),
+    "with a mask": ({"a.jpg": GOOD, "a.png": SMALL, **TEXT}, (GOOD, SMALL)),
+}
+
+
+@pytest.mark.parametrize("options", [[], ["--no-decode"]], ids=["decoded", "trusted"])
+@pytest.mark.parametrize("name", PICTURES)
+def test_no_picture_of_a_record_is_left_behind_whatever_it_is_called(name, options, tmp_path):
+    members, images = PICTURES[name]
+    main([str(pack(tmp_path, members)), "--max-bad", "1", "--workers", "1", *options])
+    sample = only(tmp_path)
+    assert sample.images == images
+    assert [turn.text for turn in sample.turns] == ["<image>" * len(images), "a caption"]
+
+
+def test_what_is_taken_of_several_images_is_said_and_can_be_left_out(tmp_path, capsys):
+    root = str(pack(tmp_path, {"a.jpg": GOOD, "a.png": SMALL, **TEXT}))
+    main([root, "--workers", "1"])
+    assert "1 records have the images jpg + png, and all of them are taken" in capsys.readouterr().out
+    main([root, "--workers", "1", "--leave-out", ".PNG"])
+    assert "have the images" not in capsys.readouterr().out
+    assert only(tmp_path).images == (GOOD,)
+    assert Manifest.load(tmp_path).meta["leave_out"] == ["png"]
+    assert list(verify(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"a.mp4": b"film", **TEXT}, "has a caption and no image, only mp4, txt"),
+        ({"a.json": json.dumps({"conversations": chat("<image>Q", "A")}).encode()}, "marks, and no image among json"),
+        ({"a.jpg": GOOD, "a.txt": "café".encode("latin-1")}, "its caption is not UTF-8"),
+    ],
+    ids=["video", "marks", "latin-1"],
+)  # fmt: skip
+def test_a_record_whose_caption_has_no_picture_or_no_text_is_set_aside(members, words, tmp_path):
+    good = {"b.json": b'{"caption": "good"}'} if "a.json" in members else {"b.txt": b"good"}
+    members = members | {"b.jpg": GOOD} | good
+    main([str(pack(tmp_path, members, 2)), "--max-bad", "1", "--workers", "1"])
+    (line,) = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert line["key"] == "a"
+    assert words in line["message"]
+    assert only(tmp_path).key == "b"
+    index_tars(tmp_path)  # without looking at them
+    reader = ShardReader(tmp_path)
+    with pytest.raises(BadSample, match=words):
+        parse_sample("a", reader.read(0))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
+    main([str(pack(tmp_path, {"a.jpg": GOOD, "a.txt": b"\xef\xbb\xbfa cat"})), "--workers", "1"])
+    assert only(tmp_path).turns[1].text == "a cat"
+    json_ = json.dumps({"caption": "\ufeffa cat"}).encode()
+    main([str(pack(tmp_path, {"a.jpg": GOOD, "a.json": json_})), "--workers", "1"])
+    assert only(tmp_path).turns[1].text == "a cat"
+
+
+def test_members_that_do_not_lie_together_are_refused_as_what_they_are(tmp_path):
+    root = pack(tmp_path, {"a.jpg": GOOD, "b.jpg": GOOD, "a.txt": b"A", "b.txt": b"B"}, 2)
+    with pytest.raises(SystemExit, match=r"00000\.tar: a: its members do not lie together \(a\.txt comes after other"):
+        main([str(root), "--workers", "1"])
+    assert not (root / "manifest.json").exists()
+
+
+def test_tars_of_another_tool_are_not_called_unfinished(tmp_path):
+    root = pack(tmp_path, {"a.jpg": GOOD, **TEXT}, None)
+    with pytest.raises(SystemExit, match=r"not img2dataset's; index those of another tool with .*verify --index"):
+        main([str(root)])
+    verify_main(["--index", str(root)])
+    assert only(root).images == (GOOD,)
+
+
+def test_a_name_that_is_not_utf8_is_indexed(tmp_path):
+    root = pack(tmp_path, {"caf\udce9.jpg": GOOD, "caf\udce9.txt": b"a cat"})
+    main([str(root), "--workers", "1"])
+    assert only(root).key == "caf\\xe9"
+    assert list(verify(root)) == []

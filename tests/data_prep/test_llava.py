@@ -49,7 +49,7 @@ BAD = [
     ({"id": "b5", "conversations": []}, "no-answer", "no answer"),
     ({"id": "b6", "conversations": [*chat("Q"), *chat("Q")]}, "roles", "two human turns"),
     ({"id": "b7"}, "no-text", "neither conversations"),
-    ({"id": "b8", "image": 5, "conversations": chat("<image>", "A")}, "record", "TypeError"),
+    ({"id": "b8", "image": 5, "conversations": chat("<image>", "A")}, "image-name", "given as 5"),
     ({"id": "b9", "image": "../data.json", "conversations": chat("<image>", "A")}, "image-name", "leads out by .."),
     ({"id": "b10", "conversations": [{"from": "narrator", "value": "Q"}]}, "roles", "'narrator'"),
     ({"id": "b11", "conversations": "hello"}, "record", "TypeError"),

@@ -47,7 +47,17 @@ UNDERSTOOD = {
     "empty system": ({"messages": [{"role": "system", "content": ""}, *said("Q", "A")]}, [], ["Q", "A"], []),
     "answer first": ({"conversations": chat("x", "hello", "Q", "A")[1:]}, [], ["Q", "A"], ["first answer left out"]),
     "question last": ({"messages": said("Q", "A", "Q2")}, [], ["Q", "A"], ["last question left out"]),
-    "the word": ({"messages": said("What is <image>?", "A")}, [], ["What is <image>?", "A"], []),
+    "the word in an answer": ({"messages": said("Q", "An <image> tag.")}, [], ["Q", "An <image> tag."], []),
+    "system beside": (
+        {"conversations": chat("<image>Q", "A"), "system": "Be brief.", "images": ["a.png"]},
+        ["a.png"], ["Be brief.\n\n<image>Q", "A"], ["system text put before the question"],
+    ),
+    "messages null": ({"messages": None, "conversations": chat("Q", "A")}, [], ["Q", "A"], []),
+    "null-filled part": ({"messages": parts({**TEXT, "image": None, "video": None})}, [], ["Q", "A"], []),
+    "hf struct": (
+        {"messages": said("<image>Q", "A"), "images": [{"bytes": URL[22:], "path": None}]},
+        [encode(PHOTO)], ["<image>Q", "A"], [],
+    ),
 }  # fmt: skip
 
 
@@ -76,6 +86,10 @@ REFUSED = {
     "too many images": ({"messages": said("<image>", "A"), "images": ["a.png", "b.png"]}, "marks"),
     "broken bytes": ({"messages": parts({"image": "data:image/png;base64,???"})}, "image-damaged"),
     "no answer": ({"messages": said("Q")}, "no-answer"),
+    "text and video": ({"messages": parts({**TEXT, "video": "a.mp4"})}, "media"),
+    "half a weight": ({"messages": [*said("Q"), {**said("Q", "A")[1], "weight": 0.5}]}, "weights"),
+    "no messages": ({"text": "Q"}, "no-text"),
+    "image null": ({"messages": said("<image>", "A"), "images": [None]}, "image-name"),
     "image as number": ({"messages": parts({"type": "image", "image": 5}, TEXT)}, "image-name"),
 }  # fmt: skip
 
@@ -108,4 +122,16 @@ def test_the_program_writes_all_that_is_understood(tmp_path, program):
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["bad"]["roles"] == 2
     assert sum(report["bad"].values()) == len(REFUSED) + 1
-    assert report["changed"]["system text put before the question"] == 1
+    assert report["changed"]["system text put before the question"] == 2
+    assert report["changed"]["media tag kept as a word of an answer"] == 1
+
+
+def test_answers_that_are_not_to_be_learnt_say_so_in_the_shard():
+    for mark in ({"weight": 0}, {"loss": False}):
+        messages = said("q1", "not this", "q2", "this")
+        messages[1] |= mark
+        record = MessagesEntry()({"messages": messages}).record
+        turns = parse_sample("k", {"json": json.dumps(record).encode()}).turns
+        assert [turn.learnt for turn in turns] == [True, False, True, True]
+        with pytest.raises(BadSample, match="nothing to learn"):
+            parse_sample("k", {"json": json.dumps(MessagesEntry()({"messages": messages[:2]}).record).encode()})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -20,6 +22,7 @@ from dslight.data.shards.format import (
     member_hash,
     padded,
 )
+from dslight.data.shards.writer import image_extension
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import file_sha256, sha256
 from dslight.limits import LIMITS, at_most, limit, setting
@@ -49,6 +52,10 @@ class Headers:
         return self._file.read(size)
 
 
+IMAGE_ENDING = re.compile(r"jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|heic|jp2|jxl|p[bgnp]m")
+"""The last part of the extension of a member that is an image."""
+
+
 class _Indexed(NamedTuple):
     """What was found in one tar."""
 
@@ -60,13 +67,17 @@ Map = Callable[[Callable[[Path], _Indexed], Iterable[Path]], Iterable[_Indexed]]
 """``map``, or one that calls in several processes and gives the results in order (``ProcessPoolExecutor.map``)."""
 
 
-def index_tars(root: str | Path, meta: dict[str, Any] | None = None, each: Map = map) -> Manifest:
+def index_tars(
+    root: str | Path, meta: dict[str, Any] | None = None, each: Map = map, leave_out: Collection[str] = ()
+) -> Manifest:
     """Index plain WebDataset tars where they lie (img2dataset's, OpenCLIP's): an ``.idx.npz`` beside each, and the
     manifest.
 
     Reads every byte, tar by tar; ``each`` may do so with several at once, to the same result. A record is, as
-    WebDataset says, the run of members whose names agree up to the first dot of the file name. Nothing is skipped: a
-    cut tar, a repeated key or a count that differs from img2dataset's ``_stats.json`` is an error.
+    WebDataset says, the run of members whose names agree up to the first dot of the file name; files whose names begin
+    with a dot (macOS writes ``._a.jpg``) are passed over, and so are extensions in ``leave_out``. An image of another
+    name (``a.bin``) gets the ending of its bytes in the index. Nothing else is skipped: a cut tar, a repeated key,
+    members of one key that lie apart or a count that differs from img2dataset's ``_stats.json`` is an error.
 
     Raises:
         ShardError: naming tar and key.
@@ -77,7 +88,7 @@ def index_tars(root: str | Path, meta: dict[str, Any] | None = None, each: Map =
         raise ShardError(f"{root}: holds no .tar file")
     seen: set[bytes] = set()
     shards = []
-    for path, found in zip(paths, each(_index_tar, paths), strict=True):
+    for path, found in zip(paths, each(partial(_index_tar, leave_out=frozenset(leave_out)), paths), strict=True):
         for key in Index.from_bytes(found.index).keys.tolist():
             if key in seen:
                 name = key.decode()
@@ -90,8 +101,8 @@ def index_tars(root: str | Path, meta: dict[str, Any] | None = None, each: Map =
     return manifest
 
 
-def _index_tar(path: Path) -> _Indexed:
-    records = _scan_tar(path)
+def _index_tar(path: Path, leave_out: Collection[str]) -> _Indexed:
+    records = _scan_tar(path, leave_out)
     stats = path.with_name(f"{path.stem}_stats.json")
     if stats.exists() and json.loads(stats.read_text()).get("successes", len(records)) != len(records):
         raise ShardError(f"{path}: has {len(records)} records, {stats.name} says another number; the tar was cut")
@@ -108,8 +119,9 @@ def _index_tar(path: Path) -> _Indexed:
     return _Indexed(info, data)
 
 
-def _scan_tar(path: Path) -> list[Record]:
+def _scan_tar(path: Path, leave_out: Collection[str]) -> list[Record]:
     records: list[Record] = []
+    before: dict[str, set[str]] = {}  # the extensions of earlier keys
     key, members, questions = "", [], 0
     end = 0
     try:
@@ -117,15 +129,23 @@ def _scan_tar(path: Path) -> list[Record]:
             whole = os.fstat(file.fileno()).st_size
             for header in tar:
                 end = header.offset_data + padded(header.size)
-                if not header.isfile():
-                    continue
-                folder, _, name = header.name.rpartition("/")
+                # a name that is not UTF-8 comes with half surrogates, which nothing can print
+                whole_name = header.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                folder, _, name = whole_name.rpartition("/")
                 stem, _, extension = name.partition(".")
+                if not header.isfile() or not stem or extension.lower() in leave_out:
+                    continue
                 full = f"{folder}/{stem}" if folder else stem
                 if full != key and members:
                     records.append(Record(key, tuple(members), questions))
+                    before[key] = {member.extension for member in members}
                     members, questions = [], 0
                 key, extension = full, extension.lower()
+                if key in before and extension not in before[key]:
+                    raise ShardError(
+                        f"{path}: {key}: its members do not lie together ({name} comes after other keys), so "
+                        "WebDataset would take them for several records; pack it again with tar --sort=name"
+                    )
                 if any(extension == member.extension for member in members):
                     raise ShardError(f"{path}: {key}: has .{extension} twice; two records of one key would be merged")
                 if header.offset_data + header.size > whole:
@@ -134,6 +154,7 @@ def _scan_tar(path: Path) -> list[Record]:
                 at_most("member_bytes", header.size, what, ShardError)
                 file.seek(header.offset_data)
                 data = file.read(header.size)
+                extension = _known(extension, data)
                 members.append(Member(extension, header.offset_data, header.size, member_hash(data)))
                 if extension == "json":
                     questions = _count_questions(data)
@@ -150,9 +171,21 @@ def _scan_tar(path: Path) -> list[Record]:
     return records
 
 
+def _known(extension: str, data: bytes) -> str:
+    """An extension by which an image is known as one."""
+    last = extension.rpartition(".")[2]
+    if last in ("txt", "json") or IMAGE_ENDING.fullmatch(last) or data.startswith(b"BM"):  # BM: texts begin so too
+        return extension
+    try:
+        return f"{extension}.{image_extension(data)}".lstrip(".")
+    except ValueError:
+        return extension
+
+
 def _count_questions(data: bytes) -> int:
     try:
         record = json.loads(data) if len(data) <= limit("json_bytes") else None
     except (ValueError, RecursionError):
         return 0
-    return len(record.get("questions", ())) if isinstance(record, dict) else 0
+    questions = record.get("questions") if isinstance(record, dict) else None
+    return len(questions) if isinstance(questions, list) else 0

@@ -1,0 +1,152 @@
+"""What an entry says of pictures, videos, sounds and boxes, and whether all of it is taken along.
+
+Decided here: an entry is never trimmed to its text. A mark in it that stands for something (``<video>``, ``<bbox>``,
+``<img>a.jpg</img>``, ``<|vision_start|>``, or ``<image>`` where there is no picture), or a key with media in it that
+the program does not read, sends the entry to the quarantine. Tag names that an answer writes (``<video>`` of HTML) are
+words, and counted.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+from data_prep.entries import RawEntry
+from data_prep.report import shortened
+from dslight.data.sample import IMAGE_TOKEN, BadSample
+
+_MARK = re.compile(
+    r"<img>[^<]*</img>|<(?:image|img|picture|video|audio|speech|sound|bbox|ref-object)s?(?:[ _-]?\d+)?>"
+    r"|<\|(?:vision|image|img|video|audio|speech)\w*\|>|<start_of_(?:image|audio)>"
+    r"|<(?:image|img|video|audio|speech)[ _-]?(?:here|pad|placeholder|context|token|soft_token)>",
+    re.IGNORECASE,
+)
+_TAGS = ("<image>", "<img>", "<picture>", "<video>", "<audio>", "<sound>", "<speech>")
+_MEDIA = re.compile(r"(image|img|picture|pic|photo|video|clip|audio|sound|wav|frame|b?box|mask)(s|es)?|speech|objects")
+_ABOUT = re.compile(
+    r"(id|size|count|caption|url)s?|index|width|height|shape|source|info|type|num|n|fps|duration|format|mode|hash|md|sha"
+    r"|license"
+)
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{53,}[=\s]*")
+_OF_A_TURN = frozenset(("from", "value", "role", "content", "weight", "loss"))
+
+
+def given_images(raw: RawEntry) -> list[Any]:
+    """What an entry has under ``image`` or ``images``: one, a list, or nothing (``null``, ``""``, ``[]``).
+
+    Raises:
+        BadSample: both are there, and differ.
+    """
+    one, several = _listed(raw.get("image")), _listed(raw.get("images"))
+    if one and several and one != several:
+        raise BadSample("has both image and images, and they differ; keep the one that the marks stand for", "media")
+    return one or several
+
+
+def image_source(source: Any) -> str | bytes:
+    """An image as an entry gives it: a path, ``file:`` or ``data:`` URL, base64, or ``{"bytes", "path", "url"}``; the
+    name in the places of images, or the bytes.
+
+    Raises:
+        BadSample: it is none of these, or lies on the web.
+    """
+    given = source
+    if isinstance(source, Mapping):
+        if isinstance(content := source.get("bytes"), str) and content:
+            return _decoded(content)
+        source = source.get("url") or source.get("path")
+    if not isinstance(source, str) or not source:
+        what = f"an image is given as {shortened(repr(given), 80)}"
+        raise BadSample(f"{what}; it must be a path, a data: URL or base64 text", "image-name")
+    if source.startswith("data:"):
+        return _decoded(source.partition(",")[2])
+    if _BASE64.fullmatch(source):
+        return _decoded(source)
+    if source.startswith("file://"):
+        source = unquote(source.removeprefix("file://"))
+    if source.startswith(("http://", "https://")):
+        raise BadSample(f"image {shortened(source)!r} lies on the web; download it first", "image-remote")
+    return ("/" if source.startswith("/") else "") + str(PurePosixPath(source)).lstrip("/")
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        what = f"an image is given as text of {len(text):,} characters that is not base64"
+        raise BadSample(f"{what}: {error}", "image-damaged") from error
+
+
+def check_media(raw: RawEntry, record: RawEntry, images: int, read: Collection[str]) -> list[str]:
+    """What an entry holds that is not taken along and is no medium: keys that are not read, tags in answers.
+
+    Args:
+        raw: the entry.
+        record: what becomes of it.
+        images: how many pictures go with it.
+        read: the keys that the program reads.
+
+    Raises:
+        BadSample: a medium would be lost.
+    """
+    notes = unread_keys(raw, read, "", about=images > 0)
+    for name in ("conversations", "messages"):
+        for turn in raw[name] if name in read and isinstance(raw.get(name), list) else ():
+            if isinstance(turn, Mapping):
+                notes += unread_keys(turn, _OF_A_TURN, f"{name}[].")
+    for where, text, asked in _texts(record):
+        for mark in (match.group() for match in _MARK.finditer(text)):
+            if mark == IMAGE_TOKEN and asked and images:
+                continue  # as many as pictures, or it is no record
+            if not asked and mark.lower() in _TAGS:
+                notes.append("media tag kept as a word of an answer")
+                continue
+            what = f"{where} holds {shortened(mark, 60)!r}, for which no picture is taken along"
+            raise BadSample(
+                f"{what}: give the picture under images and mark it {IMAGE_TOKEN}, or edit the text", "marks"
+            )
+    return notes
+
+
+def unread_keys(raw: Mapping[str, Any], read: Collection[str], at: str, about: bool = False) -> list[str]:
+    """The keys with something in them that are not read, as notes for the report; ``about``: what only tells something
+    about a picture (``image_id``) is none, as the picture itself is there.
+
+    Raises:
+        BadSample: one names media.
+    """
+    names = [name for name, value in raw.items() if name not in read and not _empty(value)]
+    for name in names:
+        words = [word.lower() for word in _WORD.findall(name)]
+        if any(map(_MEDIA.fullmatch, words)) and not (about and any(map(_ABOUT.fullmatch, words))):
+            what = f"key {at}{shortened(name, 60)}: {shortened(repr(raw[name]), 80)} is not read by this program"
+            raise BadSample(f"{what} and would be lost; put pictures under images, or remove the key", "media")
+    return [f"{UNREAD}{at}{shortened(name, 60)}" for name in names]
+
+
+UNREAD = "key not read: "
+"""Begins the notes of :func:`unread_keys`."""
+
+
+def _texts(record: RawEntry) -> Iterator[tuple[str, str, bool]]:
+    """Where, what, and whether it is asked (or answered)."""
+    for i, turn in enumerate(record.get("conversations", ())):
+        yield f"turn {i}", turn["value"], turn["from"] in ("human", "user")
+    for i, question in enumerate(record.get("questions", ())):
+        yield f"question {i}", str(question["question"]), True
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [] if value is None or value == "" else [value]
+
+
+def _empty(value: Any) -> bool:
+    if isinstance(value, list | dict):
+        return all(_empty(item) for item in (value.values() if isinstance(value, dict) else value))
+    return not value
