@@ -39,11 +39,7 @@ def load_only_what_is_named(trainer: pl.Trainer) -> None:
     ``default_root_dir``, and before training for what an ``OnExceptionCheckpoint`` has left.
     """
     connector: Any = trainer._checkpoint_connector
-    connector._parse_ckpt_path = _as_named
-
-
-def _as_named(state_fn: Any, ckpt_path: Any, **_: Any) -> Any:
-    return ckpt_path
+    connector._parse_ckpt_path = lambda state_fn, ckpt_path, **_: ckpt_path
 
 
 def never_requeue(trainer: pl.Trainer) -> None:
