@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import Ended, dslight, free_port, slurm, start, wait_all
+from tally import Tries
 from transformers import AutoTokenizer
 
 from data_prep.digits import png, write_tokenizer
@@ -19,10 +21,7 @@ from dslight.recipe.compose import compose, to_yaml
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(HERE.parent)]  # for the modules that are no tests
-
-from processes import Ended, dslight, free_port, slurm, start, wait_all  # noqa: E402
-from tally import Tries  # noqa: E402
+sys.path.insert(0, str(HERE))  # for the modules that are no tests
 
 # --- what a test tried
 # ----------------------------------------------------------------------------------------------------
