@@ -19,6 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+LIMIT = 220
+"""Seconds that processes may take at most: pytest's own limit is 300."""
+
+
+def a_minute() -> float:
+    """In seconds; longer on a machine that has more to do than processors. Ranks of which one has failed end within it,
+    where a collective would wait for half an hour.
+    """
+    return 60 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
 
 def free_port() -> int:
     with socket.socket() as free:
@@ -99,7 +109,7 @@ def completed(
     what: Callable[..., None],
     *arguments: Any,
     folder: Path,
-    timeout: float = 240,
+    timeout: float = LIMIT,
     variables: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """What ``subprocess.run`` would say of ``what(*arguments)`` in a forked process, which works in ``folder``."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import Ended, dslight, free_port, slurm, start, wait_all
+from processes import LIMIT, Ended, dslight, free_port, slurm, start, wait_all
 from tally import Tries
 from transformers import AutoTokenizer
 
@@ -121,7 +121,7 @@ def forked(tmp_path) -> Callable[..., Any]:
     """``dslight(*arguments, ranks=1)``: the program in a process per rank, forked, which is quick. Each knows its place
     by SLURM's variables, and nobody ends the others when one fails."""
 
-    def run(*arguments: str, ranks: int = 1, timeout: float = 120, **variables: str) -> Any:
+    def run(*arguments: str, ranks: int = 1, timeout: float = LIMIT, **variables: str) -> Any:
         began, port, processes = time.monotonic(), free_port(), []
         outs = [tmp_path / f"output-{time.monotonic_ns()}-{rank}.txt" for rank in range(ranks)]
         if ranks > 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import processes
 import pytest
-from processes import completed
+from processes import LIMIT, completed
 from stranger.encoder import Dinov2Encoder
 
 from data_prep import digits
@@ -49,7 +49,7 @@ def test_plan_counts_the_stranger_s_encoder_in_a_process_that_knows_of_no_other(
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     plan = json.loads(done.stdout)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from processes import completed, dslight
+from processes import LIMIT, completed, dslight
 from safetensors.torch import load_file
 
 from dslight.cli import main
@@ -112,7 +112,7 @@ def interrupted(recipe, tmp_path) -> Callable[..., subprocess.CompletedProcess[s
                 env=os.environ | variables | {"PYTHONPATH": str(HERE)},
                 capture_output=True,
                 text=True,
-                timeout=200,
+                timeout=LIMIT,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job is deaf to it
             )
         return completed(dslight, arguments, folder=tmp_path, variables=variables)
