@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules here that are no tests
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
@@ -30,7 +32,6 @@ def one_thread() -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """A line per fault that was tried; from here, because the main process of pytest-xdist reads no other conftest."""
-    sys.path.insert(0, str(Path(__file__).parent / "faults"))
     from tally import lines
 
     outcomes = {"passed": ["call"], "failed": ["call"], "error": ["setup", "teardown"]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -17,6 +18,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+LIMIT = 220
+"""Seconds that processes may take at most: pytest's own limit is 300."""
+
+
+def a_minute() -> float:
+    """In seconds; longer on a machine that has more to do than processors. Ranks of which one has failed end within it,
+    where a collective would wait for half an hour.
+    """
+    return 60 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def free_port() -> int:
@@ -55,6 +66,12 @@ def dslight(arguments: list[str]) -> NoReturn:
     sys.exit(main(arguments))
 
 
+def module(name: str, *arguments: str) -> None:
+    """``python -m NAME ...``."""
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
 def agent(options: list[str], arguments: list[str]) -> None:
     """torchrun with these options; its workers are forked."""
     from torch.distributed.launcher.api import elastic_launch
@@ -86,6 +103,26 @@ def start(
     process = context.Process(target=_alone, args=(what, arguments, variables, out, errors or out))
     process.start()
     return process
+
+
+def completed(
+    what: Callable[..., None],
+    *arguments: Any,
+    folder: Path,
+    timeout: float = LIMIT,
+    variables: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """What ``subprocess.run`` would say of ``what(*arguments)`` in a forked process, which works in ``folder``."""
+    out, errors = folder / ".out.txt", folder / ".errors.txt"
+    for file in (out, errors):
+        file.unlink(missing_ok=True)
+    process = start(what, *arguments, variables=variables or {}, out=out, errors=errors)
+    (code,) = wait_all([process], timeout)
+    found = subprocess.CompletedProcess(arguments, code, out.read_text(), errors.read_text())
+    assert code is not None, f"still running after {timeout} s:\n{found}"
+    for file in (out, errors):
+        file.unlink()
+    return found
 
 
 SLURM = {

@@ -36,7 +36,7 @@ def test_a_process_that_is_started_has_the_memory_of_the_one_that_starts_it(star
     out = context.Queue()
     process = context.Process(target=look, args=(reader, out))
     process.start()
-    file, index, sample = out.get(timeout=120)
+    file, index, sample = out.get(timeout=240)
     process.join(60)
     assert file == os.stat(reader._memory.file).st_ino
     assert index == {name: value.tolist() for name, value in vars(reader.index).items()}

@@ -179,7 +179,7 @@ def test_a_full_disk_is_named_with_the_shard_and_leaves_no_part_of_it(tmp_path):
     out = context.Queue()
     process = context.Process(target=fill_disk, args=(tmp_path / "shards", out))
     process.start()
-    message, left = out.get(timeout=60)
+    message, left = out.get(timeout=240)
     process.join()
     assert "shard-000000.tar" in message
     assert "bytes; this shard is given up" in message

@@ -8,20 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import completed, module
 
 sys.path.insert(0, str(Path(__file__).parent))  # for sources
 
-from sources import chat, command, encode, environment
+from sources import chat, encode, environment
+from sources import command as command_of
 
 
 @pytest.fixture
-def program() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``program("llava", "--json", ...)``: ``python -m data_prep.llava --json ...`` in a process of its own."""
+def program(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``program("llava", "--json", ...)``: ``python -m data_prep.llava --json ...`` in a process of its own, forked, or
+    with ``command=True`` as a shell would start it.
+    """
 
-    def run(module: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(module, *arguments), capture_output=True, text=True, check=False, cwd=cwd, env=environment()
-        )
+    def run(name: str, *arguments: object, command: bool = False) -> subprocess.CompletedProcess[str]:
+        if command:
+            call = command_of(name, *arguments)
+            return subprocess.run(call, capture_output=True, text=True, check=False, env=environment())
+        return completed(module, f"data_prep.{name}", *map(str, arguments), folder=tmp_path)
 
     return run
 

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from processes import agent, dslight, free_port, rank_of_torchrun, start, wait_all
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-from processes import agent, dslight, free_port, rank_of_torchrun, start, wait_all  # noqa: E402
-
 TIMEOUT = 500
 STRATEGY = "lightning.pytorch.strategies.ModelParallelStrategy"
 SHARDED = "dslight.train.Sharded"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import a_minute
 
 SETUPS = [
     ("DeepStackL", "vision encoder trains"),
@@ -90,7 +91,7 @@ def test_an_error_on_one_rank_ends_both(recipe, fit, tmp_path, broken_shards):
     file = recipe("DeepStackL")
     done = fit(file, tmp_path / "two", f"data.train=[{root}]", ranks=2)
     assert done.code not in (0, None)
-    assert done.seconds < 60
+    assert done.seconds < a_minute()
     assert key in done.output
     assert not (done.folder / "run" / "result.json").exists()
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import LIMIT, Ended, dslight, free_port, slurm, start, wait_all
+from tally import Tries
 from transformers import AutoTokenizer
 
 from data_prep.digits import png, write_tokenizer
@@ -19,10 +21,7 @@ from dslight.recipe.compose import compose, to_yaml
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(HERE.parent)]  # for the modules that are no tests
-
-from processes import Ended, dslight, free_port, slurm, start, wait_all  # noqa: E402
-from tally import Tries  # noqa: E402
+sys.path.insert(0, str(HERE))  # for the modules that are no tests
 
 # --- what a test tried
 # ----------------------------------------------------------------------------------------------------
@@ -122,7 +121,7 @@ def forked(tmp_path) -> Callable[..., Any]:
     """``dslight(*arguments, ranks=1)``: the program in a process per rank, forked, which is quick. Each knows its place
     by SLURM's variables, and nobody ends the others when one fails."""
 
-    def run(*arguments: str, ranks: int = 1, timeout: float = 120, **variables: str) -> Any:
+    def run(*arguments: str, ranks: int = 1, timeout: float = LIMIT, **variables: str) -> Any:
         began, port, processes = time.monotonic(), free_port(), []
         outs = [tmp_path / f"output-{time.monotonic_ns()}-{rank}.txt" for rank in range(ranks)]
         if ranks > 1:

@@ -36,7 +36,7 @@ def llava(folder: Path, entries: list[dict[str, Any]], *options: str) -> subproc
     call = ["--json", str(folder / "data.json"), "--images", str(folder / "images"), "--out", str(folder / "out")]
     return subprocess.run(
         [sys.executable, "-c", RUN_AND_MEASURE, *call, "--workers", "1", *options],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
 
 

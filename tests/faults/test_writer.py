@@ -164,7 +164,7 @@ def test_a_small_disk_that_is_full_leaves_whole_shards_and_is_named(sizes, expec
         )
         done = subprocess.run(
             ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", text],
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=240,
         )  # fmt: skip
         with tries.one():
             assert done.returncode == 0, done.stderr

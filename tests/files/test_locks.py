@@ -90,7 +90,7 @@ def test_a_lock_that_is_removed_while_others_wait_is_held_by_one_at_a_time(tmp_p
     number = tmp_path / "number"
     number.write_text("0")
     processes = [subprocess.Popen([sys.executable, "-c", program, str(number)]) for _ in range(4)]
-    assert [process.wait(timeout=120) for process in processes] == [0] * 4
+    assert [process.wait(timeout=240) for process in processes] == [0] * 4
     assert number.read_text() == "160"
 
 

@@ -187,7 +187,7 @@ def test_two_generations_may_run_on_one_model(generated_case, tmp_path):
 
     def meet(module, args, kwargs):
         passes[names[threading.get_ident()]] += 1
-        turns.wait(timeout=60)
+        turns.wait(timeout=240)
 
     names: dict[int, int] = {}
     handle = model.language_model.decoder.register_forward_pre_hook(meet, with_kwargs=True)
@@ -198,7 +198,7 @@ def test_two_generations_may_run_on_one_model(generated_case, tmp_path):
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(work, number) for number in (0, 1)]:
-            future.result(timeout=120)
+            future.result(timeout=240)
     handle.remove()
     assert passes == [generated_case.config["max_new_tokens"]] * 2
     for number, row in enumerate(rows):

@@ -90,7 +90,7 @@ def test_it_is_importable_without_the_harness_and_says_what_is_missing(run):
         f"try: DSLight(recipe={str(run)!r})\n"
         "except ImportError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
     assert "lmms-eval is not installed" in done.stdout
 
 

@@ -27,7 +27,7 @@ def reports(tmp_path_factory):
         for rank in range(max(cases.WORLDS))
     ]
     try:
-        outputs = [process.communicate(timeout=90) for process in ranks]
+        outputs = [process.communicate(timeout=240) for process in ranks]
     finally:
         for process in ranks:
             process.kill()

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
+from processes import LIMIT, completed
 from stranger.encoder import Dinov2Encoder
 
 from data_prep import digits
@@ -35,20 +37,22 @@ def folder(tmp_path_factory) -> Path:
 
 def dslight(folder: Path, verb: str, *arguments: str) -> str:
     """What ``dslight VERB recipe.yaml ...`` prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dslight", verb, str(HERE / "recipe.yaml"), *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = completed(processes.dslight, [verb, str(HERE / "recipe.yaml"), *arguments], folder=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def test_plan_counts_the_stranger_s_encoder(folder):
-    plan = json.loads(dslight(folder, "plan", "--json"))
+def test_plan_counts_the_stranger_s_encoder_in_a_process_that_knows_of_no_other(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "dslight", "plan", str(HERE / "recipe.yaml"), "--json"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    plan = json.loads(done.stdout)
     encoder = next(part for part in plan["parts"] if part["name"] == "vision_encoder")
     real = Dinov2Encoder(image_size=16, patch_size=4, hidden_size=32, depth=3, heads=2)
     assert encoder["kind"] == "Dinov2Encoder"

@@ -309,6 +309,6 @@ def test_tex_sets_the_table_alone_and_within_a_document(arms, tmp_path, alone):
     host = r"\documentclass{article}\usepackage{booktabs}\begin{document}Before \input{table} and after.\end{document}"
     (tmp_path / "host.tex").write_text(host)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex" if alone else "host.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Output written" in done.stdout

@@ -232,7 +232,7 @@ def test_a_report_with_pages_needs_no_torch(answered):
         "assert main(['report', 'effect.yaml', 'b=[1, 2]', '--out', 'out']) == 0\n"
         "print('heavy:', sorted({'torch', 'lightning', 'transformers', 'torchmetrics'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: []"
     assert len(list(Path("out/diffs").iterdir())) == 4

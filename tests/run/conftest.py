@@ -15,15 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+from processes import LIMIT, completed, dslight
 from safetensors.torch import load_file
 
 from dslight.cli import main
 from dslight.recipe.compose import compose, to_yaml
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]  # where the callback is found, here and by the processes started below
-
-from processes import dslight, start, wait_all  # noqa: E402
+sys.path.insert(0, str(HERE))  # where the callback is found, here and by the processes started below
 
 QUICKSTART = HERE.parents[1] / "recipes" / "quickstart" / "deepstack_l.yaml"
 STEPS = 9  # one epoch and a half of 48 pages, 8 a step
@@ -113,15 +112,9 @@ def interrupted(recipe, tmp_path) -> Callable[..., subprocess.CompletedProcess[s
                 env=os.environ | variables | {"PYTHONPATH": str(HERE)},
                 capture_output=True,
                 text=True,
-                timeout=200,
+                timeout=LIMIT,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job is deaf to it
             )
-        out, errors = tmp_path / "out.txt", tmp_path / "errors.txt"
-        out.unlink(missing_ok=True)
-        errors.unlink(missing_ok=True)
-        process = start(dslight, arguments, variables=variables, out=out, errors=errors)
-        (code,) = wait_all([process], 200)
-        assert code is not None, "still running"
-        return subprocess.CompletedProcess(arguments, code, out.read_text(), errors.read_text())
+        return completed(dslight, arguments, folder=tmp_path, variables=variables)
 
     return run

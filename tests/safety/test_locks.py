@@ -175,7 +175,7 @@ def test_two_sweeps_in_one_folder_share_the_runs(ablation, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     call = [sys.executable, "-c", SWEEP]
     both = [subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in both]
+    said = [process.communicate(timeout=240)[0] for process in both]
     assert [len(trained(run)) for run in runs] == [1] * 5, said
     assert len({process for run in runs for process in trained(run)}) > 2  # the workers of both
     assert any("effect: 5 of 5 runs done" in text for text in said)

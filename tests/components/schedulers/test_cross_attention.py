@@ -25,6 +25,7 @@ from dslight.vlm import VLM
 GRIDS = [(2, 2), (0, 0), (1, 3)]
 TILES = [1 + rows * cols for rows, cols in GRIDS]
 SMALL = {"heads": 4, "head_dim": 8, "ffn": 2}
+SLOW = pytest.mark.slow
 PER_LEVEL = partial(MLPProjector, per_level=True)
 QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart" / "deepstack_l.yaml"
 
@@ -260,8 +261,17 @@ def part(planned, name):
     return next(part for part in planned.parts if part.name == name)
 
 
-@pytest.mark.parametrize("ffn", [0, 4])
-@pytest.mark.parametrize(("source", "views"), [("crops", 4), ("tiles", 5), ("base", 1)])
+@pytest.mark.parametrize(
+    ("source", "views", "ffn"),
+    [
+        ("crops", 4, 4),
+        ("tiles", 5, 0),
+        *(
+            pytest.param(*case, marks=SLOW)
+            for case in (("crops", 4, 0), ("tiles", 5, 4), ("base", 1, 0), ("base", 1, 4))
+        ),
+    ],
+)
 def test_the_plan_counts_the_products_of_the_blocks(tmp_path, source, views, ffn):
     planned = plan(compose(_Arm({"source": source, "ffn": ffn}).file(tmp_path)), text_tokens=20)
     width, inner, positions, tokens = 64, 4 * 16, 16 + 20, 16 * views
@@ -290,7 +300,7 @@ def test_the_plan_of_a_marker_is_short_in_context(tmp_path, capsys):
     assert "stacking        CrossAttention" in text
 
 
-@pytest.mark.parametrize("frozen", [(), ("vision_encoder", "projector"), ("language_model",)])
+@pytest.mark.parametrize("frozen", [(), pytest.param(("vision_encoder", "projector"), marks=SLOW), ("language_model",)])
 def test_the_plans_activations_are_what_autograd_keeps(tmp_path, make_views, frozen):
     """At the widths of the recipe, with the parts of the recipe, on random pixels."""
     values = compose(_Arm().file(tmp_path), ["data.global_batch_size=1"])

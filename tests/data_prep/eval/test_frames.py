@@ -213,7 +213,7 @@ def test_without_pyav_the_program_says_what_to_install(egoschema, convert, tmp_p
 def test_the_program_runs_from_the_command_line_and_again(egoschema, program, tmp_path):
     write(tmp_path / "images" / f"{egoschema[0]}.mp4", 2)
     arguments = ["--annotations", tmp_path / "annotations", "--images", tmp_path / "images", "--out", tmp_path / "out"]
-    first = program("eval", "egoschema", *arguments, "--workers", 2)
+    first = program("eval", "egoschema", *arguments, "--workers", 2, command=True)
     assert first.returncode == 0, first.stderr
     assert "1 of 1 questions; validate with: {root:" in first.stdout
     assert "finished already" in program("eval", "egoschema", *arguments).stdout
