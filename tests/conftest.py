@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_world, which is no test
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
