@@ -96,7 +96,7 @@ def main() -> None:
             for name in sorted(arms, reverse=round_ % 2 == 0):
                 began = time.process_time() if args.device == "cpu" else time.perf_counter()
                 with torch.inference_mode():
-                    said = [model.answer(batch, max_new_tokens=args.new) for batch in batches[name]]
+                    said = [model.answer_batch(batch, max_new_tokens=args.new) for batch in batches[name]]
                 if args.device != "cpu":
                     torch.cuda.synchronize()
                 took = (time.process_time() if args.device == "cpu" else time.perf_counter()) - began

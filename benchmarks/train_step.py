@@ -44,7 +44,7 @@ SIZES: dict[str, dict[str, int]] = {
 PATCH = 14
 STACKINGS: dict[str, tuple[Any, tuple[int, int]]] = {
     "low": (LowResolution(tap=-2), (0, 0)),
-    "deepstack_l": (DeepStackL(num_stacks=4, start=1, tap=-2), (2, 2)),
+    "deepstack_l": (DeepStackL(crops=4, start=1, tap=-2), (2, 2)),
     "sequence": (SequenceConcat(tap=-2), (2, 2)),
 }
 """Arm -> stacking, grid of crops."""

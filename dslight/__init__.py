@@ -1,3 +1,71 @@
-"""dslight: compose, train and compare DeepStack-style multimodal language models (arXiv 2406.04334)."""
+"""dslight: compose, train and compare DeepStack-style multimodal language models (arXiv 2406.04334).
+
+import dslight
+
+model = dslight.VLM(
+    dslight.TimmEncoder("vit_base_patch16_siglip_224", pretrained=True),
+    dslight.MLPProjector,
+    dslight.DeepStackL(crops=4),
+    dslight.HFCausalLM("HuggingFaceTB/SmolLM2-135M-Instruct"),
+)
+model.answer("What is written here?", images=["page.png"])
+run = dslight.fit(model, dslight.Data(train=["data/mine"]), stage={"projector": 1e-3}, run_dir="runs/mine")
+"""
+
+# ruff: noqa: F401
+from typing import TYPE_CHECKING
+
+from dslight.lazy import offered
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dslight.components import (
+        AveragePoolProjector,
+        CAbstractorProjector,
+        ChannelConcat,
+        Component,
+        ConditionedGate,
+        CrossAttention,
+        DeepStack,
+        DeepStackHD,
+        DeepStackL,
+        DeepStackTaps,
+        DeepStackV,
+        FusedEncoder,
+        GatedAdd,
+        HFCausalLM,
+        HFVisionEncoder,
+        IdentityProjector,
+        LanguageModel,
+        LowResolution,
+        MapProjector,
+        MLPProjector,
+        Objective,
+        Operation,
+        PatchClassification,
+        PerceiverResamplerProjector,
+        PixelShuffleMLPProjector,
+        Projector,
+        SequenceConcat,
+        Stack,
+        StackingScheduler,
+        TimmEncoder,
+        TimmFeatureMaps,
+        VisionEncoder,
+        WindowQFormerProjector,
+    )
+    from dslight.data.datamodule import ShardData as Data
+    from dslight.data.datamodule import Source, ValSource
+    from dslight.data.dense import DenseLabelData
+    from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView, ViewPolicy
+    from dslight.data.plan import Order
+    from dslight.run.finished import Run
+    from dslight.run.python import fit, load, validate
+    from dslight.train.lora import LoRA
+    from dslight.train.optim import PartTraining, Stage
+    from dslight.train.strategy import Sharded
+    from dslight.types import Batch, Question, Views
+    from dslight.vlm import VLM
+
+__getattr__, __dir__, __all__ = offered(__name__, __file__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # not frozen: under `precision: bf16-true` Lightning refuses batches that hold such
 class Question:
     """What the validation loop asks and how the answer is judged.
 
@@ -22,6 +22,11 @@ class Question:
         suffix: what the prompt ends with, where this question has its own; ``None``: that of its benchmark.
         number: its place among the questions of its source, from 0.
         extra: what else its authors say about it (``options``, ``subject``, ...), as the shard has it.
+
+    Example:
+        >>> question = dslight.Question("7", "What is written?", references=("stop", "STOP"))
+        >>> dslight.metrics.VQAAccuracy().update_questions(["stop"], [question])
+        [Verdict(score=1.0, unresolved=False)]
     """
 
     question_id: str

@@ -27,6 +27,23 @@ use).
 """
 
 
+@dataclass(frozen=True)
+class ViewNeeds:
+    """Which views of an image a stacking looks at, beside the base view: what views are made of by default.
+
+    Attributes:
+        crops: the most crops of an image; 0: none.
+        grid: the (rows, columns) that they have to form; ``None``: whatever fits the image.
+        fine: n, for n x n fine crops of every view; 0: none.
+        padded: whether the image must keep its proportions.
+    """
+
+    crops: int = 0
+    grid: Grid | None = None
+    fine: int = 0
+    padded: bool = False
+
+
 @dataclass
 class Views:
     """The pixels of all the images of a batch, packed: nothing is padded, so images may have different crop grids.
@@ -39,6 +56,11 @@ class Views:
         grids: per image the (rows, columns) of its crops; ``(0, 0)`` for an image without crops.
         fine: n: the base view and every crop are seen again, enlarged, as n x n fine crops (DeepStack-L-HD); 0: not.
         sizes: per image its own (height, width) in pixels, which tells where a crop holds padding; empty: not known.
+
+    Example:
+        >>> views = dslight.Views(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), grids=[(0, 0), (1, 2)])
+        >>> views.base_index, views.crop_index  # two images, the second with two crops
+        (tensor([0, 1]), tensor([2, 3]))
     """
 
     pixels: Tensor
@@ -123,6 +145,12 @@ class Batch:
         segments: int64 ``[B, T]`` where rows are packed: which document of its row a position belongs to, counted from
             1, or 0 for padding. No position may see another document's.
         dropped, shrunk: keys of what was left out because it taught nothing, and of what was cut at a whole turn.
+
+    Example:
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.LowResolution(), lm)
+        >>> batch = model.processor.ask("What is it?", "page.png")  # a dslight.Batch
+        >>> len(batch), int(batch.visual_mask.sum()) == encoder.grid[0] * encoder.grid[1]
+        (1, True)
     """
 
     input_ids: Tensor

@@ -10,7 +10,8 @@ layer ``sites[s-1]``. Everything else is decided by the parts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -18,15 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from dslight.components.component import Stage
+from dslight.components.component import warn_of_idle_hooks
 from dslight.components.language_model import LanguageModel
 from dslight.components.projector import Projector
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
+from dslight.metrics import benchmarks
 from dslight.metrics.base import Answer, TextMetric
 from dslight.nn.loss import next_token_loss
+from dslight.processor import Processor
+from dslight.train.optim import Stage, under
 from dslight.train.parallel import materialise, shard, states_by_name, states_by_number
 from dslight.types import Batch, Views, VisualTokens
+from dslight.written import UNWRITTEN, written, written_behind
 
 
 class VLM(pl.LightningModule):
@@ -39,8 +44,14 @@ class VLM(pl.LightningModule):
         language_model: slots and text to logits.
 
     Raises:
-        ValueError: when the parts do not fit each other, before any weight is read; the message starts with the key to
-        change.
+        ValueError: when the parts do not fit each other; the message starts with the argument to change.
+
+    Example:
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.DeepStackL(crops=4), lm)
+        >>> model.stacking.sites  # the layers of the language model that the crops' tokens are added to
+        (1, 2, 3, 4)
+        >>> answer = model.answer("What is written here?", images=["page.png"], max_new_tokens=5)
+        >>> model.train_with({"projector": 1e-3})  # what trains; then lightning.Trainer(...).fit(model, data)
     """
 
     def __init__(
@@ -51,22 +62,22 @@ class VLM(pl.LightningModule):
         language_model: LanguageModel,
     ) -> None:
         super().__init__()
-        try:
+        with under("stacking"):
             stacking.check(vision_encoder, language_model.depth)
-        except ValueError as error:
-            raise ValueError(f"stacking.init_args.{error}") from None
         self.vision_encoder = vision_encoder
         self.stacking = stacking
-        try:
+        with under("projector"):
             self.projector = projector(stacking.widths(vision_encoder), language_model.width)
             self.projector.out_grid(stacking.map_grid(vision_encoder))
-        except ValueError as error:
-            raise ValueError(f"projector.init_args.{error}") from None
         stacking.connect(language_model.width)  # after all others, which then start alike whatever the stacking
         self.language_model = language_model
+        for part in self.parts().values():
+            warn_of_idle_hooks(part)
         self.stage: Stage | None = None
         self.read_weights: Callable[[], None] | None = None  # of parts that are built without memory, once sharded
-        self.tokenizer: Any = None
+        self._tokenizer: Any = None
+        self.precision: Any = None  # a plugin of Lightning's, for what is computed outside of a Trainer
+        self._processor: Processor | None = None
         self.metrics = nn.ModuleDict()
         self.generation: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, list[Answer]] = {}
@@ -86,12 +97,23 @@ class VLM(pl.LightningModule):
             "language_model": self.language_model,
         }
 
-    def train_with(self, stage: Stage) -> None:
+    def to_recipe(self) -> dict[str, Any]:
+        """The constructor's call as the section ``model`` of a recipe (:mod:`dslight.written`)."""
+        made = {name: written(part) for name, part in self.parts().items()}
+        made["projector"] = written_behind(self.projector, 2)
+        kind = next(kind for kind in type(self).__mro__ if not issubclass(kind, FSDPModule))
+        return made if kind is VLM else {**made, UNWRITTEN: kind.__qualname__}
+
+    def train_with(self, stage: Stage | Mapping[str, Any]) -> None:
         """Let ``stage`` say what trains. What lies behind all of the encoder's taps is frozen: no gradient gets there.
+
+        Args:
+            stage: the stage, or its ``train``: part -> learning rate, or all of its settings.
 
         Raises:
             ValueError: as :meth:`Stage.freeze`.
         """
+        stage = Stage.of(stage)
         if self.stacking.starts_closed and "stacking" not in stage.train:
             raise ValueError(
                 "train: the stacking's gates start closed, so nothing would ever come through; give stacking a "
@@ -103,6 +125,72 @@ class VLM(pl.LightningModule):
         for module in unused:
             if all(module in other for other in others):
                 module.requires_grad_(False)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The language model's; read when it is first asked for.
+
+        Raises:
+            ValueError: where the language model does not know one.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = self.language_model.load_tokenizer()
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def processor(self) -> Processor:
+        """What it is asked through: that of the data which it has met, else the views that its stacking looks at and
+        its tokenizer's own template.
+        """
+        if self._processor is None:
+            slots = self.stacking.slot_layout(self.vision_encoder, self.projector)
+            longest = self.language_model.max_positions or Processor.max_length
+            sizes = (self.vision_encoder.image_size, slots, longest)
+            self._processor = Processor.of(self.tokenizer, self.stacking.needs, *sizes)
+        return self._processor
+
+    def connect(self, data: Any) -> None:
+        """Tell ``data`` (a :class:`dslight.Data`) what its rows depend on; be asked and judged as it says.
+
+        Under a Trainer this happens by itself.
+
+        Raises:
+            ValueError: for views that the stacking cannot place, or a benchmark that is not known.
+        """
+        for name, source in data.val_sources.items():
+            source.benchmark = benchmarks.of(name, source.benchmark)
+        judged = {name: benchmarks.get(source.benchmark) for name, source in data.val_sources.items()}
+        self._processor = data.connect(
+            tokenizer=self.tokenizer,
+            image_size=self.vision_encoder.image_size,
+            slots=self.stacking.slot_layout(self.vision_encoder, self.projector),
+            suffixes={name: benchmark.suffix for name, benchmark in judged.items()},
+            needs=self.stacking.needs,
+        )
+        self.check_views(data.views)
+        stops = data.processor.stop_ids
+        self.judge(
+            self.tokenizer,
+            metrics={name: benchmark.build() for name, benchmark in judged.items()},
+            generation={
+                name: {"max_new_tokens": benchmark.max_new_tokens, "eos_token_id": stops}
+                for name, benchmark in judged.items()
+            },
+        )
+
+    def check_views(self, views: Any) -> None:
+        """Refuse a :class:`~dslight.data.images.ViewPolicy` whose views the stacking cannot place.
+
+        Raises:
+            ValueError: starting with the argument to change.
+        """
+        padded = getattr(views, "fit", "pad") == "pad"
+        with under("stacking"):
+            self.stacking.check_views(list(views.grids()), int(getattr(views, "fine", 0)), padded)
 
     def judge(
         self, tokenizer: Any, metrics: Mapping[str, TextMetric], generation: Mapping[str, dict[str, Any]]
@@ -129,6 +217,44 @@ class VLM(pl.LightningModule):
         maps = self.stacking(self.vision_encoder, seen)  # per level [M, height, width, C]
         visual = self.stacking.lay_out(self.projector(maps), seen)  # slots [S+1, N, D]
         return visual if views is not None else visual.none()
+
+    def answer(self, question: str | Sequence[str], images: Any = None, **options: Any) -> Any:
+        """What the model says: no Trainer is needed, and every module stays in the mode that it is in.
+
+        Args:
+            question: one, or a batch of several; asked as they are, in the model's template.
+            images: what it is about: pictures of PIL, files, or uint8 arrays ``[H, W, 3]``; ``None``: nothing. Of
+                several questions, an entry for each (see :meth:`dslight.processor.Processor.ask`).
+            options: of transformers' ``generate``; greedy, at most 64 tokens.
+
+        Returns:
+            The answer, or a list of them.
+
+        Raises:
+            ValueError: for what is no image, a question that is too long, or a model without a tokenizer.
+        """
+        batch = self.processor.ask(question, images).to(self.device)
+        with self.evaluating():
+            said = self.answer_batch(
+                batch, **{"max_new_tokens": 64, "eos_token_id": self.processor.stop_ids, **options}
+            )
+        return said[0] if isinstance(question, str) else said
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode, without gradients, in the precision of the Trainer that drives or trained it; every
+        module is left as it was.
+        """
+        modes = {module: module.training for module in self.modules()}
+        trainer = getattr(self, "_trainer", None)
+        precision = self.precision if trainer is None else trainer.precision_plugin
+        self.eval()
+        try:
+            with torch.inference_mode(), nullcontext() if precision is None else precision.forward_context():
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
     def generate(self, batch: Batch, **options: Any) -> Tensor:
         """Greedy answers to a batch of left-padded prompts: the new token ids ``[B, new]``."""
@@ -182,6 +308,12 @@ class VLM(pl.LightningModule):
         self.log("train/loss", sums[0] / tokens, prog_bar=True, batch_size=1)
         return tokens
 
+    def setup(self, stage: str) -> None:
+        """Meet the Trainer's data."""
+        data = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "connect"):
+            self.connect(data)
+
     def configure_model(self) -> None:
         """Shard the parts when the strategy has a device mesh (Lightning may call this more than once)."""
         mesh = self.device_mesh
@@ -196,13 +328,18 @@ class VLM(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The stage's optimizer over the parts that train."""
         if self.stage is None:
-            raise RuntimeError("this model has no stage: name learning rates under `stage.train`")
+            raise RuntimeError(
+                "VLM: nothing trains yet; say what does, and how fast, before Trainer.fit: "
+                'model.train_with({"projector": 1e-3})'
+            )
         return self.stage.optimizers(self.parts(), int(self.trainer.estimated_stepping_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write optimizer states by parameter name, so that a sharded run can continue an unsharded one and the
-        other way round.
+        other way round; and how the model was made and is asked, so that the checkpoint can be opened without a recipe.
         """
+        asked = {} if self._processor is None else {"data": self._processor.to_recipe()}
+        checkpoint["recipe"] = {"model": self.to_recipe(), **asked}
         names = {id(parameter): name for name, parameter in self.named_parameters()}
         for i, optimizer in enumerate(self.trainer.optimizers if "optimizer_states" in checkpoint else []):
             numbered = [p for group in optimizer.param_groups for p in group["params"]]
@@ -225,8 +362,10 @@ class VLM(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Generate answers and let the source's metric judge them."""
+        if dataloader_idx >= len(self.metrics):
+            raise RuntimeError("validation: nobody says how answers are judged; use dslight.Data(val={...})")
         source = list(self.metrics)[dataloader_idx]
-        replies = self.answer(batch, **self.generation[source])
+        replies = self.answer_batch(batch, **self.generation[source])
         verdicts = cast(TextMetric, self.metrics[source]).update_questions(replies, batch.questions)
         answers = map(Answer, batch.questions, replies, verdicts)
         self.answers[source] += [answer for answer in answers if answer.question.valid]
@@ -234,8 +373,8 @@ class VLM(pl.LightningModule):
         self.seconds[source] += now - self._clock
         self._clock = now
 
-    def answer(self, batch: Batch, **options: Any) -> list[str]:
-        """Generated answers as text, special tokens dropped; ``options`` as in transformers' ``generate``."""
+    def answer_batch(self, batch: Batch, **options: Any) -> list[str]:
+        """Generated answers to a batch, special tokens dropped; ``options`` as in transformers' ``generate``."""
         pad = self.tokenizer.pad_token_id
         ids = self.generate(batch, pad_token_id=self.tokenizer.eos_token_id if pad is None else pad, **options)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]

@@ -244,15 +244,6 @@ class OverlappingUnits(Sound):
         return [self.blocks, *self.blocks]
 
 
-class Mixin:
-    def on_train_start(self) -> None:
-        """Lightning never calls it inside a VLM; coming from a base class, it is not seen when the class is made."""
-
-
-class HookFromAMixin(Mixin, Sound):
-    pass
-
-
 BROKEN: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("it_is_a_vision_encoder", lambda: nn.Linear(2, 2), "Linear must subclass"),
     ("its_facts_are_set", MeanOfBytes, r"mean is .* of pixel values in 0\.\.1"),
@@ -284,7 +275,6 @@ BROKEN: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("its_weights_file_holds_all_that_it_has_learnt", RandomOutsideOfItsState, "keep everything random or learnt"),
     ("shard_units_cover_the_layers_once", ForgottenUnit, r"layers\[2\]\.\S+ is in no shard unit"),
     ("shard_units_cover_the_layers_once", OverlappingUnits, "must not overlap"),
-    ("it_overrides_no_hook_that_lightning_would_not_call", HookFromAMixin, "overrides on_train_start"),
 ]  # fmt: skip
 
 

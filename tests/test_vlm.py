@@ -150,7 +150,7 @@ def test_the_crops_change_the_answer_and_the_baseline_does_not_look(make_vlm, ma
 
 
 def test_parts_that_do_not_fit_are_refused_with_the_key(tiny_encoder, tiny_lm):
-    message = r"^stacking\.init_args\.start: 4 stacks at layers 1, 2, 3, 4 need 5 layers; the language model has 4$"
+    message = r"^stacking\.start: 4 stacks at layers 1, 2, 3, 4 need 5 layers; the language model has 4$"
     with pytest.raises(ValueError, match=message):
         VLM(tiny_encoder(), MLPProjector, DeepStackL(num_stacks=4), tiny_lm())
 

@@ -2,8 +2,8 @@
 
 A part is a LightningModule, so it can be fitted alone (the vision encoder's own pretraining) and carries its device,
 dtype and trainer. Inside a VLM, though, Lightning calls hooks only on the *root* module: the ``setup``,
-``configure_optimizers`` or ``on_*`` of a nested part would silently never run. So a part that overrides one is refused
-when its class is made; what such a hook would do belongs into ``__init__``, the VLM or a callback.
+``configure_optimizers`` or ``on_*`` of a nested part silently never run. So a VLM names those of its parts
+(:func:`warn_of_idle_hooks`); what they would do belongs into ``__init__``, the VLM or a callback.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+from warnings import warn
+from weakref import WeakSet
 
 import lightning.pytorch as pl
 import torch
@@ -19,12 +21,17 @@ from torch.distributed.tensor import DTensor
 
 from dslight.errors import UserError
 from dslight.files.atomic import beside
+from dslight.written import Written
 
 _ROOT_ONLY = {
     "setup", "teardown", "prepare_data", "configure_model", "configure_optimizers", "configure_callbacks",
     "configure_gradient_clipping", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", "backward",
     "training_step", "validation_step", "test_step", "predict_step", "train_dataloader", "val_dataloader",
+    *(name for name in dir(pl.LightningModule) if name.startswith("on_") and name != "on_gpu"),
 }  # fmt: skip
+"""Hooks that Lightning calls on the module that a Trainer drives, and on none inside it."""
+_NAMED: WeakSet[type] = WeakSet()
+"""Classes of which :func:`warn_of_idle_hooks` has spoken."""
 
 
 class WeightsError(UserError):
@@ -46,9 +53,23 @@ class Stage(Protocol):
         ...
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, Written):
     """What a part is fitted with when it is fitted alone: ``forward(component, batch)`` -> named scalars, ``loss``
     among them.
+
+    Example:
+        >>> class Brightness(dslight.Objective):  # an encoder learns how bright every image is
+        ...     def __init__(self, width):
+        ...         super().__init__()
+        ...         self.head = torch.nn.Linear(width, 1)
+        ...     def forward(self, encoder, batch):
+        ...         said = self.head(encoder(batch.views.pixels)[0].mean(1)).squeeze(1)
+        ...         return {"loss": (said - batch.views.pixels.float().mean((1, 2, 3)) / 255).square().mean()}
+        >>> data = dslight.DenseLabelData(["data/digits/train"], dslight.SingleView(), global_batch_size=4)
+        >>> learns = {"vision_encoder": 1e-3, "objective": 1e-3}
+        >>> once = {"max_steps": 1, "enable_progress_bar": False}
+        >>> dslight.fit(encoder, data, learns, once, "runs/brightness", objective=Brightness)
+        runs/brightness: ...
     """
 
     def counted(self, batch: Any) -> int:
@@ -60,19 +81,18 @@ class Objective(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not define forward(component, batch)")
 
 
-class Component(pl.LightningModule):
-    """Base of the four parts. Subclasses are either abstract (one per kind) or final."""
+class Component(pl.LightningModule, Written):
+    """Base of the four parts. Subclasses are either abstract (one per kind) or final.
+
+    Example:
+        >>> isinstance(encoder, dslight.Component), isinstance(encoder, torch.nn.Module)
+        (True, True)
+        >>> encoder.freeze()
+        >>> encoder.train().training  # a frozen part stays in evaluation mode
+        False
+    """
 
     kind: ClassVar[str] = "component"
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name in vars(cls):
-            if name in _ROOT_ONLY or (name.startswith("on_") and hasattr(pl.LightningModule, name)):
-                raise TypeError(
-                    f"{cls.__name__}.{name}: Lightning calls this hook on the root module only, never on a part inside "
-                    f"a VLM. Do the work in __init__, in the VLM or in a callback."
-                )
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,7 +233,7 @@ class Component(pl.LightningModule):
         """The objective's numbers, and how many samples they are a mean over."""
         if self.objective is None:
             raise RuntimeError(
-                f"{type(self).__name__} is fitted alone, but has no objective: name one under `objective:`"
+                f"{type(self).__name__} is fitted alone, but has no objective: dslight.fit(..., objective=...)"
             )
         return self.objective(self, batch), self.objective.counted(batch)
 
@@ -232,7 +252,7 @@ class Component(pl.LightningModule):
         """Fitted alone: the stage's optimizer over the part and its objective."""
         if self.stage is None:
             raise RuntimeError(
-                f"{type(self).__name__} is fitted alone, but has no stage: name learning rates under `stage.train`"
+                f"{type(self).__name__} is fitted alone, but has no stage: train_with(dslight.Stage(...)) gives one"
             )
         return self.stage.optimizers(self.parts(), int(self.trainer.estimated_stepping_batches))
 
@@ -253,6 +273,22 @@ def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be sharded, on every rank whole and without gradient."""
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def warn_of_idle_hooks(part: nn.Module) -> None:
+    """Name the hooks of ``part``, and of LightningModules inside it, that will not run; once for each class."""
+    for kind in {type(module) for module in part.modules() if isinstance(module, pl.LightningModule)}.difference(
+        _NAMED
+    ):
+        _NAMED.add(kind)
+        known = (pl.LightningModule, Component)
+        own = [n for n in sorted(_ROOT_ONLY) if not any(getattr(kind, n) is getattr(base, n) for base in known)]
+        if own:
+            warn(
+                f"{kind.__name__} defines {', '.join(own)}: Lightning calls these on the module that a Trainer drives, "
+                f"so inside a VLM they never run; do their work in __init__, in the VLM or in a callback",
+                stacklevel=4,
+            )
 
 
 def on_meta() -> bool:

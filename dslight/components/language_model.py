@@ -43,6 +43,19 @@ class LanguageModel(Component, ABC):
         width: D, the width of the residual stream.
         vocabulary: the number of token ids.
         max_positions: the longest sequence that it was made for, where that is known.
+        tokenizer: Hugging Face's, a fast one; or :meth:`load_tokenizer` reads it.
+
+    Example:
+        >>> class Mine(dslight.LanguageModel):  # `net` is any decoder that gives logits [B, T, vocabulary]
+        ...     def __init__(self, net, tokenizer):
+        ...         super().__init__()
+        ...         self.net, self.tokenizer = net, tokenizer
+        ...         self.width, self.vocabulary = net.embed.embedding_dim, net.embed.num_embeddings
+        ...     layers = property(lambda self: self.net.blocks)
+        ...     embedding = property(lambda self: self.net.embed)
+        ...     decoder = property(lambda self: self.net)
+        ...     def logits(self, input_ids, attention_mask):
+        ...         return self.net(input_ids, attention_mask)
     """
 
     kind: ClassVar[str] = "language_model"
@@ -50,6 +63,7 @@ class LanguageModel(Component, ABC):
     width: int
     vocabulary: int
     max_positions: int | None = None
+    tokenizer: Any = None
 
     @property
     @abstractmethod
@@ -84,13 +98,44 @@ class LanguageModel(Component, ABC):
         """
         raise ValueError(f"data.order.pack: {type(self).__name__} cannot tell apart the documents of a packed row")
 
-    @abstractmethod
-    def generate_ids(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        """Greedy continuation with a KV cache; returns only the new ids ``[B, new]``."""
+    def generate_ids(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        max_new_tokens: int = 20,
+        eos_token_id: int | Sequence[int] = (),
+        pad_token_id: int = 0,
+        synced_gpus: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        """Greedy continuation; returns only the new ids ``[B, new]``. This one computes the whole sequence anew for
+        each of them; a subclass that has a KV cache should do better.
 
-    @abstractmethod
+        Raises:
+            ValueError: for an option of transformers' ``generate`` that it does not know.
+        """
+        if unknown := sorted(name for name, value in options.items() if value):
+            raise ValueError(f"{unknown[0]}: {type(self).__name__} answers greedily, and has no such option")
+        ends = torch.as_tensor(eos_token_id, dtype=torch.int64, device=input_ids.device)
+        ids, mask, done = input_ids, attention_mask, torch.zeros_like(input_ids[:, 0], dtype=torch.bool)
+        for _ in range(max_new_tokens):
+            token = self.logits(ids, mask)[:, -1].argmax(-1).masked_fill(done, pad_token_id)
+            ids = torch.cat([ids, token[:, None]], dim=1)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            done |= torch.isin(token, ends)
+            if done.all() and not synced_gpus:
+                break
+        return ids[:, input_ids.shape[1] :]
+
     def load_tokenizer(self) -> Any:
-        """The Hugging Face tokenizer that belongs to the model."""
+        """The Hugging Face tokenizer that belongs to the model.
+
+        Raises:
+            ValueError: when there is none.
+        """
+        if self.tokenizer is None:
+            raise ValueError(f"tokenizer: {type(self).__name__} has none; set self.tokenizer, or define load_tokenizer")
+        return self.tokenizer
 
     @property
     def depth(self) -> int:
@@ -183,6 +228,11 @@ class HFCausalLM(LanguageModel):
         attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ..., or ``auto``:
             FlashAttention where it is installed; default: what transformers chooses for the architecture, ``sdpa``
             nearly always.
+
+    Example:
+        >>> lm = dslight.HFCausalLM("HuggingFaceTB/SmolLM2-135M-Instruct")
+        >>> lm.depth, lm.width == lm.embedding.embedding_dim
+        (6, True)
     """
 
     def __init__(
@@ -212,6 +262,25 @@ class HFCausalLM(LanguageModel):
         elif pretrained is not None:
             check_agreement(config or {}, AutoConfig.from_pretrained(pretrained), pretrained)
             self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)
+        self._describe()
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any = None) -> HFCausalLM:
+        """A model of transformers that is in memory already, as it is.
+
+        Example:
+            >>> from transformers import AutoModelForCausalLM
+            >>> model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
+            >>> dslight.HFCausalLM.of(model).model is model
+            True
+        """
+        made = cls.__new__(cls, model)
+        LanguageModel.__init__(made)
+        made.model, made.tokenizer, made.tokenizer_path = model, tokenizer, model.config._name_or_path or None
+        made._describe()
+        return made
+
+    def _describe(self) -> None:
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
         self.width = int(self.model.get_input_embeddings().embedding_dim)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
@@ -308,6 +377,8 @@ class HFCausalLM(LanguageModel):
         """
         from transformers import AutoTokenizer
 
+        if self.tokenizer is not None:
+            return self.tokenizer
         if self.tokenizer_path is None:
             raise ValueError("tokenizer: a model made from a `config` needs a `tokenizer` (hub name or folder)")
         path = Path(self.tokenizer_path)

@@ -21,6 +21,15 @@ class PatchClassification(Objective):
         width: C, the encoder's width (the builder gives it).
         num_classes: the number of classes.
         crops: whether the views have crops.
+
+    Example:
+        >>> from functools import partial
+        >>> data = dslight.DenseLabelData(["data/digits/train"], dslight.GridViews(2, 2), global_batch_size=4)
+        >>> learns = {"vision_encoder": 1e-3, "objective": 1e-3}
+        >>> once = {"max_steps": 1, "enable_progress_bar": False}
+        >>> names = partial(dslight.PatchClassification, num_classes=10)
+        >>> dslight.fit(encoder, data, learns, once, "runs/patches", objective=names)
+        runs/patches: ...
     """
 
     def __init__(self, width: int, num_classes: int, crops: bool = True) -> None:

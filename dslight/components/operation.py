@@ -16,14 +16,23 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.component import whole
+from dslight.written import Written
 
 
-class Operation(nn.Module, ABC):
+class Operation(nn.Module, ABC, Written):
     """Base of the operations.
 
     Args:
         width: D, of the residual stream.
         stacks: S.
+
+    Example:
+        >>> class Halved(dslight.Operation):
+        ...     def forward(self, stack, hidden, values):
+        ...         return values / 2
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.DeepStackL(operation=Halved), lm)
+        >>> model.stacking.operation.stacks
+        4
     """
 
     starts_closed: bool = False
@@ -59,6 +68,13 @@ class GatedAdd(Operation):
         stacks: S.
         init: the scalars at the start; 0: training begins from the model without stacks.
         activation: ``tanh`` keeps the gate within -1..1, as Flamingo's does.
+
+    Example:
+        >>> from functools import partial
+        >>> gated = dslight.DeepStackL(operation=partial(dslight.GatedAdd, init=0.5))
+        >>> dslight.VLM(encoder, dslight.MLPProjector, gated, lm).stacking.operation.gate
+        Parameter containing:
+        tensor([0.5000, 0.5000, 0.5000, 0.5000], requires_grad=True)
     """
 
     def __init__(
@@ -88,6 +104,12 @@ class ConditionedGate(Operation):
         width: D.
         stacks: S.
         init: the biases at the start; the weights start at 0, so at first all slots of a stack have one gate.
+
+    Example:
+        >>> from functools import partial
+        >>> gated = dslight.DeepStackL(operation=partial(dslight.ConditionedGate, init=0.5))
+        >>> dslight.VLM(encoder, dslight.MLPProjector, gated, lm).stacking.operation.weight.shape
+        torch.Size([4, 32])
     """
 
     def __init__(self, width: int, stacks: int, init: float = 0.0) -> None:

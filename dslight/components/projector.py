@@ -33,6 +33,17 @@ class Projector(Component, ABC):
     Attributes:
         aligned: whether the token at a place of the output shows that place of the input. A projector whose tokens are
             answers to learned questions is not: stacks still meet the base token of the same question.
+
+    Example:
+        >>> class First(dslight.Projector):  # the base tokens' net, and zeros for every stack
+        ...     def __init__(self, in_widths, out_width):
+        ...         super().__init__(in_widths, out_width)
+        ...         self.net = torch.nn.Linear(in_widths[0], out_width)
+        ...     def forward(self, maps):
+        ...         base = self.net(maps[0])
+        ...         return torch.stack([base, *(torch.zeros_like(base) for _ in maps[1:])])
+        >>> First([16, 16], 32)([torch.randn(3, 4, 4, 16)] * 2).shape
+        torch.Size([2, 3, 4, 4, 32])
     """
 
     kind: ClassVar[str] = "projector"
@@ -73,6 +84,13 @@ class MapProjector(Projector):
     Attributes:
         net: the net of all levels, where they share one.
         nets: the nets of the levels, where each has its own.
+
+    Example:
+        >>> class Mine(dslight.MapProjector):  # any net from C to D channels, last in its maps
+        ...     def make(self, level):
+        ...         return torch.nn.Linear(self.in_widths[level], self.out_width)
+        >>> dslight.VLM(encoder, Mine, dslight.LowResolution(), lm).projector.net
+        Linear(in_features=16, out_features=32, bias=True)
     """
 
     def __init__(self, in_widths: Sequence[int], out_width: int, per_level: bool = False) -> None:

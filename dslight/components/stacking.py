@@ -23,7 +23,10 @@ from dslight.components.operation import Operation
 from dslight.components.projector import Projector
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.layout import SlotLayout
-from dslight.types import Grid, Views, VisualTokens
+from dslight.types import Grid, ViewNeeds, Views, VisualTokens
+
+CROPS = 4
+"""Of an image, where a stacking takes any number of them: the paper's."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class StackingScheduler(Component, ABC):
         operation: what a stack does to the residual stream; ``None``: it is added.
         newline: the newline token ``[D]``, ``None`` where none is laid.
         blocks: what attends to tokens beside the sequence, in front of layers of the language model.
+
+    Example:
+        >>> scheduler: dslight.StackingScheduler = dslight.DeepStackL(crops=4)
+        >>> scheduler.placements[1]
+        ('language_model', 1, '+ stack 1 (crops, 2d, tap final)')
     """
 
     kind: ClassVar[str] = "stacking"
@@ -104,6 +112,11 @@ class StackingScheduler(Component, ABC):
     def uses_crops(self) -> bool:
         """Whether the high-resolution crops are looked at."""
         return self.smallest_grid != (0, 0)
+
+    @property
+    def needs(self) -> ViewNeeds:
+        """The views that are made where nobody names others."""
+        return ViewNeeds(crops=CROPS if self.uses_crops else 0, fine=self.fine)
 
     @abstractmethod
     def taps(self) -> list[Tap]:

@@ -49,6 +49,20 @@ class VisionEncoder(Component, ABC):
         tappable: whether it can be read at integer taps. If not, ``final`` is all there is.
         stackable: whether stacks can be added at the inputs of its ``layers`` (DeepStack-V). If not, ``layers`` is
             empty.
+
+    Example:
+        >>> class Mine(dslight.VisionEncoder):  # `net` is any module from pixels [V, 3, 16, 16] to patches [V, 16, 8]
+        ...     tappable = stackable = False
+        ...     layers = ()
+        ...     def __init__(self, net):
+        ...         super().__init__()
+        ...         self.net, self.width, self.grid, self.image_size = net, 8, (4, 4), (16, 16)
+        ...         self.mean = self.std = (0.5, 0.5, 0.5)
+        ...     def encode(self, pixels, depth):
+        ...         return self.net(pixels).flatten(2).transpose(1, 2)
+        >>> model = dslight.VLM(Mine(torch.nn.Conv2d(3, 8, 4, 4)), dslight.MLPProjector, dslight.DeepStackL(), lm)
+        >>> len(model.answer(["What is it?", "And this?"], ["page.png", None], max_new_tokens=3))
+        2
     """
 
     kind: ClassVar[str] = "vision_encoder"

@@ -296,6 +296,11 @@ def template(name: TemplateName) -> Template:
     return TEMPLATES[name]
 
 
+def default_template(tokenizer: PreTrainedTokenizerBase) -> TemplateName:
+    """What is written where nobody names a template: the tokenizer's own chat template, else LLaVA-1.5's."""
+    return "tokenizer" if tokenizer.chat_template else "vicuna_v1"
+
+
 def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
     return cast(str | None, tokenizer.eos_token) or ""
 

@@ -17,27 +17,34 @@ import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
 from transformers import PreTrainedTokenizerBase
 
-from dslight.data.collate import Collate, Item, OnUnusable
-from dslight.data.conversation import TemplateName, template
-from dslight.data.images import ViewPolicy
+from dslight.data.collate import Item, OnUnusable
+from dslight.data.conversation import TemplateName, default_template, template
+from dslight.data.images import ViewPolicy, views_for
 from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
 from dslight.data.records import OnBad, QuestionRecords, TrainRecords
 from dslight.data.rows import RowMaker
-from dslight.data.sample import Alpha, Exif, Pixels, Sample
+from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
 from dslight.data.tokens import Tokens, tokens_of
 from dslight.data.workers import Start, Workers
 from dslight.layout import SlotLayout
-from dslight.types import Batch, Question
+from dslight.processor import Processor
+from dslight.types import ViewNeeds
 from dslight.upstream.lightning import FitProgress
+from dslight.written import Written
 
 
 @dataclass
 class Source:
     """A folder of training shards, or its URL; an epoch shows each record ``weight`` times (0.5: a fresh random
-    half)."""
+    half).
+
+    Example:
+        >>> dslight.Data(train=[dslight.Source("data/mine", weight=0.5)]).sources
+        [Source(root='data/mine', weight=0.5)]
+    """
 
     root: str
     weight: float = 1.0
@@ -46,25 +53,32 @@ class Source:
 @dataclass
 class ValSource:
     """A folder of evaluation shards, or its URL. ``limit`` keeps the first questions, ``benchmark`` says how answers
-    are judged."""
+    are judged: by default as the benchmark whose name the source has, else as ``vqa``.
+
+    Example:
+        >>> pages = dslight.ValSource("data/eval/textvqa", limit=100, benchmark="exact")
+        >>> dslight.Data(val={"pages": pages}).val_sources["pages"].limit
+        100
+    """
 
     root: str
     limit: int | None = None
-    benchmark: str = "vqa"
+    benchmark: str | None = None
 
 
-class ShardData(LightningDataModule):
+class ShardData(LightningDataModule, Written):
     """Conversations to train on and questions to validate with, from shards.
 
     Args:
         train: training sources; a plain path is a source of weight 1.
-        val: evaluation sources by name; their loaders come in this order.
-        views: how an image becomes views.
+        val: evaluation sources by name, or their folders; their loaders come in this order.
+        views: how an image becomes views; default: those that the stacking looks at.
         pixels: ``pillow`` gives the pixels of the authors' code bit for bit; ``fast`` is at most 2 levels of 255 from
             them, far less than JPEG's own error, and takes a fraction of the time.
         exif: ``apply`` turns a picture as its EXIF orientation says, as a viewer does; ``ignore``: as LLaVA's code.
         alpha: transparency is laid over ``white``; ``drop`` shows the (often black) colour below it, as LLaVA's code.
-        template: how a conversation is written (``dslight.data.conversation``).
+        template: how a conversation is written (``dslight.data.conversation``); default: as the tokenizer's own chat
+            template says, else ``vicuna_v1``.
         global_batch_size: samples per optimizer step, over all ranks.
         micro_batch_size: samples that a rank takes at once; default: all of its share of a step.
         val_batch_size: questions that a rank generates for at once.
@@ -84,18 +98,26 @@ class ShardData(LightningDataModule):
         worker_timeout: seconds to wait for a batch of the data processes before the run ends with the names of the
             records that they have in hand; 0: for ever.
         worker_start: how data processes are started; default: as Python does.
+
+    Example:
+        >>> data = dslight.Data(train=["data/mine"], val={"textvqa": "data/eval/textvqa"}, global_batch_size=4)
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.DeepStackL(crops=4), lm)
+        >>> model.connect(data)  # fit and a Trainer do so by themselves
+        >>> data.setup("fit")
+        >>> next(iter(data.train_dataloader())).keys
+        ['m...', 'm...', 'm...', 'm...']
     """
 
     def __init__(
         self,
-        train: list[Source | str],
-        views: ViewPolicy,
-        global_batch_size: int,
-        val: dict[str, ValSource] | None = None,
+        train: list[Source | str] | None = None,
+        views: ViewPolicy | None = None,
+        global_batch_size: int = 32,
+        val: dict[str, ValSource | str] | None = None,
         pixels: Pixels = "fast",
         exif: Exif = "apply",
         alpha: Alpha = "white",
-        template: TemplateName = "vicuna_v1",
+        template: TemplateName | None = None,
         micro_batch_size: int | None = None,
         val_batch_size: int = 64,
         max_length: int = 2048,
@@ -112,13 +134,15 @@ class ShardData(LightningDataModule):
         worker_start: Start | None = None,
     ) -> None:
         super().__init__()
-        self.sources = [Source(source) if isinstance(source, str) else source for source in train]
-        self.val_sources = dict(val or {})
-        self.views = views
+        self.sources = [Source(source) if isinstance(source, str) else source for source in train or ()]
+        self.val_sources = {
+            name: ValSource(source) if isinstance(source, str) else source for name, source in (val or {}).items()
+        }
+        self.views: Any = views
         self.pixels: Pixels = pixels
         self.exif: Exif = exif
         self.alpha: Alpha = alpha
-        self.template_name: TemplateName = template
+        self.template_name: TemplateName | None = template
         self.global_batch_size, self.micro_batch_size, self.val_batch_size = (
             global_batch_size,
             micro_batch_size,
@@ -136,8 +160,7 @@ class ShardData(LightningDataModule):
         self._tokens: list[Tokens] = []
         self._train_loader: TrainLoader[Item] | None = None
         self._continue: dict[str, Any] | None = None
-        self._rows: RowMaker | None = None
-        self._slots: SlotLayout | None = None
+        self._processor: Processor | None = None
         self._suffixes: dict[str, str] = {}
 
     def connect(
@@ -146,31 +169,39 @@ class ShardData(LightningDataModule):
         image_size: tuple[int, int],
         slots: SlotLayout,
         suffixes: Mapping[str, str] | None = None,
-    ) -> None:
-        """Take from the model what rows depend on; called once, before ``setup``.
+        needs: ViewNeeds | None = None,
+    ) -> Processor:
+        """Take from the model what rows depend on; called before data are used.
 
         Args:
             tokenizer: the language model's, a fast one.
             image_size: (height, width) of the views that the vision encoder takes.
             slots: how many positions an image takes in the sequence.
             suffixes: by evaluation source, what stands behind each of its questions.
+            needs: the views that the model looks at, where none are named.
+
+        Returns:
+            What makes rows and batches.
         """
+        self.views = self.views or views_for(needs or ViewNeeds())
         self._suffixes = dict(suffixes or {})
+        self.template_name = name = self.template_name or default_template(tokenizer)
         decoding = (self.pixels, self.exif, self.alpha)
-        self._rows = RowMaker(template(self.template_name), tokenizer, self.views, image_size, *decoding)
-        self._slots = slots
+        rows = RowMaker(template(name), tokenizer, self.views, image_size, *decoding)
+        self._processor = Processor(rows, slots, self.max_length, self.on_unusable)
+        return self._processor
+
+    @property
+    def processor(self) -> Processor:
+        """What makes rows and batches; there once the model is connected."""
+        if self._processor is None:
+            raise RuntimeError("Data: not connected to a model yet, whose tokenizer it needs: model.connect(data)")
+        return self._processor
 
     @property
     def rows(self) -> RowMaker:
-        """What makes rows of samples; there once the model is connected."""
-        if self._rows is None:
-            raise RuntimeError("ShardData.connect(tokenizer, image_size, slots) must be called before the data is used")
-        return self._rows
-
-    @property
-    def stop_ids(self) -> list[int]:
-        """Token ids that end an answer in this template, for ``generate(eos_token_id=...)``."""
-        return self.rows.template.stop_ids(self.rows.tokenizer)
+        """What makes rows of samples."""
+        return self.processor.rows
 
     def setup(self, stage: str) -> None:
         """Open the shards: all that is missing fails here, on every rank, before the first step. Only a fit needs what
@@ -178,7 +209,7 @@ class ShardData(LightningDataModule):
         if stage == "fit":
             self._train_loader = self._continue = None
             self._train_readers = open_train(self.sources, self.check, self.cache)
-            if self._rows is not None:
+            if self._processor is not None:
                 self._plan = self._make_plan()
             elif not self.order.measures:
                 make_plan(
@@ -218,11 +249,11 @@ class ShardData(LightningDataModule):
     def _measure(self) -> Measure:
         return Measure(
             self.rows.template,
-            self.template_name,
+            cast(TemplateName, self.template_name),
             self.rows.tokenizer,
             self.views,
             self.rows.image_size,
-            cast(SlotLayout, self._slots),
+            self.processor.slots,
             self.exif,
         )
 
@@ -232,19 +263,6 @@ class ShardData(LightningDataModule):
         folder = self.cache.folder / f"lengths-{reader.manifest.digest[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    def ask(self, question: str, images: Sequence[bytes] = ()) -> Batch:
-        """One question about encoded images, as the validation loop would ask it: a left-padded batch of one row.
-
-        Raises:
-            BadSample: an image that does not decode, or a question above ``max_length``.
-        """
-        sample = Sample(key="question", id="question", images=tuple(images))
-        return self._collate([self.rows.ask(sample, Question("question", question, references=()), valid=True)])
-
-    def batch(self, rows: Sequence[Item]) -> Batch:
-        """Rows that :attr:`rows` made, padded to a batch: all of them questions, or all of them conversations."""
-        return self._collate(rows)
 
     def accumulate(self, world_size: int) -> int:
         """Micro-batches per optimizer step: the value for ``Trainer(accumulate_grad_batches=...)``."""
@@ -260,7 +278,7 @@ class ShardData(LightningDataModule):
         rows = self.rows
         self._plan = plan = self._plan or self._make_plan()  # the data was set up before it was connected
         dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, rows.text, self._tokens)
-        loader = train_loader(dataset, plan, self._collate, self.micro_batch_size, self.workers, self.trainer)
+        loader = train_loader(dataset, plan, self.processor.collate, self.micro_batch_size, self.workers, self.trainer)
         if self._continue is not None:
             loader.load_state_dict(self._continue)
             self._continue = None
@@ -290,15 +308,8 @@ class ShardData(LightningDataModule):
             items = len(dataset) if limit is None else min(limit, len(dataset))
             sizes = (rank, world, self.val_batch_size, self.workers)
             by_length = lengths if reader.remote is None else None  # of remote shards, none is pulled for this alone
-            loaders.append(EvalLoader(dataset, items, self._collate, *sizes, by_length))
+            loaders.append(EvalLoader(dataset, items, self.processor.collate, *sizes, by_length))
         return loaders
-
-    @property
-    def _collate(self) -> Collate:
-        tokenizer = self.rows.tokenizer
-        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-        slots = cast(SlotLayout, self._slots)
-        return Collate(slots, cast(int, pad), self.max_length, self.on_unusable, self.views.fine)
 
 
 def _cache(folder: str | None, limit: int | None) -> Cache | None:

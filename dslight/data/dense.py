@@ -23,6 +23,7 @@ from dslight.data.sample import BadSample, Pixels, Sample, decode_image
 from dslight.data.shards import Check, ShardReader
 from dslight.data.workers import Workers
 from dslight.types import DenseBatch, Grid, Views
+from dslight.written import Written
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,18 @@ class DenseRecords(torch.utils.data.Dataset[DenseRow]):
         return self.make(read_sample(self.reader, row), valid)
 
 
-class DenseLabelData(LightningDataModule):
+class DenseLabelData(LightningDataModule, Written):
     """Batches of :class:`DenseBatch` from shards whose records have a ``labels_grid``.
 
     Args: as in :class:`dslight.data.datamodule.ShardData`; ``limit`` of a validation source counts images. ``views``
     must show the whole image and nothing else: no padding, no fine crops.
+
+    Example:
+        >>> data = dslight.DenseLabelData(["data/digits/train"], dslight.GridViews(2, 2), global_batch_size=4)
+        >>> data.connect(encoder.image_size, encoder.grid)
+        >>> data.setup("fit")
+        >>> next(iter(data.train_dataloader())).targets.shape  # five views an image, 16 patches a view
+        torch.Size([20, 16])
     """
 
     def __init__(

@@ -19,7 +19,8 @@ from torch import Tensor
 from dslight.data.arena import empty
 from dslight.data.pixels import BLACK, Color, Picture, Resample, cut, expand, picture, scale_and_pad
 from dslight.data.sample import Pixels
-from dslight.types import Grid
+from dslight.types import Grid, ViewNeeds
+from dslight.written import Written
 
 CropsFrom = Literal["image", "base"]
 """``base`` cuts the crops from the enlarged base view: as many tokens, no new information (the control of the paper's
@@ -29,7 +30,7 @@ Fit = Literal["squash", "pad"]
 """``pad`` scales without distortion and fills up with colour on two sides."""
 
 
-class ViewPolicy(ABC):
+class ViewPolicy(ABC, Written):
     """How one image becomes views. Instances are small and picklable, since data workers get a copy.
 
     Args:
@@ -41,6 +42,16 @@ class ViewPolicy(ABC):
 
     Attributes:
         fine: n: every view is followed, behind the crops, by n x n fine crops of it; 0: none.
+
+    Example:
+        >>> class Portrait(dslight.ViewPolicy):  # one crop above the other
+        ...     def grids(self):
+        ...         return [(2, 1)]
+        ...     def choose(self, image_size, size):
+        ...         return (2, 1)
+        >>> views, grid = Portrait()(np.zeros((20, 30, 3), dtype=np.uint8), size=(16, 16))
+        >>> views.shape, grid  # the base view and two crops
+        (torch.Size([3, 3, 16, 16]), (2, 1))
     """
 
     fine: int = 0
@@ -105,7 +116,12 @@ class ViewPolicy(ABC):
 
 class SingleView(ViewPolicy):
     """Only the base view. ``fit: squash`` gives the image the encoder's shape; ``pad`` expands it to that shape before
-    it is resized (LLaVA-1.5's ``image_aspect_ratio: pad``, whose colour is the mean of the encoder's pixels)."""
+    it is resized (LLaVA-1.5's ``image_aspect_ratio: pad``, whose colour is the mean of the encoder's pixels).
+
+    Example:
+        >>> dslight.Data(train=["data/mine"], views=dslight.SingleView(fit="pad")).views.grids()
+        [(0, 0)]
+    """
 
     def __init__(self, resample: Resample = "bicubic", fit: Fit = "squash", pad_color: Color = BLACK) -> None:
         super().__init__(resample, fit=fit, pad_color=pad_color)
@@ -124,7 +140,12 @@ class SingleView(ViewPolicy):
 
 
 class GridViews(ViewPolicy):
-    """The base view and a fixed grid of crops."""
+    """The base view and a fixed grid of crops.
+
+    Example:
+        >>> dslight.Data(train=["data/mine"], views=dslight.GridViews(rows=2, cols=3)).views.grids()
+        [(2, 3)]
+    """
 
     def __init__(
         self,
@@ -161,6 +182,10 @@ class AnyResViews(ViewPolicy):
             smaller than a view gets the first one (the original code reads them as (columns, rows), so there it gets
             ``[2, 1]``).
         resample, fit, pad_color: see :class:`ViewPolicy`.
+
+    Example:
+        >>> dslight.AnyResViews(grids=[(1, 2), (2, 1)]).choose(image_size=(300, 500), size=(336, 336))
+        (1, 2)
     """
 
     def __init__(
@@ -186,7 +211,12 @@ class AnyResViews(ViewPolicy):
 
 class AspectGridViews(ViewPolicy):
     """The base view and the grid that fits the image's shape best, of all grids of 2 to ``max_crops`` crops (seven for
-    4; the narrowest of equals): DeepStack-L. The rule is that of :class:`AnyResViews`."""
+    4; the narrowest of equals): DeepStack-L. The rule is that of :class:`AnyResViews`.
+
+    Example:
+        >>> dslight.AspectGridViews(max_crops=4).choose(image_size=(300, 900), size=(336, 336))
+        (1, 3)
+    """
 
     def __init__(
         self,
@@ -213,13 +243,35 @@ class AspectGridViews(ViewPolicy):
 
 class HDViews(AspectGridViews):
     """The views of :class:`AspectGridViews`, and the base view and every crop once more, cut from the ``up`` times
-    enlarged image as ``up`` x ``up`` fine crops each: DeepStack-L-HD."""
+    enlarged image as ``up`` x ``up`` fine crops each: DeepStack-L-HD.
+
+    Example:
+        >>> views, grid = dslight.HDViews(max_crops=2, up=2)(np.zeros((20, 40, 3), dtype=np.uint8), size=(16, 16))
+        >>> len(views), grid  # base view and two crops, and four fine crops of each
+        (15, (1, 2))
+    """
 
     def __init__(self, max_crops: int = 4, up: int = 2, resample: Resample = "bicubic") -> None:
         super().__init__(max_crops, resample)
         if up < 2:
             raise ValueError(f"data.views.up: {up}; 2 or more (AspectGridViews has no fine crops)")
         self.fine = up
+
+
+def views_for(needs: ViewNeeds) -> ViewPolicy:
+    """The views that a stacking looks at, and no more.
+
+    Example:
+        >>> views_for(ViewNeeds(crops=4)).grids()
+        [(2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (1, 3), (1, 4)]
+    """
+    if needs.fine:
+        return HDViews(max(needs.crops, 2), needs.fine)
+    if needs.padded:
+        return AnyResViews()
+    if needs.grid or needs.crops == 1:
+        return GridViews(*(needs.grid or (1, 1)))
+    return AspectGridViews(needs.crops) if needs.crops else SingleView()
 
 
 def _best(grids: list[Grid], image_size: tuple[int, int], size: tuple[int, int]) -> Grid:

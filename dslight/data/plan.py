@@ -47,6 +47,10 @@ class Order:
         pack: several conversations share a row of ``max_length``, each on its own; ``global_batch_size`` then counts
             rows.
         pack_window: conversations that may share rows.
+
+    Example:
+        >>> dslight.Data(train=["data/mine"], order=dslight.Order(group_by=["modality", "length"])).order.measures
+        True
     """
 
     window: int | None = None

@@ -6,7 +6,10 @@ Lightning takes several times as long to import as all that a row needs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from dslight.data.collate import Item
 from dslight.data.conversation import Encoded, Template
 from dslight.data.images import ViewPolicy
-from dslight.data.sample import Alpha, Exif, Pixels, Sample, decode_image
+from dslight.data.sample import Alpha, BadSample, Exif, Pixels, Sample, decode_image, to_rgb
 from dslight.types import Grid, Question
 
 
@@ -38,21 +41,52 @@ class RowMaker:
     def train(self, sample: Sample, text: Encoded | None = None) -> Item:
         """A training row; ``text``: what its text becomes, where that is known."""
         encoded = text or self.text(sample)
-        return Item(sample.key, encoded.ids, encoded.labels, *self._views(sample))
+        return Item(sample.key, encoded.ids, encoded.labels, *self._views(map(self.decode, sample.images)))
 
-    def ask(self, sample: Sample, question: Question, valid: bool, suffix: str = "") -> Item:
-        """A question's row; ``suffix`` is what its benchmark puts behind every question that has none of its own."""
+    def ask(
+        self,
+        sample: Sample,
+        question: Question,
+        valid: bool,
+        suffix: str = "",
+        images: Sequence[np.ndarray] | None = None,
+    ) -> Item:
+        """A question's row.
+
+        Args:
+            sample: whose images it is about.
+            question: what is asked.
+            valid: see :class:`~dslight.types.Question`.
+            suffix: what its benchmark puts behind every question that has none of its own.
+            images: in place of the sample's, uint8 RGB ``[H, W, 3]``.
+        """
         end = suffix if question.suffix is None else question.suffix
-        ids = self.template.prompt(question.text + end, len(sample.images), self.tokenizer)
-        return Item(sample.key, ids, None, *self._views(sample), question=replace(question, valid=valid))
+        shown = [self.decode(data) for data in sample.images] if images is None else images
+        ids = self.template.prompt(question.text + end, len(shown), self.tokenizer)
+        return Item(sample.key, ids, None, *self._views(shown), question=replace(question, valid=valid))
 
     def decode(self, data: bytes) -> np.ndarray:
         """An encoded image as views are made of it, uint8 RGB ``[H, W, 3]``."""
         return decode_image(data, exif=self.exif, alpha=self.alpha, pixels=self.pixels)
 
-    def _views(self, sample: Sample) -> tuple[list[Tensor], list[Grid], list[Grid]]:
+    def read(self, image: Any) -> np.ndarray:
+        """Anything that shows an image as uint8 RGB ``[H, W, 3]``: a picture of PIL, a file, its bytes, an array.
+
+        Raises:
+            ValueError: saying what it is instead.
+        """
+        if not isinstance(image, str | Path):
+            return self.decode(image) if isinstance(image, bytes) else to_rgb(image, self.exif, self.alpha)
+        if not Path(image).is_file():
+            raise ValueError(f"there is no file {image}")
+        try:
+            return self.decode(Path(image).read_bytes())
+        except BadSample as error:
+            raise BadSample(f"{image}: {error}", error.reason) from None
+
+    def _views(self, images: Iterable[np.ndarray]) -> tuple[list[Tensor], list[Grid], list[Grid]]:
         """Of each image its views, their grid, and its own size."""
-        images = [self.decode(data) for data in sample.images]
+        images = list(images)
         views = [self.views(image, self.image_size, self.pixels) for image in images]
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         return [pixels for pixels, _ in views], [grid for _, grid in views], sizes

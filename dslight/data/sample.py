@@ -247,6 +247,27 @@ def decode_image(
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if exif == "apply" else image, alpha))
 
 
+def to_rgb(image: Any, exif: Exif = "apply", alpha: Alpha = "white") -> np.ndarray:
+    """A picture of PIL, or an array (numpy's or torch's, channels last or first), as uint8 RGB ``[H, W, 3]``.
+
+    Raises:
+        ValueError: for anything else, and for an array that is not uint8.
+    """
+    if isinstance(image, Image.Image):
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if exif == "apply" else image, alpha))
+    if not hasattr(image, "shape") or not hasattr(image, "dtype"):
+        raise ValueError(f"a {type(image).__name__} is no image; give a picture of PIL, a file, or a uint8 array")
+    if str(image.dtype) not in ("uint8", "torch.uint8"):
+        raise ValueError(f"an array of {image.dtype}; give uint8, from 0 to 255")
+    array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ValueError(f"an array of shape {array.shape}; give [height, width, 3]")
+    array = np.ascontiguousarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    return np.asarray(_to_rgb(Image.fromarray(array), alpha))
+
+
 def _decode_jpeg(data: bytes, max_pixels: int, exif: Exif) -> np.ndarray | None:
     """An upright JPEG of three channels; ``None`` leaves it to Pillow, and with it the verdict on what is damaged.
 

@@ -123,7 +123,7 @@ class Diagnose(pl.Callback):
         for batch, taught in questions.taught(self.settings.heat_maps):
             batch, taught = batch.to(model.device), taught.to(model.device)
             found = relevance(model, taught, self.settings.heat)
-            (answer,) = model.answer(batch, **model.generation[source])
+            (answer,) = model.answer_batch(batch, **model.generation[source])
             (question,) = batch.questions
             if not question.valid:
                 continue
@@ -178,15 +178,15 @@ def _ask(
         batch = asked.batch.to(model.device)
         if norms is not None:
             with intervene(norms.watch(batch, layout, patches)):
-                model.answer(batch, **options | {"max_new_tokens": 1})
+                model.answer_batch(batch, **options | {"max_new_tokens": 1})
         theirs: dict[bool, torch.Tensor] = {}
         if asked.others is not None:
             with groups.recorded() as theirs:
-                model.answer(asked.others.to(model.device), **options | {"max_new_tokens": 1})
+                model.answer_batch(asked.others.to(model.device), **options | {"max_new_tokens": 1})
         answers, scores = {}, {}
         for arm in compared:
             with intervene(arm.act(theirs)):
-                answers[arm.name] = model.answer(batch, **options)
+                answers[arm.name] = model.answer_batch(batch, **options)
             judge.reset()
             scores[arm.name] = [verdict.score for verdict in judge.update_questions(answers[arm.name], batch.questions)]
         for i, question in enumerate(batch.questions if compared else ()):

@@ -18,9 +18,8 @@ import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from dslight.data.collate import Item
@@ -80,9 +79,8 @@ class DSLight(_Base):
         if unknown := sorted(set(kwargs) - {"max_batch_size"}):
             raise ValueError(f"--model_args: {', '.join(unknown)}: dslight takes recipe, ckpt, batch_size and device")
         file = Path(recipe)
-        experiment = trained(compose(file / "recipe.yaml" if file.is_dir() else file, []), ckpt)
-        model: Any = experiment.model
-        self._wrap(model.eval().to(_device(device)), experiment.data, batch_size)
+        experiment = trained(compose(file / "recipe.yaml" if file.is_dir() else file, []), ckpt, device)
+        self._wrap(cast(Any, experiment.model), experiment.data, batch_size)
 
     @classmethod
     def live(cls, model: VLM, data: ShardData, batch_size: int = 1) -> DSLight:
@@ -120,12 +118,12 @@ class DSLight(_Base):
             item = self._question(context, self._pictures(doc_to_visual, task, split, doc_id), f"{task}/{doc_id}")
             groups.setdefault(json.dumps(self._known(options), sort_keys=True), []).append((place, item))
         answers = [""] * len(requests)
-        with _evaluating(self.vlm):
+        with self.vlm.evaluating():
             for options, members in groups.items():
                 generation = json.loads(options)
                 until = generation.pop("until")
                 for places, batch in self._batches(members):
-                    replies = self.vlm.answer(batch, eos_token_id=self.data.stop_ids, **generation)
+                    replies = self.vlm.answer_batch(batch, eos_token_id=self.data.processor.stop_ids, **generation)
                     for place, reply in zip(places, replies, strict=True):
                         answers[place] = _cut(reply, until)
         return answers
@@ -143,7 +141,7 @@ class DSLight(_Base):
             images = self._pictures(doc_to_visual, task, split, doc_id)
             members.append((place, self._statement(context, continuation, images, f"{task}/{doc_id}")))
         found = [(0.0, False)] * len(members)
-        with _evaluating(self.vlm):
+        with self.vlm.evaluating():
             for places, batch in self._batches(members):
                 for place, result in zip(places, _likelihood(self.vlm(batch), batch), strict=True):
                     found[place] = result
@@ -177,7 +175,7 @@ class DSLight(_Base):
         turns = (Turn("human", marks + text), Turn("gpt", continuation))
         item = self.data.rows.train(Sample(key=key, id=key, images=tuple(images), turns=turns))
         assert item.labels is not None
-        labels, stops = list(item.labels), set(self.data.stop_ids)
+        labels, stops = list(item.labels), set(self.data.processor.stop_ids)
         while labels and (labels[-1] == IGNORE or labels[-1] in stops):
             labels.pop()  # the end of the turn is no part of the continuation
         return replace(item, labels=labels + [IGNORE] * (len(item.labels) - len(labels)))
@@ -187,7 +185,7 @@ class DSLight(_Base):
         ordered = sorted(members, key=lambda member: len(member[1].ids))
         for start in range(0, len(ordered), self.batch_size):
             part = ordered[start : start + self.batch_size]
-            yield [place for place, _ in part], self.data.batch([item for _, item in part]).to(self.device)
+            yield [place for place, _ in part], self.data.processor.collate([item for _, item in part]).to(self.device)
 
     def _known(self, options: Mapping[str, Any]) -> dict[str, Any]:
         until = options.get("until") or []
@@ -207,31 +205,6 @@ class DSLight(_Base):
 def _need_lmms_eval() -> None:
     if _Base is object:
         raise ImportError("lmms-eval is not installed: pip install lmms-eval")
-
-
-def _device(name: str | None) -> Any:
-    import torch
-
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-@contextmanager
-def _evaluating(model: VLM) -> Iterator[None]:
-    """Evaluation mode, in the trainer's precision where there is one; every module is left as it was."""
-    import torch
-
-    modes = {module: module.training for module in model.modules()}
-    try:
-        precision = model.trainer.precision_plugin.forward_context()
-    except RuntimeError:  # there is none
-        precision = nullcontext()
-    model.eval()
-    try:
-        with torch.inference_mode(), precision:
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _encoded(visual: Any, key: str) -> bytes:

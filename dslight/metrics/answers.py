@@ -21,6 +21,12 @@ class ANLS(MeanScore):
         protocol: whose evaluator (see ``dslight.metrics.functional.anls``).
         types: question types of the breakdown.
         kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = dslight.metrics.ANLS()
+        >>> metric.update(["12 May"], [["12 may", "may 12"]])
+        >>> float(metric.compute()["anls"])
+        1.0
     """
 
     headline = "anls"
@@ -49,6 +55,12 @@ class ExactMatch(MeanScore):
         protocol: whose normalisation (see ``dslight.metrics.functional.exact_match``).
         types: question types of the breakdown.
         kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = dslight.metrics.ExactMatch()
+        >>> metric.update(["4", "5"], [["4"], ["6"]])
+        >>> float(metric.compute()["exact_match"])
+        0.5
     """
 
     headline = "exact_match"
@@ -73,6 +85,12 @@ class RelaxedAccuracy(MeanScore):
         protocol: whose evaluator (see ``dslight.metrics.functional.relaxed_accuracy``).
         types: question types of the breakdown.
         kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = dslight.metrics.RelaxedAccuracy()
+        >>> metric.update(["102", "110"], [["100"], ["100"]])  # within 5 %
+        >>> float(metric.compute()["relaxed_accuracy"])
+        0.5
     """
 
     headline = "relaxed_accuracy"
@@ -100,6 +118,12 @@ class MMMUOpenAccuracy(MeanScore):
     Args:
         types: subjects or domains of the breakdown.
         kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = dslight.metrics.MMMUOpenAccuracy()
+        >>> metric.update(["So the answer is 3.5"], [["3.5"]])
+        >>> float(metric.compute()["accuracy"])
+        1.0
     """
 
     headline = "accuracy"
@@ -118,6 +142,12 @@ class SubstringAccuracy(MeanScore):
         types: sources of the breakdown; with ``None``, ``ignore_spaces_types`` still needs the types given to
             ``update``.
         kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = dslight.metrics.SubstringAccuracy()
+        >>> metric.update(["it says STOP"], [["stop"]])
+        >>> float(metric.compute()["accuracy"])
+        1.0
     """
 
     headline = "accuracy"

@@ -79,6 +79,11 @@ class TextMetric(Metric):
         types: names of the breakdown (question types, subsets, tasks); ``None`` for no breakdown, and then the types
             given to ``update`` are ignored.
         kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric: dslight.metrics.TextMetric = dslight.metrics.BENCHMARKS["textvqa"].build()
+        >>> metric.headline
+        'vqa_accuracy'
     """
 
     is_differentiable = False
@@ -156,7 +161,18 @@ class TextMetric(Metric):
 
 
 class MeanScore(TextMetric):
-    """The mean over questions of a score in 0..1, overall and per type. Subclasses say how one answer is scored."""
+    """The mean over questions of a score in 0..1, overall and per type. Subclasses say how one answer is scored.
+
+    Example:
+        >>> class Length(dslight.metrics.MeanScore):
+        ...     headline = "right_length"
+        ...     def score(self, prediction, references):
+        ...         return float(any(len(prediction) == len(reference) for reference in references))
+        >>> metric = Length()
+        >>> metric.update(["abc", "ab"], [["xyz"], ["x"]])
+        >>> float(metric.compute()["right_length"])
+        0.5
+    """
 
     total: Tensor
     count: Tensor

@@ -38,6 +38,13 @@ class Benchmark:
         submission: the format of ``dslight.metrics.submission`` for a server, a judge, or the authors' own script.
         hidden: splits of which only a server knows the answers.
         judge: the language model that judges, where one does; then nothing is scored here.
+
+    Example:
+        >>> dslight.metrics.BENCHMARKS["docvqa"].max_new_tokens
+        32
+        >>> from dslight.metrics import ExactMatch
+        >>> dslight.metrics.Benchmark(ExactMatch, suffix="\\nAnswer briefly.").build().headline
+        'exact_match'
     """
 
     metric: Callable[..., TextMetric]
@@ -142,6 +149,16 @@ BENCHMARKS: dict[str, Benchmark] = {
         JudgedElsewhere, max_new_tokens=64, submission="video_judge", judge="GPT-3.5 (Video-ChatGPT)"
     ),
 }
+
+
+def of(source: str, named: str | None) -> str:
+    """The benchmark that judges a source of questions: the one that is named, else that of its own name, else ``vqa``.
+
+    Example:
+        >>> of("textvqa", None), of("mine", None), of("mine", "docvqa")
+        ('textvqa', 'vqa', 'docvqa')
+    """
+    return named or (source if source in BENCHMARKS else "vqa")
 
 
 def get(name: str) -> Benchmark:

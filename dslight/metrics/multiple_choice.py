@@ -36,6 +36,12 @@ class MultipleChoiceAccuracy(MeanScore):
         circular_groups: MMBench's circular evaluation: the number of base questions (group ids are below it). A base
             question is right only if all its rotations are; ``compute()`` then leads with ``circular_accuracy``.
         kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = dslight.metrics.MultipleChoiceAccuracy()
+        >>> metric.update(["B", "C."], [["B"], ["A"]])
+        >>> float(metric.compute()["accuracy"])
+        0.5
     """
 
     headline = "accuracy"

@@ -17,6 +17,12 @@ class VQAAccuracy(MeanScore):
             numbers of evaluation kits (see ``dslight.metrics.functional.vqa``).
         types: question types of the breakdown, for VQAv2 ``("yes/no", "number", "other")``.
         kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = dslight.metrics.VQAAccuracy()
+        >>> metric.update(["red", "blue"], [["red"] * 8 + ["pink"] * 2, ["green"] * 10])
+        >>> float(metric.compute()["vqa_accuracy"])
+        0.5
     """
 
     headline = "vqa_accuracy"

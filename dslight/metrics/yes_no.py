@@ -51,6 +51,12 @@ class POPEMetric(TextMetric):
             own.
         protocol: whose evaluator (see ``dslight.metrics.functional.yes_no``).
         kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = dslight.metrics.POPEMetric()
+        >>> metric.update(["Yes", "no"], [["yes"], ["yes"]], types=["random", "random"])
+        >>> round(float(metric.compute()["accuracy"]), 2)
+        0.5
     """
 
     headline = "f1"
@@ -109,6 +115,11 @@ class MMEScore(TextMetric):
         image_counts: per task the number of images; the released set by default.
         protocol: whose evaluator (see ``dslight.metrics.functional.yes_no``).
         kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = dslight.metrics.MMEScore({"OCR": 1})
+        >>> metric.headline in metric.compute()
+        True
     """
 
     headline = "total"

@@ -6,7 +6,7 @@
       low: {}                                    # the recipe as it is
       deepstack:
         bases: [../parts/deepstack.yaml]         # files relative to this one
-        model: {stacking: {init_args: {num_stacks: 4}}}
+        model: {stacking: {init_args: {crops: 4}}}
         cost: 2                                  # a hint: dearer runs start first
       control: {grid: {seed: [0]}, data: {repeat_low: true}}   # its own grid where it differs
     grid:
@@ -26,7 +26,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from dslight.recipe.compose import (
     parse_override,
     read_layers,
     recipe_hash,
+    remembering,
     resolve,
 )
 from dslight.recipe.errors import RecipeError
@@ -137,7 +138,7 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
             raise RecipeError(f"{where}.cost: must be a number, not {cost!r}")
         own = {key: value for key, value in variant.items() if key not in VARIANT_KEYS}
         layers = [*base, *_variant_bases(variant, where, sources), Layer(f"{path} ({where})", own)]
-        before, written = merged(layers), flatten(own)
+        before, written = merged(layers), flatten(layers[-1].values)
         for point in _points(grid | _grid(variant.get("grid"), f"{where}.grid")):
             _refuse_keys_set_twice(point, written, typed, where)
             here = [Layer(f"{path} (grid)", nest(key, value)) for key, value in point.items()]
@@ -152,6 +153,7 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
             run_layers = (*layers, *here, *last)
             try:
                 recipe = resolve(merged(last, at_point), lambda layers=run_layers: fold(layers)[1])
+                recipe = remembering(recipe, run_layers)
             except RecipeError as error:
                 raise RecipeError(f"{where}: {error}") from error
             runs.append(Run(len(runs), arm, point, recipe, run_dir, run_layers, float(cost)))
@@ -161,7 +163,7 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
 
 def _recipe_layers(layers: Sequence[Layer]) -> list[Layer]:
     """The layers without the keys that are about the ablation."""
-    kept = [Layer(at.source, {k: v for k, v in at.values.items() if k not in ABLATION_KEYS}) for at in layers]
+    kept = [replace(at, values={k: v for k, v in at.values.items() if k not in ABLATION_KEYS}) for at in layers]
     return [layer for layer in kept if layer.values]
 
 
@@ -196,9 +198,10 @@ def _points(grid: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 def _refuse_keys_set_twice(point: Mapping[str, Any], written: Iterable[str], typed: Iterable[str], where: str) -> None:
     for key in point:
-        if _touches(key, written):
+        (*_, full) = flatten(Layer("", nest(key, None)).values)  # of a class in short its path, then the argument
+        if _touches(full, written):
             raise RecipeError(f"{where}: sets {key}, which the grid sets too; give the variant its own {where}.grid")
-        if _touches(key, typed):
+        if _touches(full, typed):
             raise RecipeError(f"{key}: set on the command line, but it is a key of the grid; write 'grid.{key}=[...]'")
 
 

@@ -16,20 +16,25 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from dslight.checkpoints import load_checkpoint, parts_in
 from dslight.checkpoints.read import files_of
 from dslight.components import Component
 from dslight.components.component import WeightsError
-from dslight.data.datamodule import micro_size
+from dslight.data.datamodule import ShardData, micro_size
+from dslight.data.dense import DenseLabelData
+from dslight.data.images import views_for
 from dslight.data.plan import accumulation
 from dslight.data.shards import ShardError
 from dslight.diagnostics.settings import Diagnostics
 from dslight.layout import SlotLayout
 from dslight.metrics.benchmarks import BENCHMARKS
+from dslight.metrics.benchmarks import of as benchmark_of
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import closest
-from dslight.recipe.schema import Section, located, sections
+from dslight.recipe.forms import as_written
+from dslight.recipe.schema import Section, in_recipe, located, sections
 from dslight.recipe.training import check_training
 from dslight.recipe.waiting import KINDS, parts_that_wait, read
 from dslight.train.strategy import copies_of
@@ -57,6 +62,22 @@ class Experiment:
     data: Any
     trainer: Section
     diagnostics: Diagnostics | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, VLM) and isinstance(self.data, ShardData):
+            self.data.views = self.data.views or views_for(self.model.stacking.needs)
+
+    @property
+    def of_shards(self) -> bool:
+        """Whether the data are this library's, which know their views, batches and sources; a stranger's may be any
+        data module of Lightning.
+        """
+        return isinstance(self.data, ShardData | DenseLabelData)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is something to validate on."""
+        return bool(self.data.val_sources) if self.of_shards else is_overridden("val_dataloader", self.data)
 
     @property
     def encoder(self) -> Any:
@@ -101,16 +122,27 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
         RecipeError: naming the key's path, the value and the limit.
     """
     made = sections(recipe)
-    with torch.device("meta"):
-        experiment = _assemble(recipe, made)
-    model = experiment.model
-    if isinstance(model, VLM):
+    with as_written(recipe):
+        with torch.device("meta"):
+            experiment = _assemble(recipe, made)
+        check_experiment(experiment)
+    return experiment
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """What the parts, the stage, the data and the strategy are to each other.
+
+    Raises:
+        RecipeError: naming the key's path, the value and the limit.
+    """
+    recipe, model = experiment.recipe, experiment.model
+    if isinstance(model, VLM) and experiment.of_shards:
         try:
-            padded = getattr(experiment.data.views, "fit", "pad") == "pad"
-            model.stacking.check_views(experiment.grids, experiment.fine, padded)
+            model.check_views(experiment.data.views)
         except ValueError as error:
-            raise RecipeError(located("model.stacking.init_args", error)) from None
+            raise RecipeError(in_recipe(f"model.{error}", recipe)) from None
         _check_packing(model, experiment.data)
+    if isinstance(model, VLM):
         _check_newline(model, recipe)
     for name in recipe.get("weights") or {}:
         parts = model.parts()
@@ -118,11 +150,11 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
             raise RecipeError(
                 f"weights.{name}: there is no such part{closest(name, parts)}; the parts are {', '.join(parts)}"
             )
-    _check_data(experiment.data)
+    if experiment.of_shards:
+        _check_data(experiment.data)
     check_training(recipe, model)
     _check_diagnostics(experiment)
     _check_mesh(recipe)
-    return experiment
 
 
 def build(
@@ -159,7 +191,7 @@ def build(
         rank_zero_info(f"weights.{name}: {report}")
     if isinstance(model, VLM) and waiting:
         model.read_weights = partial(read, model, waiting)
-    _connect(experiment, tokenizer)
+    connect(experiment, tokenizer)
     return experiment
 
 
@@ -260,13 +292,21 @@ def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section], wait: Sequ
         model = made["component"].build()
         model.objective = made["objective"].build()(model.width)
     if "stage" in made:
-        stage = made["stage"].build()
-        try:
-            model.train_with(stage)
-        except ValueError as error:
-            raise RecipeError(f"stage.{error}") from None
+        apply_stage(model, made["stage"].build())
     looks = made["diagnostics"].build() if "diagnostics" in made else None
     return Experiment(recipe, model, made["data"].build(), made["trainer"], looks)
+
+
+def apply_stage(model: VLM | Component, stage: Any) -> None:
+    """Let a stage say what trains.
+
+    Raises:
+        RecipeError: for what it cannot say of these parts.
+    """
+    try:
+        model.train_with(stage)
+    except ValueError as error:
+        raise RecipeError(f"stage.{error}") from None
 
 
 def _check_newline(model: VLM, recipe: Mapping[str, Any]) -> None:
@@ -318,9 +358,9 @@ def _check_data(data: Any) -> None:
     for name, source in data.val_sources.items():
         if not _FILE_NAME.fullmatch(name):
             raise RecipeError(f"data.val.{name}: names a file of the run's folder; use letters, digits, _, - and .")
-        if source.benchmark not in BENCHMARKS:
+        if (named := benchmark_of(name, source.benchmark)) not in BENCHMARKS:
             raise RecipeError(
-                f"data.val.{name}.benchmark: there is no {source.benchmark!r}{closest(source.benchmark, BENCHMARKS)}; "
+                f"data.val.{name}.benchmark: there is no {named!r}{closest(named, BENCHMARKS)}; "
                 f"there are {', '.join(sorted(BENCHMARKS))}"
             )
 
@@ -347,25 +387,11 @@ def _tokenizer(model: VLM | Component) -> Any:
         raise RecipeError(located("model.language_model.init_args", error)) from error
 
 
-def _connect(experiment: Experiment, tokenizer: Any) -> None:
+def connect(experiment: Experiment, tokenizer: Any = None) -> None:
     """Tell the data what only the model knows, and the model what only the data knows."""
     model, data = experiment.model, experiment.data
-    if not isinstance(model, VLM):
+    if isinstance(model, VLM) and experiment.of_shards:
+        model.tokenizer = tokenizer or model.tokenizer
+        model.connect(data)
+    elif experiment.of_shards:
         data.connect(image_size=experiment.encoder.image_size, patches=experiment.encoder.grid)
-        return
-    assert experiment.slots is not None
-    judged = {name: BENCHMARKS[source.benchmark] for name, source in data.val_sources.items()}
-    data.connect(
-        tokenizer=tokenizer,
-        image_size=model.vision_encoder.image_size,
-        slots=experiment.slots,
-        suffixes={name: benchmark.suffix for name, benchmark in judged.items()},
-    )
-    model.judge(
-        tokenizer,
-        metrics={name: benchmark.build() for name, benchmark in judged.items()},
-        generation={
-            name: {"max_new_tokens": benchmark.max_new_tokens, "eos_token_id": data.stop_ids}
-            for name, benchmark in judged.items()
-        },
-    )

@@ -2,11 +2,12 @@
 
     bases: [parts/siglip.yaml, parts/vicuna.yaml]      # files relative to this one, in this order; later wins
     model:
-      stacking: {init_args: {num_stacks: 4}}
+      stacking: {init_args: {crops: 4}}
 
 OmegaConf reads the YAML and resolves ``${...}``, once everything is merged. What is decided here, because a plain merge
 does otherwise:
 
+- Classes may be named in short (:mod:`dslight.recipe.forms`).
 - A node that names another ``class_path`` than the node it lands on replaces it: no argument of the old class stays.
 - A mapping whose keys are all numbers, landing on a list, changes those items; so does ``data.sources.0.weight=2``.
 - A list of names landing on ``data.val`` keeps those of its sources, in that order: ``data.val=[textvqa,pope]``.
@@ -22,7 +23,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.forms import Recipe, renamed, written_out
 
 COMMAND_LINE = "command line"
 HOW_IT_RUNS = re.compile(
@@ -52,11 +54,16 @@ class Layer:
 
     Attributes:
         source: the file, or ``"command line"``, for messages.
-        values: a nested mapping, interpolations unresolved.
+        values: a nested mapping, interpolations unresolved, classes in full.
+        short: the keys under which a class was named in short, and how.
     """
 
     source: str
     values: Mapping[str, Any]
+    short: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", written_out(self.values, self.short))
 
 
 def compose(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -73,8 +80,18 @@ def compose(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def compose_with_sources(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """``compose``, and for every leaf the file that set it, or ``"command line"`` (look up with ``source_of``)."""
-    recipe, sources = fold([*read_layers(Path(path)), *map(parse_override, overrides)])
-    return resolve(recipe, lambda: sources), sources
+    layers = [*read_layers(Path(path)), *map(parse_override, overrides)]
+    recipe, sources = fold(layers)
+    return remembering(resolve(recipe, lambda: sources), layers), sources
+
+
+def remembering(recipe: Mapping[str, Any], layers: Sequence[Layer]) -> Recipe:
+    """A composed recipe that knows which of its classes the layers named in short."""
+    made = Recipe(recipe)
+    if short := {key: name for layer in layers for key, name in layer.short.items()}:
+        leaves = flatten(made)
+        made.short = {key: name for key, name in short.items() if str(leaves.get(f"{key}.class_path")).endswith(name)}
+    return made
 
 
 def source_of(sources: Mapping[str, str], key: str) -> str | None:
@@ -166,6 +183,7 @@ def merge(old: Any, new: Any, at: str = "") -> Any:
     was, named = old.get("class_path"), new.get("class_path")
     if was is not None and named is not None and was != named:
         return dict(new)
+    new = renamed(new, named or was, at)
     path = f"{at}." if at else ""
     return {
         **old,

@@ -20,6 +20,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
+from dslight.written import importable
+
 _LONGEST_LIST = 15
 """Names that a message lists; of more (Lightning's Trainer has 37) only the closest one helps."""
 _WORDS = {
@@ -198,15 +200,8 @@ def _concrete(base: type) -> list[str]:
         one = queue.pop()
         queue += type.__subclasses__(one)
         if not inspect.isabstract(one) and one is not base and one.__module__.startswith("dslight."):
-            found.append(f"{_shortest_home(one)}.{one.__name__}")
+            found.append(importable(one) or one.__name__)
     return sorted(found)
-
-
-def _shortest_home(kind: type) -> str:
-    """The outermost package that exports a class, so that messages name it as recipes do."""
-    packages = kind.__module__.split(".")
-    homes = [".".join(packages[:length]) for length in range(1, len(packages) + 1)]
-    return next(home for home in homes if getattr(import_module(home), kind.__name__, None) is kind)
 
 
 def _types(owner: Callable[..., Any]) -> dict[str, Any]:

@@ -22,8 +22,10 @@ from dslight.data.dense import DenseLabelData
 from dslight.diagnostics.settings import Diagnostics
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import arguments_fault, closest, fault, words
+from dslight.recipe.forms import as_written
 from dslight.train.optim import Stage
 from dslight.vlm import VLM
+from dslight.written import unwritten
 
 KEYS = {
     "name": str,
@@ -109,6 +111,8 @@ class Section:
 
     def _located(self, error: BaseException) -> str:
         """The error's message behind the key path of the innermost class whose ``__init__`` it came out of."""
+        while str(error).startswith("Does not validate against any of the Union") and error.__cause__ is not None:
+            error = error.__cause__  # what a class says against its arguments, where something else may stand, too
         path, frame = self.key, error.__traceback__
         while frame is not None:
             owner = frame.tb_frame.f_locals.get("self")
@@ -116,7 +120,8 @@ class Section:
                 path = next((at for at, name in self._classes() if name == type(owner).__name__), path)
             frame = frame.tb_next
         message = str(error) or type(error).__name__
-        return message if message.startswith(f"{self.key}.") else located(path, message)
+        text = message if message.startswith(f"{self.key}.") else located(path, message)
+        return in_recipe(text, {self.key: self.values})
 
     def _classes(self) -> list[tuple[str, str]]:
         """(key path of its arguments, class name) of every class that the section names."""
@@ -147,12 +152,37 @@ def located(path: str, message: object) -> str:
     return f"{path}.{text}" if _KEYED.match(text) else f"{path.removesuffix('.init_args')}: {text}"
 
 
+def in_recipe(text: str, recipe: Any) -> str:
+    """A message that begins with the path of an argument in Python (``model.stacking.start: ...``), with its key in
+    ``recipe``: the arguments of a class stand under ``init_args``.
+    """
+    path, colon, rest = text.partition(": ")
+    keys, node = [], recipe
+    for key in path.split("."):
+        if isinstance(node, Mapping) and "class_path" in node and key not in node:
+            keys.append("init_args")
+            node = node.get("init_args")
+        keys.append(key)
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return ".".join(keys) + colon + rest
+
+
 def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
     """Check a composed recipe, section by section, without building anything.
 
     Raises:
         RecipeError: for the first key that is wrong.
     """
+    with as_written(recipe):
+        return _sections(recipe)
+
+
+def _sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
+    for key, what in unwritten(recipe).items():
+        raise RecipeError(
+            f"{key}: {what} was made in Python, and a recipe cannot name it; give what was made: "
+            f"dslight.load(RUN, model=...)"
+        )
     for key, value in recipe.items():
         if key not in KEYS:
             raise RecipeError(f"{key}: a recipe has no such key{closest(key, KEYS)}; it has {', '.join(KEYS)}")
@@ -182,12 +212,12 @@ def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
         )
     if alone and "diagnostics" in recipe:
         raise RecipeError("diagnostics: are of the stacks of a `model`; a `component` that is fitted alone has none")
-    if recipe.get("data") is None:
-        raise RecipeError("data: missing; even a plan needs to know the views (data.views)")
+    if alone and recipe.get("data") is None:
+        raise RecipeError("data: missing; a `component` that is fitted alone needs to know its views (data.views)")
     kinds = {"stage": Stage, "data": DenseLabelData if alone else ShardData, "trainer": Trainer}
     kinds |= _TYPED if alone else {"model": VLM, "diagnostics": Diagnostics}
     return {
         key: Section(key, kind, recipe.get(key) or {})
         for key, kind in kinds.items()
-        if key in recipe or key == "trainer"
+        if key in recipe or key in ("data", "trainer")
     }

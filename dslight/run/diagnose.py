@@ -37,7 +37,7 @@ TRIES = 16  # images that are looked at for one of the same layout
 def diagnose(experiment: Experiment, folder: RunFolder) -> list[Any]:
     """The callback that the recipe asks for, if it does."""
     settings = experiment.diagnostics
-    if settings is None or not experiment.data.val_sources:
+    if settings is None or not experiment.validates:
         return []
     return [Diagnose(settings, partial(_slices, experiment.data, settings.limit), partial(_write, folder))]
 

@@ -26,31 +26,21 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
     Raises:
         RecipeError: when there is nothing to validate on, or no checkpoint.
     """
-    from dslight.run.answers import scores_of, write_answers
-    from dslight.run.fit import make_trainer, users_errors
+    from dslight.run.fit import make_trainer
 
     folder = RunFolder(run_dir(recipe))
     checkpoint = _checkpoint(folder, ckpt)
     experiment = build(_weights_from(checkpoint, recipe), opens="validate", restored=_of_a_run(checkpoint))
     if not experiment.data.val_sources:
         raise RecipeError("data.val: names no source to validate on")
-    whole = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 1.0}
-    trainer = make_trainer(experiment, folder, **whole)
+    trainer = make_trainer(experiment, folder, **WHOLE)
     from lightning.pytorch.strategies import ModelParallelStrategy
 
     # every rank reads its own share
     in_place = isinstance(trainer.strategy, ModelParallelStrategy) and _of_a_run(checkpoint)
     if not in_place and _of_a_run(checkpoint):
-        load_checkpoint(experiment, checkpoint)
-    with users_errors():
-        found = trainer.validate(
-            experiment.model,
-            datamodule=experiment.data,
-            ckpt_path=checkpoint if in_place else None,
-            verbose=False,
-            weights_only=True,
-        )
-    scores, sources = scores_of(found), write_answers(experiment, folder, trainer)
+        load_checkpoint(experiment.model, checkpoint)
+    scores, sources = ask(experiment, folder, trainer, ckpt_path=checkpoint if in_place else None)
     if trainer.is_global_zero:
         for key, value in scores.items():
             print(f"{key:<40} {value:.4f}")
@@ -58,9 +48,34 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
             print(_said(source, facts))
         if experiment.diagnostics is not None:
             print(f"diagnostics: {folder.path / 'diagnostics.json'}")
-        written = {"checkpoint": str(checkpoint), "scores": scores, "sources": sources}
-        write_atomically(folder.path / "scores.json", json.dumps(written, indent=2))
+        write_scores(folder, str(checkpoint), scores, sources)
     return scores
+
+
+WHOLE = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 1.0}
+"""Arguments of a Trainer that asks all questions."""
+
+
+def ask(
+    experiment: Experiment, folder: RunFolder | None, trainer: Any, ckpt_path: Path | None = None
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """Ask and judge everything: the scores, and by source how it was asked; the answers go into ``folder``."""
+    from dslight.run.answers import scores_of, write_answers
+    from dslight.run.fit import users_errors
+
+    with users_errors():
+        found = trainer.validate(
+            experiment.model, datamodule=experiment.data, ckpt_path=ckpt_path, verbose=False, weights_only=True
+        )
+    return scores_of(found), write_answers(experiment, folder, trainer) if folder is not None else {}
+
+
+def write_scores(
+    folder: RunFolder, checkpoint: str | None, scores: Mapping[str, float], sources: Mapping[str, dict[str, Any]]
+) -> None:
+    """What a report reads beside ``result.json``."""
+    written = {"checkpoint": checkpoint, "scores": scores, "sources": sources}
+    write_atomically(folder.path / "scores.json", json.dumps(written, indent=2))
 
 
 def _said(source: str, facts: Mapping[str, Any]) -> str:
@@ -100,8 +115,6 @@ def predict(
     Raises:
         RecipeError: when a picture, a video or the checkpoint is not there.
     """
-    import torch
-
     from dslight.data.sample import BadSample, decode_image
     from dslight.run.fit import users_errors
 
@@ -114,14 +127,9 @@ def predict(
         except BadSample as error:
             raise RecipeError(f"--image {path}: {error}") from error
     shown = [path.read_bytes() for path in images] + _frames(videos, frames, tile)
-    experiment = trained(recipe, ckpt)
-    model: Any = experiment.model
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.eval().to(device)
+    model: Any = trained(recipe, ckpt).model
     with users_errors():
-        batch = experiment.data.ask(question, shown).to(device)
-    with torch.inference_mode():
-        return model.answer(batch, max_new_tokens=max_new_tokens, eos_token_id=experiment.data.stop_ids)[0]
+        return model.answer(question, shown, max_new_tokens=max_new_tokens)
 
 
 def _frames(videos: Sequence[Path], frames: int | None, tile: str | None) -> list[bytes]:
@@ -148,8 +156,9 @@ def _frames(videos: Sequence[Path], frames: int | None, tile: str | None) -> lis
     return images
 
 
-def trained(recipe: Mapping[str, Any], ckpt: str = "latest") -> Experiment:
-    """The experiment with a checkpoint's weights, outside of a Trainer; ``ckpt`` as for :func:`predict`.
+def trained(recipe: Mapping[str, Any], ckpt: str = "latest", device: Any = None) -> Experiment:
+    """The experiment with a checkpoint's weights, outside of a Trainer, :func:`ready_to_ask`; ``ckpt`` as for
+    :func:`predict`.
 
     Raises:
         RecipeError: when the checkpoint is not there.
@@ -157,19 +166,38 @@ def trained(recipe: Mapping[str, Any], ckpt: str = "latest") -> Experiment:
     checkpoint = _checkpoint(RunFolder(run_dir(recipe)), ckpt)
     experiment = build(_weights_from(checkpoint, recipe), opens=None)
     if _of_a_run(checkpoint):
-        load_checkpoint(experiment, checkpoint)
+        load_checkpoint(experiment.model, checkpoint)
+    ready_to_ask(experiment.model, recipe, device)
     return experiment
 
 
-def load_checkpoint(experiment: Experiment, path: Path) -> None:
-    """Read a model's weights from a checkpoint of its run, whole or sharded.
+def ready_to_ask(model: Any, recipe: Mapping[str, Any], device: Any = None) -> Any:
+    """The model on a device (default: a GPU where there is one), in evaluation mode, computing in the precision of the
+    recipe's Trainer.
+    """
+    import torch
+    from lightning.fabric.plugins.precision import HalfPrecision, MixedPrecision
+
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.eval().to(device)
+    precision: Any = str((recipe.get("trainer") or {}).get("precision", "32-true"))
+    if precision in ("bf16", "bf16-mixed") or (precision in ("16", "16-mixed") and device.type != "cpu"):
+        mixed: Any = precision.removesuffix("-mixed") + "-mixed"
+        model.precision = MixedPrecision(mixed, device=device.type)
+    elif precision in ("bf16-true", "16-true"):
+        model.precision = HalfPrecision(precision)
+        model.precision.convert_module(model)
+    return model
+
+
+def load_checkpoint(model: Any, path: Path) -> None:
+    """Read all weights of a model from a checkpoint of its run, whole or sharded.
 
     Nothing is unpickled but tensors and plain containers.
 
     Raises:
         RecipeError: it holds more than that, or is damaged.
     """
-    model = experiment.model
     try:
         if path.is_dir():
             state: dict[str, Any] = {"state_dict": model.state_dict()}

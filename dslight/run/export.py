@@ -67,7 +67,7 @@ def export(
     experiment = build({key: value for key, value in values.items() if key != "weights"}, opens=None)
     if not isinstance(experiment.model, VLM):
         raise RecipeError("RUN_OR_CKPT: a component that was fitted alone is one file already, in the run's weights/")
-    load_checkpoint(experiment, checkpoint)
+    load_checkpoint(experiment.model, checkpoint)
     partial = begin_folder(out)
     wanted = getattr(torch, dtype) if dtype else None
     needed = sum(tensor.numel() * (wanted or tensor.dtype).itemsize for tensor in experiment.model.parameters())
@@ -157,11 +157,11 @@ def _write_generation(experiment: Experiment, lm: HFCausalLM, image_token: int, 
     from transformers import GenerationConfig
 
     settings = GenerationConfig.from_model_config(lm.model.config)
-    settings.eos_token_id = experiment.data.stop_ids
+    settings.eos_token_id = experiment.data.processor.stop_ids
     settings.suppress_tokens = [image_token]
     settings.do_sample = False
     if settings.pad_token_id is None:
-        settings.pad_token_id = experiment.data.stop_ids[-1]
+        settings.pad_token_id = experiment.data.processor.stop_ids[-1]
     settings.save_pretrained(folder)
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from dslight.recipe.schema import sections
 from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
 from dslight.run.loggers import name_loggers
+from dslight.written import unwritten
 
 if TYPE_CHECKING:
     from dslight.train.callbacks import FirstError
@@ -64,21 +65,38 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
     sections(recipe)  # a misspelt key is no other recipe
     place = RunFolder(folder or run_dir(recipe))
+    trained, result = train_once(place, recipe, resume, lambda: build(recipe, restored=_continues(place, resume)))
+    if not trained:
+        rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
+    return result
+
+
+def train_once(
+    place: RunFolder, recipe: Mapping[str, Any], resume: bool, make: Callable[[], Experiment]
+) -> tuple[bool, dict[str, Any]]:
+    """Train what ``make`` builds of a recipe, unless the folder holds the finished run of it: whether it was trained
+    now, and the result.
+
+    Raises:
+        RecipeError: when the folder holds a run of another recipe.
+    """
     done = _finished(place, recipe) if resume else None
     if done is None:
         with place.held():
             done = _finished(place, recipe) if resume else None  # somebody else may have finished it just now
             if done is None:
-                restored = resume and place.latest_checkpoint() is not None
-                return _train(build(recipe, restored=restored), place, resume)
-    rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
-    return done
+                return True, _train(make(), place, resume)
+    return False, done
 
 
 def _finished(place: RunFolder, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result that is there; ``None``: it is still to come."""
     place.refuse_another(recipe)
     return place.result()
+
+
+def _continues(place: RunFolder, resume: bool) -> bool:
+    return resume and place.latest_checkpoint() is not None
 
 
 def make_trainer(
@@ -130,7 +148,8 @@ def make_trainer(
         trainer.strategy.checkpoint_io = StreamedCheckpoint()
     if isinstance(trainer.strategy, ModelParallelStrategy):  # its own way would run whatever a checkpoint holds
         setattr(trainer.strategy, "load_checkpoint", partial(restore, trainer.strategy))  # noqa: B010
-    trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
+    if experiment.of_shards:
+        trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     meet(trainer.strategy)
     load_only_what_is_named(trainer)
     never_requeue(trainer)
@@ -271,7 +290,8 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     ]
     waited = DataWait()  # the Trainer's profiler, unless the recipe has another
     measured = None if experiment.trainer.values.get("profiler") else waited
-    watch = Watch(lambda: training_flops(check(experiment.recipe)), measured)
+    flops = None if unwritten(experiment.recipe) else lambda: training_flops(check(experiment.recipe))
+    watch = Watch(flops, measured)
     callbacks += [ShowGroups(folder.path / "optimizer.txt"), watch]
     if experiment.trainer.values.get("enable_progress_bar", True):
         callbacks.append(Bar(pace))
@@ -299,8 +319,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
         if stop.asked:  # in the validation after the last step
             raise KeyboardInterrupt
         trainer.limit_val_batches = 1.0
-        validated = bool(experiment.data.val_sources)
-        scores = trainer.validate(model, datamodule=experiment.data, verbose=False) if validated else []
+        scores = trainer.validate(model, datamodule=experiment.data, verbose=False) if experiment.validates else []
     merged = scores_of(scores)
     with users_errors():
         result = write_result(experiment, folder, trainer, pace, merged)

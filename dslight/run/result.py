@@ -55,7 +55,7 @@ def _ledger(experiment: Experiment) -> dict[str, Any]:
         "total": sum(p.numel() for p in model.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    if not isinstance(model, VLM) or experiment.slots is None:
+    if not isinstance(model, VLM) or experiment.slots is None or not experiment.of_shards:
         return {"parameters": parameters}
     patches = experiment.encoder.grid[0] * experiment.encoder.grid[1]
     views = sum(run.views for run in model.stacking.passes(experiment.largest_grid))

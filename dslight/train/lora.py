@@ -29,6 +29,12 @@ class LoRA:
         target_modules: names of linear layers, or their last parts (``[q_proj, v_proj]``), or ``all-linear``: every one
             but a decoder's output head.
         dropout: on what enters the adapters.
+
+    Example:
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.LowResolution(), lm)
+        >>> model.train_with({"language_model": dslight.PartTraining(2e-4, lora=dslight.LoRA(r=8))})
+        >>> all("lora" in name for name, p in model.named_parameters() if p.requires_grad)
+        True
     """
 
     r: int = 16

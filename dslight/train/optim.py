@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from dslight.train.lora import LoRA, adapt
 from dslight.train.schedule import Schedule
 from dslight.train.units import run_units
+from dslight.written import Written
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class PartTraining:
         lora: train low-rank adapters, and leave the weights alone.
         checkpointing: keep only what enters a layer, and compute its activations again in the backward pass.
         compile: ``true``, or a backend of ``torch.compile``: compile the layers, each by itself.
+
+    Example:
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.LowResolution(), lm)
+        >>> model.train_with({"projector": 1e-3, "vision_encoder": dslight.PartTraining(1e-5, layer_decay=0.9)})
+        >>> model.stage.train["projector"] == dslight.PartTraining(lr=1e-3)
+        True
     """
 
     lr: float
@@ -59,7 +66,7 @@ class PartTraining:
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay: must be above 0 and at most 1, got {self.layer_decay}")
         if self.lora is not None:
-            with _under("lora"):
+            with under("lora"):
                 self.lora.check()
 
 
@@ -71,7 +78,7 @@ class PartFrozen:
     compile: bool | str = False
 
 
-class Stage:
+class Stage(Written):
     """One stage of training.
 
     Args:
@@ -82,6 +89,15 @@ class Stage:
         warmup_ratio: share of all steps that the learning rate rises linearly.
         warmup_steps: the same as a number of steps; wins over the ratio.
         frozen: part name -> checkpointing and compilation of a part that does not train.
+
+    Example:
+        >>> from functools import partial
+        >>> sgd = partial(torch.optim.SGD, momentum=0.9)
+        >>> stage = dslight.Stage({"projector": dslight.PartTraining(1e-3)}, optimizer=sgd, schedule="constant")
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.LowResolution(), lm)
+        >>> model.train_with(stage)
+        >>> {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+        {'projector'}
     """
 
     def __init__(
@@ -96,7 +112,7 @@ class Stage:
         if not train:
             raise ValueError("train: nothing trains; give at least one part a learning rate")
         for name, how in train.items():
-            with _under(f"train.{name}"):
+            with under(f"train.{name}"):
                 how.check()
         for name in sorted(train.keys() & (frozen or {})):
             raise ValueError(f"frozen.{name}: it trains (train.{name}); say there how it runs")
@@ -110,6 +126,20 @@ class Stage:
         self.schedule = Schedule(schedule)
         self.warmup_ratio = warmup_ratio
         self.warmup_steps = warmup_steps
+
+    @classmethod
+    def of(cls, stage: Stage | Mapping[str, Any]) -> Stage:
+        """A stage as it is; a mapping as ``train``, where a number is a learning rate and a mapping a
+        :class:`PartTraining`.
+
+        Example:
+            >>> stage = Stage.of({"projector": 1e-3, "language_model": {"lr": 2e-5, "checkpointing": True}})
+            >>> stage.train["projector"].lr
+            0.001
+        """
+        if isinstance(stage, Stage):
+            return stage
+        return cls({name: _training(how) for name, how in stage.items()})
 
     def freeze(self, parts: Mapping[str, nn.Module]) -> None:
         """Freeze every part that the stage does not train, and prepare those that it does: one that an earlier stage
@@ -135,11 +165,11 @@ class Stage:
             elif how.lora is None:
                 part.requires_grad_(True).train()
             else:
-                with _under(f"train.{name}.lora"):
+                with under(f"train.{name}.lora"):
                     adapt(part, how.lora)
                 part.train()
             runs = how or self.frozen.get(name, PartFrozen())
-            with _under(f"{'frozen' if how is None else 'train'}.{name}"):
+            with under(f"{'frozen' if how is None else 'train'}.{name}"):
                 run_units(part, runs.checkpointing, runs.compile)
 
     def optimizers(self, parts: Mapping[str, nn.Module], total_steps: int) -> dict[str, Any]:
@@ -164,9 +194,17 @@ class Stage:
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def _training(how: Any) -> PartTraining:
+    if isinstance(how, PartTraining):
+        return how
+    settings = dict(how) if isinstance(how, Mapping) else {"lr": how}
+    lora = settings.get("lora")
+    return PartTraining(**{**settings, "lora": LoRA(**lora) if isinstance(lora, Mapping) else lora})
+
+
 @contextmanager
-def _under(path: str) -> Iterator[None]:
-    """An error of a part, behind the key that asked for it."""
+def under(path: str) -> Iterator[None]:
+    """A ``ValueError`` of a part, behind the key that asked for it."""
     try:
         yield
     except ValueError as error:

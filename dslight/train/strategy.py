@@ -38,6 +38,12 @@ class Sharded(ModelParallelStrategy):
 
     Raises:
         ValueError: starting with the key to change.
+
+    Example:
+        >>> import lightning
+        >>> trainer = lightning.Trainer(strategy=dslight.Sharded(), accelerator="cpu", devices=1)
+        >>> isinstance(trainer.strategy, dslight.Sharded)  # in a call of fit: trainer={"strategy": dslight.Sharded()}
+        True
     """
 
     def __init__(

@@ -26,6 +26,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from dslight.types import Batch, DenseBatch
 from dslight.upstream.lightning import NEXT_BATCH
 
 
@@ -93,6 +94,8 @@ class Watch(pl.Callback):
     ) -> None:
         """Count."""
         self._step = trainer.global_step
+        if not isinstance(batch, Batch | DenseBatch):  # a stranger's: who knows what is in it
+            return
         counts = _counted(batch, pl_module)
         self._counts = counts if self._counts is None else self._counts + counts
 

@@ -1,4 +1,6 @@
-"""What every part shares: which hooks it may define, freezing, parameter groups, its own weights file."""
+"""What every part shares: hooks that never fire, freezing, parameter groups, its own weights file."""
+
+import warnings
 
 import lightning.pytorch as pl
 import pytest
@@ -6,37 +8,52 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dslight.components import Component, MLPProjector, Objective, PatchClassification
-from dslight.components.component import WeightsError, save_weights
-
-HOOKS = [
-    "setup",
-    "teardown",
-    "configure_model",
-    "configure_optimizers",
-    "configure_gradient_clipping",
-    "optimizer_step",
-    "training_step",
-    "validation_step",
-    "train_dataloader",
-    "on_train_start",
-    "on_fit_start",
-    "on_before_optimizer_step",
-    "on_save_checkpoint",
-    "on_validation_epoch_end",
-]
+from dslight.components import Component, DeepStackL, MLPProjector, Objective, PatchClassification
+from dslight.components.component import WeightsError, save_weights, warn_of_idle_hooks
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_a_hook_that_would_never_fire_is_refused_by_name(hook):
-    assert hasattr(pl.LightningModule, hook)
-    with pytest.raises(TypeError, match=rf"Mine\.{hook}: Lightning calls this hook on the root module only"):
-        type("Mine", (Component,), {hook: lambda self, *args: None})
+def spoken_of(part):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_idle_hooks(part)
+    return [str(one.message) for one in caught]
+
+
+def test_hooks_that_would_never_fire_are_named_once():
+    class Theirs(pl.LightningModule):
+        def training_step(self, batch, batch_idx):
+            return None
+
+        def on_train_start(self):
+            return None
+
+        def on_demand(self):  # is none
+            return None
+
+    class Mine(Component):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(Theirs())
+
+        def configure_optimizers(self):
+            return None
+
+    part = Mine()
+    said = sorted(spoken_of(part))
+    assert [text.split(": Lightning")[0] for text in said] == [
+        "Mine defines configure_optimizers",
+        "Theirs defines on_train_start, training_step",
+    ]
+    assert spoken_of(part) == spoken_of(Mine()) == []
+
+
+def test_the_library_s_own_parts_define_none(tiny_encoder, tiny_lm):
+    assert [spoken_of(part) for part in (tiny_encoder(), tiny_lm(), MLPProjector([4], 3), DeepStackL())] == [[]] * 4
 
 
 @pytest.mark.parametrize("hook", ["on_train_start", "setup"])
 def test_lightning_calls_hooks_on_the_root_alone(hook):
-    """The fact that the refusal rests on."""
+    """The fact that the warning rests on."""
     called = []
 
     class Part(pl.LightningModule):
@@ -64,10 +81,6 @@ def test_lightning_calls_hooks_on_the_root_alone(hook):
     }
     pl.Trainer(max_steps=1, accelerator="cpu", **quiet).fit(Root(), [0])
     assert called == ["root"]
-
-
-def test_other_methods_may_start_with_on():
-    assert type("Mine", (Component,), {"on_demand": lambda self: 1})().on_demand() == 1
 
 
 class Part(Component):

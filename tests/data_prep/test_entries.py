@@ -26,7 +26,12 @@ def test_what_follows_the_list_is_not_passed_over(space, tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "kind"),
-    [(b"PAR1\x15\x04PAR1", "parquet"), (b"ARROW1\0\0", "arrow"), (gzip.compress(b"[]", mtime=0), "gzip"), (b"PK\3\4", "zip")],
+    [
+        (b"PAR1\x15\x04PAR1", "parquet"),
+        (b"ARROW1\0\0", "arrow"),
+        (gzip.compress(b"[]", mtime=0), "gzip"),
+        (b"PK\3\4", "zip"),
+    ],
 )
 def test_other_files_are_called_what_they_are(data, kind, tmp_path):
     (tmp_path / "x.json").write_bytes(data)

@@ -118,7 +118,7 @@ def _validated(run) -> dict[str, str]:
     replies = {}
     with torch.inference_mode():
         for batch in experiment.data.val_dataloader()[0]:
-            found = model.answer(batch, **model.generation[source])
+            found = model.answer_batch(batch, **model.generation[source])
             replies |= {q.question_id: reply for q, reply in zip(batch.questions, found, strict=True)}
     return replies
 
@@ -156,7 +156,7 @@ def _by_hand(lm, doc, choice) -> float:
     """One token after the other, each predicted from all that is before it."""
     file = io.BytesIO()
     pictures(doc)[0].save(file, format="png")
-    prompt = lm.data.ask(doc["q"], [file.getvalue()])
+    prompt = lm.data.processor.ask(doc["q"], file.getvalue())
     total = 0.0
     for token in lm.data.rows.tokenizer(choice, add_special_tokens=False).input_ids:
         with torch.inference_mode():

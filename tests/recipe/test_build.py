@@ -126,7 +126,7 @@ MISSPELT = {
     "model.projector.init_args.layer=2": "model.projector.init_args.layer: there is no such argument; "
     "did you mean layers?; it takes layers, per_level",
     f"{STACKING}.num_stack=4": f"{STACKING}.num_stack: there is no such argument; did you mean num_stacks?; it takes "
-    "num_stacks, start, interval, sampler, source, tap, position, sites, operation",
+    "crops, start, interval, sampler, source, tap, position, sites, operation, num_stacks",
     f"{LM}.confg={{}}": f"{LM}.confg: there is no such argument; did you mean config?; it takes pretrained, config, "
     "tokenizer, dtype, attention",
     f"{LM}.config.hiden_size=64": f"{LM}.config.hiden_size: LlamaConfig has no such field...",
@@ -200,7 +200,7 @@ WRONG_TYPE = {
     "model=MyModel": "model: expected a mapping, got 'MyModel'",
     "weights=x.safetensors": "weights: expected a mapping, got 'x.safetensors'",
     "weights.projector=3": "weights.projector: expected the path of a checkpoint, got 3",
-    f"{STACKING}.num_stacks=many": f"{STACKING}.num_stacks: expected a whole number, got 'many'",
+    f"{STACKING}.crops=many": f"{STACKING}.crops: expected a whole number, got 'many'",
     f"{STACKING}.sampler=2dd": f"{STACKING}.sampler: expected 2d, block, 1d, patch_merge, pool, identity or "
     "corner, got '2dd'; did you mean 2d?",
     f"{STACKING}.tap=finale": f"{STACKING}.tap: expected a whole number or final, got 'finale'; did you mean final?",
@@ -224,7 +224,7 @@ WRONG_TYPE = {
     "data.val.pages.limit=some": "data.val.pages.limit: expected a whole number or null, got 'some'",
     "data.global_batch_size=large": "data.global_batch_size: expected a whole number, got 'large'",
     "data.template=vicunia_v1": "data.template: expected plain, bare, vicuna_v1, llama_2, phi3, chatml or "
-    "tokenizer, got "
+    "tokenizer or null, got "
     "'vicunia_v1'; did you mean vicuna_v1?",
     "trainer=cpu": "trainer: expected a mapping, got 'cpu'",
     "trainer.max_steps=all": "trainer.max_steps: expected a whole number, got 'all'",
@@ -293,9 +293,8 @@ MISSING = {
     "-stage": "stage: missing; name the parts that train: stage.train.projector.lr=1e-3",
     "-stage.train": "stage.train: missing; Stage needs it",
     f"-{TRAIN}.lr": f"{TRAIN}.lr: missing; PartTraining needs it",
-    "-data": "data: missing; even a plan needs to know the views (data.views)",
-    "-data.train": "data.train: missing; ShardData needs it",
-    "-data.views": "data.views: missing; ShardData needs it",
+    "-data": "data.train: names no source",
+    "-data.train": "data.train: names no source",
     "data.train=[{weight: 2}]": "data.train.0.root: missing; Source needs it",
 }
 
@@ -305,7 +304,7 @@ def test_what_is_missing_is_named(change, expected, model_recipe, refusal):
     agree(refusal(model_recipe, change), expected)
 
 
-DEEPSTACK_V = "model.stacking={class_path: dslight.components.DeepStackV, init_args: {num_stacks: 4, start: %s}}"
+DEEPSTACK_V = "model.stacking={class_path: dslight.components.DeepStackV, init_args: {crops: 4, start: %s}}"
 UNPAD = "model.stacking={class_path: dslight.components.SequenceConcat, init_args: {newline: true, unpad: true}}"
 ATTENDING = "model.stacking={class_path: dslight.components.CrossAttention}"
 MISFITS = {
@@ -313,8 +312,8 @@ MISFITS = {
     f"{STACKING}.interval=2": f"{STACKING}.start: 4 stacks at layers 0, 2, 4, 6 need 7 layers; the language "
     "model has 6",
     f"{STACKING}.start=-1": f"{STACKING}.start: must be at least 0, got -1",
-    f"{STACKING}.num_stacks=3": f"{STACKING}.num_stacks: 3 stacks cannot take the 4 crops that the views may cut",
-    "data.views.init_args.cols=3": f"{STACKING}.num_stacks: 4 stacks cannot take the 6 crops that the views may cut",
+    f"{STACKING}.num_stacks=3": f"{STACKING}.crops: 3 stacks cannot take the 4 crops that the views may cut",
+    "data.views.init_args.cols=3": f"{STACKING}.crops: 4 stacks cannot take the 6 crops that the views may cut",
     "data.views.init_args.rows=0": "data.views.rows: 0; 1 or more (SingleView has no crops)",
     "data.order.window=-2": "data.order.window: must be at least 1, got -2",
     "data.order={pack: true, group_by: [length]}": "data.order.group_by: length has no use with pack, whose rows "

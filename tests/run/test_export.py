@@ -151,7 +151,7 @@ def test_transformers_opens_a_llava_with_equal_logits_and_answers(llava, page, t
     ours: Any = experiment.model
     ours.load_state_dict(weights_of(llava))
     ours.eval()
-    batch = experiment.data.ask("B2", [page.read_bytes()])
+    batch = experiment.data.processor.ask("B2", page.read_bytes())
     assert torch.equal(given["input_ids"] == theirs.config.image_token_index, batch.visual_mask)
     assert torch.equal(given["input_ids"][~batch.visual_mask], batch.input_ids[~batch.visual_mask])
     seen = ours.vision_encoder.normalise(batch.views.pixels)

@@ -34,6 +34,10 @@ class CAbstractorProjector(MapProjector):
         layers: the number of linear layers.
         se_ratio: the width of the squeeze relative to the block's input.
         per_level: see :class:`MapProjector`.
+
+    Example:
+        >>> dslight.CAbstractorProjector([16], 32, factor=2, depth=1, width=16)([torch.randn(1, 4, 4, 16)]).shape
+        torch.Size([1, 1, 2, 2, 32])
     """
 
     def __init__(

@@ -38,6 +38,10 @@ class PixelShuffleMLPProjector(MapProjector):
         stack_norm: the same for every level but the first, with ``per_level``; ``None``: as ``norm``.
         eps: of the layer norm.
         per_level: see :class:`MapProjector`.
+
+    Example:
+        >>> dslight.PixelShuffleMLPProjector([16], 32, factor=2)([torch.randn(1, 4, 4, 16)]).shape
+        torch.Size([1, 1, 2, 2, 32])
     """
 
     def __init__(
@@ -90,6 +94,10 @@ class AveragePoolProjector(MapProjector):
         layers: the number of linear layers.
         pool_first: the mean before the MLP, which then runs on factor^2 fewer tokens.
         per_level: see :class:`MapProjector`.
+
+    Example:
+        >>> dslight.AveragePoolProjector([16], 32, factor=2).out_grid((24, 24))
+        (12, 12)
     """
 
     def __init__(

@@ -40,6 +40,13 @@ class MLPProjector(MapProjector):
         out_width: D.
         layers: the number of linear layers.
         per_level: one MLP for each level; otherwise the base tokens and every stack share one, as in the paper.
+
+    Example:
+        >>> from functools import partial
+        >>> dslight.VLM(encoder, partial(dslight.MLPProjector, layers=1), dslight.DeepStackL(), lm).projector.net
+        Sequential(
+          (0): Linear(in_features=16, out_features=32, bias=True)
+        )
     """
 
     def __init__(self, in_widths: Sequence[int], out_width: int, layers: int = 2, per_level: bool = False) -> None:
@@ -57,6 +64,10 @@ class IdentityProjector(MapProjector):
     Args:
         in_widths: C of each level, D all of them.
         out_width: D.
+
+    Example:
+        >>> dslight.IdentityProjector([32], 32)([torch.ones(1, 4, 4, 32)]).shape
+        torch.Size([1, 1, 4, 4, 32])
     """
 
     def __init__(self, in_widths: Sequence[int], out_width: int) -> None:

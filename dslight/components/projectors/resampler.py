@@ -34,6 +34,11 @@ class PerceiverResamplerProjector(MapProjector):
         width: of the queries; where it is not C, maps are brought to it by a linear layer. ``None``: C.
         positions: whether sine-cosine positions are added to queries and keys, in every block.
         per_level: see :class:`MapProjector`.
+
+    Example:
+        >>> resampler = dslight.PerceiverResamplerProjector([16], 32, grid=(2, 2), depth=1, heads=2)
+        >>> resampler([torch.randn(1, 4, 4, 16)]).shape
+        torch.Size([1, 1, 2, 2, 32])
     """
 
     aligned = False

@@ -40,6 +40,11 @@ class WindowQFormerProjector(MapProjector):
         hidden: the width inside their MLPs.
         dropout: on what the Q-Former reads and gives, and inside it.
         per_level: see :class:`MapProjector`.
+
+    Example:
+        >>> small = {"window": 2, "queries": 1, "heads": 2, "hidden": 16}
+        >>> dslight.WindowQFormerProjector([16], 32, **small).out_grid((4, 4))
+        (2, 2)
     """
 
     def __init__(

@@ -47,6 +47,11 @@ class CrossAttention(DeepStack):
         init: of the gates, before their tanh.
         tap: where the encoder is read.
         position: see :class:`DeepStack`.
+
+    Example:
+        >>> attending = dslight.CrossAttention(num_layers=2, heads=2, head_dim=8)
+        >>> dslight.VLM(encoder, dslight.MLPProjector, attending, lm).stacking.attends
+        (1, 2)
     """
 
     arguments: Mapping[str, str] | None = {"count": "num_crops", "view": "source"}

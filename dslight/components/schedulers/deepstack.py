@@ -24,11 +24,11 @@ from dslight.components.operation import Operation
 from dslight.components.schedulers.checks import check_arguments, check_parts, check_views
 from dslight.components.schedulers.groups import make_groups, placed, unfilled
 from dslight.components.schedulers.stack import InSequence, Stack, tap_of
-from dslight.components.stacking import EncoderPass, StackingScheduler
+from dslight.components.stacking import CROPS, EncoderPass, StackingScheduler
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.layout import NEWLINE, SlotLayout
 from dslight.nn.sampling import ONE_GROUP, SamplerName
-from dslight.types import Grid, Views, VisualTokens
+from dslight.types import Grid, ViewNeeds, Views, VisualTokens
 
 
 class DeepStack(StackingScheduler):
@@ -51,6 +51,11 @@ class DeepStack(StackingScheduler):
         operation: what a stack does to the residual stream, called with (D, S); default: it is added.
         position: amplitude of a 2-D sine-cosine code that is added to the features, on the base view's grid and on the
             mosaic's. 0 (the paper): the encoder's own positions are all there is, and these start anew in every crop.
+
+    Example:
+        >>> stacks = [dslight.Stack([1, 2]), dslight.Stack([3], view="base", sampler="identity", tap=1)]
+        >>> dslight.VLM(encoder, dslight.MLPProjector, dslight.DeepStack(stacks), lm).stacking.sites
+        (1, 2, 3)
     """
 
     arguments: Mapping[str, str] | None = None
@@ -129,6 +134,15 @@ class DeepStack(StackingScheduler):
         needed = [max(s.up, 1) for _, s in self.all_stacks() if s.view == "crops"]
         side = max([*needed, int(self.sequence != "base")], default=0)
         return (side, side)
+
+    @property
+    def needs(self) -> ViewNeeds:
+        """As many crops as there are stacks for them."""
+        crops = [stack for _, stack in self.all_stacks() if stack.view == "crops"]
+        counts = [len(stack.sites) for stack in crops if stack.sampler not in ONE_GROUP]
+        merged = [(stack.merge, stack.merge) for stack in crops if stack.sampler == "patch_merge"]
+        most = min(counts, default=self.fill_to or CROPS) if self.uses_crops else 0
+        return ViewNeeds(most, merged[0] if merged else None, self.fine, self.unpad)
 
     def taps(self) -> list[Tap]:
         """Of the sequence and of the stacks."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Literal
+from warnings import warn
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.nn.sampling import ONE_GROUP, SamplerName
 from dslight.types import Views, VisualTokens
 
-ARANGED = {"sites": "start", "count": "num_stacks"}
+ARANGED = {"sites": "start", "count": "crops"}
 """Arguments that set the sites of stacks, for messages."""
 
 
@@ -30,6 +31,10 @@ class LowResolution(DeepStack):
     Args:
         tap: where the encoder is read; several taps are concatenated along the channels.
         position: see :class:`DeepStack`.
+
+    Example:
+        >>> dslight.VLM(encoder, dslight.MLPProjector, dslight.LowResolution(tap=-2), lm).stacking.sites
+        ()
     """
 
     def __init__(self, tap: Tap | list[Tap] = "final", position: float = 0.0) -> None:
@@ -41,20 +46,26 @@ class DeepStackL(DeepStack):
     + s * interval.
 
     Args:
-        num_stacks: S; at least the largest number of crops of an image.
+        crops: S, a stack for each; the most crops of an image.
         start: the first site. 1 in the paper's code: the base tokens pass layer 0 alone.
         interval: layers between two sites.
         sampler: how the crops' mosaic becomes stacks (Table 5).
         source: ``crops``, or ``base`` for the no-information control that repeats the base tokens ("Dummy", Table 6).
         tap: where the encoder is read.
         position: see :class:`DeepStack`.
-        sites: the layers one by one; replaces ``num_stacks``, ``start`` and ``interval``.
+        sites: the layers one by one; replaces ``crops``, ``start`` and ``interval``.
         operation: see :class:`DeepStack`.
+        num_stacks: the old name of ``crops``.
+
+    Example:
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.DeepStackL(crops=2, start=1, interval=2), lm)
+        >>> model.stacking.sites
+        (1, 3)
     """
 
     def __init__(
         self,
-        num_stacks: int = 4,
+        crops: int = 4,
         start: int = 1,
         interval: int = 1,
         sampler: SamplerName = "2d",
@@ -63,9 +74,10 @@ class DeepStackL(DeepStack):
         position: float = 0.0,
         sites: list[int] | None = None,
         operation: Callable[[int, int], Operation] | None = None,
+        num_stacks: int | None = None,
     ) -> None:
         self.arguments = {"view": "source"} if sites else {"view": "source", **ARANGED}
-        at = sites or arange_sites(start, interval, num_stacks)
+        at = sites or arange_sites(start, interval, _crops(type(self), crops, num_stacks))
         stack = Stack(at, source, sampler if source == "crops" else "identity")
         super().__init__(stacks=[stack], tap=tap, position=position, operation=operation)
 
@@ -77,20 +89,32 @@ class DeepStackV(DeepStack):
     From layer ``start`` on only the base view is encoded, so the vision encoder should train (the paper's section 4.3).
 
     Args:
-        num_stacks: S; at least the largest number of crops of an image.
+        crops: S, a stack for each; the most crops of an image.
         start: N, the number of encoder layers that the crops pass and the first site (0 = right after the patch
             embedding).
         interval: encoder layers between two sites.
         sampler: how the crops' mosaic becomes stacks.
         tap: where the encoder is read in the end.
+        num_stacks: the old name of ``crops``.
+
+    Example:
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.DeepStackV(crops=2, start=1), lm)
+        >>> model.stacking.encoder_sites
+        (1, 2)
     """
 
     arguments: Mapping[str, str] | None = ARANGED
 
     def __init__(
-        self, num_stacks: int = 4, start: int = 20, interval: int = 1, sampler: SamplerName = "2d", tap: Tap = "final"
+        self,
+        crops: int = 4,
+        start: int = 20,
+        interval: int = 1,
+        sampler: SamplerName = "2d",
+        tap: Tap = "final",
+        num_stacks: int | None = None,
     ) -> None:
-        stack = Stack(arange_sites(start, interval, num_stacks), "crops", sampler)
+        stack = Stack(arange_sites(start, interval, _crops(type(self), crops, num_stacks)), "crops", sampler)
         super().__init__(encoder_stacks=[stack], tap=tap)
 
 
@@ -106,6 +130,11 @@ class DeepStackHD(DeepStack):
         tap: where the encoder is read.
         newline: a learned token at the end of each row of the crops' mosaic.
         unpad: see :class:`DeepStack`; the released model squashes, so nothing is padded.
+
+    Example:
+        >>> stacking = dslight.DeepStackHD(up=2)
+        >>> stacking.sites, stacking.needs
+        ((1, 2, 3, 4), ViewNeeds(crops=4, grid=None, fine=2, padded=False))
     """
 
     arguments: Mapping[str, str] | None = {"sites": "start", "count": "up", "merge": "up"}
@@ -135,6 +164,11 @@ class DeepStackTaps(DeepStack):
         tap: where the encoder is read for the base tokens.
         base: ``zero`` lets the stacks write alone (Granite 4 Vision).
         operation: see :class:`DeepStack`.
+
+    Example:
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.DeepStackTaps(taps=[1, 2]), lm)
+        >>> model.stacking.taps(), model.stacking.sites
+        (['final', 1, 2], (1, 2))
     """
 
     arguments: Mapping[str, str] | None = {"tap": "taps"}
@@ -168,6 +202,11 @@ class SequenceConcat(DeepStack):
         newline: see :class:`DeepStack`.
         unpad: see :class:`DeepStack`.
         fill_to: see :class:`DeepStack`.
+
+    Example:
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.SequenceConcat(), lm)
+        >>> int(model.processor.ask("What is it?", "page.png").visual_mask.sum())  # of base view and 2 x 2 crops
+        80
     """
 
     arguments: Mapping[str, str] | None = {"order": "sampler"}
@@ -205,6 +244,10 @@ class ChannelConcat(DeepStack):
         sampler: how the crops' mosaic becomes groups.
         tap: where the encoder is read.
         position: see :class:`DeepStack`.
+
+    Example:
+        >>> dslight.VLM(encoder, dslight.MLPProjector, dslight.ChannelConcat(num_crops=2), lm).projector.in_widths
+        (48,)
     """
 
     arguments: Mapping[str, str] | None = {"count": "num_crops"}
@@ -240,13 +283,21 @@ class ChannelConcat(DeepStack):
         return VisualTokens(tokens.flatten(1, 3))
 
 
-def arange_sites(start: int, interval: int, num_stacks: int) -> list[int]:
-    """``num_stacks`` layers, every ``interval`` from ``start`` on.
+def _crops(kind: type, crops: int, num_stacks: int | None) -> int:
+    """The argument, also under its old name."""
+    if num_stacks is None:
+        return crops
+    warn(f"{kind.__name__}: num_stacks is called crops now", FutureWarning, stacklevel=3)
+    return num_stacks
+
+
+def arange_sites(start: int, interval: int, crops: int) -> list[int]:
+    """``crops`` layers, every ``interval`` from ``start`` on.
 
     Raises:
         ValueError: for a number that is too small.
     """
-    for name, value, least in (("start", start, 0), ("interval", interval, 1), ("num_stacks", num_stacks, 1)):
+    for name, value, least in (("start", start, 0), ("interval", interval, 1), ("crops", crops, 1)):
         if value < least:
             raise ValueError(f"{name}: must be at least {least}, got {value}")
-    return [start + interval * index for index in range(num_stacks)]
+    return [start + interval * index for index in range(crops)]

@@ -27,6 +27,10 @@ class Stack:
         merge: side of the block that ``patch_merge`` makes one token of, and ``corner`` takes the corners of; of the
             fine crops that ``pool`` takes the mean of.
         after: count sites as "after layer l" (Qwen3-VL), one more than "at the input of layer l".
+
+    Example:
+        >>> dslight.Stack(sites=[0, 1, 2, 3], sampler="block").at
+        (0, 1, 2, 3)
     """
 
     sites: list[int]

@@ -26,6 +26,11 @@ class FusedEncoder(VisionEncoder):
             a negative one counts from each one's own end.
         image_size: (height, width) in pixels of one view, or one number; default: the largest of theirs. Each encoder
             gets the view resized to its own size (bicubic, antialiased).
+
+    Example:
+        >>> both = dslight.FusedEncoder([encoder, dslight.HFVisionEncoder("openai/clip-vit-large-patch14-336")])
+        >>> both.width, both.grid
+        (32, (4, 4))
     """
 
     stackable = False

@@ -82,6 +82,12 @@ class HFVisionEncoder(VisionEncoder):
     Raises:
         ValueError: starting with the argument to change.
         WeightsError: for a checkpoint that lacks weights.
+
+    Example:
+        >>> encoder = dslight.HFVisionEncoder("openai/clip-vit-large-patch14-336")
+        >>> features = encoder(torch.zeros(2, 3, *encoder.image_size, dtype=torch.uint8), taps=[-2])
+        >>> features[0].shape == (2, encoder.grid[0] * encoder.grid[1], encoder.width)
+        True
     """
 
     def __init__(

@@ -28,6 +28,11 @@ class TimmFeatureMaps(VisionEncoder):
         mean: normalisation, per channel; default: what the weights were trained with.
         std: normalisation, per channel.
         image_size: (height, width) in pixels of one view, or one number; default: what the weights were trained with.
+
+    Example:
+        >>> encoder = dslight.TimmFeatureMaps("convnext_atto", stage=1, image_size=64)
+        >>> encoder.width, encoder.grid
+        (80, (8, 8))
     """
 
     tappable = False

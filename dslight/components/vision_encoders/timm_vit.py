@@ -25,6 +25,11 @@ class TimmEncoder(VisionEncoder):
         std: normalisation, per channel.
         sincos_position: initialise the position embedding with this amplitude times the 2-D sine-cosine code (random
             weights only). It helps a small encoder to find neighbouring patches early.
+
+    Example:
+        >>> encoder = dslight.TimmEncoder("vit_tiny_patch16_224")  # pretrained=True reads timm's weights
+        >>> encoder.width, encoder.grid, encoder.depth
+        (192, (14, 14), 12)
     """
 
     def __init__(

@@ -1,0 +1,110 @@
+"""Questions and pictures to a batch: what a model is asked through (transformers calls it a processor).
+
+It knows the tokenizer, the template and the views, and nothing of the model but where its visual tokens stand. The data
+of a training have one, and the model that they train takes it over, so that it is asked as it was trained; a model that
+no data were shown to makes its own (:attr:`dslight.vlm.VLM.processor`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dslight.data.collate import Collate, OnUnusable
+from dslight.data.conversation import TEMPLATES, default_template, template
+from dslight.data.images import views_for
+from dslight.data.rows import RowMaker
+from dslight.data.sample import BadSample, Sample
+from dslight.layout import SlotLayout
+from dslight.types import Batch, Question, ViewNeeds
+from dslight.written import UNWRITTEN, written
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Makes batches of questions.
+
+    Attributes:
+        rows: makes a row of a question and its images: tokenizer, template, views.
+        slots: how many positions an image takes in the sequence.
+        max_length: longest row, visual slots included.
+        on_unusable: of conversations, see :class:`~dslight.data.collate.Collate`.
+
+    Example:
+        >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.DeepStackL(crops=4), lm)
+        >>> batch = model.processor.ask(["What is it?", "And this?"], ["page.png", None])
+        >>> batch.views.grids, batch.attention_mask.shape == batch.input_ids.shape
+        ([(2, 2)], True)
+    """
+
+    rows: RowMaker
+    slots: SlotLayout
+    max_length: int = 2048
+    on_unusable: OnUnusable = "error"
+
+    @classmethod
+    def of(
+        cls, tokenizer: Any, needs: ViewNeeds, image_size: tuple[int, int], slots: SlotLayout, max_length: int
+    ) -> Processor:
+        """One that nobody has said anything else of: the views that are looked at, the tokenizer's template."""
+        chosen = template(default_template(tokenizer))
+        return cls(RowMaker(chosen, tokenizer, views_for(needs), image_size), slots, max_length)
+
+    def to_recipe(self) -> dict[str, Any]:
+        """Its settings as the section ``data`` of a recipe."""
+        rows, names = self.rows, {id(one): name for name, one in TEMPLATES.items()}
+        made = {"views": written(rows.views), "template": names.get(id(rows.template), {UNWRITTEN: "Template"})}
+        return made | {"max_length": self.max_length, "pixels": rows.pixels, "exif": rows.exif, "alpha": rows.alpha}
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Token ids that end an answer in this template, for ``generate(eos_token_id=...)``."""
+        return self.rows.template.stop_ids(self.rows.tokenizer)
+
+    @property
+    def collate(self) -> Collate:
+        """Rows to a padded batch."""
+        tokenizer: Any = self.rows.tokenizer
+        pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        return Collate(self.slots, pad, self.max_length, self.on_unusable, self.rows.views.fine)
+
+    def ask(self, question: str | Sequence[str], images: Any = None) -> Batch:
+        """A left-padded batch, ready to generate from, a row per question.
+
+        Args:
+            question: one, or several.
+            images: what it is about: an image (a picture of PIL, a file, its bytes, or uint8 ``[H, W, 3]`` or
+                ``[3, H, W]``), several in a list, or ``None``. Of several questions, a list with such an entry for
+                each; an image that stands alone is shown to all.
+
+        Raises:
+            ValueError: for what is no image, or more entries than questions.
+            BadSample: an image that does not decode, or a question above ``max_length``.
+        """
+        one = isinstance(question, str)
+        questions = [question] if one else list(question)
+        if not questions or not all(isinstance(text, str) for text in questions):
+            raise ValueError(f"question: expected a text, or a list of one or more texts, got {question!r}")
+        if one or not isinstance(images, list | tuple):
+            images = [images] * len(questions)
+        if len(images) not in (0, len(questions)):
+            raise ValueError(
+                f"images: {len(images)} entries for {len(questions)} questions; give one for each: an image, a list of "
+                f"images, or None"
+            )
+        shown = images or [None] * len(questions)
+        return self.collate([self._row(i, text, shown[i], one) for i, text in enumerate(questions)])
+
+    def _row(self, number: int, text: str, images: Any, alone: bool) -> Any:
+        listed = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
+        decoded = []
+        for i, image in enumerate(listed):
+            try:
+                decoded.append(self.rows.read(image))
+            except ValueError as error:
+                where = f"images[{i}]" if alone else f"images[{number}][{i}]"
+                raise BadSample(f"{where}: {error}", getattr(error, "reason", "image")) from None
+        name = "question" if alone else f"question {number}"
+        question = Question(name, text, references=(), number=number)
+        return self.rows.ask(Sample(name, name, images=()), question, valid=True, images=decoded)

@@ -1,0 +1,110 @@
+"""The forms in which a recipe may name a class, and the one that everything behind composing reads.
+
+    stacking: {DeepStackL: {crops: 4}}        # short, of this library, or {my_package.Mine: {...}}
+    projector: MLPProjector                   # without arguments
+    stacking: {class_path: dslight.components.DeepStackL, init_args: {crops: 4}}      # in full
+
+A short form is written out where a layer is read, so it merges with a full one, and
+``model.stacking.DeepStackL.crops=4`` is an override. Where a key was short, messages say it so again
+(:func:`as_written`). Arguments that have got a better name are renamed here, too, with a word about it.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from dslight.recipe.errors import RecipeError
+
+HOMES = {
+    "model": "dslight.components",
+    "component": "dslight.components",
+    "objective": "dslight.components",
+    "data.views": "dslight.data.images",
+    "stage.optimizer": "torch.optim",
+    "trainer.callbacks": "lightning.pytorch.callbacks",
+    "trainer.logger": "lightning.pytorch.loggers",
+    "trainer.strategy": "lightning.pytorch.strategies",
+}
+"""Where classes are named -> the package of those that are named without theirs."""
+
+RENAMED = {("DeepStackL", "num_stacks"): "crops", ("DeepStackV", "num_stacks"): "crops"}
+"""(class, old argument) -> its name now."""
+
+_CLASS = re.compile(r"([A-Za-z_]\w*\.)*[A-Z]\w*")
+_OF_OURS = {"lightning.pytorch.strategies.Sharded": "dslight.train.Sharded"}
+
+
+class Recipe(dict[str, Any]):
+    """A composed recipe; ``short`` are the keys under which its files named a class in short, and how."""
+
+    short: Mapping[str, str] = {}
+
+
+def written_out(values: Mapping[str, Any], short: dict[str, str]) -> dict[str, Any]:
+    """``values`` with every class in full; ``short`` is told where one was not."""
+    return {key: _written_out(value, str(key), short) for key, value in values.items()}
+
+
+def renamed(node: Mapping[str, Any], class_path: Any, at: str) -> Mapping[str, Any]:
+    """The section of a class, its arguments under their names of now."""
+    arguments = node.get("init_args")
+    if not isinstance(class_path, str) or not isinstance(arguments, Mapping):
+        return node
+    name = class_path.rpartition(".")[2]
+    old = {key: RENAMED[name, key] for key in arguments if (name, key) in RENAMED}
+    for was, now in old.items():
+        if now in arguments:
+            raise RecipeError(f"{at}.init_args.{was}: is the old name of {now}, which is set too; leave it out")
+        warnings.warn(f"{at}.init_args.{was}: {name} calls it {now} now", FutureWarning, stacklevel=2)
+    return {**node, "init_args": {old.get(key, key): value for key, value in arguments.items()}} if old else node
+
+
+@contextmanager
+def as_written(recipe: Mapping[str, Any]) -> Iterator[None]:
+    """A :class:`RecipeError` about an argument of a class that was named in short says its key as it was written."""
+    try:
+        yield
+    except RecipeError as error:
+        text = str(error)
+        for key, name in sorted(getattr(recipe, "short", {}).items(), key=lambda one: -len(one[0])):  # the inner first
+            text = re.sub(rf"^{re.escape(key)}\.(class_path|init_args)\b", f"{key}.{name}", text)
+        if text == str(error):
+            raise
+        raise RecipeError(text) from error
+
+
+def _written_out(value: Any, at: str, short: dict[str, str]) -> Any:
+    home = next((home for key, home in HOMES.items() if f"{at}.".startswith(f"{key}.")), None)
+    if isinstance(value, list):
+        return [_written_out(one, f"{at}.{i}", short) for i, one in enumerate(value)]
+    if home is not None and (named := _short(value, at)) is not None:
+        name, arguments = named
+        path = name if "." in name else f"{home}.{name}"
+        short[at] = name
+        value = {"class_path": _OF_OURS.get(path, path), **({"init_args": arguments} if arguments else {})}
+    if not isinstance(value, Mapping):
+        return value
+    value = renamed(value, value.get("class_path"), at)
+    return {key: _written_out(one, f"{at}.{key}", short) for key, one in value.items()}
+
+
+def _short(value: Any, at: str) -> tuple[str, Any] | None:
+    """The class and the arguments of a short form; ``None``: it is none."""
+    if isinstance(value, str):
+        return (value, None) if at in _NAMED_ALONE and _CLASS.fullmatch(value) else None
+    if not isinstance(value, Mapping) or len(value) != 1:
+        return None
+    ((name, arguments),) = value.items()
+    is_class = isinstance(name, str) and _CLASS.fullmatch(name) and isinstance(arguments, Mapping | None)
+    return (name, arguments) if is_class else None
+
+
+_NAMED_ALONE = {
+    *(f"model.{part}" for part in ("vision_encoder", "projector", "stacking", "language_model")),
+    *("component", "objective", "data.views", "stage.optimizer"),
+}
+"""Keys whose value may be a class's name alone."""
