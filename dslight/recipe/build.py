@@ -8,7 +8,8 @@ Only then is it built for real.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_info
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from dslight.checkpoints import load_checkpoint, parts_in
 from dslight.checkpoints.read import files_of
@@ -26,6 +28,7 @@ from dslight.data.plan import accumulation
 from dslight.data.shards import ShardError
 from dslight.diagnostics.settings import Diagnostics
 from dslight.layout import SlotLayout
+from dslight.limits import at_most, limit
 from dslight.metrics.benchmarks import BENCHMARKS
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import closest
@@ -92,9 +95,14 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
         RecipeError: naming the key's path, the value and the limit.
     """
     made = sections(recipe)
-    with torch.device("meta"):
+    with torch.device("meta"), _counting_modules():
         experiment = _assemble(recipe, made)
     model = experiment.model
+    count = sum(parameter.numel() for parameter in model.parameters())
+    at_most("parameters", count, f"model: {count:,} parameters", RecipeError)
+    for rows, cols in experiment.grids:
+        views = (1 + rows * cols) * (1 + experiment.fine**2) - 1
+        at_most("crops", views, f"data.views: {rows} x {cols} crops, {views:,} with all of theirs", RecipeError)
     if isinstance(model, VLM):
         try:
             padded = getattr(experiment.data.views, "fit", "pad") == "pad"
@@ -257,6 +265,24 @@ def _assemble(recipe: Mapping[str, Any], made: Mapping[str, Section], wait: Sequ
             raise RecipeError(f"stage.{error}") from None
     looks = made["diagnostics"].build() if "diagnostics" in made else None
     return Experiment(recipe, model, made["data"].build(), made["trainer"], looks)
+
+
+@contextmanager
+def _counting_modules() -> Iterator[None]:
+    """Give up building what turns out to have no end."""
+    most, count = limit("modules"), 0
+
+    def counted(module: Any, name: str, submodule: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > most:  # this alone is asked every time
+            at_most("modules", count, f"{type(module).__name__}: {count:,} modules and more")
+
+    handle = register_module_module_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _check_newline(model: VLM, recipe: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.expansion import check_aliases, check_expansion, read
 
 COMMAND_LINE = "command line"
 HOW_IT_RUNS = re.compile(
@@ -114,8 +115,11 @@ def parse_override(text: str) -> Layer:
     if key.split(".")[0] == "bases":
         raise RecipeError(f"{text}: bases cannot be set from the command line; write a recipe with these bases")
     try:
+        check_aliases(value, key)
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except RecipeError:
+        raise
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RecipeError(f"{key}: the value {value!r} is not YAML, {_problem(error)}") from error
     assert isinstance(parsed, dict)
     return Layer(COMMAND_LINE, nest(key, parsed["value"]))
@@ -170,9 +174,12 @@ def _selected(old: Mapping[str, Any], names: list[Any], at: str) -> dict[str, An
 
 def resolve(recipe: Mapping[str, Any], sources: Mapping[str, str], only: str = "") -> dict[str, Any]:
     """``recipe``, or ``only`` one top-level key of it, with every ``${...}`` replaced by what it names."""
+    check_expansion(recipe)
     try:
         root = OmegaConf.create(dict(recipe))
         resolved = OmegaConf.to_container(root[only] if only else root, resolve=True, throw_on_missing=True)
+    except RecursionError:
+        raise RecipeError("${...}: names what names what names ..., too many times to be followed") from None
     except OmegaConfBaseException as error:
         key = re.sub(r"\[(\d+)\]", r".\1", str(error.full_key or ""))
         where = source_of(sources, key)
@@ -258,22 +265,20 @@ def _load(path: Path, asked_by: str) -> dict[str, Any]:
         what = "is a folder, not a recipe file" if path.is_dir() else "no such recipe file"
         raise RecipeError(f"{path}: {what}" + (f", named in {asked_by}" if asked_by else ""))
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"))
+        node = check_aliases(read(path), str(path))
         values = OmegaConf.to_container(OmegaConf.load(path)) if node is None or node.id == "mapping" else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
-        hint = (
-            "; between { } or [ ] quote '${...}'"
-            if "${" in (*path.read_text(encoding="utf-8").splitlines(), "")[line]
-            else ""
-        )
+        hint = "; between { } or [ ] quote '${...}'" if "${" in (*read(path).splitlines(), "")[line] else ""
         raise RecipeError(f"{path}:{line + 1}: not YAML, {_problem(error)}{hint}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML, {_problem(error)}") from error
     except OmegaConfBaseException as error:
         raise RecipeError(
             f"{error.full_key}: cannot read the interpolation, {_problem(error)}; it comes from {path}"
         ) from error
+    except RecipeError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: no UTF-8, a number of many digits
+        raise RecipeError(f"{path}: not YAML, {_problem(error)}") from error
     if not isinstance(values, dict):
         kind = "a list" if node is not None and node.id == "sequence" else "a single value"
         raise RecipeError(f"{path}: a recipe is a mapping (key: value), this file holds {kind}")
