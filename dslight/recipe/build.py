@@ -23,6 +23,7 @@ from dslight.checkpoints import load_checkpoint, parts_in
 from dslight.checkpoints.read import files_of
 from dslight.components import Component
 from dslight.components.component import WeightsError
+from dslight.data.conversation import template
 from dslight.data.datamodule import micro_size
 from dslight.data.plan import accumulation
 from dslight.data.shards import ShardError
@@ -190,6 +191,11 @@ def _ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None) 
         except WeightsError as error:
             raise RecipeError(f"weights.{name}: {error}") from error
     _weights(recipe, checked.model)
+    if tokenizer is not None and getattr(checked.data, "template_name", None) == "tokenizer":
+        try:
+            template("tokenizer").stop(tokenizer)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
     return checked, tokenizer
 
 
