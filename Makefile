@@ -11,7 +11,7 @@ ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= logical
 PYTEST = $(ONE) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: install test test-all lint quickstart quickstart-data clean
+.PHONY: install test test-all safety lint quickstart quickstart-data clean
 
 install: $(VENV)/.installed
 
@@ -26,6 +26,10 @@ test: install
 
 test-all: install
 	$(PYTEST) -m 'slow or not slow' $(ARGS)
+
+# what was tried against each promise of docs/security.md, and how it ended
+safety: install
+	$(ONE) $(BIN)/python -m pytest tests/safety -q $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

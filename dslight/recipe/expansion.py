@@ -46,7 +46,7 @@ def read(path: Path) -> str:
     return text
 
 
-def check_aliases(text: str, where: str) -> yaml.Node | None:
+def check_aliases(text: str, where: str) -> Any:
     """The nodes of a YAML document, in which an aliased one stands once.
 
     Raises:
