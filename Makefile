@@ -13,7 +13,7 @@ WORKERS ?= logical
 SPREAD = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 PYTEST = $(ONE) $(BIN)/python -m pytest $(SPREAD)
 
-.PHONY: install lock test test-all test-oldest test-locked test-newest lint quickstart quickstart-data clean
+.PHONY: install lock test test-all test-oldest test-locked test-newest safety lint quickstart quickstart-data clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,10 @@ test-all: install
 # other versions, in environments of their own; a run of all tests writes its row of docs/versions.md
 test-oldest test-locked test-newest: test-%: install
 	$(BIN)/python .ci/versions.py $* $(if $(ARGS),,--row) $(SPREAD) $(ARGS)
+
+# what was tried against each promise of docs/security.md, and how it ended
+safety: install
+	$(ONE) $(BIN)/python -m pytest tests/safety -q $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -72,7 +72,7 @@ def main() -> None:
         model = make_model(args.width, args.layers, args.longest).to(args.device)
         from transformers import AutoTokenizer
 
-        model.tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
+        model.tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer", trust_remote_code=False)
         data = ShardData(
             [str(root / "q")], GridViews(2, 2), 1, {"q": ValSource(str(root / "q"))}, template="bare",
             val_batch_size=args.batch,

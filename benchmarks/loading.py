@@ -64,7 +64,7 @@ def write_checkpoint(folder: Path, tiny: bool) -> int:
 
     config = AutoConfig.for_model(**decoder(tiny))
     with torch.device("meta"):
-        shapes = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).state_dict()
+        shapes = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False).state_dict()
     folder.mkdir(parents=True)
     config.save_pretrained(folder)
     write_tokenizer(folder)

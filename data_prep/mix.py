@@ -46,6 +46,7 @@ from dslight.data.shards import MANIFEST, Manifest
 from dslight.files.atomic import write_atomically
 from dslight.files.typed import Count, FileError, parse_json, understood
 from dslight.names import UnsafeNameError, below
+from dslight.recipe.expansion import check_aliases, read
 
 FORMATS: dict[str, Convert] = {"llava": llava_entry, "messages": MessagesEntry()}
 
@@ -133,11 +134,12 @@ class Mix:
             SystemExit: naming the key that is wrong.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise SystemExit(f"{path}: {error}") from error
-        except RecursionError:
-            raise SystemExit(f"{path}: nested too deeply") from None
+            text = read(path)
+            check_aliases(text, str(path))
+            content = yaml.safe_load(text)
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+            said = str(error)
+            raise SystemExit(said if said.startswith(str(path)) else f"{path}: {said}") from error
         _known(f"{path}", content, {field.name for field in fields(cls)})
         if not isinstance(content.get("sources"), dict) or not content["sources"]:
             raise SystemExit(f"{path}: sources: names no source")

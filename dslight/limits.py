@@ -10,9 +10,11 @@ the bytes are read or the layers are built.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -33,6 +35,8 @@ LIMITS = {
     "index_bytes": Limit(GIB, "bytes of the index of one shard"),
     "header_bytes": Limit(MIB, "bytes of one header inside a tar"),
     "recipe_bytes": Limit(MIB, "bytes of a YAML file"),
+    "recipe_depth": Limit(64, "brackets within brackets of a YAML file"),
+    "recipe_references": Limit(2_000, "${...} of a YAML file"),
     "recipe_values": Limit(100_000, "values of a recipe once YAML's aliases and ${...} are written out"),
     "recipe_text": Limit(16 * MIB, "characters of a recipe once ${...} is written out"),
     "runs": Limit(10_000, "runs of an ablation"),
@@ -80,6 +84,40 @@ def at_most(name: str, value: float, what: str, error: Callable[[str], BaseExcep
     most = limit(name)
     if value > most:
         raise error(f"{what}; at most {most:,} ({setting(name)}: {LIMITS[name].bounds})")
+
+
+_COUNTS = {
+    "layers": re.compile(r"layer|block|depth|expert|stage(?!d)|stack|repeat|sites"),
+    "crops": re.compile(r"^(rows|cols|max_crops|up|fine|grids)$"),
+    "workers": re.compile(r"^num_workers$"),
+}
+_NO_COUNT = re.compile(r"(size|dims?|rank|freq|step|steps|eps|rate|ratio|prob|drop\w*|lr|decay)$")
+
+
+def check_counts(node: Any, path: str, error: Callable[[str], BaseException] = ValueError) -> None:
+    """Refuse numbers of a configuration that ask for more layers, crops or processes than the limits allow, by the
+    names of their keys: before anything counts up to them.
+
+    Args:
+        node: of a recipe, or the configuration of a checkpoint.
+        path: its key, which begins the message.
+        error: makes what is raised.
+    """
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            check_counts(value, f"{path}.{key}", error)
+        return
+    if isinstance(node, list | tuple):
+        for i, value in enumerate(node):
+            check_counts(value, f"{path}.{i}", error)
+        return
+    if not isinstance(node, int) or isinstance(node, bool):
+        return
+    key = next((word for word in reversed(path.split(".")) if not word.isdigit()), "")
+    if not _NO_COUNT.search(key):
+        for name, keys in _COUNTS.items():
+            if keys.search(key):
+                at_most(name, abs(node), f"{path}: {node:,}", error)
 
 
 @cache

@@ -19,12 +19,11 @@ import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, load
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -39,19 +38,12 @@ from dslight.checkpoints.read import PACKED, packed, unpickled
 from dslight.components.component import WeightsError
 from dslight.limits import at_most
 from dslight.names import UnsafeNameError, below
+from dslight.upstream.torch import part_of_a_file, piece_of_a_checkpoint
 
 TABLE, REST, COMPLETE = ".metadata", "meta.pt", "complete.json"
 """The table of contents, what is no tensor of model and optimizer (Lightning's), and the list of all files."""
 
 _FORMAT = "dslight-checkpoint"
-
-
-class Piece(NamedTuple):
-    """Where a piece of a tensor, or a value, lies."""
-
-    file: str
-    offset: int
-    length: int
 
 
 # --- whether it is complete
@@ -221,11 +213,11 @@ def _index(key: Any) -> MetadataIndex:
     )
 
 
-def _place(folder: Path, value: Any) -> _StorageInfo:
+def _place(folder: Path, value: Any) -> Any:
     if value.get("transform_descriptors"):
         raise ValueError(f"is packed ({value.get('transform_descriptors')!r}), which this program does not write")
     name = _name(folder, value["relative_path"])
-    return _StorageInfo(name, _number(value["offset"]), _number(value["length"]))
+    return piece_of_a_checkpoint(name, _number(value["offset"]), _number(value["length"]))
 
 
 def _name(folder: Path, name: Any) -> str:
@@ -283,7 +275,8 @@ class _Reader(FileSystemReader):
         for file, items in self._by_file(plan).items():
             with (Path(self.path) / file).open("rb") as stream:
                 for item in items:
-                    if packed(self._slice_file(stream, self.storage_data[item.storage_index])):
+                    at = self.storage_data[item.storage_index]
+                    if packed(part_of_a_file(stream, at.offset, at.length)):
                         raise WeightsError(f"{Path(self.path) / file}: {item.storage_index.fqn}: {PACKED}")
         return super().read_data(plan, planner)
 

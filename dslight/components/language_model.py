@@ -25,7 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.component import Component, on_meta
-from dslight.components.transformers_config import check_agreement, check_attention, check_source, configuration
+from dslight.components.transformers_config import (
+    check_agreement,
+    check_attention,
+    check_source,
+    configuration,
+    no_code,
+    settings_of,
+)
 from dslight.components.unread import weights_wait
 from dslight.nn.cross_attention import attend
 from dslight.nn.injector import inject
@@ -228,6 +235,8 @@ class HFCausalLM(LanguageModel):
         attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ..., or ``auto``:
             FlashAttention where it is installed; default: what transformers chooses for the architecture, ``sdpa``
             nearly always.
+        trust_remote_code: run code that the checkpoint or the tokenizer brings along, or that ``attention`` fetches
+            from the hub. It can do all that you can; without it, such a checkpoint is refused.
 
     Example:
         >>> lm = dslight.HFCausalLM("HuggingFaceTB/SmolLM2-135M-Instruct")
@@ -242,26 +251,29 @@ class HFCausalLM(LanguageModel):
         tokenizer: str | None = None,
         dtype: str = "float32",
         attention: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
-        kind = check_source(pretrained, config, dtype)
-        options = {"dtype": kind, "attn_implementation": check_attention(attention, kind)}
+        kind, self.trust = check_source(pretrained, config, dtype), trust_remote_code
+        options: dict[str, Any] = {"dtype": kind, "attn_implementation": check_attention(attention, kind, self.trust)}
+        options |= {"trust_remote_code": self.trust}
         self.tokenizer_path = tokenizer or pretrained
         self.model: Any
         if config is not None and (pretrained is None or on_meta()):
             self.model = AutoModelForCausalLM.from_config(configuration(config), **options)
-        elif pretrained is not None and weights_wait():
-            settings = AutoConfig.from_pretrained(pretrained)
+        elif pretrained is not None:
+            settings = settings_of(pretrained, self.trust)
             check_agreement(config or {}, settings, pretrained)
-            self.model = AutoModelForCausalLM.from_config(settings, **options)
-            if not on_meta():
+            with no_code(pretrained, "pretrained"):
+                if weights_wait():
+                    self.model = AutoModelForCausalLM.from_config(settings, **options)
+                else:
+                    self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)
+            if weights_wait() and not on_meta():
                 with suppress(OSError):  # a checkpoint need not have one
                     self.model.generation_config = GenerationConfig.from_pretrained(pretrained)
-        elif pretrained is not None:
-            check_agreement(config or {}, AutoConfig.from_pretrained(pretrained), pretrained)
-            self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)
         self._describe()
 
     @classmethod
@@ -277,6 +289,7 @@ class HFCausalLM(LanguageModel):
         made = cls.__new__(cls, model)
         LanguageModel.__init__(made)
         made.model, made.tokenizer, made.tokenizer_path = model, tokenizer, model.config._name_or_path or None
+        made.trust = False
         made._describe()
         return made
 
@@ -373,7 +386,7 @@ class HFCausalLM(LanguageModel):
         """The tokenizer at ``tokenizer`` (or ``pretrained``).
 
         Raises:
-            ValueError: when the model has fewer ids than the tokenizer.
+            ValueError: when the model has fewer ids than the tokenizer, or it needs code of its own.
         """
         from transformers import AutoTokenizer
 
@@ -384,7 +397,8 @@ class HFCausalLM(LanguageModel):
         path = Path(self.tokenizer_path)
         if self.tokenizer_path.startswith(("/", ".", "runs/")) and not path.exists():
             raise ValueError(f"tokenizer: there is no folder {path}")
-        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_path)
+        with no_code(self.tokenizer_path, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_path, trust_remote_code=self.trust)
         if len(tokenizer) > self.vocabulary:
             raise ValueError(
                 f"tokenizer: has {len(tokenizer)} tokens, the language model embeds only {self.vocabulary}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from dslight.limits import check_counts
 
 
 def check_source(pretrained: str | None, config: Mapping[str, Any] | None, dtype: str) -> torch.dtype:
@@ -23,17 +27,71 @@ def check_source(pretrained: str | None, config: Mapping[str, Any] | None, dtype
     return named
 
 
-def check_attention(attention: str | None, dtype: torch.dtype) -> str | None:
+@contextmanager
+def no_code(name: str, key: str) -> Iterator[None]:
+    """Say in a sentence that a checkpoint or a tokenizer needs code which it brings along, where transformers says so.
+
+    Raises:
+        ValueError: beginning with ``key``.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{key}: {name} can only be opened by running code that it brings along, and none of it was run; set "
+            f"trust_remote_code: true if you have read that code and trust it"
+        ) from None
+
+
+def settings_of(name: str, trust: bool) -> Any:
+    """Transformers' configuration of a checkpoint, by its hub name or folder.
+
+    Raises:
+        ValueError: it needs code of its own; it asks for more layers than the limit; it names another checkpoint.
+    """
+    from transformers import AutoConfig, PretrainedConfig
+
+    if (Path(name) / "adapter_config.json").is_file():
+        raise ValueError(
+            f"pretrained: {name} holds an adapter, which names another checkpoint that would be opened; merge it first"
+        )
+    with no_code(name, "pretrained"):
+        check_numbers(PretrainedConfig.get_config_dict(name)[0], f"pretrained: {name}: config.json")
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust)
+
+
+def check_numbers(config: Mapping[str, Any], path: str) -> None:
+    """Refuse a configuration that asks for too many layers, or for kernels from the hub, which are code.
+
+    Raises:
+        ValueError: beginning with the key.
+    """
+    check_counts(config, path)
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_numbers(value, f"{path}.{key}")
+        elif str(key).endswith("_implementation") and "/" in str(value):
+            raise ValueError(f"{path}.{key}: {value!r} names code from the hub, which only a recipe's `attention` may")
+
+
+def check_attention(attention: str | None, dtype: torch.dtype, trust: bool = False) -> str | None:
     """What transformers takes as ``attn_implementation``.
 
     Args:
         attention: as the recipe says; ``auto``: FlashAttention where it is installed and the weights have half
             precision, else ``sdpa``, which torch brings along; ``None``: transformers' own choice.
         dtype: of the weights.
+        trust: whether code from the hub may be run.
 
     Raises:
-        ValueError: for FlashAttention that is not installed.
+        ValueError: for FlashAttention that is not installed, and for kernels from the hub without ``trust``.
     """
+    if attention is not None and "/" in attention and not trust:
+        raise ValueError(
+            f"attention: {attention} is code from the hub; set trust_remote_code: true if you trust whoever wrote it"
+        )
     if attention == "auto":
         half = dtype in (torch.bfloat16, torch.float16)
         return "flash_attention_2" if half and find_spec("flash_attn") and torch.cuda.is_available() else "sdpa"
@@ -55,6 +113,7 @@ def configuration(config: Mapping[str, Any]) -> Any:
 
     if "model_type" not in config:
         raise ValueError("config.model_type: missing; name an architecture of transformers, e.g. llama, qwen2, phi3")
+    check_numbers(config, "config")
     options = dict(config)
     kind = options.pop("model_type")
     try:

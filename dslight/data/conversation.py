@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from dslight.data.chat_template import render
 from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, is_learnt
 from dslight.types import IGNORE
 
@@ -219,10 +220,10 @@ class TokenizerTemplate(Template):
         out: list[Piece] = []
         done = ""
         for i in range(0, len(turns), 2):
-            prompt = self._render(tokenizer, messages[: i + 1], True)
+            prompt = render(tokenizer, messages[: i + 1], True)
             spans = [(prompt, False, images)]
             if i + 1 < len(turns):
-                full = self._render(tokenizer, messages[: i + 2], False)
+                full = render(tokenizer, messages[: i + 2], False)
                 spans += [(full.rstrip(), turns[i + 1].learnt, False), (full, False, False)]
             for text, supervised, marked in spans:
                 if not text.startswith(done):
@@ -237,12 +238,8 @@ class TokenizerTemplate(Template):
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """See :meth:`Template.stop`."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        prompt, full = self._render(tokenizer, turns[:1], True), self._render(tokenizer, turns, False)
+        prompt, full = render(tokenizer, turns[:1], True), render(tokenizer, turns, False)
         return full[len(prompt) :].rstrip().removeprefix("b")
-
-    @staticmethod
-    def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], prompt: bool) -> str:
-        return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
 
 
 TEMPLATES: dict[TemplateName, Template] = {

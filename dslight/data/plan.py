@@ -32,6 +32,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dslight.data.packing import Packs, pack, singles
+from dslight.limits import at_most
 
 MEGA_BATCH = 50
 """Global batches among which lengths are sorted."""
@@ -158,6 +159,8 @@ class TrainPlan:
                 )
             if source.lengths is not None and len(source.lengths) != source.records:
                 raise ValueError(f"data.train[{i}]: {len(source.lengths)} lengths for {source.records} records")
+            shown = source.records * source.weight
+            at_most("epoch_records", shown, f"data.train[{i}].weight: {source.weight}, {shown:,.0f} records an epoch")
         if sum(self._counts) < self.global_batch:
             raise ValueError(
                 f"data.global_batch_size: {self.global_batch} is more than the {sum(self._counts)} items of an epoch; "

@@ -28,9 +28,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from dslight.limits import at_most
 from dslight.recipe.compose import (
     COMMAND_LINE,
     Layer,
@@ -139,7 +141,8 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
         own = {key: value for key, value in variant.items() if key not in VARIANT_KEYS}
         layers = [*base, *_variant_bases(variant, where, sources), Layer(f"{path} ({where})", own)]
         before, written = merged(layers), flatten(layers[-1].values)
-        for point in _points(grid | _grid(variant.get("grid"), f"{where}.grid")):
+        for point in _points(grid | _grid(variant.get("grid"), f"{where}.grid"), f"{where}: grid"):
+            at_most("runs", len(runs) + 1, f"{path}: {len(runs) + 1:,} runs or more", RecipeError)
             _refuse_keys_set_twice(point, written, typed, where)
             here = [Layer(f"{path} (grid)", nest(key, value)) for key, value in point.items()]
             at_point = merged(here, before)
@@ -192,7 +195,9 @@ def _grid(node: Any, at: str) -> dict[str, list[Any]]:
     return grid
 
 
-def _points(grid: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+def _points(grid: Mapping[str, list[Any]], where: str) -> list[dict[str, Any]]:
+    count = prod(map(len, grid.values()))
+    at_most("runs", count, f"{where}: {' x '.join(str(len(values)) for values in grid.values())} runs", RecipeError)
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 

@@ -8,7 +8,8 @@ Only then is it built for real.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -17,11 +18,13 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from dslight.checkpoints import load_checkpoint, parts_in
 from dslight.checkpoints.read import files_of
 from dslight.components import Component
 from dslight.components.component import WeightsError
+from dslight.data.conversation import template
 from dslight.data.datamodule import ShardData, micro_size
 from dslight.data.dense import DenseLabelData
 from dslight.data.images import views_for
@@ -29,6 +32,7 @@ from dslight.data.plan import accumulation
 from dslight.data.shards import ShardError
 from dslight.diagnostics.settings import Diagnostics
 from dslight.layout import SlotLayout
+from dslight.limits import at_most, limit
 from dslight.metrics.benchmarks import BENCHMARKS
 from dslight.metrics.benchmarks import of as benchmark_of
 from dslight.recipe.errors import RecipeError
@@ -123,8 +127,13 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
     """
     made = sections(recipe)
     with as_written(recipe):
-        with torch.device("meta"):
+        with torch.device("meta"), _counting_modules():
             experiment = _assemble(recipe, made)
+        count = sum(parameter.numel() for parameter in experiment.model.parameters())
+        at_most("parameters", count, f"model: {count:,} parameters", RecipeError)
+        for rows, cols in experiment.grids:
+            views = (1 + rows * cols) * (1 + experiment.fine**2) - 1
+            at_most("crops", views, f"data.views: {rows} x {cols} crops, {views:,} with all of theirs", RecipeError)
         check_experiment(experiment)
     return experiment
 
@@ -224,6 +233,11 @@ def _ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None) 
         except WeightsError as error:
             raise RecipeError(f"weights.{name}: {error}") from error
     _weights(recipe, checked.model)
+    if tokenizer is not None and getattr(checked.data, "template_name", None) == "tokenizer":
+        try:
+            template("tokenizer").stop(tokenizer)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
     return checked, tokenizer
 
 
@@ -307,6 +321,24 @@ def apply_stage(model: VLM | Component, stage: Any) -> None:
         model.train_with(stage)
     except ValueError as error:
         raise RecipeError(f"stage.{error}") from None
+
+
+@contextmanager
+def _counting_modules() -> Iterator[None]:
+    """Give up building what turns out to have no end."""
+    most, count = limit("modules"), 0
+
+    def counted(module: Any, name: str, submodule: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > most:  # this alone is asked every time
+            at_most("modules", count, f"{type(module).__name__}: {count:,} modules and more")
+
+    handle = register_module_module_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _check_newline(model: VLM, recipe: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.expansion import check_aliases, check_expansion, read
 from dslight.recipe.forms import Recipe, renamed, written_out
 
 COMMAND_LINE = "command line"
@@ -133,12 +134,15 @@ def parse_override(text: str) -> Layer:
     if key.split(".")[0] == "bases":
         raise RecipeError(f"{text}: bases cannot be set from the command line; write a recipe with these bases")
     try:
+        check_aliases(value, key)
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
         if _is_deep(parsed):
             raise RecipeError(f"{key}: the value is nested more than {_DEEPEST} levels deep")
+    except RecipeError:
+        raise
     except RecursionError:
         raise RecipeError(f"{key}: the value is nested too deeply") from None
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise RecipeError(f"{key}: the value {value!r} is not YAML, {_problem(error)}") from error
     assert isinstance(parsed, dict)
     return Layer(COMMAND_LINE, nest(key, parsed["value"]))
@@ -207,9 +211,12 @@ def resolve(recipe: Mapping[str, Any], sources: Callable[[], Mapping[str, str]],
     node = recipe[only] if only else recipe
     if not _asks(node):
         return _copied(node)
+    check_expansion(recipe)
     try:
         root = OmegaConf.create(dict(recipe))
         resolved = OmegaConf.to_container(root[only] if only else root, resolve=True, throw_on_missing=True)
+    except RecursionError:
+        raise RecipeError("${...}: names what names what names ..., too many times to be followed") from None
     except OmegaConfBaseException as error:
         key = re.sub(r"\[(\d+)\]", r".\1", str(error.full_key or ""))
         where = source_of(sources(), key)
@@ -313,25 +320,23 @@ def _load(path: Path, asked_by: str) -> dict[str, Any]:
         what = "is a folder, not a recipe file" if path.is_dir() else "no such recipe file"
         raise RecipeError(f"{path}: {what}" + (f", named in {asked_by}" if asked_by else ""))
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"))
+        node = check_aliases(read(path), str(path))
         values = OmegaConf.to_container(OmegaConf.load(path)) if node is None or node.id == "mapping" else None
         deep = values is not None and _is_deep(values)
     except RecursionError:
         raise RecipeError(f"{path}: not YAML that can be read (nested too deeply)") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line if error.problem_mark else 0
-        hint = (
-            "; between { } or [ ] quote '${...}'"
-            if "${" in (*path.read_text(encoding="utf-8").splitlines(), "")[line]
-            else ""
-        )
+        hint = "; between { } or [ ] quote '${...}'" if "${" in (*read(path).splitlines(), "")[line] else ""
         raise RecipeError(f"{path}:{line + 1}: not YAML, {_problem(error)}{hint}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML, {_problem(error)}") from error
     except OmegaConfBaseException as error:
         raise RecipeError(
             f"{error.full_key}: cannot read the interpolation, {_problem(error)}; it comes from {path}"
         ) from error
+    except RecipeError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: no UTF-8, a number of many digits
+        raise RecipeError(f"{path}: not YAML, {_problem(error)}") from error
     if deep:
         raise RecipeError(f"{path}: nested more than {_DEEPEST} levels deep")
     if not isinstance(values, dict):

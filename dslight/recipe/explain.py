@@ -14,12 +14,12 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
+from dslight.recipe.classes import NoClassError, makes, named
 from dslight.written import importable
 
 _LONGEST_LIST = 15
@@ -73,8 +73,11 @@ def fault(path: str, kind: Any, value: Any) -> str | None:
         return next(filter(None, (fault(f"{path}.{key}", inner[1], item) for key, item in value.items())), None)
     if origin in (list, collections.abc.Iterable) and isinstance(value, list):
         return next(filter(None, (fault(f"{path}.{i}", inner[0], item) for i, item in enumerate(value))), None)
-    if origin is collections.abc.Callable and isinstance(value, Mapping) and isinstance(inner[-1], type):
-        return _class_fault(path, inner[-1], value, given=len(inner[0]))
+    if origin is collections.abc.Callable and isinstance(inner[-1], type):
+        if isinstance(value, str):
+            return _class_fault(path, inner[-1], {"class_path": value}, len(inner[0]), at=path)
+        if isinstance(value, Mapping):
+            return _class_fault(path, inner[-1], value, len(inner[0]))
     if isinstance(kind, type) and isinstance(value, Mapping) and kind not in _WORDS:
         if dataclasses.is_dataclass(kind) and ("class_path" not in value or kind.__module__.startswith("dslight.data")):
             return arguments_fault(path, kind, value) or _own_fault(kind, value)
@@ -150,26 +153,22 @@ def _nests(kind: Any, value: Any) -> bool:
     return origin in (list, tuple, collections.abc.Iterable)
 
 
-def _class_fault(path: str, base: type, value: Mapping[str, Any], given: int = 0) -> str | None:
+def _class_fault(path: str, base: type, value: Mapping[str, Any], given: int = 0, at: str = "") -> str | None:
     for key in value:
         if key not in ("class_path", "init_args", "dict_kwargs"):
             hint = closest(key, ("class_path", "init_args")) or "; put the arguments of a class under init_args"
             return f"{path}.{key}: beside class_path there is only init_args{hint}"
     class_path = value.get("class_path")
-    at = f"{path}.class_path"
+    at = at or f"{path}.class_path"
     if not isinstance(class_path, str):
         return f"{at}: missing; name a {base.__name__}{_listing('there are', _concrete(base))}"
     if "." not in class_path:
         return None
-    module_path, _, name = class_path.rpartition(".")
     try:
-        module = import_module(module_path)
-    except Exception as error:  # whatever a stranger's module raises belongs to this key
-        return f"{at}: cannot import {class_path}, {type(error).__name__}: {error}"
-    found = getattr(module, name, None)
-    if found is None:
-        return f"{at}: {module_path} has no {name}{closest(name, vars(module))}"
-    if not isinstance(found, type) and callable(found) and (given or _accepted(base, value)):
+        found = named(class_path)
+    except NoClassError as error:
+        return f"{at}: {error}{closest(class_path.rpartition('.')[2], error.names)}"
+    if makes(found, base) and (given or _accepted(base, value)):
         return None
     if not isinstance(found, type) or not issubclass(found, base):
         return f"{at}: {class_path} is no {base.__name__}{_listing('there are', _concrete(base))}"

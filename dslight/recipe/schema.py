@@ -20,6 +20,7 @@ from dslight.components.unread import unread
 from dslight.data.datamodule import ShardData
 from dslight.data.dense import DenseLabelData
 from dslight.diagnostics.settings import Diagnostics
+from dslight.limits import check_counts
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import arguments_fault, closest, fault, words
 from dslight.recipe.forms import as_written
@@ -152,6 +153,10 @@ def located(path: str, message: object) -> str:
     return f"{path}.{text}" if _KEYED.match(text) else f"{path.removesuffix('.init_args')}: {text}"
 
 
+_COUNTED = ("model", "component", "objective", "data", "stage")
+"""Sections in which a number may stand for as many layers, crops or processes."""
+
+
 def in_recipe(text: str, recipe: Any) -> str:
     """A message that begins with the path of an argument in Python (``model.stacking.start: ...``), with its key in
     ``recipe``: the arguments of a class stand under ``init_args``.
@@ -165,6 +170,10 @@ def in_recipe(text: str, recipe: Any) -> str:
         keys.append(key)
         node = node.get(key) if isinstance(node, Mapping) else None
     return ".".join(keys) + colon + rest
+
+
+def _of_a_recipe(message: str) -> RecipeError:
+    return RecipeError(message.removeprefix("."))
 
 
 def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
@@ -188,6 +197,7 @@ def _sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
             raise RecipeError(f"{key}: a recipe has no such key{closest(key, KEYS)}; it has {', '.join(KEYS)}")
         if value is not None and (not isinstance(value, KEYS[key]) or isinstance(value, bool)):
             raise RecipeError(f"{key}: expected {words(KEYS[key])}, got {value!r}")
+    check_counts({key: recipe[key] for key in _COUNTED if isinstance(recipe.get(key), Mapping)}, "", _of_a_recipe)
     if not 0 <= (recipe.get("seed") or 0) < 2**32:
         raise RecipeError(f"seed: must be in 0..{2**32 - 1}, got {recipe['seed']}")
     for key in ("checkpoint_every", "checkpoint_keep", "validate_every"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -51,6 +51,22 @@ def own_share(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
     sizes, begins = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     return tuple(sizes), tuple(begins)
+
+
+def piece_of_a_checkpoint(file: str, offset: int, length: int) -> Any:
+    """Where a piece of a sharded checkpoint lies, as the table of contents has it: ``relative_path``, ``offset``,
+    ``length``.
+    """
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+
+    return _StorageInfo(file, offset, length)
+
+
+def part_of_a_file(file: IO[bytes], offset: int, length: int) -> IO[bytes]:
+    """Some bytes of an open file, as a file."""
+    from torch.distributed.checkpoint.utils import _create_file_view
+
+    return cast(Any, _create_file_view(cast(Any, file), offset, length))
 
 
 def group_store() -> dist.Store:

@@ -128,7 +128,7 @@ MISSPELT = {
     f"{STACKING}.num_stack=4": f"{STACKING}.num_stack: there is no such argument; did you mean num_stacks?; it takes "
     "crops, start, interval, sampler, source, tap, position, sites, operation, num_stacks",
     f"{LM}.confg={{}}": f"{LM}.confg: there is no such argument; did you mean config?; it takes pretrained, config, "
-    "tokenizer, dtype, attention",
+    "tokenizer, dtype, attention, trust_remote_code",
     f"{LM}.config.hiden_size=64": f"{LM}.config.hiden_size: LlamaConfig has no such field...",
     "weights.projecter=x": "weights.projecter: there is no such part; did you mean projector?; the parts are "
     "vision_encoder, projector, stacking, language_model",

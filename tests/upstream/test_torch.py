@@ -6,12 +6,23 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.checkpoint import FileSystemReader, save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from dslight.upstream.torch import INTERPOLATE, fake_tensors, group_store, leaves, own_share, replace_tensors, storage
+from dslight.upstream.torch import (
+    INTERPOLATE,
+    fake_tensors,
+    group_store,
+    leaves,
+    own_share,
+    part_of_a_file,
+    piece_of_a_checkpoint,
+    replace_tensors,
+    storage,
+)
 
 
 @pytest.fixture
@@ -71,6 +82,17 @@ def test_what_is_nested_is_found():
     a, b, c = torch.zeros(1), torch.zeros(2), torch.zeros(3)
     assert [leaf for leaf in leaves(({"x": [a, None]}, (b, 4), c)) if torch.is_tensor(leaf)] == [a, b, c]
     assert leaves(BaseModelOutput(last_hidden_state=b)) == [b]  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_table_of_contents_says_where_pieces_lie(tmp_path):
+    save({"weight": torch.arange(3.0)}, checkpoint_id=tmp_path, no_dist=True)
+    (piece,) = FileSystemReader(tmp_path).read_metadata().storage_data.values()
+    made = piece_of_a_checkpoint(piece.relative_path, piece.offset, piece.length)
+    assert made == piece
+    with (tmp_path / made.relative_path).open("rb") as file:
+        tensor = torch.load(part_of_a_file(file, made.offset, made.length), weights_only=True)
+    assert torch.equal(tensor, torch.arange(3.0))
 
 
 def test_the_store_of_the_processes_is_shared_over_another_connection(tmp_path):

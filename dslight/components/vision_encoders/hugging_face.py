@@ -21,7 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dslight.components.component import WeightsError, on_meta
-from dslight.components.transformers_config import check_agreement, check_attention, check_source, configuration
+from dslight.components.transformers_config import (
+    check_agreement,
+    check_attention,
+    check_source,
+    configuration,
+    no_code,
+    settings_of,
+)
 from dslight.components.unread import weights_wait
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.upstream.transformers import remember_coordinates
@@ -78,6 +85,8 @@ class HFVisionEncoder(VisionEncoder):
             code). Negative taps count from the new end.
         mean: normalisation, per channel; default: the checkpoint's own, or what its family is published with.
         std: normalisation, per channel.
+        trust_remote_code: run code that the checkpoint brings along, or that ``attention`` fetches from the hub. It can
+            do all that you can; without it, such a checkpoint is refused.
 
     Raises:
         ValueError: starting with the argument to change.
@@ -100,15 +109,18 @@ class HFVisionEncoder(VisionEncoder):
         extra_layers: int = 0,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
         from transformers import AutoModel
 
         kind = check_source(pretrained, config, dtype)
-        options = {"dtype": kind, "attn_implementation": check_attention(attention, kind)}
+        implementation = check_attention(attention, kind, trust_remote_code)
+        options: dict[str, Any] = {"dtype": kind, "attn_implementation": implementation}
+        options |= {"trust_remote_code": trust_remote_code}
         if extra_layers < 0:
             raise ValueError(f"extra_layers: must be at least 0, got {extra_layers}")
-        settings = _settings(pretrained, config)
+        settings = _settings(pretrained, config, trust_remote_code)
         self._family = _FAMILIES[settings.model_type]
         layers = settings.num_hidden_layers
         settings.num_hidden_layers = layers + extra_layers
@@ -116,7 +128,10 @@ class HFVisionEncoder(VisionEncoder):
         if pretrained is None or weights_wait():
             model = AutoModel.from_config(settings, **options)
         else:
-            model, report = AutoModel.from_pretrained(pretrained, config=settings, output_loading_info=True, **options)
+            with no_code(pretrained, "pretrained"):
+                model, report = AutoModel.from_pretrained(
+                    pretrained, config=settings, output_loading_info=True, **options
+                )
             missing = set(report["missing_keys"])
         self.model: Any = getattr(model, "vision_model", model)  # transformers before 5.17 wraps CLIP's and SigLIP's
         _drop_unused(self.model)
@@ -174,10 +189,8 @@ class HFVisionEncoder(VisionEncoder):
         return None
 
 
-def _settings(pretrained: str | None, config: dict[str, Any] | None) -> Any:
+def _settings(pretrained: str | None, config: dict[str, Any] | None, trust: bool) -> Any:
     """The configuration of the vision part."""
-    from transformers import AutoConfig
-
     known = ", ".join(_FAMILIES)
     if config is not None and "model_type" not in config:
         raise ValueError(f"config.model_type: missing; name one of {known}")
@@ -188,7 +201,7 @@ def _settings(pretrained: str | None, config: dict[str, Any] | None) -> Any:
         raise ValueError(f"config.model_type: {kind!r} is none of {known}{hint}")
     if pretrained is None or (config is not None and on_meta()):
         return configuration(config or {})
-    whole = AutoConfig.from_pretrained(pretrained)
+    whole = settings_of(pretrained, trust)
     settings = getattr(whole, "vision_config", whole)
     if settings.model_type not in _FAMILIES:
         raise ValueError(f"pretrained: {pretrained} is a {settings.model_type!r}, none of {known}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dslight.components.component import on_meta
 from dslight.components.vision_encoder import Tap, VisionEncoder
+from dslight.limits import check_counts
 
 
 class TimmEncoder(VisionEncoder):
@@ -114,6 +115,12 @@ def create_timm_model(name: str, pretrained: bool, model_args: dict[str, Any] | 
     """
     import timm
 
+    if ":" in name:
+        raise ValueError(f"name: {name} is a place and no model of timm; name the model, and its file under `weights`")
+    for key in ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir"):
+        if key in (model_args or {}):
+            raise ValueError(f"model_args.{key}: weights are read from what `weights` names, and checked there")
+    check_counts(model_args or {}, "model_args")
     if not timm.is_model(name):
         close = ", ".join(get_close_matches(name.split(".")[0], timm.list_models())) or "see timm.list_models()"
         raise ValueError(f"name: timm has no model {name!r}; similar: {close}")

@@ -1,0 +1,120 @@
+"""Chat templates that tokenizers bring along: programs in Jinja, run within bounds of time and memory.
+
+transformers keeps such a program in a sandbox, so it reads and runs nothing else; but loops within loops, or a text
+that is doubled again and again, end late or never. Decided here: a template is first tried out in a process of its own,
+whose time and memory the kernel bounds, and what it writes for a conversation is bounded in time and length.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, cast
+
+from dslight.data.sample import BadSample
+from dslight.limits import LIMITS, at_most, limit, setting
+
+Messages = Sequence[dict[str, str]]
+
+_TRIED: Messages = (
+    {"role": "user", "content": "What is it?"},
+    {"role": "assistant", "content": "A page."},
+    {"role": "user", "content": "And that?"},
+)
+_NO_MEMORY = 3
+
+
+def render(tokenizer: Any, messages: Messages, prompt: bool) -> str:
+    """What the tokenizer's chat template writes for ``messages``; with ``prompt``, up to where the answer begins.
+
+    Raises:
+        BadSample: it takes longer, or writes more, than the limits allow.
+    """
+    _try_out(tokenizer)
+    with _bounded():
+        text = cast(str, tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+    at_most("template_bytes", len(text), f"data.template: the tokenizer's writes {len(text):,} characters", BadSample)
+    return text
+
+
+@lru_cache(maxsize=8)
+def _try_out(tokenizer: Any) -> None:
+    """Let a process that may be killed run it once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads that the child, which starts none, does not have
+        child = os.fork()
+    if not child:
+        _run_and_leave(tokenizer)
+    seconds = limit("template_seconds")
+    end = time.monotonic() + 20 * seconds + 60  # the kernel counts what it computes, and not what it waits for
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            if os.WIFSIGNALED(status):
+                raise _too_long()
+            if os.WEXITSTATUS(status) == _NO_MEMORY:
+                at_most("template_memory", float("inf"), "data.template: the tokenizer's runs out of memory", BadSample)
+            return
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise _too_long()
+
+
+def _run_and_leave(tokenizer: Any) -> None:
+    code = 0
+    try:
+        for number, handler in ((signal.SIGXCPU, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN)):
+            signal.signal(number, handler)
+        seconds = int(time.process_time()) + limit("template_seconds") + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        memory = _memory() + limit("template_memory")
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        for prompt in (True, False):
+            tokenizer.apply_chat_template(list(_TRIED), tokenize=False, add_generation_prompt=prompt)
+    except MemoryError:
+        code = _NO_MEMORY
+    except BaseException:  # what is wrong with it shows once more when it is used
+        code = 1
+    finally:
+        os._exit(code)
+
+
+def _memory() -> int:
+    """Bytes of address space of this process."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:  # not Linux, where the limit is not kept either
+        return 1 << 40
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """End what computes for too long; outside of the main thread, which gets no signals, nothing is ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, _stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, limit("template_seconds"))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise _too_long()
+
+
+def _too_long() -> BadSample:
+    most = f"{limit('template_seconds'):,} ({setting('template_seconds')}: {LIMITS['template_seconds'].bounds})"
+    return BadSample(f"data.template: the tokenizer's takes longer than it may; at most {most}", "template")
