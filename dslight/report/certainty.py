@@ -123,7 +123,10 @@ def _figure(made: Benchmarks, baseline: str | None) -> list[Figure]:
     """The differences on the first benchmark."""
     first = [(one.arm, one.difference) for one in made.comparisons if one.source == made.sources[0]]
     svg = plots.differences(first, baseline or "the baseline")
-    caption = "Intervals of 95 %: thick, other questions; thin, other questions and other seeds; an arrow: it goes on."
+    seeds = (
+        "; thin, other questions and other seeds, with an arrow where it goes on" if _over(made.comparisons)[2:] else ""
+    )
+    caption = f"Intervals of 95 %: thick, other questions{seeds}."
     return [] if svg is None else [Figure(f"{title_of(made.sources[0])}: differences", svg, caption)]
 
 

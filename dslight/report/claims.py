@@ -96,7 +96,9 @@ def _check(claim: Claim, row: Row, pages: Pages) -> tuple[bool | None, str]:
     if not claim.base:
         pairs = {one.seed: (one.accuracy, 0.0) for one in row.results if one.accuracy is not None}
     if not pairs or (claim.relative_to and not all(theirs for _, theirs in pairs.values())):
-        return None, what + said + ("no seed and metric in common" if claim.base else "no such score")
+        return None, what + said + (
+            f"there is no run of {claim.base} with the same seed and metric" if claim.base else "it has no such score"
+        )
 
     def number(ours: float, theirs: float) -> float:
         return ours / theirs if claim.relative_to else ours - theirs

@@ -133,7 +133,7 @@ def _part_to_markdown(part: Table | Figure | Gallery | Outcome | str) -> str:
         caption = f"\n{part.caption}\n" if part.caption else ""
         return table_to_markdown(part) + caption
     if isinstance(part, Outcome):
-        mark = "✅" if part.held else "❌"
+        mark = {True: "✅", False: "❌", None: "❔"}[part.held]
         return "".join(
             [
                 f"- {mark} **{part.verdict}**: {part.say}\n",

@@ -113,8 +113,14 @@ def test_a_difference_at_the_bound_meets_it_whatever_floats_make_of_it(checked):
     ("runs", "text"),
     [
         ({("low", 0): 0.5}, "there is no finished run of deepstack"),
-        ({("deepstack", 0): 0.5}, "deepstack − low, claimed to be at least 1 points: no seed and metric in common"),
-        ({("deepstack", 0): 0.5, ("low", 1): 0.5}, "deepstack − low, claimed to be at least 1 points: no seed and"),
+        (
+            {("deepstack", 0): 0.5},
+            "deepstack − low, claimed to be at least 1 points: there is no run of low with the same seed",
+        ),
+        (
+            {("deepstack", 0): 0.5, ("low", 1): 0.5},
+            "deepstack − low, claimed to be at least 1 points: there is no run of low with",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_neither_held_nor_not(checked, runs, text):

@@ -123,6 +123,15 @@ def test_an_ablation_gets_a_table_a_csv_and_a_page_that_loads_nothing(ablation, 
     assert Path("out/report.html").read_text().count("<svg") == 5
 
 
+def test_a_claim_about_runs_that_are_missing_is_not_checked(ablation):
+    for run in ablation.runs[2:4]:
+        shutil.rmtree(run.run_dir)
+    made = report(ablation, Path("out"))
+    assert [one.held for one in made.outcomes] == [None, False]
+    assert "- ❔ **NOT CHECKED**: Stacks *help* & more.\n  - deepstack-l − low-repeated, claimed" in made.markdown
+    assert 'class="claim not-checked"' in Path("out/report.html").read_text()
+
+
 def test_missing_runs_are_listed(ablation):
     shutil.rmtree(ablation.runs[7].run_dir)
     (ablation.runs[5].run_dir / "result.json").unlink()
@@ -183,8 +192,8 @@ def test_a_broken_claim_is_red_in_the_page_and_on_a_terminal_alone(ablation, cap
     assert "\x1b[1;31m- ❌ **NOT HELD**: They cost nothing.\x1b[0m\n" in capsys.readouterr().out
     assert "\x1b" not in Path("out/table.md").read_text()
     html = Path("out/report.html").read_text()
-    assert html.count('class="claim broken"') == 1
-    assert html.index('class="claim broken"') < html.index("They cost nothing.")
+    assert html.count('class="claim not-held"') == html.count('class="claim held"') == 1
+    assert html.index('class="claim not-held"') < html.index("They cost nothing.")
     monkeypatch.setenv("NO_COLOR", "1")
     report(ablation, Path("out"))
     assert "\x1b" not in capsys.readouterr().out
