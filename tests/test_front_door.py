@@ -388,6 +388,20 @@ def test_its_checkpoint_opens_without_a_recipe(tmp_path):
     assert not opened.training
 
 
+@pytest.mark.parametrize("strange", ["operation", "class"])
+def test_a_checkpoint_imports_nothing_that_is_not_imported_already(tmp_path, strange):
+    (tmp_path / "stranger_of_a_checkpoint.py").write_text("raise SystemExit('imported')")
+    model = make()
+    recipe = {"model": model.to_recipe()}
+    if strange == "class":
+        recipe["model"]["stacking"] = {"class_path": "stranger_of_a_checkpoint.Mine"}
+    else:
+        recipe["model"]["stacking"]["init_args"]["operation"] = "stranger_of_a_checkpoint.mine"
+    torch.save({"state_dict": model.state_dict(), "recipe": recipe}, tmp_path / "mine.ckpt")
+    with pytest.raises(ValueError, match=r"mine\.ckpt: its model\.stacking\..* import stranger_of_a_checkpoint first"):
+        dslight.load(tmp_path / "mine.ckpt")
+
+
 def test_a_model_in_which_nothing_trains_says_so_in_python():
     with pytest.raises(RuntimeError, match=r'nothing trains yet; .* model\.train_with\(\{"projector": 1e-3\}\)'):
         own(enable_checkpointing=False).fit(make(), shards())

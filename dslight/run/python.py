@@ -8,22 +8,24 @@ Behind it is the same house: a call is written down as the recipe that the objec
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 
 from dslight.checkpoints import load_checkpoint as read_weights
+from dslight.checkpoints.read import unpickled
 from dslight.components import Component, Objective
+from dslight.components.component import WeightsError
 from dslight.data.datamodule import ShardData
 from dslight.data.dense import DenseLabelData
 from dslight.data.shards import ShardError
 from dslight.diagnostics.settings import Diagnostics
 from dslight.recipe.build import Experiment, apply_stage, check_experiment, connect
-from dslight.recipe.compose import Layer, compose, fold
+from dslight.recipe.compose import Layer, compose, flatten
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import Section
 from dslight.run.evaluate import WHOLE, ask, load_checkpoint, ready_to_ask, trained, write_scores
@@ -228,7 +230,7 @@ def _experiment(model: Any, data: Any, trainer: Mapping[str, Any], said: Mapping
     alone = {} if isinstance(model, VLM) else {"component": written(model)}
     made = {**(alone or {"model": model.to_recipe()}), "trainer": written(trainer)}
     arguments = written(data)["init_args"] if isinstance(data, OURS) else {UNWRITTEN: type(data).__qualname__}
-    recipe, _ = fold([Layer("Python", {**said, **made, "data": arguments})])
+    recipe = dict(Layer("Python", {**said, **made, "data": arguments}).values)  # arguments by their names of now
     looks = Section("diagnostics", Diagnostics, recipe["diagnostics"]).build() if "diagnostics" in recipe else None
     return Experiment(recipe, model, data, _Arguments(trainer), looks)
 
@@ -284,8 +286,21 @@ def _recipe_of(path: Path, named: str | Path | None) -> tuple[dict[str, Any], Pa
     beside = RunFolder(path.resolve().parent.parent).recipe_file
     if beside.is_file():
         return compose(beside), path
-    file = path / "meta.pt" if path.is_dir() else path
-    kept = torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file.suffix in (".ckpt", ".pt") else {}
-    if "recipe" not in kept:
+    try:
+        kept = unpickled(path / "meta.pt" if path.is_dir() else path)
+    except WeightsError as error:
+        raise RecipeError(str(error)) from error
+    if not isinstance(kept, Mapping) or not isinstance(kept.get("recipe"), Mapping):
         raise RecipeError(f"{path}: does not say how its model was made; give its recipe: load(..., recipe=...)")
-    return kept["recipe"], path
+    _refuse_strangers(kept["recipe"], path)
+    return dict(kept["recipe"]), path
+
+
+def _refuse_strangers(recipe: Mapping[str, Any], path: Path) -> None:
+    """A checkpoint is data: it may name what is imported already, and nothing else but this library's."""
+    named = ("class_path", "operation", "projector", "vision_encoder", "stacking", "language_model", "views")
+    for key, value in flatten(recipe).items():
+        if key.rpartition(".")[2] in named and isinstance(value, str) and not value.startswith("dslight."):
+            module = value.rpartition(".")[0]
+            if module not in sys.modules:
+                raise RecipeError(f"{path}: its {key} is {value}; if you trust it, import {module or value} first")
