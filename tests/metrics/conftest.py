@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for metric_cases, which the distributed test also runs as a program
+sys.path.insert(0, str(Path(__file__).parent))  # for metric_cases
 
 FOLDER = Path(os.environ.get("DSLIGHT_METRIC_GOLDENS", Path(__file__).parents[1] / "golden" / "metrics"))
 

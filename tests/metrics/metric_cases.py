@@ -1,13 +1,8 @@
-"""One small corpus per metric, as rows of ``update`` arguments; also a program: one rank of a distributed run over it.
-
-``python metric_cases.py RANK STORE`` prints, as JSON, what every metric computes on that rank in groups of 2 and of 3
-processes, under every way to share out the rows (see ``SHARES``).
-"""
+"""One small corpus per metric, as rows of ``update`` arguments, and one rank of a distributed run over it."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -171,7 +166,7 @@ WORLDS = (3, 2)
 def run(rank: int, world: int, store: str) -> dict[str, dict[str, dict[str, float]]]:
     """What every metric computes on this rank, by share and metric."""
     dist.init_process_group(
-        "gloo", init_method=f"file://{store}{world}", rank=rank, world_size=world, timeout=timedelta(seconds=30)
+        "gloo", init_method=f"file://{store}{world}", rank=rank, world_size=world, timeout=timedelta(seconds=200)
     )
     results = {
         share.__name__: {name: values(feed(make(), share(rows, rank, world))) for name, (make, rows) in CASES.items()}
@@ -181,6 +176,8 @@ def run(rank: int, world: int, store: str) -> dict[str, dict[str, dict[str, floa
     return results
 
 
-if __name__ == "__main__":
-    this_rank, path = int(sys.argv[1]), sys.argv[2]
-    print(json.dumps({world: run(this_rank, world, path) for world in WORLDS if this_rank < world}))
+def write(rank: int, store: str) -> None:
+    """Print, as JSON, what every metric computes on this rank in groups of 2 and of 3 processes, under every way to
+    share out the rows (see ``SHARES``).
+    """
+    print(json.dumps({world: run(rank, world, store) for world in WORLDS if rank < world}))

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import metric_cases as cases
 import pytest
+from processes import LIMIT, start, wait_all
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """What each of three real processes prints (the third sits out the groups of two)."""
-    store = tmp_path_factory.mktemp("gloo") / "store"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    """What each of three real processes writes (the third sits out the groups of two)."""
+    folder = tmp_path_factory.mktemp("gloo")
+    outs = [folder / f"{rank}.json" for rank in range(max(cases.WORLDS))]
     ranks = [
-        subprocess.Popen(
-            [sys.executable, cases.__file__, str(rank), str(store)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for rank in range(max(cases.WORLDS))
+        start(cases.write, rank, str(folder / "store"), variables={"GLOO_SOCKET_IFNAME": "lo"}, out=out)
+        for rank, out in enumerate(outs)
     ]
-    try:
-        outputs = [process.communicate(timeout=240) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    for rank, (process, (_, err)) in enumerate(zip(ranks, outputs, strict=True)):
-        assert process.returncode == 0, f"rank {rank}:\n{err[-2000:]}"
-    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    codes = wait_all(ranks, LIMIT)
+    assert set(codes) == {0}, [out.read_text()[-2000:] for out in outs]
+    return [json.loads(out.read_text().splitlines()[-1]) for out in outs]
 
 
 @pytest.mark.parametrize("name", cases.CASES)
