@@ -26,13 +26,13 @@ from typing import Any, cast
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dslight.checkpoints.llava import llava_config
 from dslight.components import DeepStackL, HFCausalLM, HFVisionEncoder, LowResolution, MLPProjector, SequenceConcat
 from dslight.nn.loss import next_token_loss
 from dslight.train.units import run_units
 from dslight.types import IGNORE, Batch, Views
+from dslight.upstream.torch import count_flops
 from dslight.vlm import VLM
 
 SIZES: dict[str, dict[str, int]] = {
@@ -156,7 +156,7 @@ class Bench:
         found = []
         with torch.no_grad():
             for run in (lambda: vlm.stacking(vlm.vision_encoder, cast(Views, batch.views)), lambda: vlm(batch)):
-                with FlopCounterMode(display=False) as counter:
+                with count_flops() as counter:
                     run()
                 found.append(counter.get_total_flops())
         return found[0], 3.0 * (found[1] - found[0])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dslight.recipe.build import Experiment
 from dslight.types import Grid
-from dslight.upstream.torch import fake_tensors, storage
+from dslight.upstream.torch import count_flops, fake_tensors, storage
 from dslight.vlm import VLM
 
 
@@ -99,8 +99,6 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
         grid: of the sample's image.
         text_tokens: text positions of the sample.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     model, encoder = experiment.model, experiment.encoder
     flops: dict[str, float] = {}
     kept: dict[int, Tensor] = {}
@@ -116,7 +114,7 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
             return tensor
 
         def measure(name: str, run: Callable[[], Any]) -> Any:
-            with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            with count_flops() as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
                 out = run()
             flops[name] = flops.get(name, 0) + counter.get_total_flops()
             return out
@@ -155,7 +153,7 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
             stream = torch.zeros(1, ids.shape[1], tokens.shape[-1]).requires_grad_(reached)
             measure("stacking", partial(block, stream, memory, visible))
         half = ids[:, : ids.shape[1] // 2]
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), count_flops() as counter:
             model.language_model.logits(half, torch.ones_like(half))
     return Costs(flops, _bytes(kept.values()), seen, ids.shape[1], counter.get_total_flops())
 

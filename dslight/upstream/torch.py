@@ -31,6 +31,19 @@ def fake_tensors() -> AbstractContextManager[Any]:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
+def count_flops() -> Any:
+    """torch's ``FlopCounterMode``; before 2.15 it takes attention on CPUs for nothing."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    counts: dict[Any, Callable[..., int]] = {
+        forward: lambda query, key, value, *args, **kwargs: sdpa_flop_count(query, key, value),
+        backward: lambda grad, query, key, value, *args, **kwargs: sdpa_backward_flop_count(grad, query, key, value),
+    }
+    return FlopCounterMode(display=False, custom_mapping=counts)
+
+
 def replace_tensors(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     """Put ``change(tensor)`` for every parameter and buffer, in place, as ``Module.to`` does. Where FSDP2 has sharded
     the module it takes notice, and what was tied stays tied.

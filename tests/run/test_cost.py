@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from dslight.nn.loss import next_token_loss
 from dslight.recipe.build import build, check
 from dslight.recipe.compose import compose
 from dslight.run.cost import training_flops
 from dslight.run.plan import plan
+from dslight.upstream.torch import count_flops
 
 CONFIG = "model.language_model.init_args.config"
 WIDE = [f"{CONFIG}.hidden_size=128", f"{CONFIG}.intermediate_size=256", f"{CONFIG}.num_hidden_layers=5"]
@@ -29,7 +29,7 @@ def test_a_step_costs_what_torch_counts_forward_and_backward(recipe, stage):
     experiment.data.setup("fit")
     batch = next(iter(experiment.data.train_dataloader()))
     model = experiment.model.train()
-    with FlopCounterMode(display=False) as counter:
+    with count_flops() as counter:
         next_token_loss(model(batch), batch.labels)[0].backward()
     rows, length = batch.input_ids.shape
     flops = training_flops(check(values))

@@ -1,6 +1,8 @@
 """What dslight expects of torch beyond its documentation. Where one of these fails, ``dslight/upstream/torch.py`` is to
 be mended, and nothing else."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from dslight.upstream.torch import (
     INTERPOLATE,
+    count_flops,
     fake_tensors,
     group_store,
     leaves,
@@ -56,6 +59,21 @@ def test_fake_tensors_have_a_device_and_a_storage_but_no_memory():
         assert made.device.type == "cpu"
         assert storage(made) == storage(made.T) != storage(torch.empty(1))
         assert (made[0, 0] + real).shape == (8,)  # a real one among them
+
+
+@pytest.mark.parametrize("around", [nullcontext, fake_tensors], ids=["real", "fake"])
+def test_products_of_attention_are_counted_on_a_cpu_too(around):
+    batch, heads, queries, keys, width = 2, 3, 8, 12, 16
+    products = 2 * batch * heads * queries * keys * width
+    with around():
+        query = torch.ones(batch, heads, queries, width, requires_grad=True)
+        key = torch.ones(batch, heads, keys, width)
+        with count_flops() as forward:
+            out = F.scaled_dot_product_attention(query, key, key)
+        with count_flops() as backward:
+            out.sum().backward()
+    assert forward.get_total_flops() == 2 * products
+    assert backward.get_total_flops() == 5 * products  # the scores anew, and two for each of both products
 
 
 def test_tensors_of_a_sharded_model_get_memory_in_place_and_tied_ones_stay_tied(alone):
