@@ -246,8 +246,10 @@ class VLM(pl.LightningModule):
         module is left as it was.
         """
         modes = {module: module.training for module in self.modules()}
-        trainer = getattr(self, "_trainer", None)
-        precision = self.precision if trainer is None else trainer.precision_plugin
+        try:
+            precision = self.trainer.precision_plugin
+        except RuntimeError:  # no Trainer
+            precision = self.precision
         self.eval()
         try:
             with torch.inference_mode(), nullcontext() if precision is None else precision.forward_context():

@@ -23,6 +23,7 @@ LIGHTNING_FREE = (
     "nn",
     "files",
     "metrics/functional",
+    "processor",
     *(
         f"data/{x}"
         for x in (
@@ -116,6 +117,16 @@ def test_a_spawned_data_worker_does_not_import_lightning():
             ["vlm"],
             [f"dslight.{x}" for x in ("checkpoints", "data", "diagnostics", "recipe", "run", "report", "cli")],
         ),
+        (  # what a model is asked through: of the data, the plain half
+            ["processor"],
+            [
+                *MODEL,
+                "dslight.nn",
+                "dslight.data.datamodule",
+                *(f"dslight.{x}" for x in ("metrics", "recipe", "train")),
+            ],
+        ),
+        (["written", "lazy"], [f"dslight.{x.stem}" for x in ROOT.iterdir() if not x.stem.startswith("_")]),
         (["data"], [*MODEL, "dslight.nn", *(f"dslight.{x}" for x in ("metrics", "recipe", "train", "run", "report"))]),
         (["metrics"], [*MODEL, "dslight.nn", *(f"dslight.{x}" for x in ("data", "recipe", "train", "run", "report"))]),
         (["train"], [*MODEL, "dslight.nn", "dslight.data", "dslight.recipe", "dslight.run", "dslight.report"]),
@@ -255,13 +266,15 @@ def test_every_name_of_the_room_has_a_test(library):
 
 
 def test_only_the_builder_sees_model_and_data():
-    """``run`` and ``harness`` hold both in an experiment that the builder made, and may use helpers of the data."""
+    """``run`` and ``harness`` hold both in an experiment that the builder made, and may use helpers of the data; the
+    package's own module names both, and imports neither.
+    """
     both = {
         str(path.relative_to(ROOT))
         for path in ROOT.rglob("*.py")
         if reaches(path, *MODEL) and reaches(path, "dslight.data") and path.parent.name not in ("run", "harness")
     }
-    assert both <= {"recipe/build.py", "recipe/schema.py"}
+    assert both <= {"recipe/build.py", "recipe/schema.py", "__init__.py"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["report", "--help"]], ids=" ".join)

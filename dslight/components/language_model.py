@@ -288,7 +288,7 @@ class HFCausalLM(LanguageModel):
         """
         made = cls.__new__(cls, model)
         LanguageModel.__init__(made)
-        made.model, made.tokenizer, made.tokenizer_path = model, tokenizer, model.config._name_or_path or None
+        made.model, made.tokenizer, made.tokenizer_path = model, tokenizer, model.name_or_path or None
         made.trust = False
         made._describe()
         return made

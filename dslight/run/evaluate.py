@@ -176,7 +176,9 @@ def ready_to_ask(model: Any, recipe: Mapping[str, Any], device: Any = None) -> A
     recipe's Trainer.
     """
     import torch
-    from lightning.fabric.plugins.precision import HalfPrecision, MixedPrecision
+    from lightning.fabric.plugins.precision import MixedPrecision
+
+    from dslight.train.precision import HalfWeights
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.eval().to(device)
@@ -185,7 +187,7 @@ def ready_to_ask(model: Any, recipe: Mapping[str, Any], device: Any = None) -> A
         mixed: Any = precision.removesuffix("-mixed") + "-mixed"
         model.precision = MixedPrecision(mixed, device=device.type)
     elif precision in ("bf16-true", "16-true"):
-        model.precision = HalfPrecision(precision)
+        model.precision = HalfWeights(precision)
         model.precision.convert_module(model)
     return model
 
