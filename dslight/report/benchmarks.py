@@ -42,11 +42,6 @@ class Benchmarks:
         """All that are made with the baseline."""
         return [cell.comparison for cells in self.cells for cell in cells.values() if cell.comparison is not None]
 
-    @property
-    def has_answers(self) -> bool:
-        """Whether there are per-question files."""
-        return any(cell.estimate is not None for cells in self.cells for cell in cells.values())
-
     def best(self, source: str) -> set[str]:
         """Labels of the rows with the highest number, as it is shown; none if all are alike."""
         shown = {

@@ -30,8 +30,6 @@ def sections(made: Benchmarks, baseline: str | None, pages: Pages) -> list[Secti
 
 def table(made: Benchmarks, pages: Pages) -> Table | None:
     """By arm and benchmark; ``None`` without per-question files."""
-    if not made.has_answers:
-        return None
     several = len(made.sources) > 1
     head = ["arm", *(["benchmark"] if several else []), "questions", "mean score [95 %]"]
     over = _over(made.comparisons)
@@ -47,7 +45,7 @@ def table(made: Benchmarks, pages: Pages) -> Table | None:
             if one is not None:
                 line += [*_difference(one, pages)[: len(over)], shown_p(one.p_holm)]
             lines.append(line + ["–"] * (len(head) - len(line)))
-    return Table(head, lines, names=2 if several else 1)
+    return Table(head, lines, names=2 if several else 1) if lines else None
 
 
 def said_of_marks(made: Benchmarks, baseline: str | None) -> list[str]:
@@ -63,9 +61,7 @@ def said_of_marks(made: Benchmarks, baseline: str | None) -> list[str]:
 
 
 def said_of_intervals(made: Benchmarks) -> list[str]:
-    """What the intervals and p values are of; nothing where there are none."""
-    if not made.has_answers:
-        return []
+    """What the intervals and p values are of."""
     said = [
         f"Questions are resampled {RESAMPLES:,} times, the same ones for all seeds and arms, and differences are per "
         "question; p is two-sided."

@@ -23,8 +23,6 @@ _NAMES = (
 TITLES = {re.sub(r"\W", "", name).lower(): name for name in _NAMES.split()}
 """How papers write the names of benchmarks; another source keeps its name."""
 
-CELLS = "In parentheses: the difference to the baseline. Bold: the best."
-
 
 def paper_table(made: Benchmarks) -> Table:
     """Arms by benchmarks."""
@@ -36,7 +34,8 @@ def paper_table(made: Benchmarks) -> Table:
         line = [row.label, *(count(row, key) for _, key in inputs)]
         line += [_shown(cells.get(source), row.label in best[source]) for source in made.sources]
         lines.append(line)
-    return Table(["Method", *(title for title, _ in inputs), *map(title_of, made.sources)], lines, caption=CELLS)
+    head = ["Method", *(title for title, _ in inputs), *map(title_of, made.sources)]
+    return Table(head, lines, caption="In parentheses: the difference to the baseline. Bold: the best.")
 
 
 def _shown(cell: Row | None, best: bool) -> str:

@@ -176,7 +176,6 @@ def test_without_per_question_files_there_are_scores_and_differences_alone(tmp_p
     made = benchmarks(collect([tmp_path])[0], "low")
     assert made.sources == ("digits",)
     assert certainties(made, {}) is None
-    assert said_of_intervals(made) == []
     assert "75.0** (+25.0)" in table_to_markdown(paper_table(made))
 
 
