@@ -23,7 +23,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from dslight.data.shards.foreign import IMAGE_ENDING
 from dslight.errors import UserError
-from dslight.limits import image_formats
+from dslight.limits import at_most, image_formats
 from dslight.question import Question
 
 try:
@@ -101,8 +101,10 @@ def parse_sample(key: str, members: Mapping[str, bytes], text: bool = True) -> S
     Raises:
         BadSample: naming the key and what is wrong.
     """
+    found = members.get("json", b"{}")
+    at_most("json_bytes", len(found), f"{key}: its json has {len(found):,} bytes", BadSample)
     try:
-        record = json.loads(members.get("json", b"{}"))
+        record = json.loads(found)
     except (ValueError, RecursionError) as error:
         raise BadSample(f"{key}: its json does not parse ({error})") from error
     return parse_record(key, members, record, text)

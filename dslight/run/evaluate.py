@@ -11,6 +11,7 @@ from dslight.checkpoints.read import unpickled
 from dslight.checkpoints.sharded import is_sharded, load_state
 from dslight.components.component import WeightsError
 from dslight.files.atomic import write_atomically
+from dslight.limits import at_most
 from dslight.recipe.build import Experiment, build
 from dslight.recipe.errors import RecipeError
 from dslight.run.folder import RunFolder, run_dir
@@ -122,6 +123,8 @@ def predict(
     for path in images:
         if not path.is_file():
             raise RecipeError(f"--image: there is no file {path}")
+        size = path.stat().st_size
+        at_most("member_bytes", size, f"--image {path}: {size:,} bytes", RecipeError)
         try:
             decode_image(path.read_bytes())
         except BadSample as error:

@@ -29,7 +29,7 @@ from data_prep.mix import Mix
 from dslight.checkpoints.read import shapes
 from dslight.components.component import WeightsError
 from dslight.data.conversation import template
-from dslight.data.sample import BadSample, Turn, decode_image
+from dslight.data.sample import BadSample, Turn, decode_image, parse_sample
 from dslight.data.shards import Cache, Index, Manifest, ShardError, ShardReader, ShardWriter, index_tars
 from dslight.limits import LIMITS, check_counts, limit, setting
 from dslight.recipe.ablation import expand
@@ -260,6 +260,16 @@ def test_json_is_bounded_by_line_entry_and_file(tmp_path, small, outcome):
     outcome(refused)
     with pytest.raises(SystemExit, match=r"a\.json: has [\d,]+ bytes; at most 1,000"):
         load(tmp_path / "a.json")
+
+
+@pytest.mark.promise(READ, "a record whose json is above the limit, or nested too deeply")
+def test_the_json_of_a_record_is_bounded(small, outcome):
+    with pytest.raises(BadSample, match="its json does not parse"):
+        parse_sample("a", {"json": b"[" * 1_000_000})
+    small(json_bytes=10)
+    with pytest.raises(BadSample, match="a: its json has 19 bytes; at most 10") as refused:
+        parse_sample("a", {"json": b'{"conversations":1}'})
+    outcome(refused)
 
 
 @pytest.mark.promise(READ, "JSON of a million brackets")
