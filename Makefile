@@ -8,10 +8,12 @@ JOBS ?= 2
 SWEEP ?= $(BIN)/dslight sweep --jobs $(JOBS)
 # one thread per process: the quickstart's networks are so small that more threads mostly wait for each other
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# tests are compiled once, and not again in every process that they start
+COMPILED := PYTHONDONTWRITEBYTECODE=
 # a process per core; one that is done takes tests over from the others. One process: make test WORKERS=0
 WORKERS ?= logical
 SPREAD = -n $(WORKERS) --maxprocesses 8 --dist worksteal
-PYTEST = $(ONE) $(BIN)/python -m pytest $(SPREAD)
+PYTEST = $(ONE) $(COMPILED) $(BIN)/python -m pytest $(SPREAD)
 
 .PHONY: install lock test test-all test-oldest test-locked test-newest safety lint quickstart quickstart-data clean
 
