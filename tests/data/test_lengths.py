@@ -67,7 +67,7 @@ def test_lengths_are_those_of_the_rows(mixed, tokenizer, views, slots, exif, tmp
     data = module(mixed, tokenizer, views, slots, exif=exif)
     data.setup("fit")
     dataset = data.train_dataloader().dataset
-    rows = [data._collate([dataset[i]]) for i in range(30)]
+    rows = [data.processor.collate([dataset[i]]) for i in range(30)]
     expected = [row.input_ids.shape[1] * (1 if row.visual_mask.any() else -1) for row in rows]
     measure = Measure(template("vicuna_v1"), "vicuna_v1", tokenizer, views, (8, 8), slots, exif)
     reader = ShardReader(mixed)
@@ -97,7 +97,7 @@ def test_the_plan_measures_a_turned_image_as_the_rows_have_it(tokenizer, tmp_pat
         data = module(tmp_path / "turned", tokenizer, AnyResViews(), exif=policy, order=Order(group_by=["length"]))
         data.setup("fit")
         (measured,) = {int(length) for length in data._plan.sources[0].lengths}
-        row = data._collate([data.train_dataloader().dataset[0]])
+        row = data.processor.collate([data.train_dataloader().dataset[0]])
         assert measured == row.input_ids.shape[1]
         assert row.views.grids == [(3, 1) if policy == "apply" else (1, 3)]
         lengths[policy] = measured

@@ -164,7 +164,7 @@ ARGUMENTS = [
         for options, message in (
             ({"start": -1}, "start: must be at least 0, got -1"),
             ({"interval": 0}, "interval: must be at least 1, got 0"),
-            ({"num_stacks": 0}, "num_stacks: must be at least 1, got 0"),
+            ({"num_stacks": 0}, "crops: must be at least 1, got 0"),
         )
     ),
     (lambda: DeepStackL(sites=[3, -2]), "sites: layers count from 0, got -2"),
@@ -292,9 +292,9 @@ VIEWS = [
         DeepStackL(num_stacks=3),
         [(1, 3), (2, 2)],
         0,
-        "num_stacks: 3 stacks cannot take the 4 crops that the views may cut",
+        "crops: 3 stacks cannot take the 4 crops that the views may cut",
     ),
-    (DeepStackV(num_stacks=3), [(2, 2)], 0, "num_stacks: 3 stacks cannot take the 4 crops that the views may cut"),
+    (DeepStackV(num_stacks=3), [(2, 2)], 0, "crops: 3 stacks cannot take the 4 crops that the views may cut"),
     (DeepStackL(sites=[1]), [(1, 2)], 0, "sites: 1 stack cannot take the 2 crops that the views may cut"),
     (
         DeepStack([Stack(FOUR), Stack([1, 2])]),
