@@ -177,7 +177,7 @@ def test_many_misfits_are_cut_short(tmp_path):
 
 
 def test_fitted_alone_it_asks_for_what_is_missing():
-    with pytest.raises(RuntimeError, match="Part is fitted alone, but has no objective: dslight.fit"):
+    with pytest.raises(RuntimeError, match=r"Part is fitted alone, but has no objective: dslight\.fit"):
         Part().training_step(None, 0)
     with pytest.raises(RuntimeError, match="Part is fitted alone, but has no stage"):
         Part().configure_optimizers()

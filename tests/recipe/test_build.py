@@ -314,7 +314,7 @@ MISFITS = {
     f"{STACKING}.start=-1": f"{STACKING}.start: must be at least 0, got -1",
     f"{STACKING}.num_stacks=3": f"{STACKING}.crops: 3 stacks cannot take the 4 crops that the views may cut",
     "data.views.init_args.cols=3": f"{STACKING}.crops: 4 stacks cannot take the 6 crops that the views may cut",
-    "data.views.init_args.rows=0": "data.views.rows: 0; 1 or more (SingleView has no crops)",
+    "data.views.init_args.rows=0": "data.views.init_args.rows: 0; 1 or more (SingleView has no crops)",
     "data.order.window=-2": "data.order.window: must be at least 1, got -2",
     "data.order={pack: true, group_by: [length]}": "data.order.group_by: length has no use with pack, whose rows "
     "are all about max_length",
@@ -544,7 +544,7 @@ class Failing(LowResolution):
 @pytest.fixture
 def stranger(tmp_path, monkeypatch) -> None:
     (tmp_path / "stranger_parts.py").write_text(STRANGER)
-    (tmp_path / "stranger_broken.py").write_text("1 / 0")
+    (tmp_path / "stranger_broken.py").write_text("1 / 0\nclass Part: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield
     sys.modules.pop("stranger_parts", None)

@@ -99,7 +99,7 @@ def test_a_changed_recipe_is_refused_by_the_key_and_fresh_starts_anew(fit, recip
     assert "--fresh" in message
     assert run.json("result.json")["steps"] == 1
     assert main([*changed, "--fresh"]) == 0
-    assert not (run.path / "left.txt").exists()
+    assert (run.path / "left.txt").read_text() == "of the first run"  # not a file of ours
     assert compose(run.path / "recipe.yaml")["stage"]["train"]["projector"]["lr"] == 0.5
     assert [path.name for path in (run.path / "logs").iterdir()] == ["attempt-0"]
 

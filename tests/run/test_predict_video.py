@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dslight.cli import main
-from dslight.data.datamodule import ShardData
 from dslight.data.video import Sampling
+from dslight.processor import Processor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from clips import number, picture, write_clip
@@ -29,13 +29,13 @@ def run(fit, tmp_path_factory):
 @pytest.fixture
 def asked(monkeypatch):
     """What the model was shown, question by question."""
-    seen, ask = [], ShardData.ask
+    seen, ask = [], Processor.ask
 
     def noted(self, question, images=()):
         seen.append(list(images))
         return ask(self, question, images)
 
-    monkeypatch.setattr(ShardData, "ask", noted)
+    monkeypatch.setattr(Processor, "ask", noted)
     return seen
 
 
