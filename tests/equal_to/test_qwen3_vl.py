@@ -93,7 +93,7 @@ class QwenText(LanguageModel):
 
     @property
     def decoder(self) -> nn.Module:
-        return self.model.model.language_model
+        return self.model  # every pass goes through it first, and so does the embedding in every version
 
     def _positions(self, input_ids: Tensor) -> dict[str, Tensor]:
         if self.images is None:
@@ -200,7 +200,8 @@ def make_ours(theirs: Any, images: int | None) -> VLM:
 def their_features(theirs: Any, views: Views) -> Tensor:
     """[S + 1, N, D]."""
     found = theirs.model.get_image_features(**their_pixels(views), return_dict=True)
-    return torch.stack([torch.cat(list(level)) for level in (found.pooler_output, *found.deepstack_features)])
+    levels = (found.pooler_output, *found.deepstack_features)  # of each image; before 5.20 some of all images together
+    return torch.stack([level if torch.is_tensor(level) else torch.cat(list(level)) for level in levels])
 
 
 @torch.no_grad()
