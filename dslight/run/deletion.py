@@ -73,6 +73,20 @@ def check_run(folder: Path) -> list[Path]:
     return files
 
 
+def refuse_links(folder: Path) -> None:
+    """Raise for a run's folder, or one in it, that is a symbolic link: old checkpoints would be deleted through it.
+
+    Raises:
+        RecipeError: naming the link.
+    """
+    for path in (folder, *(folder / name for name in ("checkpoints", "logs", "weights", "questions", "diagnostics"))):
+        if path.is_symlink():
+            raise RecipeError(
+                f"run_dir: {path} is a symbolic link, through which nothing is written or deleted; name the folder "
+                f"that it leads to as run_dir"
+            )
+
+
 def delete_run(folder: Path) -> None:
     """Delete the files of a run, and say what else lies there and stays.
 

@@ -39,7 +39,7 @@ from dslight.files.atomic import remove_leftovers, write_atomically
 from dslight.files.typed import read_json_if_there
 from dslight.recipe.compose import compose, differences, to_yaml
 from dslight.recipe.errors import RecipeError
-from dslight.run.deletion import LOCK, delete_checkpoint, delete_run
+from dslight.run.deletion import LOCK, delete_checkpoint, delete_run, refuse_links
 from dslight.run.processes import is_first
 
 PACKAGES = (
@@ -138,8 +138,9 @@ class RunFolder:
         """Begin the run of ``recipe`` here, or find it begun. ``fresh`` deletes the files that a run has left here.
 
         Raises:
-            RecipeError: for ``fresh`` where the folder is no run's, or a symbolic link lies in it.
+            RecipeError: it is a symbolic link, or one of its folders is; for ``fresh`` also where it is no run's.
         """
+        refuse_links(self.path)
         if fresh and self.recipe_file.exists():
             self.clear()
         self._remove_leftovers()

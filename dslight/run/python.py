@@ -297,9 +297,13 @@ def _recipe_of(path: Path, named: str | Path | None) -> tuple[dict[str, Any], Pa
 
 
 def _refuse_strangers(recipe: Mapping[str, Any], path: Path) -> None:
-    """A checkpoint is data: it may name what is imported already, and nothing else but this library's."""
+    """A checkpoint is data: it may name what is imported already, and nothing else but this library's, and says nothing
+    about whom to trust.
+    """
     named = ("class_path", "operation", "projector", "vision_encoder", "stacking", "language_model", "views")
     for key, value in flatten(recipe).items():
+        if key.endswith("trust_remote_code") and value:
+            raise RecipeError(f"{path}: its {key} asks for code to be run; give its recipe: load(..., recipe=...)")
         if key.rpartition(".")[2] in named and isinstance(value, str) and not value.startswith("dslight."):
             module = value.rpartition(".")[0]
             if module not in sys.modules:

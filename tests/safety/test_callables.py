@@ -47,6 +47,8 @@ RECIPE: dict[str, Any] = {
     "trainer": {},
 }  # fmt: skip
 
+LOW = RECIPE["model"] | {"stacking": {"class_path": "dslight.components.LowResolution"}}
+
 SLOTS = {
     "the vision encoder": "model.vision_encoder",
     "the projector": "model.projector",
@@ -190,11 +192,12 @@ def test_names_that_are_there_are_found(name, tmp_path, monkeypatch):
 
 
 def test_a_function_that_says_what_it_returns_is_one_of_the_right_kind(tmp_path, monkeypatch):
-    text = "from torch.optim import SGD\ndef slow(groups: list) -> SGD:\n    return SGD(groups, lr=0.1)\n"
-    (tmp_path / "makes_optimizers.py").write_text(text)
+    (tmp_path / "makes_views.py").write_text(
+        "from dslight.data.images import GridViews\ndef wide() -> GridViews:\n    return GridViews(1, 2)\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    made = check(put("stage.optimizer", {"class_path": "makes_optimizers.slow"}))
-    assert made.model.stage is not None
+    made = check(put("data.views", {"class_path": "makes_views.wide"}) | {"model": LOW})
+    assert made.grids == [(1, 2)]
 
 
 def test_the_recipe_itself_is_right():

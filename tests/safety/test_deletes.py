@@ -95,6 +95,9 @@ def test_nothing_is_deleted_through_a_link(where, run, tmp_path, outcome):
         run.open(RECIPE, fresh=True)
     assert files(tmp_path) == before
     assert "\n" not in str(refused.value)
+    if where != "a file":  # and a run does not begin where its old checkpoints would have to be deleted so
+        with pytest.raises(RecipeError, match="is a symbolic link"):
+            run.open(RECIPE)
     outcome(refused)
 
 

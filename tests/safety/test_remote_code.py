@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import dslight
 from dslight.components import HFCausalLM, HFVisionEncoder, TimmEncoder
 from dslight.components.unread import unread
 
@@ -151,3 +152,13 @@ def test_what_is_trusted_is_run(folder, sprung):
     with pytest.raises(Exception):  # noqa: B017, PT011 - it is no model, which shows once it has been imported
         HFCausalLM(pretrained=str(folder), trust_remote_code=True)
     assert sprung.exists()
+
+
+@pytest.mark.promise(PROMISE, "a checkpoint that says of itself that its code is to be trusted")
+def test_a_checkpoint_does_not_say_that_it_is_to_be_trusted(tmp_path, outcome):
+    arguments = {"pretrained": "somebody/theirs", "trust_remote_code": True}
+    model = {"language_model": {"class_path": "dslight.HFCausalLM", "init_args": arguments}}
+    torch.save({"state_dict": {}, "recipe": {"model": model}}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="asks for code to be run") as refused:
+        dslight.load(tmp_path / "last.ckpt")
+    outcome(refused)
