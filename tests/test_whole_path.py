@@ -75,7 +75,7 @@ def told_right(call: list[str]) -> NDArray[np.bool_]:
         turns = (Turn("human", f"{IMAGE_TOKEN}\n{asked['question']}"), Turn("gpt", asked["answers"][0]))
         images = tuple(members[name] for name in record["images"])
         rows.append(data.rows.train(Sample(key=str(i), id=str(i), images=images, turns=turns)))
-    batch = data.batch(rows)
+    batch = data.processor.collate(rows)
     with torch.inference_mode():
         likeliest = experiment.model.eval()(batch)[:, :-1].argmax(-1)
     labels = batch.labels[:, 1:]
