@@ -145,7 +145,7 @@ def test_imports_go_one_way(under, forbidden):
 
 
 PRIVATE_OF = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "transformers")
-ELSEWHERE = {"_exit", "_instances", "_plot", "_asdict"}
+ELSEWHERE = {"_exit", "_instances", "_plot", "_asdict", "_replace"}
 """Private names that these three libraries have no part in: of os, tqdm, torchmetrics' subclasses, named tuples."""
 OUTSIDE = [
     path
