@@ -151,7 +151,7 @@ def test_fresh_does_not_delete_a_folder_that_no_sweep_has_made(ablation):
     effect = ablation("{low: {}}")
     effect.runs[0].run_dir.mkdir(parents=True)
     (effect.runs[0].run_dir / "thesis.txt").write_text("years of work")
-    with pytest.raises(RecipeError, match=r"not the folder of a sweep's run"):
+    with pytest.raises(RecipeError, match="is not the folder of a run"):
         sweep(effect, fit=FIT, fresh=True)
     assert (effect.runs[0].run_dir / "thesis.txt").exists()
 

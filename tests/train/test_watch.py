@@ -93,7 +93,7 @@ def test_other_loggers_stand_beside_the_csv(fit, logged, tmp_path):
 
     board = f"{{class_path: lightning.pytorch.loggers.TensorBoardLogger, init_args: {{save_dir: {tmp_path / 'tb'}}}}}"
     folder = fit(tmp_path / "run", f"trainer.logger={board}")
-    events = EventAccumulator(str(next((tmp_path / "tb").rglob("version_0"))))
+    events = EventAccumulator(str(next((tmp_path / "tb").rglob("events.out.tfevents.*")).parent))
     events.Reload()
     for row in logged(folder):
         for name in ("train/loss", "throughput/tokens_per_second", "grad_norm/projector", "lr/projector.0"):
