@@ -43,7 +43,7 @@ def check_training(recipe: Mapping[str, Any], model: Any) -> None:
     except (ValueError, TypeError) as error:
         said = str(error)
         raise RecipeError(located("stage" if said.startswith("schedule") else "stage.optimizer", said)) from None
-    _check_optimizer(recipe["stage"], optimizer)
+    _check_optimizer(recipe.get("stage"), optimizer)
 
 
 def _check_callbacks(trainer: Mapping[str, Any]) -> None:
