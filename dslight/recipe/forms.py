@@ -79,6 +79,8 @@ def as_written(recipe: Mapping[str, Any]) -> Iterator[None]:
 
 def _written_out(value: Any, at: str, short: dict[str, str]) -> Any:
     home = next((home for key, home in HOMES.items() if f"{at}.".startswith(f"{key}.")), None)
+    if re.fullmatch(r"data\.val\..+\.metric", at):
+        home = "dslight.metrics"
     if isinstance(value, list):
         return [_written_out(one, f"{at}.{i}", short) for i, one in enumerate(value)]
     if home is not None and (named := _short(value, at)) is not None:

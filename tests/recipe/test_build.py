@@ -147,7 +147,7 @@ MISSPELT = {
     "data.trian=[]": "data.trian: there is no such argument; did you mean train?",
     "data.train=[{rot: x}]": "data.train.0.rot: there is no such argument; did you mean root?; it takes root, weight",
     "data.val.pages.limits=3": "data.val.pages.limits: there is no such argument; did you mean limit?; it takes root, "
-    "limit, benchmark",
+    "limit, benchmark, protocol, suffix, max_new_tokens, metric",
     "data.views.init_args.row=2": "data.views.init_args.row: there is no such argument; did you mean rows?; it takes "
     "rows, cols, resample, crops_from, fit, pad_color",
     "trainer.max_step=3": "trainer.max_step: there is no such argument; did you mean max_steps?",
@@ -364,6 +364,13 @@ MISFITS = {
     "data.global_batch_size=0": "data.global_batch_size: must be at least 1, got 0",
     "data.val_batch_size=0": "data.val_batch_size: must be at least 1, got 0",
     "data.val.pages.benchmark=vqa2": "data.val.pages.benchmark: there is no 'vqa2'; did you mean vqav2?; there are ...",
+    "data.val.pages.protocol=offical": "data.val.pages.protocol: 'offical' is not one of ...",
+    "data.val.pages={root: x, benchmark: mmvet, protocol: x}": "data.val.pages.protocol: mmvet has none, so ...",
+    "data.val.pages.max_new_tokens=0": "data.val.pages.max_new_tokens: must be at least 1, got 0",
+    "data.val.pages.metric=torchmetrics.SumMetric": "data.val.pages.metric: SumMetric is not a subclass of "
+    "dslight.metrics.TextMetric",
+    "data.val.pages={root: x, metric: {ExactMatch: {}}, protocol: x}": "data.val.pages.protocol: 'x' has no effect "
+    "beside metric; name it as its argument",
     "objective={class_path: dslight.components.PatchClassification}": "objective: is for a `component` that is fitted "
     "alone; a `model` trains on its next-token loss",
     "component={}": "model: a recipe describes a `model`, or a `component` that is fitted alone; this has both",
