@@ -21,7 +21,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
@@ -31,6 +31,7 @@ from tqdm import tqdm
 from dslight.recipe.ablation import Ablation, Run
 from dslight.recipe.compose import compose, differences
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.spelling import check_spelling
 from dslight.run.deletion import check_run
 from dslight.run.folder import RunFolder
 from dslight.run.processes import is_first, processes
@@ -103,14 +104,19 @@ def check_all(ablation: Ablation) -> None:
     Raises:
         RecipeError: for the first wrong recipe, with its arm.
     """
-    from dslight.recipe.build import ready
+    runs = [run for run in ablation.runs if not is_done(run)]
+    _each(check_spelling, runs)
+    from dslight.recipe.build import ready  # torch, and all that builds models
 
-    for run in ablation.runs:
-        if not is_done(run):
-            try:
-                ready(run.recipe)
-            except RecipeError as error:
-                raise RecipeError(f"{error} ({describe(run)})") from error
+    _each(ready, runs)
+
+
+def _each(check: Callable[[Mapping[str, Any]], Any], runs: Sequence[Run]) -> None:
+    for run in runs:
+        try:
+            check(run.recipe)
+        except RecipeError as error:
+            raise RecipeError(f"{error} ({describe(run)})") from error
 
 
 def describe(run: Run) -> str:
