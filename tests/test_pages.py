@@ -68,4 +68,5 @@ def test_the_way_from_your_own_files_to_a_scored_run_is_open(tmp_path):
             base = ROOT / "recipes" / "quickstart" / "low.yaml"
             (tmp_path / "row.yaml").write_text(f"bases: [{base}]\nname: row\ndata: {{val: {{own: {source}}}}}\n")
             data = check(compose(tmp_path / "row.yaml")).data
-            assert isinstance(data, ShardData) and "own" in data.val_sources
+            assert isinstance(data, ShardData)
+            assert "own" in data.val_sources
