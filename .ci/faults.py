@@ -96,6 +96,7 @@ FAULTS = (
 
 
 def main() -> int:
+    """Try them, and say which test program sees each."""
     chosen = [int(text) for text in sys.argv[1:]] or range(len(FAULTS))
     missed = 0
     for number in chosen:
@@ -131,11 +132,12 @@ def _seen(copy: Path, file: str, was: str, fault: str, tests: str) -> str:
         "no:cacheprovider",
         *(f"tests/{one}" for one in tests.split()),
     ]
+    environment = os.environ | {"PYTHONPATH": str(copy)}
     for name, more in (("make test", []), ("make test-all alone", ["-m", "slow"])):
         done = subprocess.run(
             [*call, *more],
             cwd=copy,
-            env=os.environ | {"PYTHONPATH": str(copy)},
+            env=environment,
             capture_output=True,
             text=True,
             check=False,
