@@ -359,6 +359,7 @@ MISFITS = {
     "stage.train.stacking.lr=1": "stage.train.stacking: DeepStackL has no parameters to train",
     "stage.schedule=cosin": "stage.schedule: 'cosin' is none of ...",
     "stage.warmup_ratio=2": "stage.warmup_ratio: must be in 0..1, got 2.0",
+    "trainer.max_steps=-5": "trainer.max_steps: must be at least 0, or -1 for no limit; got -5",
     "stage.warmup_steps=-1": "stage.warmup_steps: must be at least 0, got -1",
     "data.micro_batch_size=5": "data.global_batch_size: 32 is no multiple of 1 ranks x data.micro_batch_size 5",
     "data.global_batch_size=0": "data.global_batch_size: must be at least 1, got 0",
