@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("paths", nargs="+", help="an ablation file (with its overrides), or folders of runs")
     report.add_argument("--out", type=Path, help="where report.html, its pages of questions and the tables go")
     report.add_argument("--baseline", help="the arm that others are compared with")
+
+    migrate = verb("migrate", "rewrite old recipes in today's words; what they say stays, comments too")
+    migrate.add_argument("files", nargs="+", type=Path, metavar="RECIPE", help="YAML files of recipes or ablations")
     return parser
 
 
@@ -214,7 +217,16 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _migrate(args: argparse.Namespace) -> int:
+    from dslight.recipe.migrate import migrate_files
+
+    for path, changed in migrate_files(args.files):
+        print(f"{path}: {'rewritten' if changed else 'as it was'}")
+    return 0
+
+
 _VERBS = {
+    "migrate": _migrate,
     "fit": _fit,
     "validate": _validate,
     "predict": _predict,

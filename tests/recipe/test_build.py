@@ -628,7 +628,7 @@ def test_a_mesh_of_another_size_than_the_processes_is_refused_by_the_plan(capsys
     )
     assert main(["plan", file, "--no-cost", "trainer.strategy.init_args.replicate=3"]) == 1
     assert capsys.readouterr().err == (
-        "dslight: trainer.strategy.init_args.replicate: 3 copies of the model cannot share 8 processes evenly; "
+        "dslight: trainer.strategy.Sharded.replicate: 3 copies of the model cannot share 8 processes evenly; "
         "choose a divisor\n"
     )
     assert main(["plan", file]) == 0
