@@ -121,6 +121,6 @@ def _short(value: Any, at: str) -> tuple[str, Any] | None:
 
 _NAMED_ALONE = {
     *(f"model.{part}" for part in ("vision_encoder", "projector", "stacking", "language_model")),
-    *("component", "objective", "data.views", "stage.optimizer"),
+    *("component", "objective", "data.views", "stage.optimizer", "trainer.strategy"),
 }
 """Keys whose value may be a class's name alone."""
