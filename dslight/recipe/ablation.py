@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -141,12 +142,14 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
         own = {key: value for key, value in variant.items() if key not in VARIANT_KEYS}
         layers = [*base, *_variant_bases(variant, where, sources), Layer(f"{path} ({where})", own)]
         before, written = merged(layers), flatten(layers[-1].values)
-        for point in _points(grid | _grid(variant.get("grid"), f"{where}.grid"), f"{where}: grid"):
+        here_grid = grid | _grid(variant.get("grid"), f"{where}.grid")
+        names = {key: short_names(values) for key, values in here_grid.items()}
+        for at, point in _points(here_grid, f"{where}: grid"):
             at_most("runs", len(runs) + 1, f"{path}: {len(runs) + 1:,} runs or more", RecipeError)
             _refuse_keys_set_twice(point, written, typed, where)
             here = [Layer(f"{path} (grid)", nest(key, value)) for key, value in point.items()]
             at_point = merged(here, before)
-            run_dir = folder / arm / _folder_name(point)
+            run_dir = folder / arm / _folder_name({key: names[key][i] for key, i in at.items()})
             title = f"{where} at {point}" if point else where
             same_recipe = recipe_hash(at_point)
             _refuse_twins(seen, same_recipe, title, "are the same recipe; one of them changes nothing")
@@ -195,10 +198,13 @@ def _grid(node: Any, at: str) -> dict[str, list[Any]]:
     return grid
 
 
-def _points(grid: Mapping[str, list[Any]], where: str) -> list[dict[str, Any]]:
+def _points(grid: Mapping[str, list[Any]], where: str) -> list[tuple[dict[str, int], dict[str, Any]]]:
+    """All points, as places in the lists and as values."""
     count = prod(map(len, grid.values()))
     at_most("runs", count, f"{where}: {' x '.join(str(len(values)) for values in grid.values())} runs", RecipeError)
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    places = itertools.product(*(range(len(values)) for values in grid.values()))
+    found = [dict(zip(grid, place, strict=True)) for place in places]
+    return [(at, {key: grid[key][i] for key, i in at.items()}) for at in found]
 
 
 def _refuse_keys_set_twice(point: Mapping[str, Any], written: Iterable[str], typed: Iterable[str], where: str) -> None:
@@ -220,11 +226,22 @@ def _refuse_twins(seen: dict[str, str], key: str, title: str, what: str) -> None
     seen[key] = title
 
 
-def _folder_name(point: Mapping[str, Any]) -> str:
+def short_names(values: Sequence[Any]) -> list[str]:
+    """A word for each of several values, which may be sections of classes: another one for another value."""
+    plain = [_file_name(value) for value in values]
+    kept = [json.dumps(value, sort_keys=True, default=str) for value in values]
+    several = {name for name in plain if len({text for text, own in zip(kept, plain, strict=True) if own == name}) > 1}
+    return [
+        f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:7]}" if name in several else name
+        for name, text in zip(plain, kept, strict=True)
+    ]
+
+
+def _folder_name(point: Mapping[str, str]) -> str:
     """``lr=0.002,seed=0``: the last word of each key where that tells the keys apart, else the whole key."""
     words = [key.rpartition(".")[2] for key in point]
     keys = words if len(set(words)) == len(words) else list(point)
-    return ",".join(f"{key}={_file_name(value)}" for key, value in zip(keys, point.values(), strict=True))
+    return ",".join(f"{key}={name}" for key, name in zip(keys, point.values(), strict=True))
 
 
 def _file_name(value: Any) -> str:

@@ -316,8 +316,8 @@ def _bases(value: Any, where: str) -> list[str]:
 
 
 def _load(path: Path, asked_by: str) -> dict[str, Any]:
-    if not path.is_file():
-        what = "is a folder, not a recipe file" if path.is_dir() else "no such recipe file"
+    if not os.path.isfile(path):  # pathlib raises for a name that is too long
+        what = "is a folder, not a recipe file" if os.path.isdir(path) else "no such recipe file"
         raise RecipeError(f"{path}: {what}" + (f", named in {asked_by}" if asked_by else ""))
     try:
         node = check_aliases(read(path), str(path))

@@ -9,11 +9,9 @@ question.
 from __future__ import annotations
 
 import base64
-import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -32,9 +30,8 @@ def sections(results: Sequence[Result]) -> list[Section]:
     """One section, or none where no run was diagnosed."""
     arms: dict[str, list[tuple[Result, Found]]] = {}
     for result in results:
-        file = result.path / "diagnostics.json"
-        if file.is_file():
-            arms.setdefault(result.label, []).append((result, json.loads(file.read_text(encoding="utf-8"))))
+        if result.diagnosed is not None:
+            arms.setdefault(result.label, []).append((result, result.diagnosed.found))
     if not arms:
         return []
     found = {arm: [one for _, one in runs] for arm, runs in arms.items()}
@@ -107,7 +104,7 @@ def _comparisons(source: str, arms: Mapping[str, Sequence[tuple[Result, Found]]]
         return
     ways = {way["name"]: way["title"] for runs in compared.values() for way in runs[0][1]["comparisons"][source]}
     order = sorted(ways, key=lambda name: (name in ("permuted", "other_image"), name == "without_any"))
-    scores = {arm: [_scores(result.path, source) for result, _ in runs] for arm, runs in compared.items()}
+    scores = {arm: [one.diagnosed.scores[source] for one, _ in runs if one.diagnosed] for arm, runs in compared.items()}
     scored = [score for runs in scores.values() for run in runs for way in run.values() for score in way.values()]
     unit = PERCENT if all(0 <= score <= 1 for score in scored) else Unit(1.0, "")
     asked = [str(len({number for run in runs for number in run["all"]})) for runs in scores.values()]
@@ -119,17 +116,6 @@ def _comparisons(source: str, arms: Mapping[str, Sequence[tuple[Result, Found]]]
         "all stacks, then what changes without one of them or with the wrong ones, ± its standard error over the "
         "questions (paired). Were the stacks not read, those of another image would change nothing.",
     )
-
-
-def _scores(run: Path, source: str) -> dict[str, dict[int, float]]:
-    """By arm the scores by question."""
-    found: dict[str, dict[int, float]] = {}
-    for line in (run / "diagnostics" / "questions.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        for name, score in row["scores"].items() if row["source"] == source else ():
-            if score is not None:
-                found.setdefault(name, {})[row["number"]] = score
-    return found
 
 
 def _cell(runs: Sequence[Mapping[str, Mapping[int, float]]], name: str, unit: Unit) -> str:

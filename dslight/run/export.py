@@ -22,13 +22,15 @@ from dslight.checkpoints.write import field_names, write_json, write_tensors
 from dslight.components import HFCausalLM, HFVisionEncoder
 from dslight.data.images import SingleView
 from dslight.data.sample import IMAGE_TOKEN, Turn
-from dslight.files.space import room_for
+from dslight.files.atomic import write_atomically
+from dslight.files.system import room_for
 from dslight.recipe.build import Experiment, build
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
 from dslight.run.deletion import begin_folder, end_folder, give_up_folder
 from dslight.run.evaluate import load_checkpoint
 from dslight.run.folder import RunFolder, versions
+from dslight.texts import inert, printable
 from dslight.train.lora import merged
 from dslight.vlm import VLM
 
@@ -74,7 +76,7 @@ def export(
     try:
         with room_for(out, needed):
             why = _write(experiment, experiment.model, values, partial, out, wanted, shard_size)
-            (partial / "README.md").write_text(_card(experiment, values, checkpoint, out, why))
+            write_atomically(partial / "README.md", inert(printable(_card(experiment, values, checkpoint, out, why))))
             end_folder(partial, out)
     except BaseException:
         give_up_folder(partial)

@@ -22,7 +22,7 @@ from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.data.workers import worker_error
 from dslight.errors import UnfinishedError
-from dslight.files.space import no_space
+from dslight.files.system import no_space
 from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections

@@ -36,6 +36,7 @@ from zipfile import is_zipfile
 from dslight.checkpoints import sharded
 from dslight.files import locks
 from dslight.files.atomic import remove_leftovers, write_atomically
+from dslight.files.sheets import cell
 from dslight.files.typed import read_json_if_there
 from dslight.recipe.compose import compose, differences, to_yaml
 from dslight.recipe.errors import RecipeError
@@ -225,7 +226,7 @@ class RunFolder:
         columns = list(dict.fromkeys(key for row in rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
+        writer.writerow({name: cell(name) for name in columns})
         writer.writerows(rows)
         write_atomically(self.path / "metrics.csv", text.getvalue())
 
