@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from data_prep.report import json_lines
+from data_prep.report import json_lines, shortened
 from dslight.data.shards import ShardError, ShardInfo
 from dslight.data.shards.format import load_index, size_problem
 from dslight.data.shards.writer import shard_name
@@ -47,8 +47,8 @@ class Journal:
         other = next((name for name in self.head if head.get(name) != self.head[name]), "")
         if other:
             raise SystemExit(
-                f"{out}: holds unfinished shards of another job: its {other} was {head.get(other)!r}, now it is "
-                f"{self.head[other]!r}; run it with the same arguments, or delete the folder"
+                f"{out}: holds unfinished shards of another job: its {other} was {_short(head.get(other))}, now it "
+                f"is {_short(self.head[other])}; run it with the same arguments, or delete the folder"
             )
         for line in lines:  # the last one may have been cut
             if line is not None and _intact(out, line):
@@ -75,6 +75,10 @@ class Journal:
     def bad(self) -> list[dict[str, Any]]:
         """The quarantine."""
         return [entry for line in self.ordered for entry in line["bad"]]
+
+
+def _short(value: Any) -> str:
+    return shortened(repr(value), 100)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -125,7 +124,10 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
     if not variants and not grid:
         raise RecipeError(f"{path}: neither variants nor a grid; a single run starts from a plain recipe")
     name = str(document.get("name") or path.stem)
-    folder = Path(document.get("run_dir") or Path("runs", name))
+    folder = document.get("run_dir") or f"runs/{name}"
+    if not isinstance(folder, str):
+        raise RecipeError(f"{path}: run_dir: must be the path of a folder, not {folder!r}")
+    folder = Path(folder)
     base, command_line = map(_recipe_layers, (from_files, from_command_line))
 
     typed = [leaf for layer in command_line for leaf in flatten(layer.values)]
@@ -227,12 +229,15 @@ def _refuse_twins(seen: dict[str, str], key: str, title: str, what: str) -> None
 
 
 def short_names(values: Sequence[Any]) -> list[str]:
-    """A word for each of several values, which may be sections of classes: another one for another value."""
-    plain = [_file_name(value) for value in values]
-    kept = [json.dumps(value, sort_keys=True, default=str) for value in values]
-    several = {name for name in plain if len({text for text, own in zip(kept, plain, strict=True) if own == name}) > 1}
+    """A word for each of several values, which may be sections of classes: names of files, alike for equal values only,
+    also where no upper is told from lower case.
+    """
+    plain, kept = [_file_name(value) for value in values], list(map(repr, values))
+    called: dict[str, set[str]] = {}
+    for name, text in zip(plain, kept, strict=True):
+        called.setdefault(name.casefold(), set()).add(text)
     return [
-        f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:7]}" if name in several else name
+        f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:7]}" if len(called[name.casefold()]) > 1 else name
         for name, text in zip(plain, kept, strict=True)
     ]
 

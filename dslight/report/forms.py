@@ -12,8 +12,11 @@ from annotated_types import Ge, Le
 
 from dslight.files.typed import Count, loaded, parse_json, read_json_if_there
 
+Name = str | int | float
+"""Of a run, as its recipe has it, or of a question."""
+
 Score = Annotated[float, Ge(0), Le(1)]
-"""Of one answer. Nan is none."""
+"""Of one answer."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Environment:
 class Finished(Scored, Environment):
     """``result.json``."""
 
-    arm: str | None = None
-    name: str | None = None
+    arm: Name | None = None
+    name: Name | None = None
     seed: int | None = None
     recipe_hash: str | None = None
     headline: str | None = None
@@ -72,7 +75,7 @@ class Finished(Scored, Environment):
 class About:
     """``run.json``, which a sweep writes."""
 
-    arm: str | None = None
+    arm: Name | None = None
     index: Count = 0
     point: dict[str, Any] | None = None
 
@@ -81,14 +84,14 @@ class About:
 class Line:
     """A line of ``questions/SOURCE.jsonl``."""
 
-    question_id: str | int
+    question_id: Name
     score: Score | None
     type: str | None = None
     key: str | None = None
     question: str | None = None
     prompt: str | None = None
     prediction: str | None = None
-    references: list[str | float] = field(default_factory=list)
+    references: list[Name] | None = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from dslight.report.rows import PERCENT, Comparison
 from dslight.report.statistics import mcnemar
 
 RIGHT = 0.5
-_LONGEST_NAME = 80
+_LONGEST_NAME = 120  # bytes: some file systems take 143, with what stands around a name
 _TYPES = 40  # more types than this are no table that one reads
 
 Scores = NDArray[np.float64]
@@ -80,11 +80,11 @@ def write_pages(made: Benchmarks, pairs: Sequence[Comparison], out: Path, shown:
     pages: dict[tuple[str, str | None, str], str] = {}
     pictures = Pictures()
 
+    taken: set[str] = set()
+
     def write(folder: str, arm: str, base: str | None, source: str, page: QuestionPage) -> None:
-        name, taken = _page_name(*(text for text in (arm, base, source) if text is not None)), set(pages.values())
-        while (address := f"{folder}/{name}.html").casefold() in {one.casefold() for one in taken}:
-            name += "_"  # names that differ only in what some file systems do not tell apart
-        pages[arm, base, source] = address
+        name = _page_name([text for text in (arm, base, source) if text is not None], folder, taken)
+        pages[arm, base, source] = address = f"{folder}/{name}.html"
         (out / folder).mkdir(parents=True, exist_ok=True)
         write_atomically(out / address, render("questions.html", page=page, title=page.title, right=RIGHT))
 
@@ -99,14 +99,16 @@ def write_pages(made: Benchmarks, pairs: Sequence[Comparison], out: Path, shown:
     return pages
 
 
-def _page_name(*texts: str) -> str:
-    """A name of a file that any system takes: that of what the page is about where this is one, else shortened, with a
-    hash that makes it another one for another arm.
+def _page_name(about: Sequence[str], folder: str, taken: set[str]) -> str:
+    """What the page is about as a name of a file, noted as ``taken``. A long one is cut, and one that is taken (also
+    where a file system tells no upper from lower case) gets a hash.
     """
-    plain = "-".join(re.sub(r"[^A-Za-z0-9_.=]+", "_", text) for text in texts)
-    if plain == "-".join(texts) and len(plain) <= _LONGEST_NAME:
-        return plain
-    return f"{plain[:_LONGEST_NAME]}-{hashlib.sha256(repr(texts).encode()).hexdigest()[:8]}"
+    name = "-".join(re.sub(r"[^\w.=]+", "_", text) for text in about)
+    if len(name.encode()) > _LONGEST_NAME or f"{folder}/{name}".casefold() in taken:
+        begin = name.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
+        name = f"{begin}-{hashlib.sha256(repr(about).encode()).hexdigest()[:8]}"
+    taken.add(f"{folder}/{name}".casefold())
+    return name
 
 
 def arm_page(arm: str, source: str, runs: Mapping[int | None, Answers], shown: int, pictures: Pictures) -> QuestionPage:

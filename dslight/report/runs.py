@@ -7,7 +7,6 @@ point of the grid it is; a run without it is an arm of its own name. Nothing her
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -43,7 +42,7 @@ class Result:
         commit: of the git checkout, or ``None``.
         label: the arm, and the setting where the runs that were collected have several.
         diagnosed: what was measured in it.
-        words: for the values of its point.
+        words: for the sections in its point.
         read: the answers, once they are.
     """
 
@@ -101,7 +100,7 @@ class Result:
         for key in [self.headline, *self.scores]:
             if key.startswith("val/") and key.count("/") > 1:
                 first.setdefault(key.split("/")[1], key)
-        return first | {source: facts["headline"] for source, facts in self.sources.items() if "headline" in facts}
+        return first | {source: key for source, facts in self.sources.items() if (key := facts.get("headline"))}
 
     def number(self, key: str) -> float | None:
         """A number of ``result.json``, ``parameters.total`` for a nested one; ``None`` if missing or not finite."""
@@ -180,13 +179,19 @@ def _index(folder: Path) -> int:
 
 
 def _with_words(results: list[Result]) -> list[Result]:
-    """The runs with a word for each value of their points: short, and another one for another value."""
-    words: dict[str, dict[str, str]] = {}
-    for key in dict.fromkeys(key for result in results for key in result.point):
-        values = {json.dumps(one.point[key], default=str): one.point[key] for one in results if key in one.point}
-        words[key] = dict(zip(values, short_names(list(values.values())), strict=True))
+    """The runs with a word for each section, as of a class, in their points: short, and another one for another one."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in (pair for one in results for pair in one.point.items()):
+        if isinstance(value, (dict, list)):
+            sections.setdefault(key, {})[repr(value)] = value
+    words = {key: dict(zip(found, short_names(list(found.values())), strict=True)) for key, found in sections.items()}
     return [
-        replace(one, words={key: words[key][json.dumps(value, default=str)] for key, value in one.point.items()})
+        replace(
+            one,
+            words={
+                key: words[key][repr(value)] for key, value in one.point.items() if repr(value) in words.get(key, {})
+            },
+        )
         for one in results
     ]
 
