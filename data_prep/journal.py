@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dslight.data.shards import ShardError, ShardInfo
 from dslight.data.shards.format import load_index, size_problem
 from dslight.data.shards.writer import shard_name
 from dslight.files.atomic import write_atomically
+from dslight.files.typed import Count, FileError, parse_json
 from dslight.limits import at_most
 
 JOURNAL = ".journal.jsonl"
@@ -89,16 +91,33 @@ def _parsed(line: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+@dataclass(frozen=True)
+class _SetAside:
+    """A line of the quarantine; other keys name the entry."""
+
+    row: Count
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A line of a shard."""
+
+    shard: Count
+    info: dict[str, Any]
+    counts: dict[str, Count]
+    bad: list[_SetAside]
+
+
 def _intact(out: Path, line: dict[str, Any]) -> bool:
     """Whether a line is one, and its shard is there; else the shard is made again."""
-    kinds = {"shard": int, "info": dict, "counts": dict, "bad": list}
-    if any(not isinstance(line.get(name), kind) for name, kind in kinds.items()):
-        return False
     try:
-        shard = ShardInfo.parse(line["info"], out / JOURNAL)
-        if shard.name != shard_name(line["shard"]):
+        made = parse_json(json.dumps(line), _Made, out / JOURNAL)
+        shard = ShardInfo.parse(made.info, out / JOURNAL)
+        if shard.name != shard_name(made.shard):
             return False
         load_index(out, shard)
         return not size_problem(out, shard)
-    except ShardError:
+    except (FileError, ShardError):
         return False

@@ -34,3 +34,8 @@ def inert(markdown: str) -> str:
         fenced ^= line.startswith("```")
         lines.append(line if fenced else re.sub("<(?=[A-Za-z/!?])", "&lt;", line).replace("![", "!&#91;"))
     return "\n".join(lines)
+
+
+def one_line(text: object) -> str:
+    """A text as it stands in a heading or in a cell of a markdown table, neither of which it can end."""
+    return " ".join(str(text).replace("\\", r"\\").replace("|", r"\|").splitlines())

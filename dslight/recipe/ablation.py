@@ -237,7 +237,9 @@ def short_names(values: Sequence[Any]) -> list[str]:
     for name, text in zip(plain, kept, strict=True):
         called.setdefault(name.casefold(), set()).add(text)
     return [
-        f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:7]}" if len(called[name.casefold()]) > 1 else name
+        f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:7]}".strip("-")
+        if len(called[name.casefold()]) > 1
+        else name
         for name, text in zip(plain, kept, strict=True)
     ]
 

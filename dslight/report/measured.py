@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dslight.files.typed import FileError, parse_json
+from dslight.files.typed import FileError, parse_json, read_json_if_there
+from dslight.names import UnsafeNameError, below
 from dslight.report import forms
 
 
@@ -17,7 +18,7 @@ class Diagnostics:
 
     Attributes:
         folder: that holds the heat maps.
-        found: ``diagnostics.json``.
+        found: ``diagnostics.json``, with all keys of its form.
         scores: by source and by way to run the model, the scores by the number of the question.
     """
 
@@ -32,9 +33,16 @@ def read_diagnostics(run: Path) -> Diagnostics | None:
     Raises:
         FileError: naming file and key.
     """
-    found = forms.read(run / "diagnostics.json", forms.Diagnosed)
-    if found is None:
+    made = read_json_if_there(run / "diagnostics.json", forms.Diagnosed)
+    if made is None:
         return None
+    found = asdict(made)
+    try:
+        for one in made.heat_maps:
+            if one.file:
+                below(run / "diagnostics", one.file, f"{run / 'diagnostics.json'}: heat_maps: the name of a picture")
+    except UnsafeNameError as error:
+        raise FileError(str(error)) from error
     scores: dict[str, dict[str, dict[int, float]]] = {source: {} for source in found["comparisons"]}
     file = run / "diagnostics" / "questions.jsonl"
     if any(found["comparisons"].values()) and not file.is_file():

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from dslight.texts import inert, printable
+from dslight.texts import inert, one_line, printable
 
 Pages = Mapping[tuple[str, str | None, str], str]
 """Address of a page of questions by (arm, arm that it is compared with or ``None``, source)."""
@@ -159,4 +159,4 @@ def table_to_markdown(table: Table) -> str:
 def _cell_to_markdown(cell: str) -> str:
     if isinstance(cell, Markup):
         cell = Markup(re.sub("</?strong>", "**", cell)).striptags()
-    return " ".join(cell.replace("\\", r"\\").replace("|", r"\|").splitlines())
+    return one_line(cell)

@@ -60,7 +60,7 @@ def read_answers(run: Path) -> dict[str, Answers]:
     Raises:
         FileError: naming the file and line that is not as it should be.
     """
-    return {path.stem: _read(path) for path in sorted((run / FOLDER).glob("*.jsonl"))}
+    return {path.stem: _read(path) for path in sorted((run / FOLDER).glob("*.jsonl")) if path.is_file()}
 
 
 def aligned(runs: Sequence[Answers]) -> tuple[tuple[str, ...], NDArray[np.float64]]:

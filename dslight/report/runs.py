@@ -22,6 +22,12 @@ from dslight.report import forms
 from dslight.report.measured import Diagnostics, read_diagnostics
 from dslight.report.questions import Answers, read_answers
 
+_LONGEST = 100
+"""Characters of an arm, or of a value of the grid, that a label holds as it is."""
+
+_IMPOSSIBLE = 1e100
+"""A number that is no measurement, and would overflow where it is added up."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -42,7 +48,7 @@ class Result:
         commit: of the git checkout, or ``None``.
         label: the arm, and the setting where the runs that were collected have several.
         diagnosed: what was measured in it.
-        words: for the sections in its point.
+        words: for the sections and the long texts in its point.
         read: the answers, once they are.
     """
 
@@ -112,7 +118,7 @@ class Result:
 
 def _finite(value: Any) -> float | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and abs(value) < float("inf") else None
+    return value if is_number and abs(value) < _IMPOSSIBLE else None
 
 
 def collect(source: Ablation | Iterable[str | Path]) -> tuple[list[Result], list[str]]:
@@ -138,12 +144,12 @@ def collect(source: Ablation | Iterable[str | Path]) -> tuple[list[Result], list
                     unfinished.append(f"{folder}: {_other(folder, source)}")
                 else:
                     results.append(_result(folder, values))
-        except UserError as error:
+        except (UserError, OSError) as error:
             said = str(error)
             unfinished.append(said if said.startswith(str(folder)) else f"{folder}: {said}")
     results = _with_words(results)
     if len({result.setting for result in results}) > 1:
-        results = [replace(one, label=" ".join([one.arm, *map("=".join, one.setting)])) for one in results]
+        results = [replace(one, label=" ".join([one.label, *map("=".join, one.setting)])) for one in results]
     return results, unfinished
 
 
@@ -179,10 +185,10 @@ def _index(folder: Path) -> int:
 
 
 def _with_words(results: list[Result]) -> list[Result]:
-    """The runs with a word for each section, as of a class, in their points: short, and another one for another one."""
+    """The runs with a word for each section (as of a class) or long text in their points, told from others."""
     sections: dict[str, dict[str, Any]] = {}
     for key, value in (pair for one in results for pair in one.point.items()):
-        if isinstance(value, (dict, list)):
+        if isinstance(value, (dict, list)) or len(str(value)) > _LONGEST:
             sections.setdefault(key, {})[repr(value)] = value
     words = {key: dict(zip(found, short_names(list(found.values())), strict=True)) for key, found in sections.items()}
     return [
@@ -211,7 +217,7 @@ def _result(folder: Path, values: dict[str, Any]) -> Result:
     result = Result(
         path=folder,
         arm=arm,
-        label=arm,
+        label=arm if len(arm) <= _LONGEST else short_names([arm])[0],
         point=point,
         seed=seed if isinstance(seed, int) else None,
         values=values,
@@ -242,7 +248,7 @@ def _read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Lightning's CSV log: sparse rows; where a step was logged twice (a resumed run) the later row holds. The last
     validation is the one after training, whose scores are those of ``result.json``: no point of a curve.
     """
-    if not path.exists():
+    if not path.is_file():
         return {}
     logged: dict[str, list[tuple[int, float]]] = {}
     with understood(path), path.open(newline="", encoding="utf-8") as file:

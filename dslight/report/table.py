@@ -149,7 +149,7 @@ def run_record(result: Result) -> dict[str, Any]:
         "headline": result.headline,
         "accuracy": result.accuracy,
         **{key: result.number(key) for key in numbers},
-        **result.values.get("scores", {}),
+        **(result.values.get("scores") or {}),
         "git_commit": result.commit,
         "path": result.path,
     }

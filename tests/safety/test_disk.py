@@ -23,6 +23,8 @@ from dslight.texts import LONGEST
 from dslight.train.checkpoint_io import StreamedCheckpoint, tensor_bytes
 from dslight.train.finite import LossError
 
+pytestmark = pytest.mark.promise("a full disk is one sentence, and nothing is lost")
+
 
 @pytest.fixture
 def small_disk(tmp_path):

@@ -20,6 +20,8 @@ from dslight.run import fit as fit_module
 from dslight.run.folder import HeldError, RunFolder
 from dslight.run.sweep import sweep
 
+pytestmark = pytest.mark.promise("two at once in one folder do not write the same files")
+
 HOLD = """
 import sys
 from pathlib import Path

@@ -30,6 +30,8 @@ from dslight.recipe.compose import compose
 from dslight.recipe.schema import sections
 from dslight.texts import LONGEST
 
+pytestmark = pytest.mark.promise("a wrong type in a file is a sentence")
+
 
 def check(path: str, name: str, use: Callable[[], Any], *named: str) -> None:
     """``use`` works, or says in a sentence what is wrong in which file or at which key."""
