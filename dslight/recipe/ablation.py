@@ -28,7 +28,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
             raise RecipeError(f"{where}: a variant's name becomes a folder; use letters, digits and . _ - only")
         variant = _mapping(variant, where)
         cost = variant.get("cost", 1.0)
-        if not isinstance(cost, (int, float)):
+        if not isinstance(cost, (int, float)) or isinstance(cost, bool) or not isfinite(cost):
             raise RecipeError(f"{where}.cost: must be a number, not {cost!r}")
         own = {key: value for key, value in variant.items() if key not in VARIANT_KEYS}
         layers = [*base, *_variant_bases(variant, where, sources), Layer(f"{path} ({where})", own)]
@@ -191,6 +191,8 @@ def _grid(node: Any, at: str) -> dict[str, list[Any]]:
     """Dotted key -> its values, whether the keys were written dotted or nested (as the command line does)."""
     grid: dict[str, list[Any]] = {}
     for key, values in _mapping(node, at).items():
+        if not all(str(key).split(".")):
+            raise RecipeError(f"{at}: {key!r} is not a key; write names with dots between them")
         if isinstance(values, dict):
             grid |= {f"{key}.{inner}": value for inner, value in _grid(values, f"{at}.{key}").items()}
         elif isinstance(values, list) and values:

@@ -342,6 +342,9 @@ def _load(path: Path, asked_by: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         kind = "a list" if node is not None and node.id == "sequence" else "a single value"
         raise RecipeError(f"{path}: a recipe is a mapping (key: value), this file holds {kind}")
+    for key, value in flatten(values).items():
+        if isinstance(value, str) and "\0" in value:
+            raise RecipeError(f"{path}: {key}: holds a null character, which ends the name of a file")
     return values  # type: ignore[return-value]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dslight.files.typed import FileError
 from dslight.report import forms
 
 FOLDER = "questions"
@@ -60,7 +61,7 @@ def read_answers(run: Path) -> dict[str, Answers]:
     Raises:
         FileError: naming the file and line that is not as it should be.
     """
-    return {path.stem: _read(path) for path in sorted((run / FOLDER).glob("*.jsonl")) if path.is_file()}
+    return {path.stem: _read(path) for path in sorted((run / FOLDER).glob("*.jsonl"))}
 
 
 def aligned(runs: Sequence[Answers]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
@@ -78,6 +79,8 @@ def aligned(runs: Sequence[Answers]) -> tuple[tuple[str, ...], NDArray[np.float6
 
 
 def _read(path: Path) -> Answers:
+    if not path.is_file():
+        raise FileError(f"{path}: is no file")
     seen: dict[str, int] = {}
     ids, scores, types, places, place = [], [], [], [], 0
     with path.open("rb") as file:

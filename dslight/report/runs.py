@@ -248,8 +248,10 @@ def _read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Lightning's CSV log: sparse rows; where a step was logged twice (a resumed run) the later row holds. The last
     validation is the one after training, whose scores are those of ``result.json``: no point of a curve.
     """
-    if not path.is_file():
+    if not path.exists():
         return {}
+    if not path.is_file():
+        raise FileError(f"{path}: is no file")
     logged: dict[str, list[tuple[int, float]]] = {}
     with understood(path), path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file, strict=True):

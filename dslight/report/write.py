@@ -86,6 +86,8 @@ def report(
     else:
         home = Path(source[0] if len(source) == 1 else "report")
     out = home if out is None else Path(out)
+    if "\0" in str(out):
+        raise RecipeError(f"--out: {str(out)!r} holds a null character, which ends the name of a file")
     results, unfinished = collect(source)
     if not results:
         raise RecipeError("\n  ".join(["no finished run to report on", *unfinished]))

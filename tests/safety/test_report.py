@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -121,10 +122,61 @@ def test_arms_of_any_name(tmp_path, capsys):
     assert main(["report", str(tmp_path / "runs"), "--out", str(out)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "deep"}
     with (out / "table.csv").open(newline="") as table:
-        assert len(list(csv.DictReader(table))) == len(ARMS)
+        assert len(list(csv.DictReader(table))) == len(ARMS) - 1
+    assert "/run.json: not JSON" in (out / "table.md").read_text()  # half a character
     pages = [path.name for path in (out / "answers").iterdir()]
-    assert len({name.casefold() for name in pages}) == len(pages) == len({arm or "low" for arm in ARMS})
+    assert len({name.casefold() for name in pages}) == len(pages) == len({arm or "low" for arm in ARMS} - {"\ud800"})
     assert max(len(name.encode()) for name in pages) <= 125
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.promise(SURVIVES, "a pipe, or a folder, under the name of")
+@pytest.mark.parametrize("file", [*DOCUMENTS, "metrics.csv", "recipe.yaml"])
+@pytest.mark.parametrize("kind", [fifo, folder])
+def test_what_is_no_file(kind, file, tmp_path, outcome):
+    run(tmp_path / "good", "good")
+    kind(run(tmp_path / "bad", "bad") / file)
+    results, (named,) = collect([tmp_path])
+    assert [result.arm for result in results] == ["good"]
+    assert str(tmp_path / "bad" / file) in named
+    outcome(named.removeprefix(f"{tmp_path}"))
+
+
+@pytest.mark.promise(SURVIVES, "runs of one arm of which different things were measured, one of them impossible")
+def test_runs_of_an_arm_that_were_measured_differently(tmp_path, capsys):
+    many = {"parts": {"stacking": {"gate": 1.0}}, "norms": DIAGNOSED["norms"] * 2}
+    found = [DIAGNOSED, {"stacks": [], "parts": {}, "comparisons": {}}, DIAGNOSED | many]
+    found += [DIAGNOSED | {"norms": [DIAGNOSED["norms"][0] | {"relative": float("nan"), "cosine": float("inf")}]}]
+    found += [DIAGNOSED | {"heat_maps": [{"file": "a.png"}]}]
+    for number, (one, first) in enumerate((one, first) for first in range(len(found)) for one in found):
+        result = RESULT | {"seed": number, "accuracy": 1e308, "step_seconds": 1e308, "steps": 1e300, "scores": None}
+        files = {"diagnostics.json": json.dumps(one), "result.json": json.dumps(result)}
+        place = run(tmp_path / "runs" / f"{first}-{(number + first) % len(found)}", f"arm-{first}", **files)
+        (place / "diagnostics" / "a.png").write_bytes(b"none")
+    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    assert "Not in this report" not in (tmp_path / "out" / "table.md").read_text()
+
+
+@pytest.mark.promise("what the system refuses is a sentence", "a report into")
+@pytest.mark.parametrize("out", ["file", "file/out", "x" * 300, "a\0b"], ids=lambda name: repr(name[:20]))
+def test_places_that_are_none(out, tmp_path, capsys, outcome):
+    (tmp_path / "file").write_text("somebody's")
+    run(tmp_path / "runs" / "good", "good")
+    assert main(["report", str(tmp_path / "runs"), "--out", f"{tmp_path}/{out}"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("dslight: ")
+    assert (tmp_path / "file").read_text() == "somebody's"
+    outcome(said.strip().replace(str(tmp_path), ""))
 
 
 @pytest.mark.promise(NAMES, "a grid over classes with many settings")

@@ -76,6 +76,25 @@ def test_ablations(recipe, tmp_path):
         check(path, name, lambda: expand(file), "effect.yaml", "variants", "grid")
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("grid: {'': [1, 2]}", "grid: ''"),
+        ("grid: {a..b: [1, 2]}", "grid: 'a..b'"),
+        ("grid: {a: {'': [1]}}", "grid.a: ''"),
+        ('run_dir: "a\\0b"\ngrid: {x: [1, 2]}', "run_dir: holds a null character"),
+        ("variants: {a: {x: 1, cost: .nan}}", "variants.a.cost"),
+        ("variants: {a: {x: 1, cost: true}}", "variants.a.cost"),
+        ("grid: {x: [1]}\nrun_dir: 7", "run_dir"),
+    ],
+)
+def test_names_of_ablations_that_are_none(text, key, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"name: a\n{text}\n")
+    with pytest.raises(UserError) as refused:
+        expand(tmp_path / "a.yaml")
+    assert key in str(refused.value)
+
+
 @pytest.fixture
 def shards(tmp_path) -> Path:
     with ShardWriter(tmp_path / "shards", shard_records=2, meta={"program": "test"}) as writer:
