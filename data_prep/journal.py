@@ -36,7 +36,7 @@ class Journal:
     def __init__(self, out: Path, head: dict[str, Any]) -> None:
         self.path, self.lines = out / JOURNAL, dict[int, dict[str, Any]]()
         self.head: dict[str, Any] = json.loads(json.dumps(head))
-        if self.path.exists():
+        if self.path.is_file():
             self._load(out)
         self.save()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tarfile
 import zipfile
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from data_prep.images import Images
+from data_prep.journal import JOURNAL, Journal
 from dslight.data.sample import BadSample
-from dslight.data.shards import ShardError, index_tars
+from dslight.data.shards import MANIFEST, ShardError, ShardReader, ShardWriter, index_tars, verify
 from dslight.errors import UserError
 
 PROMISE = "a damaged archive is named, and its reading ends"
@@ -23,9 +25,8 @@ def tar_of(*sizes: int) -> bytes:
     out = io.BytesIO()
     for number, size in enumerate(sizes):
         header = bytearray(tarfile.TarInfo(f"{number}.jpg").tobuf(tarfile.GNU_FORMAT))
-        header[124:136] = (
-            (size & ((1 << 96) - 1)).to_bytes(12, "big") if size < 0 or size > 8**11 else b"%011o\0" % size
-        )
+        binary = (size | 1 << 95 if size > 0 else size + (1 << 96)).to_bytes(12, "big")
+        header[124:136] = b"%011o\0" % size if 0 <= size < 8**11 else binary
         header[148:156] = b" " * 8
         header[148:156] = b"%06o\0 " % sum(header)
         out.write(bytes(header) + b"x" * 100 + bytes(412))
@@ -107,6 +108,30 @@ def test_damaged_zips(name, tmp_path, outcome):
         Images.open([str(tmp_path / "a.zip")]).read("a.jpg")
     assert "a.zip" in str(refused.value) or "a.jpg" in str(refused.value)
     outcome(str(refused.value).replace(f"{tmp_path}/", ""))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.promise("nothing waits for a pipe", "shards with a pipe, or a folder, under the name of")
+@pytest.mark.parametrize("kind", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", [MANIFEST, "shard-000000.tar", "shard-000000.idx.npz"])
+def test_shards_that_are_no_files(name, kind, tmp_path, outcome):
+    with ShardWriter(tmp_path / "shards") as writer:
+        writer.write("a", [], {"caption": "x"})
+    (tmp_path / "shards" / name).unlink()
+    kind(tmp_path / "shards" / name)
+    with pytest.raises(ShardError) as refused:
+        ShardReader(tmp_path / "shards")
+    assert f"{name}: is no file" in str(refused.value)
+    assert [str(problem) for problem in verify(tmp_path / "shards") if "is no file" in str(problem)]
+    outcome(str(refused.value).replace(f"{tmp_path}/", ""))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.promise("nothing waits for a pipe", "the journal of an unfinished conversion")
+def test_a_journal_that_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / JOURNAL)
+    assert Journal(tmp_path, {"program": "test"}).lines == {}
+    assert (tmp_path / JOURNAL).is_file()
 
 
 @pytest.mark.promise(PROMISE, "the _stats.json beside a tar is")

@@ -41,13 +41,14 @@ class Headers:
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
-        self.path, self._file, self.tell, self._reached = path, file, file.tell, 0
+        self.path, self._file, self.tell = path, file, file.tell
+        self._reached, self._end = 0, os.fstat(file.fileno()).st_size
 
     def seek(self, place: int) -> int:
         """As of a file."""
         if place < self._reached:
             raise ShardError(f"{self.path}: damaged after {self._reached:,} bytes: a member ends before it begins")
-        return self._file.seek(min(place, 1 << 62))
+        return self._file.seek(min(place, self._end))  # no system seeks to any number
 
     def read(self, size: int = -1) -> bytes:
         """As of a file."""
