@@ -107,11 +107,15 @@ def _adapter(form: Any) -> Any:
     return TypeAdapter(form)
 
 
+_TEXT_OR_NUMBER = [("str",), ("int",), ("float",)]
+
+
 def _said(error: Any) -> str:
     """The first of its findings: key, what it should be, what is there."""
     found, *others = error.errors(include_url=False, include_context=False)
     key, what = ".".join(map(str, found["loc"])), found["msg"].replace("Input should", "must")
-    if any(one["loc"][:-1] == found["loc"][:-1] and one["input"] is found["input"] for one in others):  # of a union
+    same = [one for one in others if one["loc"][:-1] == found["loc"][:-1] and one["loc"][-1:] in _TEXT_OR_NUMBER]
+    if same and found["loc"][-1:] in _TEXT_OR_NUMBER:  # each kind of a union has its own error
         key, what = ".".join(map(str, found["loc"][:-1])), "must be a text or a number"
     if found["type"] == "json_invalid":
         return f"not JSON ({what.removeprefix('Invalid JSON: ')})"
