@@ -231,6 +231,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_intermixed_args(argv)
     torch.set_num_threads(1)
+    if args.n < 0:
+        raise SystemExit(f"--n: {args.n}; 0 or more")
     try:
         reader = ShardReader(args.root)
         lens = None if args.recipe is None else Lens.of(compose(args.recipe, args.overrides))

@@ -101,7 +101,8 @@ def said_of(error: BaseException) -> str | None:
     if full := no_space(error):
         return readable(str(full))
     if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
-        return readable(f"{error.filename}: {(error.strerror or '').lower()}")
+        # of a file that takes another one's place, the place
+        return readable(f"{error.filename2 or error.filename}: {(error.strerror or '').lower()}")
     return None
 
 
