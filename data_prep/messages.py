@@ -51,7 +51,7 @@ class MessagesEntry:
         chat = _Chat(given_images(raw))
         key = "messages" if raw.get("messages") else "conversations"
         if not isinstance(messages := raw.get(key), list):
-            raise BadSample("has no list of messages or conversations", "no-text")
+            raise BadSample("the entry has no list of messages or conversations", "no-text")
         if system := raw.get("system"):
             chat.add({"role": "system", "content": system})
         for message in messages:

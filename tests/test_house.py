@@ -99,9 +99,10 @@ def test_a_spawned_data_worker_does_not_import_lightning():
 @pytest.mark.parametrize(
     ("under", "forbidden"),
     [
-        (["question", "errors", "upstream"], ["dslight"]),
+        (["question", "texts", "upstream"], ["dslight"]),
+        (["errors"], [name for name in INSIDE if name != "dslight.texts"]),
         (["types"], [name for name in INSIDE if name != "dslight.question"]),
-        (["files"], [name for name in INSIDE if name not in ("dslight.errors", "dslight.files")]),
+        (["files"], [name for name in INSIDE if name not in ("dslight.errors", "dslight.files", "dslight.texts")]),
         (
             ["components"],
             [
