@@ -9,7 +9,7 @@ width of the vision encoder, ``D`` width of the language model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 from typing import Any
 
@@ -128,9 +128,45 @@ class Views:
         return torch.tensor(found, dtype=torch.int64).to(self.pixels.device)
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where things stand in a batch: indices into its rows laid end to end, so ``row * T + column``.
+
+    How many there are is known by their shapes. A device that has to count them itself (``nonzero``, a boolean index)
+    makes the host wait for it; so they are made where the batch is, before it moves.
+
+    Attributes:
+        visual: int64 ``[N]``, the visual slots.
+        supervised: int64 ``[n]``, the positions whose next token is learned; ``None`` for questions.
+        targets: int64 ``[n]``, those tokens.
+    """
+
+    visual: Tensor
+    supervised: Tensor | None = None
+    targets: Tensor | None = None
+
+    @classmethod
+    def of(cls, visual_mask: Tensor, labels: Tensor | None) -> Places:
+        """Those of a batch."""
+        visual = visual_mask.flatten().nonzero().squeeze(1)
+        if labels is None:
+            return cls(visual)
+        following = torch.full_like(labels, IGNORE)
+        following[:, :-1] = labels[:, 1:]
+        following = following.flatten()
+        supervised = (following != IGNORE).nonzero().squeeze(1)
+        return cls(visual, supervised, following.index_select(0, supervised))
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> Places:
+        """Each tensor moved."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Places(**{name: None if tensor is None else move(tensor) for name, tensor in moved.items()})
+
+
 @dataclass
 class Batch:
-    """One micro-batch of a rank.
+    """One micro-batch of a rank. Make another (``dataclasses.replace``) instead of writing into its tensors: from the
+    moment it moves it knows its :attr:`places`.
 
     Attributes:
         input_ids: int64 ``[B, T]``. Visual slots are already expanded; the id that stands there is a valid one and
@@ -163,21 +199,31 @@ class Batch:
     segments: Tensor | None = None
     dropped: Sequence[str] = ()
     shrunk: Sequence[str] = ()
+    _places: Places | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on ``device`` (the protocol that Lightning moves batches by)."""
-
         return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (the protocol of torch's DataLoader)."""
         return self._map(lambda x: x.pin_memory())
 
+    @property
+    def places(self) -> Places:
+        """Where its visual slots and supervised positions stand."""
+        return Places.of(self.visual_mask, self.labels) if self._places is None else self._places
+
+    def located(self) -> Batch:
+        """The batch itself, which knows its :attr:`places` from now on."""
+        self._places = self.places
+        return self
+
     def _map(self, move: Callable[[Any], Any]) -> Batch:
-        return replace(
+        moved = replace(
             self,
             input_ids=move(self.input_ids),
             attention_mask=move(self.attention_mask),
@@ -186,6 +232,8 @@ class Batch:
             views=None if self.views is None else move(self.views),
             segments=None if self.segments is None else move(self.segments),
         )
+        moved._places = self.places.map(move)
+        return moved
 
 
 @dataclass(frozen=True)

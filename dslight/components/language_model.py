@@ -35,9 +35,11 @@ from dslight.components.transformers_config import (
 )
 from dslight.components.unread import weights_wait
 from dslight.nn.cross_attention import attend
+from dslight.nn.head import at, narrowed
 from dslight.nn.injector import inject
+from dslight.nn.loss import summed_loss
 from dslight.nn.window import follow
-from dslight.types import VisualTokens
+from dslight.types import Batch, VisualTokens
 from dslight.upstream.transformers import attention_of, is_recurrent, masks_windows
 
 
@@ -91,6 +93,13 @@ class LanguageModel(Component, ABC):
     def outermost(self) -> nn.Module:
         """The module that every pass goes through first: it is called with ``input_ids`` and with the KV cache."""
         return self.decoder
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The module that :meth:`logits` calls with hidden states ``[B, T, D]`` to make logits of them. In training it
+        sees supervised positions alone; ``None``: there is no such module, and logits of all positions are made.
+        """
+        return None
 
     @abstractmethod
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -177,17 +186,45 @@ class LanguageModel(Component, ABC):
         Raises:
             ValueError: for packed rows that cannot be told apart.
         """
-        packing = {}
-        if segments is not None:
-            self.check_packing()
-            if visual is not None and visual.memory is not None:
-                raise ValueError(
-                    "data.order.pack: cross-attention reads the images of a whole row, so a document would see those "
-                    "of the others in it; do not pack, or choose a stacking that stacks"
-                )
-            packing = {"segments": segments}
+        packing = self._packing(segments, visual)
         with self._injecting(visual_mask, visual):
             return self.logits(input_ids, attention_mask, **packing)
+
+    def loss(self, batch: Batch, visual: VisualTokens | None) -> tuple[Tensor, Tensor]:
+        """Next-token loss of a batch with labels, as :func:`~dslight.nn.loss.next_token_loss` of :meth:`forward`: the
+        sum over supervised tokens, and their number. Logits are made of those positions alone where :attr:`head` says
+        how.
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
+        places, (rows, length) = batch.places, batch.input_ids.shape
+        assert places.supervised is not None and places.targets is not None
+        packing = self._packing(batch.segments, visual)
+        with (
+            self._injecting(batch.visual_mask, visual, places.visual),
+            narrowed(self.head, rows, places.supervised),
+        ):
+            logits = self.logits(batch.input_ids, batch.attention_mask, **packing)
+        return summed_loss(at(logits, rows, length, places.supervised), places.targets)
+
+    @property
+    def narrows_head(self) -> bool:
+        """Whether :meth:`loss` makes logits of supervised positions alone; found out by a pass over two tokens."""
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=next(self.parameters()).device)
+        with torch.no_grad(), narrowed(self.head, 1, ids[0, :1]):
+            return self.logits(ids, torch.ones_like(ids)).shape[1] == 1
+
+    def _packing(self, segments: Tensor | None, visual: VisualTokens | None) -> dict[str, Tensor]:
+        if segments is None:
+            return {}
+        self.check_packing()
+        if visual is not None and visual.memory is not None:
+            raise ValueError(
+                "data.order.pack: cross-attention reads the images of a whole row, so a document would see those "
+                "of the others in it; do not pack, or choose a stacking that stacks"
+            )
+        return {"segments": segments}
 
     def generate(
         self,
@@ -204,7 +241,9 @@ class LanguageModel(Component, ABC):
             return self.generate_ids(input_ids, attention_mask, **options)
 
     @contextmanager
-    def _injecting(self, visual_mask: Tensor, visual: VisualTokens | None) -> Iterator[None]:
+    def _injecting(
+        self, visual_mask: Tensor, visual: VisualTokens | None, places: Tensor | None = None
+    ) -> Iterator[None]:
         if visual is None:
             yield
             return
@@ -217,6 +256,7 @@ class LanguageModel(Component, ABC):
                 fill=visual.base,
                 embedding=self.embedding,
                 window=window,
+                places=places,
                 operation=visual.operation,
             )
             with stacking, attend(self.layers, visual_mask, visual.memory, window=window):
@@ -319,6 +359,11 @@ class HFCausalLM(LanguageModel):
     def outermost(self) -> nn.Module:
         """The model with its head, which ``generate`` calls."""
         return self.model
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The model's output embedding, adapters included."""
+        return self.model.get_output_embeddings()
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``; documents of a row see only themselves where ``segments`` are."""

@@ -41,9 +41,10 @@ class _Positions:
     forward pass.
     """
 
-    def __init__(self, mask: Tensor, window: Window) -> None:
+    def __init__(self, mask: Tensor, window: Window, places: Tensor | None) -> None:
         self.batch, self.length = mask.shape
-        self.row, self.column = mask.nonzero(as_tuple=True)  # row-major, like the packed values
+        flat = mask.flatten().nonzero().squeeze(1) if places is None else places  # row-major, like the packed values
+        self.row, self.column = flat // self.length, flat % self.length
         self.window = window
 
     def __len__(self) -> int:
@@ -115,6 +116,7 @@ def inject(
     fill: Tensor | None = None,
     embedding: nn.Module | None = None,
     window: Window | None = None,
+    places: Tensor | None = None,
     operation: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[None]:
     """While the block runs, add ``stacks`` to the residual stream of ``layers``.
@@ -129,6 +131,8 @@ def inject(
         embedding: the token embedding; needed with ``fill``.
         window: of the pass that runs, from :func:`~dslight.nn.window.follow`; ``None``: every pass computes the whole
             sequence.
+        places: int64 ``[N]``, where the mask is true in its rows laid end to end; ``None``: they are counted, which
+            makes the host wait for a GPU.
         operation: what is added instead of the stack itself, given (index of the stack, residual stream at the slots
             ``[n, D]``, the stack there ``[n, D]``).
 
@@ -138,7 +142,7 @@ def inject(
     """
     wanted = intervened(Injection(layers, stacks, tuple(sites), fill, operation))
     stacks, sites, fill, operation = wanted.stacks, wanted.sites, wanted.fill, wanted.operation
-    positions = _Positions(mask, window or Window(mask.shape[1]))
+    positions = _Positions(mask, window or Window(mask.shape[1]), places)
     for name, tokens in (("stacks", stacks), ("fill", fill)):
         if tokens is not None and tokens.shape[-2] != len(positions):
             raise ValueError(
