@@ -139,28 +139,54 @@ class Places:
         visual: int64 ``[N]``, the visual slots.
         supervised: int64 ``[n]``, the positions whose next token is learned; ``None`` for questions.
         targets: int64 ``[n]``, those tokens.
+        documents: int64 ``[d + 1]``, where each document of packed rows begins, and the end; padding is one too.
+            ``None`` where rows are not packed.
+        longest: positions of the longest document.
+        aligned: whether rows begin in column 0 and padding stands behind them alone.
     """
 
     visual: Tensor
     supervised: Tensor | None = None
     targets: Tensor | None = None
+    documents: Tensor | None = None
+    longest: int = 0
+    aligned: bool = False
 
     @classmethod
-    def of(cls, visual_mask: Tensor, labels: Tensor | None) -> Places:
+    def of(cls, batch: Batch) -> Places:
         """Those of a batch."""
-        visual = visual_mask.flatten().nonzero().squeeze(1)
-        if labels is None:
-            return cls(visual)
-        following = torch.full_like(labels, IGNORE)
-        following[:, :-1] = labels[:, 1:]
-        following = following.flatten()
-        supervised = (following != IGNORE).nonzero().squeeze(1)
-        return cls(visual, supervised, following.index_select(0, supervised))
+        real = batch.attention_mask.bool()
+        aligned = bool(real[:, 0].all() and (real[:, 1:] <= real[:, :-1]).all())
+        found = cls(batch.visual_mask.flatten().nonzero().squeeze(1), aligned=aligned)
+        if batch.labels is not None:
+            found = replace(found, **dict(zip(("supervised", "targets"), supervised(batch.labels), strict=True)))
+        if batch.segments is not None:
+            starts = documents(batch.segments)
+            found = replace(found, documents=starts, longest=int(starts.diff().max()))
+        return found
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Places:
         """Each tensor moved."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Places(**{name: None if tensor is None else move(tensor) for name, tensor in moved.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: move(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+
+def supervised(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The positions of ``[B, T]`` whose next token is learned, and those tokens: :class:`Places`' ``[n]`` each."""
+    following = torch.full_like(labels, IGNORE)
+    following[:, :-1] = labels[:, 1:]
+    following = following.flatten()
+    found = (following != IGNORE).nonzero().squeeze(1)
+    return found, following.index_select(0, found)
+
+
+def documents(segments: Tensor) -> Tensor:
+    """Where the documents of packed rows ``[B, T]`` begin, and the end: :class:`Places`' ``[d + 1]``."""
+    begins = torch.ones(segments.shape[0], segments.shape[1] + 1, dtype=torch.bool, device=segments.device)
+    begins[:, 1:-1] = segments[:, 1:] != segments[:, :-1]
+    begins[:-1, -1] = False  # but of the last row, a row's end is the next one's beginning
+    row, column = begins.nonzero(as_tuple=True)
+    return row * segments.shape[1] + column
 
 
 @dataclass
@@ -215,7 +241,7 @@ class Batch:
     @property
     def places(self) -> Places:
         """Where its visual slots and supervised positions stand."""
-        return Places.of(self.visual_mask, self.labels) if self._places is None else self._places
+        return Places.of(self) if self._places is None else self._places
 
     def located(self) -> Batch:
         """The batch itself, which knows its :attr:`places` from now on."""

@@ -1,9 +1,9 @@
 """The head of a language model, shown the positions that its logits are wanted at and no others.
 
 Logits are wide: at a vocabulary of 150,000, 640 positions have 390 MB of them and as much of their gradient, and of a
-conversation about a picture a tenth is supervised. What a family does to logits (a scale, a soft cap) it does to each by
-itself, behind the head; so it is the head's input that is narrowed, by a hook on whatever module the model calls as its
-head, and all else is the model's own: a head that is tied, sharded, or has adapters beside it.
+conversation about a picture a tenth is supervised. What a family does to logits (a scale, a soft cap) it does behind
+the head, to each by itself. So it is the head's input that is narrowed, by a hook on whatever module the model calls as
+its head, and all else is the model's own: a head that is tied, sharded, or has adapters beside it.
 """
 
 from __future__ import annotations

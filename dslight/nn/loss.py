@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dslight.types import Places
+from dslight.types import supervised
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,9 +23,8 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The sum over supervised tokens (scalar, with gradient; 0 when there are none) and their number (int64 scalar).
     """
-    places = Places.of(torch.zeros_like(labels, dtype=torch.bool), labels)
-    assert places.supervised is not None and places.targets is not None
-    return summed_loss(logits.flatten(0, 1).index_select(0, places.supervised), places.targets)
+    positions, targets = supervised(labels)
+    return summed_loss(logits.flatten(0, 1).index_select(0, positions), targets)
 
 
 def summed_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

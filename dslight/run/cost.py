@@ -31,6 +31,7 @@ class Costs:
         views: that the vision encoder reads.
         positions: of the sequence, visual and text.
         half: FLOPs of the language model's forward pass over half of the positions.
+        narrow: whether in training the language model's head sees supervised positions alone.
     """
 
     flops: dict[str, float]
@@ -38,6 +39,7 @@ class Costs:
     views: int
     positions: int = 0
     half: float = 0.0
+    narrow: bool = True
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
         half = ids[:, : ids.shape[1] // 2]
         with torch.no_grad(), count_flops() as counter:
             model.language_model.logits(half, torch.ones_like(half))
-    return Costs(flops, _bytes(kept.values()), seen, ids.shape[1], counter.get_total_flops())
+        narrow = model.language_model.narrows_head
+    return Costs(flops, _bytes(kept.values()), seen, ids.shape[1], counter.get_total_flops(), narrow)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -5,7 +5,7 @@
 import pytest
 import torch
 from packaging.version import Version
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers import __version__ as version
 
 from dslight.upstream.torch import fake_tensors
@@ -14,6 +14,7 @@ from dslight.upstream.transformers import (
     is_recurrent,
     masks_windows,
     recomputes_with_hooks,
+    registers_attention,
     remember_coordinates,
 )
 
@@ -89,3 +90,34 @@ def test_coordinates_that_were_asked_for_before_fake_tensors_stay_real():
         model(torch.zeros(1, 3, 48, 48))
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 48, 48)).last_hidden_state.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "expected"),
+    [
+        ("llama", {"intermediate_size": 16}, True),
+        ("gemma3_text", WIDTHS, True),
+        ("doge", {"intermediate_size": 16}, False),  # makes a mask of its own out of what it is given
+        ("falcon", {}, False),  # does not ask the table
+    ],
+)
+def test_a_registered_attention_is_called_in_every_layer_with_the_mask_that_was_given(kind, more, expected):
+    model = decoder(kind, **more)
+    assert registers_attention(model) == expected
+    if not expected:
+        return
+    seen: list[object] = []
+
+    def attend(module, query, key, value, attention_mask, **options):
+        seen.append(attention_mask)
+        return AttentionInterface()["sdpa"](module, query, key, value, None, is_causal=True, scaling=options["scaling"])
+
+    AttentionInterface.register("dslight_test", attend)
+    AttentionMaskInterface.register("dslight_test", AttentionMaskInterface()["sdpa"])
+    ids, given = torch.ones(1, 3, dtype=torch.int64), torch.zeros(1, 5, 6, 7, dtype=torch.int64)
+    options = {"attention_mask": given, "position_ids": torch.arange(3)[None], "use_cache": False}
+    expected_logits = model(input_ids=ids, use_cache=False).logits
+    model.set_attn_implementation("dslight_test")
+    torch.testing.assert_close(model(input_ids=ids, **options).logits, expected_logits)
+    assert len(seen) == 2
+    assert all(mask is given for mask in seen)
