@@ -44,11 +44,11 @@ class _Positions:
     def __init__(self, mask: Tensor, window: Window, places: Tensor | None) -> None:
         self.batch, self.length = mask.shape
         flat = mask.flatten().nonzero().squeeze(1) if places is None else places  # row-major, like the packed values
-        self.row, self.column = flat // self.length, flat % self.length
+        self.flat = flat
         self.window = window
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.flat)
 
     def select(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
         """Flat indices into ``hidden`` ``[b, t, D]``, and which of the N packed values go there (``None``: all, in
@@ -58,7 +58,9 @@ class _Positions:
         start = self.window.start(length)
         if start >= self.length or len(self) == 0:
             return None
-        row, column, chosen = self.row, self.column - start, None
+        if rows == self.batch and length == self.length and not start:  # all of it, as in training
+            return self.flat, None
+        row, column, chosen = self.flat // self.length, self.flat % self.length - start, None
         if start or length < self.length:
             chosen = ((column >= 0) & (column < length)).nonzero().squeeze(1)
             row, column = row[chosen], column[chosen]
@@ -131,8 +133,8 @@ def inject(
         embedding: the token embedding; needed with ``fill``.
         window: of the pass that runs, from :func:`~dslight.nn.window.follow`; ``None``: every pass computes the whole
             sequence.
-        places: int64 ``[N]``, where the mask is true in its rows laid end to end; ``None``: they are counted, which
-            makes the host wait for a GPU.
+        places: int64 ``[N]``, where the mask is true in its rows laid end to end; ``None``: they are counted, which makes
+            the host wait for a GPU.
         operation: what is added instead of the stack itself, given (index of the stack, residual stream at the slots
             ``[n, D]``, the stack there ``[n, D]``).
 
