@@ -27,6 +27,14 @@ use).
 """
 
 
+def moved(tensor: Tensor, device: torch.device | str, non_blocking: bool | None = None) -> Tensor:
+    """The tensor on ``device``. On its way to a GPU nobody waits for it, unless told to: what is computed there later
+    comes behind it. Read on a CPU, it has to be there.
+    """
+    wait = torch.device(device).type == "cpu" if non_blocking is None else not non_blocking
+    return tensor.to(device, non_blocking=not wait)
+
+
 @dataclass(frozen=True)
 class ViewNeeds:
     """Which views of an image a stacking looks at, beside the base view: what views are made of by default.
@@ -112,9 +120,9 @@ class Views:
         """The crops of all images, image by image and row by row, ``[K, 3, H, W]``."""
         return self.pixels[self.crop_index]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Views:
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Views:
         """The same views with their pixels on ``device``."""
-        return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
+        return replace(self, pixels=moved(self.pixels, device, non_blocking))
 
     def pin_memory(self) -> Views:
         """The same views in page-locked memory."""
@@ -125,7 +133,7 @@ class Views:
         starts = accumulate(self.per_image, initial=0)
         spans = [(start, *span(1 + rows * cols)) for start, (rows, cols) in zip(starts, self.grids, strict=False)]
         found = [start + i for start, first, last in spans for i in range(first, last)]
-        return torch.tensor(found, dtype=torch.int64).to(self.pixels.device)
+        return moved(torch.tensor(found, dtype=torch.int64), self.pixels.device)
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ class Places:
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Places:
         """Each tensor moved."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         return replace(self, **{name: move(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
@@ -230,9 +238,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Batch:
         """The same batch on ``device`` (the protocol that Lightning moves batches by)."""
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+        return self._map(
+            lambda x: x.to(device, non_blocking) if isinstance(x, Views) else moved(x, device, non_blocking)
+        )
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (the protocol of torch's DataLoader)."""
@@ -249,7 +259,7 @@ class Batch:
         return self
 
     def _map(self, move: Callable[[Any], Any]) -> Batch:
-        moved = replace(
+        there = replace(
             self,
             input_ids=move(self.input_ids),
             attention_mask=move(self.attention_mask),
@@ -258,8 +268,8 @@ class Batch:
             views=None if self.views is None else move(self.views),
             segments=None if self.segments is None else move(self.segments),
         )
-        moved._places = self.places.map(move)
-        return moved
+        there._places = self.places.map(move)
+        return there
 
 
 @dataclass(frozen=True)
@@ -336,9 +346,9 @@ class DenseBatch:
     def __len__(self) -> int:
         return len(self.views)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> DenseBatch:
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> DenseBatch:
         """The same batch on ``device``."""
-        targets, valid = (x.to(device, non_blocking=non_blocking) for x in (self.targets, self.valid))
+        targets, valid = (moved(x, device, non_blocking) for x in (self.targets, self.valid))
         return DenseBatch(self.views.to(device, non_blocking), targets, self.keys, valid)
 
     def pin_memory(self) -> DenseBatch:

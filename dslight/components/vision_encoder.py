@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dslight.components.component import Component
 from dslight.nn.injector import inject, record
-from dslight.types import Grid
+from dslight.types import Grid, moved
 
 Tap = int | Literal["final"]
 """Where features are read: l = the input of layer l (Hugging Face's ``hidden_states[l]``; negative counts from the
@@ -113,7 +113,7 @@ class VisionEncoder(Component, ABC):
         reference = next(self.parameters())
         # of a dtype by name: under Lightning's `bf16-true` torch.tensor makes bfloat16, 3 digits of a mean
         mean, std = (
-            torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1).to(pixels.device, non_blocking=True)
+            moved(torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), pixels.device)
             for values in (self.mean, self.std)
         )
         # data leaves the colours of a pixel side by side in memory; one copy, and what is new stays in the caches

@@ -133,8 +133,8 @@ def inject(
         embedding: the token embedding; needed with ``fill``.
         window: of the pass that runs, from :func:`~dslight.nn.window.follow`; ``None``: every pass computes the whole
             sequence.
-        places: int64 ``[N]``, where the mask is true in its rows laid end to end; ``None``: they are counted, which makes
-            the host wait for a GPU.
+        places: int64 ``[N]``, where the mask is true in its rows laid end to end; ``None``: they are looked for, and a
+            GPU is waited for.
         operation: what is added instead of the stack itself, given (index of the stack, residual stream at the slots
             ``[n, D]``, the stack there ``[n, D]``).
 
