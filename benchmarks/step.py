@@ -38,8 +38,8 @@ from transformers import AttentionInterface
 
 from benchmarks.train_step import Bench as Toy
 from dslight.components import HFCausalLM, documents
+from dslight.places import documents as document_starts
 from dslight.types import IGNORE, Batch, VisualTokens
-from dslight.types import documents as document_starts
 
 ARMS = ("ours", "today", "transformers")
 VISUAL, TEXT, SUPERVISED = 576, 64, 60

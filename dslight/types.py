@@ -9,30 +9,19 @@ width of the vision encoder, ``D`` width of the language model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dslight.places import IGNORE as IGNORE
+from dslight.places import Places, moved
 from dslight.question import Question
 
 Grid = tuple[int, int]
 """(rows, columns)."""
-
-IGNORE = -100
-"""Label of a position that is not supervised (the value that torch's cross entropy and every Hugging Face model
-use).
-"""
-
-
-def moved(tensor: Tensor, device: torch.device | str, non_blocking: bool | None = None) -> Tensor:
-    """The tensor on ``device``. On its way to a GPU nobody waits for it, unless told to: what is computed there later
-    comes behind it. Read on a CPU, it has to be there.
-    """
-    wait = torch.device(device).type == "cpu" if non_blocking is None else not non_blocking
-    return tensor.to(device, non_blocking=not wait)
 
 
 @dataclass(frozen=True)
@@ -134,67 +123,6 @@ class Views:
         spans = [(start, *span(1 + rows * cols)) for start, (rows, cols) in zip(starts, self.grids, strict=False)]
         found = [start + i for start, first, last in spans for i in range(first, last)]
         return moved(torch.tensor(found, dtype=torch.int64), self.pixels.device)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where things stand in a batch: indices into its rows laid end to end, so ``row * T + column``.
-
-    How many there are is known by their shapes. A device that has to count them itself (``nonzero``, a boolean index)
-    makes the host wait for it; so they are made where the batch is, before it moves.
-
-    Attributes:
-        visual: int64 ``[N]``, the visual slots.
-        supervised: int64 ``[n]``, the positions whose next token is learned; ``None`` for questions.
-        targets: int64 ``[n]``, those tokens.
-        documents: int64 ``[d + 1]``, where each document of packed rows begins, and the end; padding is one too.
-            ``None`` where rows are not packed.
-        longest: positions of the longest document.
-        aligned: whether rows begin in column 0 and padding stands behind them alone.
-    """
-
-    visual: Tensor
-    supervised: Tensor | None = None
-    targets: Tensor | None = None
-    documents: Tensor | None = None
-    longest: int = 0
-    aligned: bool = False
-
-    @classmethod
-    def of(cls, batch: Batch) -> Places:
-        """Those of a batch."""
-        real = batch.attention_mask.bool()
-        aligned = bool(real[:, 0].all() and (real[:, 1:] <= real[:, :-1]).all())
-        found = cls(batch.visual_mask.flatten().nonzero().squeeze(1), aligned=aligned)
-        if batch.labels is not None:
-            found = replace(found, **dict(zip(("supervised", "targets"), supervised(batch.labels), strict=True)))
-        if batch.segments is not None:
-            starts = documents(batch.segments)
-            found = replace(found, documents=starts, longest=int(starts.diff().max()))
-        return found
-
-    def map(self, move: Callable[[Tensor], Tensor]) -> Places:
-        """Each tensor moved."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{name: move(value) for name, value in values.items() if isinstance(value, Tensor)})
-
-
-def supervised(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions of ``[B, T]`` whose next token is learned, and those tokens: :class:`Places`' ``[n]`` each."""
-    following = torch.full_like(labels, IGNORE)
-    following[:, :-1] = labels[:, 1:]
-    following = following.flatten()
-    found = (following != IGNORE).nonzero().squeeze(1)
-    return found, following.index_select(0, found)
-
-
-def documents(segments: Tensor) -> Tensor:
-    """Where the documents of packed rows ``[B, T]`` begin, and the end: :class:`Places`' ``[d + 1]``."""
-    begins = torch.ones(segments.shape[0], segments.shape[1] + 1, dtype=torch.bool, device=segments.device)
-    begins[:, 1:-1] = segments[:, 1:] != segments[:, :-1]
-    begins[:-1, -1] = False  # but of the last row, a row's end is the next one's beginning
-    row, column = begins.nonzero(as_tuple=True)
-    return row * segments.shape[1] + column
 
 
 @dataclass

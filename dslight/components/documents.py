@@ -18,15 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dslight.components.mask_passing import passes_mask
 from dslight.upstream.transformers import attention_of, registers_attention
 
 NAME = "dslight_documents"
 
 
-def supported(model: nn.Module) -> bool:
-    """Whether a decoder's attention can be this one: it is made with ``sdpa``, by transformers' interface."""
-    config: Any = model.config
-    return attention_of(config.get_text_config()) in ("sdpa", NAME) and registers_attention(model)
+def supported(model: Any) -> bool:
+    """Whether a decoder's attention can be this one: ``sdpa``, from transformers' table, and called with the mask that
+    the model is given.
+    """
+    usual = attention_of(model.config.get_text_config()) in ("sdpa", NAME)
+    return usual and registers_attention(model) and passes_mask(model.get_decoder())
 
 
 def use(model: Any) -> None:

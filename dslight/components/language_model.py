@@ -40,8 +40,9 @@ from dslight.nn.head import at, narrowed
 from dslight.nn.injector import inject
 from dslight.nn.loss import summed_loss
 from dslight.nn.window import follow
-from dslight.types import Batch, Places, VisualTokens
-from dslight.types import documents as document_starts
+from dslight.places import Places
+from dslight.places import documents as document_starts
+from dslight.types import Batch, VisualTokens
 from dslight.upstream.transformers import attention_of, is_recurrent, masks_windows
 
 
@@ -205,7 +206,7 @@ class LanguageModel(Component, ABC):
         assert places.targets is not None
         packing = self._packing(batch.segments, visual)
         with (
-            self._injecting(batch.visual_mask, visual, places.visual),
+            self._injecting(batch.visual_mask, visual, places),
             narrowed(self.head, rows, places.supervised),
         ):
             logits = self._located_logits(batch, places, packing)
@@ -249,7 +250,7 @@ class LanguageModel(Component, ABC):
 
     @contextmanager
     def _injecting(
-        self, visual_mask: Tensor, visual: VisualTokens | None, places: Tensor | None = None
+        self, visual_mask: Tensor, visual: VisualTokens | None, places: Places | None = None
     ) -> Iterator[None]:
         if visual is None:
             yield
@@ -263,10 +264,11 @@ class LanguageModel(Component, ABC):
                 fill=visual.base,
                 embedding=self.embedding,
                 window=window,
-                places=places,
+                places=None if places is None else places.visual,
                 operation=visual.operation,
             )
-            with stacking, attend(self.layers, visual_mask, visual.memory, window=window):
+            found = None if places is None else places.runs
+            with stacking, attend(self.layers, visual_mask, visual.memory, window=window, slots=found):
                 yield
 
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from dslight.components.component import Component
 from dslight.nn.injector import inject, record
-from dslight.types import Grid, moved
+from dslight.places import moved
+from dslight.types import Grid
 
 Tap = int | Literal["final"]
 """Where features are read: l = the input of layer l (Hugging Face's ``hidden_states[l]``; negative counts from the

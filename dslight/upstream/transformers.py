@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-from functools import cache
-from inspect import getsource
 from sys import modules
-from textwrap import dedent
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import nn
 
@@ -30,39 +26,9 @@ def masks_windows(decoder: nn.Module) -> bool:
 
 
 def registers_attention(model: Any) -> bool:
-    """Whether a decoder's layers call whatever is registered as their attention, and hand it the mask of four
-    dimensions that the model is given, unread: their code asks transformers' table, treats no name in it as its own
-    case, and passes the mask on.
-    """
-    decoder = model.get_decoder()
-    code = modules[type(decoder).__module__]
-    asks = model._can_set_attn_implementation() and hasattr(code, "ALL_ATTENTION_FUNCTIONS")
-    return asks and '"sdpa"' not in _source(code) and all(_hands_on(kind) for kind in set(map(type, decoder.modules())))
-
-
-@cache
-def _hands_on(kind: type) -> bool:
-    """Whether such a layer, if it calls an attention, calls it with the mask that it is given itself."""
-    source = dedent(_source(kind.forward))
-    if "attention_interface(" not in source:
-        return True
-    nodes = [*ast.walk(ast.parse(source))]
-    calls = [n for n in nodes if isinstance(n, ast.Call) and _is_name(n.func, "attention_interface")]
-    masks = [[*call.args, *(keyword.value for keyword in call.keywords)] for call in calls]
-    changed = any(_is_name(n, "attention_mask") and isinstance(n.ctx, ast.Store) for n in nodes)
-    return not changed and all(any(_is_name(given, "attention_mask") for given in call) for call in masks)
-
-
-def _is_name(node: ast.AST, name: str) -> TypeGuard[ast.Name]:
-    return isinstance(node, ast.Name) and node.id == name
-
-
-@cache
-def _source(code: Any) -> str:
-    try:
-        return getsource(code)
-    except (OSError, TypeError):  # it is written in no file
-        return ""
+    """Whether a decoder takes its attention from transformers' table, where others can be registered."""
+    code = modules[type(model.get_decoder()).__module__]
+    return model._can_set_attn_implementation() and hasattr(code, "ALL_ATTENTION_FUNCTIONS")
 
 
 def recomputes_with_hooks(layer: nn.Module) -> bool:

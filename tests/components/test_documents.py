@@ -113,3 +113,11 @@ def test_rows_with_padding_in_front_are_masked_as_ever(tiny_lm):
         # the first label behind the padding is predicted by a position of padding
         skipped = torch.nn.functional.cross_entropy(lm.logits(left.input_ids, mask)[1, 4], left.labels[1, 5])
         torch.testing.assert_close(both - skipped, lm.loss(alone, None)[0] + lm.loss(first, None)[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "passes"),
+    [("llama", True), ("phi3", True), ("gpt2", False), ("doge", False)],  # these two read the mask themselves
+)
+def test_whether_layers_pass_their_mask_on_is_read_from_their_code(kind, passes, tiny_lm):
+    assert documents.supported(tiny_lm(kind, intermediate_size=None if kind == "gpt2" else 48).model) == passes

@@ -28,7 +28,8 @@ from dslight.components.stacking import CROPS, EncoderPass, StackingScheduler
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.layout import NEWLINE, SlotLayout
 from dslight.nn.sampling import ONE_GROUP, SamplerName
-from dslight.types import Grid, ViewNeeds, Views, VisualTokens, moved
+from dslight.places import moved
+from dslight.types import Grid, ViewNeeds, Views, VisualTokens
 
 
 class DeepStack(StackingScheduler):
@@ -222,7 +223,7 @@ class DeepStack(StackingScheduler):
         """See :meth:`StackingScheduler.lay_out`."""
         zero = self._unfilled(views.grids)
         if zero is not None:
-            tokens = tokens.masked_fill(moved(zero, tokens.device)[:, :, None, None, None], 0)
+            tokens = tokens.masked_fill(moved(torch.tensor(zero), tokens.device)[:, :, None, None, None], 0)
         if self.base == "zero":
             tokens = torch.cat([torch.zeros_like(tokens[:1]), tokens])
         layout = self.layout((tokens.shape[2], tokens.shape[3]))
@@ -290,8 +291,8 @@ class DeepStack(StackingScheduler):
         made = [(stack, self._groups(stack, seen, views, maps)) for stack in self.encoder_stacks]
         return torch.cat([groups.expand(len(s.sites), *groups.shape[1:]) for s, groups in made]).flatten(2, 3)
 
-    def _unfilled(self, grids: Sequence[Grid]) -> Tensor | None:
-        """Which maps of which level no crop fills, bool ``[levels, M]``; ``None``: all are filled."""
+    def _unfilled(self, grids: Sequence[Grid]) -> list[list[bool]] | None:
+        """Which maps of which level no crop fills, ``[levels][M]``; ``None``: all are filled."""
         if not any(stack.view == "crops" for stack in self.stacks):
             return None
         none = [False] * len(grids)
@@ -299,7 +300,7 @@ class DeepStack(StackingScheduler):
         for s in self.stacks:
             count = len(s.sites)
             levels += unfilled(grids, count, s.sampler) if s.view == "crops" else [none] * count
-        return torch.tensor(levels) if any(map(any, levels)) else None
+        return levels if any(map(any, levels)) else None
 
     def _extra(self, slots: Tensor) -> Tensor:
         """The newline token and the token of zeros, behind all others: ``[S+1, 2, D]``."""
