@@ -242,7 +242,7 @@ def _notes(model: Any, context: int, text_tokens: int, counted: Costs) -> list[s
             f"note: {context} visual + {text_tokens} text positions are more than the {limit} that the language model "
             f"was made for (max_position_embeddings)"
         )
-    if not counted.narrow:
+    if counted.positions and not counted.head:
         notes.append(
             "note: the language model's head was not found, so a training step makes logits of all positions instead "
             "of the supervised ones"
