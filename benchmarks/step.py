@@ -160,6 +160,7 @@ class Packed:
     def step(self, arm: str) -> float:
         """Seconds of the processor, mask and all."""
         began = time.process_time()
+        attend: Any
         if arm == "ours":
             starts = document_starts(self.segments)
             mask, attend = documents.as_mask(starts, int(starts.diff().max())), documents.attention

@@ -86,7 +86,8 @@ def attention(
     bounds = attention_mask[0, 0, 0]
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _at_once(query, key, value, bounds, longest, window, scaling), None
-    return _one_by_one(module, query, key, value, bounds, window, how), None
+    apart: Any = _one_by_one  # whose decorator hides what it takes
+    return apart(module, query, key, value, bounds, window, how), None
 
 
 def _near(length: int, window: int, like: Tensor) -> Tensor | None:
@@ -123,12 +124,10 @@ def _at_once(
     from torch.nn.attention.varlen import varlen_attn
 
     rows, heads, length, _ = query.shape
-    flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     ends, left = bounds.to(torch.int32), -1 if window >= longest else window - 1
-    grouped = heads != key.shape[1]
-    found: Any = varlen_attn(
-        *flat, ends, ends, longest, longest, scale=scaling, window_size=(left, 0), enable_gqa=grouped
-    )
+    options: dict[str, Any] = {"scale": scaling, "window_size": (left, 0), "enable_gqa": heads != key.shape[1]}
+    found: Any = varlen_attn(q, k, v, ends, ends, longest, longest, **options)
     return found.unflatten(0, (rows, length))
 
 

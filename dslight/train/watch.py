@@ -192,8 +192,10 @@ def _counted(batch: Any, pl_module: Any) -> Tensor:
     counts = moved(torch.tensor([*known, 0, 0, 0], dtype=torch.float32), pl_module.device)
     if places is not None:
         lengths = batch.attention_mask.sum(1)
-        squares = lengths if places.documents is None else _documents(batch.segments, places.documents)
-        counts[5:] = torch.stack([lengths.sum(), batch.visual_mask.sum(), squares.square().sum()])
+        alone = lengths
+        if batch.segments is not None and places.documents is not None:
+            alone = _documents(batch.segments, places.documents)
+        counts[5:] = torch.stack([lengths.sum(), batch.visual_mask.sum(), alone.square().sum()])
     return counts
 
 
