@@ -26,7 +26,6 @@ from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
 from dslight.metrics import benchmarks
 from dslight.metrics.base import Answer, TextMetric
-from dslight.nn.loss import next_token_loss
 from dslight.processor import Processor
 from dslight.train.optim import Stage, under
 from dslight.train.parallel import materialise, shard, states_by_name, states_by_number
@@ -210,6 +209,10 @@ class VLM(pl.LightningModule):
         visual = self.see(batch.views)
         return self.language_model(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, batch.segments)
 
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Next-token loss, summed over the supervised tokens of a batch with labels, and their number."""
+        return self.language_model.loss(batch, self.see(batch.views))
+
     def see(self, views: Views | None) -> VisualTokens:
         """All visual tokens of a batch: slots ``[S+1, N, D]``.
 
@@ -282,7 +285,7 @@ class VLM(pl.LightningModule):
         tokens a step has is known when its last micro-batch is through: then :meth:`on_before_optimizer_step` divides.
         """
         assert batch.labels is not None
-        loss, count = next_token_loss(self(batch), batch.labels)
+        loss, count = self.loss(batch)
         sums = torch.stack([loss.detach().float(), count.float()])
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         if self.trainer.accumulate_grad_batches == 1:
@@ -324,7 +327,7 @@ class VLM(pl.LightningModule):
         mesh = self.device_mesh
         if mesh is not None:
             policy = getattr(self.trainer.strategy, "policy", None)
-            shard(self, self.parts(), mesh, methods=("generate",), policy=policy)
+            shard(self, self.parts(), mesh, methods=("generate", "loss"), policy=policy)
             materialise(self, self.trainer.strategy.root_device)
             if self.read_weights is not None:
                 self.read_weights()

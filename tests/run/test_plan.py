@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dslight.cli import main
+from dslight.components import HFCausalLM
 from dslight.recipe.build import build
 from dslight.recipe.compose import compose
 from dslight.run.plan import plan
@@ -156,3 +157,11 @@ def test_ranks_that_hold_a_copy_of_the_model_share_it_among_fewer(values):
     assert copies.memory.weights == alone.memory.weights == 2 * shared.memory.weights
     assert copies.memory.optimizer == alone.memory.optimizer
     assert copies.micro_batch_size == shared.micro_batch_size
+
+
+def test_a_head_that_is_not_found_is_noted(recipe, capsys, monkeypatch):
+    assert main(["plan", str(recipe)]) == 0
+    assert "logits of all positions" not in capsys.readouterr().out
+    monkeypatch.setattr(HFCausalLM, "head", None)
+    assert main(["plan", str(recipe)]) == 0
+    assert "note: the language model's head was not found" in capsys.readouterr().out
