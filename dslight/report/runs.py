@@ -104,7 +104,7 @@ class Result:
         """By source the key of the score that is its benchmark's number; the first one where the run does not say."""
         first: dict[str, str] = {}
         for key in [self.headline, *self.scores]:
-            if key.startswith("val/") and key.count("/") > 1:
+            if key.startswith("val/") and key.count("/") > 1 and not key.endswith("/loss"):
                 first.setdefault(key.split("/")[1], key)
         return first | {source: key for source, facts in self.sources.items() if (key := facts.get("headline"))}
 
