@@ -152,6 +152,7 @@ def test_the_loss_on_conversations_stands_beside_the_scores(trained, pages, caps
     assert list(trained.json("scores.json")["sources"]) == ["pages"]
 
     experiment = build(compose(trained.path / "recipe.yaml", [f"data.val={{talk: {json.dumps(talk)}}}"]))
+    experiment.data.setup("validate")
     model, data = experiment.model, experiment.data
     load_checkpoint(model, trained.path / "checkpoints" / "step-00000031.ckpt")
     sums = torch.zeros(2, dtype=torch.float64)
