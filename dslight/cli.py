@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="where report.html, its pages of questions and the tables go")
     report.add_argument("--baseline", help="the arm that others are compared with")
 
+    chat = verb("chat", "ask a trained model about pictures, in this terminal, with its stacks off and on")
+    chat.add_argument("source", type=Path, metavar="RUN", help="a run's folder, an export, or a checkpoint")
+    chat.add_argument("--recipe", type=Path, help="of a checkpoint that brings none")
+    chat.add_argument("--max-new-tokens", type=int, default=64)
+
     migrate = verb("migrate", "rewrite old recipes in today's words; what they say stays, comments too")
     migrate.add_argument("files", nargs="+", type=Path, metavar="RECIPE", help="YAML files of recipes or ablations")
     return parser
@@ -217,6 +222,13 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _chat(args: argparse.Namespace) -> int:
+    from dslight.run.chat import chat
+
+    chat(args.source, args.recipe, args.max_new_tokens)
+    return 0
+
+
 def _migrate(args: argparse.Namespace) -> int:
     from dslight.recipe.migrate import migrate_files
 
@@ -226,6 +238,7 @@ def _migrate(args: argparse.Namespace) -> int:
 
 
 _VERBS = {
+    "chat": _chat,
     "migrate": _migrate,
     "fit": _fit,
     "validate": _validate,
