@@ -1,0 +1,61 @@
+"""Try all kinds, each in a process of its own, and write down what became of them: ``docs/models.md``.
+
+A kind's verdict is a file of its own under the folder of results, so that a run that was stopped goes on, and a change
+of one library's version begins anew.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dslight.matrix.decoders import CRASHED, Verdict, kinds, tried
+
+LIMIT = 180.0
+"""Seconds that a kind may take."""
+
+
+def folder(root: Path) -> Path:
+    """Of the verdicts with the library that is installed."""
+    return root / f"transformers-{version('transformers')}"
+
+
+def verdicts(root: Path, wanted: Iterable[str] | None = None, again: bool = False) -> Iterator[Verdict]:
+    """Those of the wanted kinds (default: all), tried now unless they were before."""
+    place = folder(root)
+    place.mkdir(parents=True, exist_ok=True)
+    for kind in kinds() if wanted is None else wanted:
+        path = place / f"{kind}.json"
+        if again or not path.is_file():
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(json.dumps(_apart(kind).to_dict(), indent=1) + "\n")
+            partial.replace(path)
+        yield Verdict(**json.loads(path.read_text()))
+
+
+def _apart(kind: str) -> Verdict:
+    """Tried in a process of its own, which shares what was imported here, and which is ended when it takes too long."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+
+    def work(sender: Any) -> None:
+        sender.send(tried(kind).to_dict())
+
+    process = context.Process(target=work, args=(there,), daemon=True)
+    process.start()
+    there.close()
+    try:
+        if here.poll(LIMIT):
+            return Verdict(**here.recv())
+        said = f"took longer than {LIMIT:.0f} s"
+    except EOFError:
+        said = "the process ended"
+    finally:
+        process.kill()
+        process.join()
+    return Verdict(kind, CRASHED, said)
