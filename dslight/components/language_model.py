@@ -17,7 +17,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -25,7 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.component import Component, on_meta
+from dslight.components.decoders.facts import Facts
+from dslight.components.decoders.packing import isolating_mask, mixes, positions_within
+from dslight.components.decoders.padding import behind, grouped
+from dslight.components.decoders.trials import known, positions, tried
 from dslight.components.transformers_config import (
+    as_decoder,
     check_agreement,
     check_attention,
     check_source,
@@ -38,7 +42,6 @@ from dslight.nn.cross_attention import attend
 from dslight.nn.injector import inject
 from dslight.nn.window import follow
 from dslight.types import VisualTokens
-from dslight.upstream.transformers import attention_of, is_recurrent, masks_windows
 
 
 class LanguageModel(Component, ABC):
@@ -91,6 +94,20 @@ class LanguageModel(Component, ABC):
     def outermost(self) -> nn.Module:
         """The module that every pass goes through first: it is called with ``input_ids`` and with the KV cache."""
         return self.decoder
+
+    @property
+    def pads(self) -> bool:
+        """Whether :meth:`logits` of a row behind left padding are those of the row; if not, padding is moved behind."""
+        return True
+
+    @property
+    def answers_padded(self) -> bool:
+        """Whether :meth:`generate_ids` does so too; if not, rows of unequal length are answered in groups."""
+        return True
+
+    def standing_for(self, input_ids: Tensor, visual_mask: Tensor) -> Tensor:
+        """The ids, with those at visual positions that the model is to see there; it reads none, mostly."""
+        return input_ids
 
     @abstractmethod
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -177,17 +194,23 @@ class LanguageModel(Component, ABC):
         Raises:
             ValueError: for packed rows that cannot be told apart.
         """
-        packing = {}
-        if segments is not None:
-            self.check_packing()
-            if visual is not None and visual.memory is not None:
-                raise ValueError(
-                    "data.order.pack: cross-attention reads the images of a whole row, so a document would see those "
-                    "of the others in it; do not pack, or choose a stacking that stacks"
-                )
-            packing = {"segments": segments}
+        input_ids = self.standing_for(input_ids, visual_mask)
+        if segments is None:
+
+            def rows(ids: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
+                with self._injecting(mask, visual):
+                    return self.logits(ids, attention)
+
+            given = input_ids, attention_mask, visual_mask
+            return rows(*given) if self.pads else behind(attention_mask, rows, *given)
+        self.check_packing()
+        if visual is not None and visual.memory is not None:
+            raise ValueError(
+                "data.order.pack: cross-attention reads the images of a whole row, so a document would see those of "
+                "the others in it; do not pack, or choose a stacking that stacks"
+            )
         with self._injecting(visual_mask, visual):
-            return self.logits(input_ids, attention_mask, **packing)
+            return self.logits(input_ids, attention_mask, segments=segments)  # type: ignore[call-arg]
 
     def generate(
         self,
@@ -200,8 +223,13 @@ class LanguageModel(Component, ABC):
         """Continue left-padded prompts; arguments as in :meth:`forward`, ``options`` as in transformers'
         ``generate``.
         """
-        with self._injecting(visual_mask, visual):
-            return self.generate_ids(input_ids, attention_mask, **options)
+
+        def answer(ids: Tensor, attention: Tensor, mask: Tensor, visual: VisualTokens | None, **options: Any) -> Tensor:
+            with self._injecting(mask, visual):
+                return self.generate_ids(ids, attention, **options)
+
+        given = self.standing_for(input_ids, visual_mask), attention_mask, visual_mask, visual
+        return answer(*given, **options) if self.answers_padded else grouped(answer, *given, **options)
 
     @contextmanager
     def _injecting(self, visual_mask: Tensor, visual: VisualTokens | None) -> Iterator[None]:
@@ -256,25 +284,28 @@ class HFCausalLM(LanguageModel):
         super().__init__()
         from transformers import AutoModelForCausalLM, GenerationConfig
 
+        found: Facts | None = None
         kind, self.trust = check_source(pretrained, config, dtype), trust_remote_code
         options: dict[str, Any] = {"dtype": kind, "attn_implementation": check_attention(attention, kind, self.trust)}
         options |= {"trust_remote_code": self.trust}
         self.tokenizer_path = tokenizer or pretrained
         self.model: Any
         if config is not None and (pretrained is None or on_meta()):
-            self.model = AutoModelForCausalLM.from_config(configuration(config), **options)
+            self.model = AutoModelForCausalLM.from_config(as_decoder(configuration(config)), **options)
         elif pretrained is not None:
-            settings = settings_of(pretrained, self.trust)
+            settings = as_decoder(settings_of(pretrained, self.trust))
             check_agreement(config or {}, settings, pretrained)
             with no_code(pretrained, "pretrained"):
-                if weights_wait():
-                    self.model = AutoModelForCausalLM.from_config(settings, **options)
+                if not weights_wait():  # what is refused is refused before a weight is read
+                    with torch.device("meta"):
+                        found = known(AutoModelForCausalLM.from_config(settings, **options))
+                    self.model = AutoModelForCausalLM.from_pretrained(pretrained, config=settings, **options)
                 else:
-                    self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)
+                    self.model = AutoModelForCausalLM.from_config(settings, **options)
             if weights_wait() and not on_meta():
                 with suppress(OSError):  # a checkpoint need not have one
                     self.model.generation_config = GenerationConfig.from_pretrained(pretrained)
-        self._describe()
+        self._describe(found)
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any = None) -> HFCausalLM:
@@ -293,17 +324,36 @@ class HFCausalLM(LanguageModel):
         made._describe()
         return made
 
-    def _describe(self) -> None:
+    def _describe(self, found: Facts | None = None) -> None:
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
+        self.facts = found or known(self.model)
         self.width = int(self.model.get_input_embeddings().embedding_dim)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         self.max_positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        _find_layers(self.model)  # refused here rather than in the first step
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The decoder's own list of layers."""
-        return _find_layers(self.model)  # not kept: a second attribute would put every weight twice into the state dict
+        # not kept: a second attribute would put every weight twice into the state dict
+        return cast(Sequence[nn.Module], self.model.get_submodule(self.facts.layers))
+
+    @property
+    def pads(self) -> bool:
+        """See :meth:`LanguageModel.pads`; tried."""
+        return tried(self.facts, "pads")
+
+    @property
+    def answers_padded(self) -> bool:
+        """See :meth:`LanguageModel.answers_padded`; tried."""
+        return tried(self.facts, "answers padded")
+
+    def standing_for(self, input_ids: Tensor, visual_mask: Tensor) -> Tensor:
+        """See :meth:`LanguageModel.standing_for`: the id of padding where ids are read behind the embedding, too
+        (Gemma's embeddings per layer), as in Gemma's own multimodal model.
+        """
+        if not self.facts.reads_ids:
+            return input_ids
+        return input_ids.masked_fill(visual_mask, self.model.config.get_text_config().pad_token_id or 0)
 
     @property
     def embedding(self) -> nn.Module:
@@ -322,59 +372,39 @@ class HFCausalLM(LanguageModel):
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``; documents of a row see only themselves where ``segments`` are."""
+        options: dict[str, Any] = {}
         if segments is None:
-            # counted over real tokens, so that left padding does not shift rotary positions; the same as arange
-            # without padding
             mask: Any = attention_mask
-            position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+            given = positions(attention_mask, 0)
         else:
-            mask, position_ids = self._isolating_mask(segments), _positions(segments)
-        return self.model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
+            mask, given = isolating_mask(self.model, segments), positions_within(segments)
+        begins = self.facts.begins(self.model)
+        if begins is not None:
+            options["position_ids"] = given + begins
+        with self.facts.checked(self.model):
+            return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False, **options).logits
 
     def check_packing(self) -> None:
-        """See :meth:`LanguageModel.check_packing`: what mixes positions otherwise than by masked attention is out."""
-        config = self.model.config.get_text_config()
-        attention = attention_of(config)
-        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-        why = ""
-        if attention not in ("sdpa", "eager"):
-            why = f"attention {attention!r} takes no mask of documents; set attention to sdpa or eager"
-        elif is_recurrent(self.model) or kinds:
-            why = f"layers of {', '.join(sorted(kinds)) or 'recurrent state'} run on into the next document"
-        elif getattr(config, "alibi", False) or "position_ids" not in signature(self.model.forward).parameters:
-            why = "its positions cannot begin anew within a row"
-        elif getattr(config, "sliding_window", None) and not masks_windows(self.decoder):
-            why = f"how its sliding window of {config.sliding_window} is masked is not known"
-        if why:
-            raise ValueError(f"data.order.pack: {config.model_type}: {why}; or do not pack")
-
-    def _isolating_mask(self, segments: Tensor) -> Any:
-        """``[B, 1, T, T]``, or one for each kind of layer: causal within a document. Padding is a document too, since a
-        softmax over nothing would be NaN."""
-        config = self.model.config.get_text_config()
-        index = torch.arange(segments.shape[1], device=segments.device)
-        distance = index[:, None] - index
-        seen = (segments[:, :, None] == segments[:, None]) & (distance >= 0)
-        window = getattr(config, "sliding_window", None)
-        if not window or window >= len(index):
-            return self._as_mask(seen)
-        near = seen & (distance < window)
-        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-        if len(kinds) == 1:
-            return self._as_mask(near if kinds == {"sliding_attention"} else seen)
-        return {"full_attention": self._as_mask(seen), "sliding_attention": self._as_mask(near)}
-
-    def _as_mask(self, seen: Tensor) -> Tensor:
-        if attention_of(self.model.config.get_text_config()) == "sdpa":
-            return seen[:, None]
-        least = torch.finfo(self.model.dtype).min  # eager attention adds its mask
-        return torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device).masked_fill(~seen, least)[:, None]
+        """See :meth:`LanguageModel.check_packing`: what mixes positions otherwise than by masked attention is out, and
+        whatever does not keep documents apart when it is tried.
+        """
+        if why := mixes(self.model) or ("" if tried(self.facts, "packs", True) else "documents of a row mix"):
+            raise ValueError(f"data.order.pack: {self.model.config.model_type}: {why}; or do not pack")
 
     def generate_ids(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        """Transformers' ``generate``: greedy unless ``options`` say otherwise."""
+        """Transformers' ``generate``: greedy unless ``options`` say otherwise. Where that does not answer as passes
+        over the whole sequence do: without a cache, or greedily only (see :meth:`LanguageModel.generate_ids`).
+        """
         training = self.model.training
         self.model.eval()
         try:
+            if self.facts.copy is not None and not tried(self.facts, "answers"):
+                if not tried(self.facts, "answers anew"):
+                    given = {name: value for name, value in options.items() if name != "use_cache"}
+                    return super().generate_ids(input_ids, attention_mask, **given)
+                options["use_cache"] = False
+            if begins := self.facts.begins(self.model):
+                options["position_ids"] = positions(attention_mask, begins)
             out = self.model.generate(
                 input_ids=input_ids, attention_mask=attention_mask, **{"do_sample": False, "use_cache": True} | options
             )
@@ -404,21 +434,3 @@ class HFCausalLM(LanguageModel):
                 f"tokenizer: has {len(tokenizer)} tokens, the language model embeds only {self.vocabulary}"
             )
         return tokenizer
-
-
-def _positions(segments: Tensor) -> Tensor:
-    """The position of each token within its document, int64 ``[B, T]``."""
-    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    begins = torch.ones_like(segments, dtype=torch.bool)
-    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return index - torch.where(begins, index, 0).cummax(-1).values
-
-
-def _find_layers(model: Any) -> Sequence[nn.Module]:
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if len(lists) != 1:
-        raise ValueError(
-            f"{type(model).__name__}: found {len(lists)} lists of {count} layers in its decoder, expected one"
-        )
-    return cast(Sequence[nn.Module], lists[0])

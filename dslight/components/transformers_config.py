@@ -62,6 +62,13 @@ def settings_of(name: str, trust: bool) -> Any:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust)
 
 
+def as_decoder(config: Any) -> Any:
+    """``config``, of a model that looks back only: BERT and its kin look ahead unless their configuration says so."""
+    if getattr(config, "is_decoder", None) is False:
+        config.is_decoder = True
+    return config
+
+
 def check_numbers(config: Mapping[str, Any], path: str) -> None:
     """Refuse a configuration that asks for too many layers, or for kernels from the hub, which are code.
 

@@ -186,7 +186,7 @@ def packing(lm: Any) -> str:
         lm.check_packing()
     except ValueError as refusal:
         return str(refusal)
-    alone = [prompt for prompt in prompts(lm)[1:3]]
+    alone = prompts(lm)[1:3]
     ids, attention, mask = (
         torch.cat([getattr(prompt, name) for prompt in alone], dim=1) for name in ("ids", "attention", "mask")
     )
