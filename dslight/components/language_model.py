@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ from dslight.components.transformers_config import (
 from dslight.components.unread import weights_wait
 from dslight.nn.cross_attention import attend
 from dslight.nn.injector import inject
-from dslight.nn.window import follow
+from dslight.nn.window import described, follow
 from dslight.types import VisualTokens
 
 
@@ -104,6 +104,13 @@ class LanguageModel(Component, ABC):
     def answers_padded(self) -> bool:
         """Whether :meth:`generate_ids` does so too; if not, rows of unequal length are answered in groups."""
         return True
+
+    def check_sites(self, sites: Sequence[int]) -> None:
+        """Whether a stack at each of these layers can reach the tokens behind it.
+
+        Raises:
+            ValueError: naming the first layer that cannot.
+        """
 
     def standing_for(self, input_ids: Tensor, visual_mask: Tensor) -> Tensor:
         """The ids, with those at visual positions that the model is to see there; it reads none, mostly."""
@@ -335,7 +342,7 @@ class HFCausalLM(LanguageModel):
     def layers(self) -> Sequence[nn.Module]:
         """The decoder's own list of layers."""
         # not kept: a second attribute would put every weight twice into the state dict
-        return cast(Sequence[nn.Module], self.model.get_submodule(self.facts.layers))
+        return self.facts.layers_of(self.model)
 
     @property
     def pads(self) -> bool:
@@ -346,6 +353,16 @@ class HFCausalLM(LanguageModel):
     def answers_padded(self) -> bool:
         """See :meth:`LanguageModel.answers_padded`; tried."""
         return tried(self.facts, "answers padded")
+
+    def check_sites(self, sites: Sequence[int]) -> None:
+        """See :meth:`LanguageModel.check_sites`: what uses keys and values of earlier layers passes nothing on."""
+        shared = getattr(self.model.config.get_text_config(), "num_kv_shared_layers", None) or 0
+        first = self.depth - (shared if self.facts.last > 1 else 0)
+        if late := [site for site in sites if site >= first]:
+            raise ValueError(
+                f"{described(self.model)}: a stack at layer {late[0]} would reach no token behind it: layers from "
+                f"{first} on use the keys and values of earlier layers; there are {first} to stack at"
+            )
 
     def standing_for(self, input_ids: Tensor, visual_mask: Tensor) -> Tensor:
         """See :meth:`LanguageModel.standing_for`: the id of padding where ids are read behind the embedding, too

@@ -7,30 +7,11 @@ import tempfile
 import time
 import traceback
 import warnings
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dslight.matrix.tiny import tiny
-
-WORKS, REFUSED, WRONG, CRASHED = "works", "refused", "wrong", "crashed"
-
-
-@dataclass
-class Verdict:
-    """What became of one kind of model."""
-
-    kind: str
-    verdict: str = WORKS
-    said: str = ""
-    notes: list[str] = field(default_factory=list)
-    checked: str = ""
-    seconds: float = 0.0
-    trace: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a file."""
-        return asdict(self)
+from dslight.matrix.verdict import CRASHED, REFUSED, WRONG, Verdict
 
 
 def kinds() -> list[str]:

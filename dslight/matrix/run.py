@@ -14,7 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dslight.matrix.decoders import CRASHED, Verdict, kinds, tried
+from dslight.matrix.decoders import kinds, tried
+from dslight.matrix.page import page
+from dslight.matrix.verdict import CRASHED, REFUSED, WORKS, Verdict
 
 LIMIT = 180.0
 """Seconds that a kind may take."""
@@ -59,3 +61,25 @@ def _apart(kind: str) -> Verdict:
         process.kill()
         process.join()
     return Verdict(kind, CRASHED, said)
+
+
+def models(root: Path, wanted: list[str], again: bool, write: Path | None) -> int:
+    """``dslight models``: a line for each kind as it is tried, then the page, where all kinds were.
+
+    Returns:
+        The exit code: 1 where a kind is neither right nor refused.
+    """
+    import torch  # noqa: F401  # once, and not in every process that is forked from this one
+    import transformers  # noqa: F401
+
+    import dslight.components.language_model  # noqa: F401
+
+    found = []
+    for verdict in verdicts(root, wanted or None, again):
+        said = " ".join((verdict.said or "; ".join(verdict.notes)).split())
+        print(f"{verdict.kind:<26}{verdict.verdict:<9}{verdict.checked:<8}{verdict.seconds:6.1f} s  {said}", flush=True)
+        found.append(verdict)
+    if write is not None and not wanted:
+        libraries = ", ".join(f"{name} {version(name)}" for name in ("transformers", "torch"))
+        write.write_text(page(found, libraries))
+    return 0 if all(verdict.verdict in (WORKS, REFUSED) for verdict in found) else 1

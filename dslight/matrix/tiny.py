@@ -70,7 +70,7 @@ ODD: dict[str, dict[str, Any]] = {
     "zamba": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
     "zaya": {"num_experts_per_tok": 1},
 }
-_INDEXED = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8}
+_INDEXED = {"indexer_n_heads": 16, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8}
 _INDEXED |= {"indexer_compress_ratio": 2}
 ODD |= {"qwen4_exp": {"text_config": _INDEXED}, "qwen4_exp_text": _INDEXED}
 _DRAFTER = {"num_kv_shared_layers": DEPTH, "num_hidden_layers": DEPTH, "layer_types": _GEMMA4_KIND}

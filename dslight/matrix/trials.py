@@ -73,15 +73,20 @@ class Prompt:
 
 def prompts(lm: Any) -> list[Prompt]:
     """Four of unequal length: an image at column 0, within text, two of them, and none."""
-    sites = tuple(sorted({0, lm.depth // 2, min(lm.depth - 1, last_site(lm))}))
+    sites = tuple(sorted({0, last_site(lm) // 2, last_site(lm)}))
     shapes = [(9, [(0, 4)]), (12, [(2, 4)]), (10, [(2, 3), (7, 2)]), (7, [])]
     return [Prompt.of(lm, length, images, seed, sites) for seed, (length, images) in enumerate(shapes)]
 
 
 def last_site(lm: Any) -> int:
     """The last layer that stacks can be added at."""
-    sites = getattr(lm, "reachable_sites", None)
-    return lm.depth - 1 if sites is None else max(sites)
+    for site in reversed(range(lm.depth)):
+        try:
+            lm.check_sites([site])
+        except ValueError:
+            continue
+        return site
+    raise Wrong("(b) stacks can be added at no layer")
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dslight.components.decoders.shrunk import copy_of
 from dslight.components.decoders.watch import BATCH, LENGTH, find, watched
 from dslight.components.unread import in_memory
+from dslight.nn.hooks import first_input, with_first_input
 from dslight.nn.window import described
 
 
@@ -38,6 +39,8 @@ class Facts:
         copy: the tiny copy that was watched; ``None``: it could not be run.
         offset: what the copy's position ids begin with; ``None``: it takes none.
         after_pad: whether they begin behind the id of padding, which the model may have another of.
+        passed_over: classes of the list's modules that a pass over text does not call.
+        last: how many layers at the end take nothing from other columns, so that a stack there stays at its own.
         reads_ids: whether it looks at the ids where an image stands.
     """
 
@@ -46,6 +49,8 @@ class Facts:
     copy: Any = None
     offset: int | None = None
     after_pad: bool = False
+    passed_over: frozenset[str] = frozenset()
+    last: int = 0
     reads_ids: bool = False
     watched: bool = False
     tried: dict[str, bool] = field(default_factory=dict)
@@ -70,6 +75,10 @@ class Facts:
         found = find(mine, {self.layers: size}, width, batch, length)
         if found.why:
             raise ValueError(f"pretrained: {described(model)} cannot take visual tokens: {found.why}")
+
+    def layers_of(self, model: Any) -> list[nn.Module]:
+        """The layers of ``model``, in order."""
+        return [each for each in model.get_submodule(self.layers) if type(each).__name__ not in self.passed_over]
 
     def begins(self, model: Any) -> int | None:
         """What the position ids of ``model`` begin with."""
@@ -116,7 +125,12 @@ def _discovered(model: Any) -> Facts:
         return Facts(found.layers, found.why)
     if not isinstance(model.get_submodule(found.layers), nn.ModuleList):
         return Facts(why=f"{found.layers} is no list of layers")
-    facts = Facts(found.layers, copy=copy)
+    every = list(copy.get_submodule(found.layers))
+    called = {type(every[index]).__name__ for index in found.called}
+    over = frozenset(type(each).__name__ for at, each in enumerate(every) if at not in found.called)
+    if over & called:
+        return Facts(found.layers, f"a pass over text calls only layers {', '.join(map(str, found.called))} of it")
+    facts = Facts(found.layers, copy=copy, passed_over=over)
     facts.why = _values(facts, ids, logits)
     return facts
 
@@ -135,12 +149,35 @@ def _values(facts: Facts, ids: Tensor, logits: Tensor) -> str:
     other[:, -1] = (ids[:, -1] - 2) % 50 + 5
     if not alike(passed(copy, other)[:, :-1], logits[:, :-1]):
         return "it is not causal: a token changes what is predicted at columns before it"
+    facts.last = _last(facts, ids, logits)
     if "position_ids" in signature(copy.forward).parameters:
         pad = getattr(copy.config.get_text_config(), "pad_token_id", None)
         offsets = [0, *([] if pad is None else [pad + 1]), 1, 2]
         facts.offset = next((offset for offset in offsets if alike(_at(copy, ids, offset), logits)), None)
         facts.after_pad = bool(facts.offset) and pad is not None and facts.offset == pad + 1
     return ""
+
+
+def _last(facts: Facts, ids: Tensor, logits: Tensor) -> int:
+    """How many of the copy's layers, from the end, pass nothing on from a column to later ones."""
+    width = facts.copy.get_input_embeddings().embedding_dim
+    noise = 3 * torch.randn(len(ids), width, generator=torch.Generator().manual_seed(3))
+
+    def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hidden = first_input(args, kwargs).clone()
+        hidden[:, 2] += noise
+        return with_first_input(args, kwargs, hidden)
+
+    count = 0
+    for layer in reversed(facts.layers_of(facts.copy)):
+        handle = layer.register_forward_pre_hook(add, with_kwargs=True)
+        try:
+            if not alike(passed(facts.copy, ids)[:, 3:], logits[:, 3:], 1e-5):
+                break
+        finally:
+            handle.remove()
+        count += 1
+    return count
 
 
 def _at(copy: Any, ids: Tensor, offset: int) -> Tensor:

@@ -48,7 +48,7 @@ SIZES: list[tuple[str, int]] = [
     (r"mamba_n_groups|mamba_ngroups|n_groups", 1),
     (r"mamba_d_ssm", 64),
     (r"mamba_chunk_size|chunk_size", 8),
-    (r"index_n_heads", 2),
+    (r"index(er)?_n_heads", 16),
     (r"index_head_dim", 8),
     (r"index_topk", 4),
     (r"hidden_size_per_layer_input", 8),
@@ -57,6 +57,8 @@ SIZES: list[tuple[str, int]] = [
     (r"max_window_layers|first_k_dense_replace|num_dense_layers", 1),
     (r"n_input_layers|n_output_layers|(attn|expert)_layer_offset", 1),
     (r"n_recurrent_layers", 2),
+    (r"loop_layer_index_start|n_layers_per_attn_res_block", 1),
+    (r"loop_layer_index_end", 3),
     (r"sliding_window_pattern|_sliding_window_pattern|full_attention_interval|layer_group_size", 2),
     (r"attn_layer_period|expert_layer_period|global_attn_every_n_layers|no_rope_layer_interval", 2),
     (r"num_nextn_predict_layers", 0),
@@ -99,6 +101,8 @@ def shrunk(fields: Mapping[str, Any], odd: Mapping[str, Any] | None = None) -> d
             made[name] = "mobilenetv3_small_050"
         elif name in TOKENS:
             made[name] = TOKENS[name]
+        elif name == "num_kv_shared_layers" and value == depth:  # a drafter's, that has none of its own
+            made[name] = DEPTH
         elif isinstance(value, int) and not isinstance(value, bool):
             sizes = [size for key, size in SIZES if re.fullmatch(key, name) and (value or not size)]
             made |= {name: sizes[-1]} if sizes else {}
@@ -117,7 +121,7 @@ def _chosen(layers: list[Any], depth: int) -> list[int]:
     return turns[:DEPTH]
 
 
-def _alike(fields: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, int]:
+def _alike(fields: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes that are equal in the configuration stay equal."""
     found = {}
     for heads, shared in (("num_attention_heads", "num_key_value_heads"), ("n_heads", "num_key_value_heads")):
@@ -132,6 +136,11 @@ def _alike(fields: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, int]
             heads = 1 if wide == "attention_hidden_size" else 4
             ratio = fields[wide] * (1 if heads == 1 else fields["num_attention_heads"]) // fields["hidden_size"]
             found[wide] = ratio * WIDTH // heads
+    if fields.get("n_recurrent_layers") and "mlp" in (fields.get("layer_types") or ()):  # Dory: two entries per layer
+        pairs = [kind for kind in fields["layer_types"] if kind != "mlp"]
+        kinds = (list(dict.fromkeys(pairs)) * DEPTH)[:DEPTH]
+        found |= {"num_hidden_layers": 2 * DEPTH, "n_input_layers": 2, "n_recurrent_layers": DEPTH}
+        found |= {"n_output_layers": 2, "layer_types": [each for kind in kinds for each in (kind, "mlp")]}
     found |= {name: min(fields[name], 2) for name in _CHOSEN_EXPERTS if isinstance(fields.get(name), int)}
     return found
 

@@ -12,8 +12,8 @@ from dslight.components.decoders.facts import Facts, alike, discover, passed, pr
 from dslight.components.decoders.packing import isolating_mask, positions_within
 from dslight.nn.window import described
 
-ROWS = (9, 5)
-"""The lengths of two rows, of which the second is padded."""
+ROWS = (14, 9, 3, 12, 6)
+"""The lengths of rows that are padded to the first of them, which is longer than windows of the copy."""
 
 
 def known(model: Any) -> Facts:
@@ -52,7 +52,8 @@ def _pads(facts: Facts) -> bool:
     ids, mask = _padded(facts.copy)
     extra = {} if facts.offset is None else {"position_ids": positions(mask, facts.offset)}
     logits = passed(facts.copy, ids, mask, **extra)
-    return alike(logits[1, -ROWS[1] :], passed(facts.copy, ids[1:, -ROWS[1] :])[0])
+    rows = zip(ids, logits, ROWS, strict=True)
+    return all(alike(of_row[-length:], passed(facts.copy, row[None, -length:])[0]) for row, of_row, length in rows)
 
 
 def _packs(facts: Facts) -> bool:
@@ -72,9 +73,9 @@ def _answers(facts: Facts) -> bool:
 
 
 def _answers_padded(facts: Facts) -> bool:
-    """``generate`` says of a row behind left padding what passes over the row alone say."""
+    """``generate`` says of rows behind left padding what passes over each row alone say."""
     ids, mask = _padded(facts.copy)
-    return alike(*_compared(facts, ids, mask, ids[1:, -ROWS[1] :]))
+    return alike(*_compared(facts, ids, mask, *(row[None, -length:] for row, length in zip(ids, ROWS, strict=True))))
 
 
 def _answers_anew(facts: Facts) -> bool:
@@ -83,12 +84,12 @@ def _answers_anew(facts: Facts) -> bool:
     return alike(*_compared(facts, ids, torch.ones_like(ids), ids, use_cache=False))
 
 
-def _compared(facts: Facts, ids: Tensor, mask: Tensor, alone: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    """The logits of three generated tokens of the last row, and those of whole passes over what was generated."""
+def _compared(facts: Facts, ids: Tensor, mask: Tensor, *alone: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """The logits of three generated tokens of each row, and those of whole passes over what was generated."""
     said = generated(facts, ids, mask, **options)
-    new = said.sequences[-1:, -3:]
-    whole = passed(facts.copy, torch.cat([alone, new], dim=1))[0, -4:-1]
-    return torch.stack([step[-1] for step in said.logits]), whole
+    rows = zip(alone, said.sequences[:, -3:], strict=True)
+    whole = [passed(facts.copy, torch.cat([row, new[None]], dim=1))[0, -4:-1] for row, new in rows]
+    return torch.stack(said.logits, dim=1), torch.stack(whole)
 
 
 def generated(facts: Facts, ids: Tensor, mask: Tensor, **options: Any) -> Any:
@@ -108,9 +109,10 @@ def generated(facts: Facts, ids: Tensor, mask: Tensor, **options: Any) -> Any:
 
 
 def _padded(copy: Any) -> tuple[Tensor, Tensor]:
-    ids = probe(copy, 2, ROWS[0])
+    ids = probe(copy, len(ROWS), ROWS[0])
     mask = torch.ones_like(ids)
-    mask[1, : ROWS[0] - ROWS[1]] = 0
+    for row, length in enumerate(ROWS):
+        mask[row, : ROWS[0] - length] = 0
     pad = getattr(copy.config.get_text_config(), "pad_token_id", None) or 0
     return ids.masked_fill(mask == 0, pad), mask
 

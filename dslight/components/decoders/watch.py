@@ -42,6 +42,8 @@ class Found:
 
     layers: str
     why: str = ""
+    called: tuple[int, ...] = ()
+    """Which layers of the list are called: not all where some are for what is no text."""
 
 
 @contextmanager
@@ -107,7 +109,7 @@ def find(seen: Iterable[Call], sizes: dict[str, int], width: int, batch: int, le
             return Found("", f"has {len(several)} lists of {longest} layers ({', '.join(several)})")
         good = several
     if good:
-        return Found(good[0])
+        return Found(good[0], called=tuple(call.index for call in outermost[good[0]]))
     path = max(judged, key=lambda path: (sizes[path], len(outermost[path])))
     return Found(path, judged[path])
 
@@ -122,7 +124,7 @@ def _judged(seen: list[Call], size: int, width: int, rows: tuple[int, int]) -> s
     if len(order) > size and set(order) == set(range(size)):
         visits = ", ".join(map(str, order[:12])) + (", ..." if len(order) > 12 else "")
         return f"its {size} layers are looped (called in the order {visits}), so a stack would be added once per loop"
-    if order != list(range(size)):
+    if order != sorted(set(order)):
         return f"its layers are called in the order {', '.join(map(str, order[:12]))} of {size}"
     if not all(call.follows for call in seen[1:]):
         return "what one of its layers gives is not what the next one takes, so there is no one residual stream"
