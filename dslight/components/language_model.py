@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.component import Component, on_meta
+from dslight.components.decoders.classes import leave_out, outline, read
 from dslight.components.decoders.facts import Facts
 from dslight.components.decoders.packing import isolating_mask, mixes, positions_within
 from dslight.components.decoders.padding import behind, grouped
@@ -289,7 +290,7 @@ class HFCausalLM(LanguageModel):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
 
         found: Facts | None = None
         kind, self.trust = check_source(pretrained, config, dtype), trust_remote_code
@@ -298,21 +299,22 @@ class HFCausalLM(LanguageModel):
         self.tokenizer_path = tokenizer or pretrained
         self.model: Any
         if config is not None and (pretrained is None or on_meta()):
-            self.model = AutoModelForCausalLM.from_config(as_decoder(configuration(config)), **options)
+            self.model = outline(configuration(config), options)
         elif pretrained is not None:
             settings = as_decoder(settings_of(pretrained, self.trust))
             check_agreement(config or {}, settings, pretrained)
             with no_code(pretrained, "pretrained"):
-                if not weights_wait():  # what is refused is refused before a weight is read
-                    with torch.device("meta"):
-                        found = known(AutoModelForCausalLM.from_config(settings, **options))
-                    self.model = AutoModelForCausalLM.from_pretrained(pretrained, config=settings, **options)
+                if weights_wait():
+                    self.model = outline(settings, options)
                 else:
-                    self.model = AutoModelForCausalLM.from_config(settings, **options)
+                    with torch.device("meta"):  # what is refused is refused before a weight is read
+                        found = known(outline(settings, options))
+                    self.model = read(pretrained, settings, options)
             if weights_wait() and not on_meta():
                 with suppress(OSError):  # a checkpoint need not have one
                     self.model.generation_config = GenerationConfig.from_pretrained(pretrained)
         self._describe(found)
+        leave_out(self.model, self.facts.idle)
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any = None) -> HFCausalLM:

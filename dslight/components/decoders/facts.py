@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dslight.components.decoders.classes import idle
 from dslight.components.decoders.shrunk import copy_of
-from dslight.components.decoders.watch import BATCH, LENGTH, find, watched
+from dslight.components.decoders.watch import BATCH, LENGTH, find, named, watched
 from dslight.components.unread import in_memory
 from dslight.nn.hooks import first_input, with_first_input
 from dslight.nn.window import described
@@ -40,6 +41,7 @@ class Facts:
         offset: what the copy's position ids begin with; ``None``: it takes none.
         after_pad: whether they begin behind the id of padding, which the model may have another of.
         passed_over: classes of the list's modules that a pass over text does not call.
+        idle: modules that a pass over text does not run, of a model that also sees or hears.
         last: how many layers at the end take nothing from other columns, so that a stack there stays at its own.
         reads_ids: whether it looks at the ids where an image stands.
     """
@@ -50,6 +52,7 @@ class Facts:
     offset: int | None = None
     after_pad: bool = False
     passed_over: frozenset[str] = frozenset()
+    idle: tuple[str, ...] = ()
     last: int = 0
     reads_ids: bool = False
     watched: bool = False
@@ -114,7 +117,7 @@ def _discovered(model: Any) -> Facts:
     ids = probe(copy)
     sizes = {path: len(each) for path, each in copy.named_modules() if isinstance(each, nn.ModuleList)}
     try:
-        with watched(copy) as seen:
+        with watched(copy) as seen, named(copy) as ran:
             logits = passed(copy, ids)
     except (ValueError, NotImplementedError) as error:  # the model says itself that it does not run on ids
         return Facts(why=f"a pass over ids alone is refused by transformers: {_first_sentence(error)}")
@@ -131,6 +134,8 @@ def _discovered(model: Any) -> Facts:
     if over & called:
         return Facts(found.layers, f"a pass over text calls only layers {', '.join(map(str, found.called))} of it")
     facts = Facts(found.layers, copy=copy, passed_over=over)
+    if copy.config.get_text_config() is not copy.config:
+        facts.idle = idle(copy, ran)
     facts.why = _values(facts, ids, logits)
     return facts
 

@@ -76,6 +76,16 @@ def watched(model: nn.Module) -> Iterator[list[Call]]:
         yield seen
 
 
+@contextmanager
+def named(model: nn.Module) -> Iterator[set[str]]:
+    """Yields the paths of all modules that are called while the block runs."""
+    seen: set[str] = set()
+    with ExitStack() as hooks:
+        for path, module in model.named_modules():
+            hooks.callback(module.register_forward_pre_hook(lambda *_, path=path: seen.add(path)).remove)
+        yield seen
+
+
 def _equal(gave: Any, given: Tensor) -> bool:
     if not isinstance(gave, Tensor) or gave.shape != given.shape:
         return False
