@@ -78,6 +78,11 @@ def class_for(config: Any, trust: bool = False) -> tuple[Any, Any]:
     own_code = trust and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if own_code or type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         return AutoModelForCausalLM, config
+    for name in getattr(config, "architectures", None) or ():
+        named = getattr(transformers, name, None)
+        if name.endswith("ForCausalLM") and getattr(named, "config_class", None) is type(config):
+            AutoModelForCausalLM.register(type(config), named, exist_ok=True)  # Emu3's half, which no mapping names
+            return AutoModelForCausalLM, config
     whole = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     if type(config) in whole and not getattr(config, "is_encoder_decoder", False):
         return AutoModelForImageTextToText, config

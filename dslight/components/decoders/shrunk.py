@@ -21,7 +21,7 @@ _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_la
 _LAYERS += ("num_blocks",)
 SIZES: list[tuple[str, int]] = [
     (r"hidden_size|d_model|n_embd|dim|emb_dim|embedding_dim|word_embed_proj_dim|lru_width", WIDTH),
-    (r"embedding_size|input_embedding_size|output_embedding_size|backbone_hidden_size", WIDTH),
+    (r"(input_|output_)?embedding_size|backbone_hidden_size", WIDTH),
     (r"num_hidden_layers|n_layers?|num_layers|(num_)?(de|en)coder_layers|num_blocks|attn_layers", DEPTH),
     (r"(de|en)coder_attention_heads|num_(de|en)coder_attention_heads|attention_heads|n_heads?|num_heads", 4),
     (r"(swa_)?num_attention_heads|num_kv_heads|n_mamba_heads", 4),
@@ -127,6 +127,9 @@ def _alike(fields: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]
     for heads, shared in (("num_attention_heads", "num_key_value_heads"), ("n_heads", "num_key_value_heads")):
         if shared in made and fields.get(heads) == fields[shared]:
             found[shared] = made[heads]
+    for narrow in ("embedding_size", "input_embedding_size", "word_embed_proj_dim"):
+        if narrow in made and fields[narrow] != fields.get("hidden_size"):
+            found[narrow] = WIDTH // 2
     if "head_dim" in made and fields.get("qk_rope_head_dim") == fields["head_dim"]:
         found["head_dim"] = made["qk_rope_head_dim"]
     if "head_dim" in made and "expand" in fields and "state_size" in fields:  # of Mamba's heads

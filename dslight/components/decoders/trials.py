@@ -68,8 +68,8 @@ def _packs(facts: Facts) -> bool:
 
 def _answers(facts: Facts) -> bool:
     """``generate`` says of a row what passes over all of it say."""
-    ids = probe(facts.copy, 1, ROWS[0])
-    return alike(*_compared(facts, ids, torch.ones_like(ids), ids))
+    ids = probe(facts.copy, 2, ROWS[0])
+    return alike(*_compared(facts, ids, torch.ones_like(ids), *ids[:, None]))
 
 
 def _answers_padded(facts: Facts) -> bool:
@@ -80,8 +80,8 @@ def _answers_padded(facts: Facts) -> bool:
 
 def _answers_anew(facts: Facts) -> bool:
     """``generate`` does so without a cache."""
-    ids = probe(facts.copy, 1, ROWS[0])
-    return alike(*_compared(facts, ids, torch.ones_like(ids), ids, use_cache=False))
+    ids = probe(facts.copy, 2, ROWS[0])
+    return alike(*_compared(facts, ids, torch.ones_like(ids), *ids[:, None], use_cache=False))
 
 
 def _compared(facts: Facts, ids: Tensor, mask: Tensor, *alone: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
