@@ -356,6 +356,11 @@ class HFCausalLM(LanguageModel):
         """See :meth:`LanguageModel.answers_padded`; tried."""
         return tried(self.facts, "answers padded")
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Modules of the checkpoint's model that are no part of its decoder: towers for images and sounds."""
+        return self.facts.idle
+
     def check_sites(self, sites: Sequence[int]) -> None:
         """See :meth:`LanguageModel.check_sites`: what uses keys and values of earlier layers passes nothing on."""
         shared = getattr(self.model.config.get_text_config(), "num_kv_shared_layers", None) or 0

@@ -47,7 +47,7 @@ def tried(kind: str) -> Verdict:
     """Try one kind in this process."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    verdict, start = Verdict(kind), time.monotonic()
+    verdict, start = Verdict(kind), time.process_time()
     try:
         _try(kind, verdict)
     except Exception as error:
@@ -56,7 +56,7 @@ def tried(kind: str) -> Verdict:
         verdict.verdict = WRONG if isinstance(error, Wrong) else CRASHED
         verdict.said = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
         verdict.trace = traceback.format_exc()
-    verdict.seconds = round(time.monotonic() - start, 1)
+    verdict.seconds = round(time.process_time() - start, 1)
     return verdict
 
 

@@ -35,7 +35,7 @@ def page(verdicts: Sequence[Verdict], libraries: str) -> str:
     counts = Counter(verdict.verdict for verdict in verdicts)
     summary = ", ".join(f"{counts[name]} {said}" for name, said in _SAID.items() if counts[name])
     lines = [HEAD, f"With {libraries}: {len(verdicts)} types, {summary}.", ""]
-    lines += ["| type | | checked | seconds | |", "| --- | --- | --- | ---: | --- |"]
+    lines += ["| type | | checked | CPU seconds | |", "| --- | --- | --- | ---: | --- |"]
     for each in verdicts:
         said = each.said or "; ".join(each.notes)
         cells = (f"`{each.kind}`", _SAID[each.verdict], each.checked, f"{each.seconds:.1f}", _cell(said, each.kind))

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dslight.components.decoders.classes import idle
 from dslight.components.decoders.shrunk import copy_of
 from dslight.components.decoders.watch import BATCH, LENGTH, find, named, watched
+from dslight.components.transformers_config import field as field_of
 from dslight.components.unread import in_memory
 from dslight.nn.hooks import first_input, with_first_input
 from dslight.nn.window import described
@@ -123,7 +124,8 @@ def _discovered(model: Any) -> Facts:
         return Facts(why=f"a pass over ids alone is refused by transformers: {_first_sentence(error)}")
     except Exception:
         return _by_name(model)
-    found = find(seen, sizes, copy.get_input_embeddings().embedding_dim, BATCH, LENGTH)
+    hidden = field_of(copy.config.get_text_config(), "hidden_size")
+    found = find(seen, sizes, copy.get_input_embeddings().embedding_dim, BATCH, LENGTH, hidden)
     if found.why:
         return Facts(found.layers, found.why)
     if not isinstance(model.get_submodule(found.layers), nn.ModuleList):

@@ -95,7 +95,9 @@ def _equal(gave: Any, given: Tensor) -> bool:
         return True
 
 
-def find(seen: Iterable[Call], sizes: dict[str, int], width: int, batch: int, length: int) -> Found:
+def find(
+    seen: Iterable[Call], sizes: dict[str, int], width: int, batch: int, length: int, hidden: int | None = None
+) -> Found:
     """The list of layers among those that were called.
 
     Args:
@@ -104,6 +106,7 @@ def find(seen: Iterable[Call], sizes: dict[str, int], width: int, batch: int, le
         width: of the token embedding.
         batch: B.
         length: T.
+        hidden: the width that the configuration names, where it does.
     """
     by_list: dict[str, list[Call]] = {}
     for call in seen:
@@ -111,7 +114,7 @@ def find(seen: Iterable[Call], sizes: dict[str, int], width: int, batch: int, le
     outermost = {p: c for p, c in by_list.items() if not any(p.startswith(f"{other}.") for other in by_list if other)}
     if not outermost:
         return Found("", "no list of layers is called in a pass over text")
-    judged = {path: _judged(seen, sizes[path], width, (batch, length)) for path, seen in outermost.items()}
+    judged = {path: _judged(seen, sizes[path], width, (batch, length), hidden) for path, seen in outermost.items()}
     good = [path for path, why in judged.items() if not why]
     if len(good) > 1:
         longest = max(sizes[path] for path in good)
@@ -124,13 +127,16 @@ def find(seen: Iterable[Call], sizes: dict[str, int], width: int, batch: int, le
     return Found(path, judged[path])
 
 
-def _judged(seen: list[Call], size: int, width: int, rows: tuple[int, int]) -> str:
+def _judged(seen: list[Call], size: int, width: int, rows: tuple[int, int], hidden: int | None) -> str:
     """Why the modules of a list are no layers that stacks can be added at; empty: they are."""
     order = [call.index for call in seen]
     shapes = list(dict.fromkeys(call.shape for call in seen))
     expected = (*rows, width)
     if any(shape != expected for shape in shapes):
-        return _misshapen(next(shape for shape in shapes if shape != expected), expected)
+        shape = next(shape for shape in shapes if shape != expected)
+        if shape == (*rows, hidden):
+            return f"its embedding has width {width} and its residual stream {hidden}"
+        return _misshapen(shape, expected)
     if len(order) > size and set(order) == set(range(size)):
         visits = ", ".join(map(str, order[:12])) + (", ..." if len(order) > 12 else "")
         return f"its {size} layers are looped (called in the order {visits}), so a stack would be added once per loop"
@@ -151,6 +157,4 @@ def _misshapen(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
         return f"its residual stream is {shape[0]} predictions per position (AltUp)"
     if shape[:2] == (batch, length) and len(shape) == 3 and shape[2] % width == 0:
         return f"its residual stream is {shape[2] // width} streams of width {width} side by side (hyper-connections)"
-    if shape[:2] == (batch, length) and len(shape) == 3:
-        return f"its embedding has width {width} and its residual stream {shape[2]}"
     return f"its layers are called with {list(shape)}, not with [B, T, width] = {list(expected)}"
