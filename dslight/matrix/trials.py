@@ -58,6 +58,8 @@ class Prompt:
         for start, count in images:
             mask[0, start : start + count] = True
         slots = torch.randn(1 + len(sites), int(mask.sum()), lm.width, generator=generator)
+        with torch.no_grad():  # as large as embedded words, which some kinds scale
+            slots[:1] *= lm.embedding(ids).std().clamp(min=1)
         return cls(ids.masked_fill(mask, 0), torch.ones_like(ids), mask, slots, sites)
 
     @classmethod

@@ -159,7 +159,7 @@ def _plain(rope: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in rope.items() if name not in lists}
     if lists - {"mrope_section"}:
         kept["rope_type"] = "default"
-    return kept | ({"mrope_section": [2, 1, 1]} if "mrope_section" in lists else {})
+    return kept | {"mrope_section": [2, 1, 1]}  # read by those alone whose positions have several axes
 
 
 def copy_of(model: Any) -> Any:
