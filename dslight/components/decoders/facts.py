@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
@@ -80,9 +80,12 @@ class Facts:
         if found.why:
             raise ValueError(f"pretrained: {described(model)} cannot take visual tokens: {found.why}")
 
-    def layers_of(self, model: Any) -> list[nn.Module]:
+    def layers_of(self, model: Any) -> Sequence[nn.Module]:
         """The layers of ``model``, in order."""
-        return [each for each in model.get_submodule(self.layers) if type(each).__name__ not in self.passed_over]
+        every = model.get_submodule(self.layers)
+        if not self.passed_over:
+            return every
+        return [each for each in every if not self.passed_over & {kind.__name__ for kind in type(each).__mro__}]
 
     def begins(self, model: Any) -> int | None:
         """What the position ids of ``model`` begin with."""
@@ -176,7 +179,7 @@ def _last(facts: Facts, ids: Tensor, logits: Tensor) -> int:
         return with_first_input(args, kwargs, hidden)
 
     count = 0
-    for layer in reversed(facts.layers_of(facts.copy)):
+    for layer in reversed([*facts.layers_of(facts.copy)]):
         handle = layer.register_forward_pre_hook(add, with_kwargs=True)
         try:
             if not alike(passed(facts.copy, ids)[:, 3:], logits[:, 3:], 1e-5):
