@@ -22,7 +22,7 @@ _LAYERS += ("num_blocks",)
 SIZES: list[tuple[str, int]] = [
     (r"hidden_size|d_model|n_embd|dim|emb_dim|embedding_dim|word_embed_proj_dim|lru_width", WIDTH),
     (r"(input_|output_)?embedding_size|backbone_hidden_size", WIDTH),
-    (r"num_hidden_layers|n_layers?|num_layers|(num_)?(de|en)coder_layers|num_blocks|attn_layers", DEPTH),
+    (r"num_hidden_layers|n_layers?|num_layers|(num_)?(de|en)coder_layers|num_blocks", DEPTH),
     (r"(de|en)coder_attention_heads|num_(de|en)coder_attention_heads|attention_heads|n_heads?|num_heads", 4),
     (r"(swa_)?num_attention_heads|num_kv_heads|n_mamba_heads", 4),
     (r"(swa_)?num_key_value_heads|num_global_key_value_heads|num_query_groups", 2),
@@ -105,7 +105,7 @@ def shrunk(fields: Mapping[str, Any], odd: Mapping[str, Any] | None = None) -> d
             made[name] = DEPTH
         elif isinstance(value, int) and not isinstance(value, bool):
             sizes = [size for key, size in SIZES if re.fullmatch(key, name) and (value or not size)]
-            made |= {name: sizes[-1]} if sizes else {}
+            made |= {name: min(value, sizes[-1]) if name in _LAYERS else sizes[-1]} if sizes else {}
         elif isinstance(value, float) and re.fullmatch(RATES, name):
             made[name] = 0.0
     made |= _alike(fields, made)

@@ -74,6 +74,12 @@ def test_positions_begin_where_the_model_begins_them():
     assert known(outline("mamba")).begins(model) is None
 
 
+def test_a_model_of_fewer_layers_than_the_copy_would_have_is_tried_too():
+    fields = {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"]}
+    facts = known(outline("gemma3_text", **fields))
+    assert (len(facts.layers_of(facts.copy)), tried(facts, "pads")) == (2, True)
+
+
 def test_what_cannot_pad_or_pack_is_known():
     asked = ("pads", "answers padded", "packs")
     assert [tried(known(outline("llama")), question) for question in asked] == [True, True, True]
