@@ -43,6 +43,9 @@ ODD: dict[str, dict[str, Any]] = {
         "text_config": {"num_key_value_heads": 4, "head_dim": 12, "per_layer_config": {}},
     },
     "dots3_note_text": {"num_key_value_heads": 4, "head_dim": 12, "per_layer_config": {}},
+    "electra": {"embedding_size": WIDTH},  # others are refused
+    "rembert": {"input_embedding_size": WIDTH, "output_embedding_size": WIDTH},
+    "xmod": {"default_language": "en_XX"},
     "gemma3n_text": {"intermediate_size": [48] * DEPTH, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0]},
     "gemma3n": {
         "text_config": {"intermediate_size": [48] * DEPTH, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0]},
