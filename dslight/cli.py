@@ -84,6 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--list", action="store_true", help="list the runs and stop")
     sweep.add_argument("--fresh", action="store_true", help="start finished and interrupted runs anew")
 
+    models = verb("models", "try every kind of decoder that transformers knows, tiny; writes docs/models.md")
+    models.add_argument(
+        "kinds", nargs="*", metavar="TYPE", help="only these, e.g. llama mixtral; the page stays as it is"
+    )
+    models.add_argument(
+        "--results", type=Path, default=Path("runs/models"), help="a file per type (default: runs/models)"
+    )
+    models.add_argument("--again", action="store_true", help="try also what was tried before with these versions")
+    models.add_argument("--page", type=Path, default=Path("docs/models.md"), help="default: docs/models.md")
+
     report = verb("report", "one table and one page out of an ablation or of run folders")
     report.add_argument("paths", nargs="+", help="an ablation file (with its overrides), or folders of runs")
     report.add_argument("--out", type=Path, help="where report.html, its pages of questions and the tables go")
@@ -237,7 +247,14 @@ def _migrate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _models(args: argparse.Namespace) -> int:
+    from dslight.matrix.run import models
+
+    return models(args.results, args.kinds, args.again, args.page)
+
+
 _VERBS = {
+    "models": _models,
     "chat": _chat,
     "migrate": _migrate,
     "fit": _fit,
