@@ -71,6 +71,17 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in map(json.loads, lines)}
 
 
+def _mixed(names: Sequence[str]) -> list[str]:
+    """One of each family first, so that a run that is stopped has seen all kinds."""
+    seen: dict[str, int] = {}
+    turns = []
+    for name in names:
+        family = name.split("_")[0]
+        seen[family] = seen.get(family, 0) + 1
+        turns.append((seen[family], name))
+    return [name for _, name in sorted(turns)]
+
+
 def main(wanted: list[str]) -> int:
     """Try the names and write the page; 1 where one ended in a traceback."""
     import timm
@@ -78,7 +89,7 @@ def main(wanted: list[str]) -> int:
 
     torch.set_num_threads(1)
     crashed = 0
-    for row in verdicts(wanted or timm.list_models(), again=bool(wanted)):
+    for row in verdicts(wanted or _mixed(timm.list_models()), again=bool(wanted)):
         crashed += "crashed" in row
         said = row.get("crashed") or row.get("said", "")
         print(f"{row['name']:<48}{row.get('class', 'refused'):<16}{said}", flush=True)

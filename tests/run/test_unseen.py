@@ -17,7 +17,7 @@ def test_every_file_that_is_not_here_is_named_and_none_that_is(recipe, tmp_path,
             [
                 "weights.projector=other.safetensors",
                 "model.language_model.init_args.pretrained=folder",
-                "data.train=[{root: mine}, \"s3://bucket/shards\"]",
+                'data.train=[{root: mine}, "s3://bucket/shards"]',
             ],
         )
     )

@@ -64,7 +64,7 @@ def _facts(
     _, tokens, width = cast(Tensor, first.given).shape
     rows, columns = grid_of(seen, tokens)
     if rows * columns > tokens:
-        raise ValueError(f"has {tokens} tokens in its layers' stream, fewer than {rows} x {columns} patches of an image")
+        raise ValueError(f"has {tokens} tokens in its layers' stream, and {rows} x {columns} patches")
     prefix = prefix_of(seen, rows * columns, tokens, first.when)
     if prefix is None:
         raise ValueError(
@@ -77,7 +77,7 @@ def _facts(
         output = output if norm is None else model.get_submodule(norm)(output)
     if not isinstance(output, Tensor) or output.ndim not in (3, 4):
         raise ValueError(f"gives {_shape(output)}, and no features of patches")
-    found = Stream(layers, width, (rows, columns), prefix, prefix, norm=norm)
+    found = Stream(layers, width, (rows, columns), prefix, prefix, norm=norm, normalises=seen.normalises)
     found = _layout(found, output, tokens, seen, last.when)
     return found, seen, output
 
@@ -129,8 +129,12 @@ def _drop_idle(model: nn.Module, run: Run, found: Stream, seen: Pass, final: Ten
     whole, single = _covering(model, idle)
     dropped = []
     for path in whole:
-        calls = [call for name in seen.calls if name == path or name.startswith(f"{path}.") for call in seen.calls[name]]
-        if not calls or (_off_path(found.patches(final), seen, path) and _still(model, run, path, nn.Identity(), final)):
+        calls = [
+            call for name in seen.calls if name == path or name.startswith(f"{path}.") for call in seen.calls[name]
+        ]
+        if not calls or (
+            _off_path(found.patches(final), seen, path) and _still(model, run, path, nn.Identity(), final)
+        ):
             dropped.append((path, "identity"))
         else:
             single += [f"{path}.{name}" for name, _ in model.get_submodule(path).named_parameters()]

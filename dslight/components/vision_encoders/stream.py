@@ -14,11 +14,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dslight.types import Grid
+from dslight.upstream.torch import watch_operations
 
 Shape = tuple[int, ...]
 
@@ -51,24 +50,30 @@ class Pass:
     order: list[str] = field(default_factory=list)
     joined: list[tuple[int, list[int]]] = field(default_factory=list)  # when and which lengths along the sequence
     random: str | None = None
+    normalises: bool = False
 
 
-class _Watch(TorchDispatchMode):
-    """Notes how sequences are joined, and whether anything is drawn at random."""
+def _note(seen: Pass) -> Callable[[str, Any, bool], None]:
+    """How sequences are joined, whether anything is drawn at random, whether a mean is taken off the pixels."""
 
-    def __init__(self, seen: Pass) -> None:
-        super().__init__()
-        self.seen = seen
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = str(func)
+    def see(name: str, args: Any, random: bool) -> None:
         if name.startswith("aten.cat."):
             tensors, dim = args[0], args[1] if len(args) > 1 else 0
-            if all(t.ndim == 3 for t in tensors) and dim in (1, -2):
-                self.seen.joined.append((len(self.seen.order), [t.shape[1] for t in tensors]))
-        elif torch.Tag.nondeterministic_seeded in func.tags and "attention" not in name:
-            self.seen.random = name
-        return func(*args, **(kwargs or {}))
+            if dim in (1, -2) and all(tensor.ndim == 3 for tensor in tensors):
+                seen.joined.append((len(seen.order), [tensor.shape[1] for tensor in tensors]))
+        elif name.startswith("aten.sub.") and _colours(args):
+            seen.normalises = True
+        elif random and "attention" not in name:
+            seen.random = name
+
+    return see
+
+
+def _colours(args: Sequence[Any]) -> bool:
+    """Whether a number for each colour is taken from pixels."""
+    pixels, mean = args[0], args[1]
+    both = isinstance(pixels, Tensor) and isinstance(mean, Tensor)
+    return both and pixels.ndim == 4 and pixels.shape[1] == mean.numel() == 3
 
 
 def watch(model: nn.Module, run: Callable[[], Any]) -> Pass:
@@ -79,7 +84,9 @@ def watch(model: nn.Module, run: Callable[[], Any]) -> Pass:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             given = args[0] if args else kwargs.get("hidden_states")
             gave = output[0] if isinstance(output, tuple) and output else output
-            seen.calls[name][-1:] = [Call(given if isinstance(given, Tensor) else None, gave, seen.calls[name][-1].when)]
+            seen.calls[name][-1:] = [
+                Call(given if isinstance(given, Tensor) else None, gave, seen.calls[name][-1].when)
+            ]
 
         return hook
 
@@ -95,7 +102,7 @@ def watch(model: nn.Module, run: Callable[[], Any]) -> Pass:
             if path:
                 hooks.callback(module.register_forward_pre_hook(before(path)).remove)
                 hooks.callback(module.register_forward_hook(behind(path), with_kwargs=True).remove)
-        with _Watch(seen):
+        with watch_operations(_note(seen)):
             seen.output = run()
     return seen
 
@@ -119,20 +126,26 @@ def find_layers(model: nn.Module, seen: Pass) -> str:
         if not any(path.startswith(f"{layer}.") for other in stacks.values() for layer in other)
     }
     if not stacks:
-        raise ValueError(f"has no transformer blocks through which one stream [B, N, C] goes{_instead(model, seen, called)}")
+        raise ValueError(
+            f"has no transformer blocks through which one stream [B, N, C] goes{_instead(model, seen, called)}"
+        )
     best = max(stacks, key=lambda path: _size(model, path))
     first = cast(Tensor, seen.calls[stacks[best][0]][0].given)
     for path, members in stacks.items():
         given = cast(Tensor, seen.calls[members[0]][0].given)
-        if path != best and seen.order.index(members[0]) < seen.order.index(stacks[best][0]):
-            if given.shape != first.shape:
-                raise ValueError(
-                    f"has stages of its own: the layers of {path} work on {_said(given)}, those of {best} on "
-                    f"{_said(first)}, so no one stream goes through"
-                )
+        earlier = seen.order.index(members[0]) < seen.order.index(stacks[best][0])
+        if path != best and earlier and given.shape != first.shape:
+            raise ValueError(
+                f"has stages of its own: the layers of {path} work on {_said(given)}, those of {best} on "
+                f"{_said(first)}, so no one stream goes through"
+            )
     for path in called:
         within = best.startswith(f"{path}.")
-        if path not in stacks and not path.startswith(f"{best}.") and _size(model, path) > _size(model, best) * (1 + within):
+        if (
+            path not in stacks
+            and not path.startswith(f"{best}.")
+            and _size(model, path) > _size(model, best) * (1 + within)
+        ):
             raise ValueError(
                 f"has no transformer blocks through which one stream [B, N, C] goes"
                 f"{_instead(model, seen, {path: called[path]})}"
@@ -163,7 +176,13 @@ def _instead(model: nn.Module, seen: Pass, called: dict[str, list[str]]) -> str:
 
 
 def _said(value: Any) -> str:
-    return str(list(value.shape)) if isinstance(value, Tensor) else "more than one tensor" if value is not None else "no tensor"
+    return (
+        str(list(value.shape))
+        if isinstance(value, Tensor)
+        else "more than one tensor"
+        if value is not None
+        else "no tensor"
+    )
 
 
 def _size(model: nn.Module, path: str) -> int:
@@ -184,6 +203,7 @@ class Stream:
         dropped: module or parameter -> what takes the place of what no gradient reaches.
         behind: modules behind the layers, whose output the layers' own output does not need.
         norm: the last norm, where the model's own output of the patches comes without it.
+        normalises: whether the model itself takes a mean of colours off its pixels.
         early: whether the model runs when its list of layers is shorter.
     """
 
@@ -196,6 +216,7 @@ class Stream:
     dropped: tuple[tuple[str, str], ...] = ()
     behind: tuple[str, ...] = ()
     norm: str | None = None
+    normalises: bool = False
     early: bool = True
 
     def patches(self, output: Tensor) -> Tensor:

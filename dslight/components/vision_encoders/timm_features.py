@@ -67,8 +67,10 @@ class TimmFeatureMaps(VisionEncoder):
                 raise ValueError(f"name: {name} gives {list(features.shape)}, and no map that learns")
             features.sum().backward()  # tells what does not matter to this map
         self.mean, self.std = mean or settings["mean"], std or settings["std"]
-        self.model: Any = _feature_maps(name, pretrained, stage, model_args)
-        _drop(self.model, {name for name, parameter in shadow.named_parameters() if parameter.grad is None})
+        idle = {name for name, parameter in shadow.named_parameters() if parameter.grad is None}
+        shadow.zero_grad()
+        self.model: Any = shadow.train() if on_meta() else _feature_maps(name, pretrained, stage, model_args)
+        _drop(self.model, idle)
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         rows, columns, self.width = (
             features.shape[1:] if self._channels_last else features.permute(0, 2, 3, 1).shape[1:]

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from dslight.components.component import on_meta
 from dslight.components.vision_encoder import Tap, VisionEncoder, say_unseen
 from dslight.components.vision_encoders.discovery import discover
-from dslight.components.vision_encoders.stream import Pass, Stream, drop, first_layers
+from dslight.components.vision_encoders.stream import Stream, drop, first_layers
 from dslight.components.vision_encoders.timm_models import create_timm_model, image_size_of
 from dslight.types import Grid
-
 
 MAPS = "TimmFeatureMaps reads the feature maps of such a model"
 """How the refusal of a model ends whose feature maps can be read."""
@@ -119,15 +118,19 @@ def _discover(name: str, model: Any, size: tuple[int, int], args: dict[str, Any]
             continue
         part.pretrained_cfg = model.pretrained_cfg
         try:
-            channels = int(model.pretrained_cfg.get("input_size", (3,))[0])
-            if channels != 3:
-                raise ValueError(f"sees {channels} channels, and no colours")
-            pixels = torch.empty(1, 3, *size)
-            return part, path, discover(part, lambda: part.forward_features(pixels), lambda seen, n: _grid(part, size, n))
+            return part, path, _stream(part, size)
         except ValueError as error:
             refusals.append(str(error))
     said = refusals[0] if refusals else "has no forward_features"
     raise ValueError(f"name: {name} {said}, so there is nothing to tap or to stack on; {_else(name, args)}")
+
+
+def _stream(model: Any, size: tuple[int, int]) -> Stream:
+    channels = int(model.pretrained_cfg.get("input_size", (3,))[0])
+    if channels != 3:
+        raise ValueError(f"sees {channels} channels, and no colours")
+    pixels = torch.empty(1, 3, *size)
+    return discover(model, lambda: model.forward_features(pixels), lambda seen, tokens: _grid(model, size))
 
 
 def _else(name: str, model_args: dict[str, Any] | None) -> str:
@@ -142,7 +145,7 @@ def _else(name: str, model_args: dict[str, Any] | None) -> str:
     return MAPS
 
 
-def _grid(model: Any, size: tuple[int, int], tokens: int) -> Grid:
+def _grid(model: Any, size: tuple[int, int]) -> Grid:
     """(rows, columns) of patches: of timm's own maps, else what the patch embedding says."""
     try:
         with torch.no_grad():
