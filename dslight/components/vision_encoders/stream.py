@@ -136,8 +136,7 @@ def find_layers(model: nn.Module, seen: Pass) -> str:
         earlier = seen.order.index(members[0]) < seen.order.index(stacks[best][0])
         if path != best and earlier and given.shape != first.shape:
             raise ValueError(
-                f"has stages of its own: the layers of {path} work on {_said(given)}, those of {best} on "
-                f"{_said(first)}, so no one stream goes through"
+                f"has stages of its own: the layers of {path} work on {_said(given)}, those of {best} on {_said(first)}"
             )
     for path in called:
         within = best.startswith(f"{path}.")
