@@ -25,6 +25,18 @@ from dslight.types import Grid
 Run = Callable[[], Any]
 
 
+_KNOWN: dict[str, Any] = {}
+
+
+def remembered(key: str | None, find: Callable[[], Any]) -> Any:
+    """What ``find()`` gives, found out once in a process for a ``key`` that says all that it depends on."""
+    if key is None:
+        return find()
+    if key not in _KNOWN:
+        _KNOWN[key] = find()
+    return _KNOWN[key]
+
+
 def discover(model: nn.Module, run: Run, grid_of: Callable[[Pass, int], Grid], norm_apart: bool = False) -> Stream:
     """Find out what ``model`` is, and take out of it what its patches do not need.
 

@@ -23,7 +23,7 @@ from dslight.components.component import WeightsError
 from dslight.components.transformers_config import check_attention, check_source, no_code
 from dslight.components.unread import weights_wait
 from dslight.components.vision_encoder import Tap, VisionEncoder, say_unseen
-from dslight.components.vision_encoders.discovery import discover
+from dslight.components.vision_encoders.discovery import discover, remembered
 from dslight.components.vision_encoders.hf_models import (
     IN_A_WHOLE_MODEL,
     build,
@@ -104,10 +104,12 @@ class HFVisionEncoder(VisionEncoder):
             raise ValueError(f"extra_layers: {type(settings).__name__} has no num_hidden_layers that could be more")
         if extra_layers:
             settings.num_hidden_layers = layers + extra_layers
-        self.image_size = _image_size(image_size, settings, key)
-        self._stream, self._options, resized = _discover(
-            settings, self.image_size, options, key, image_size is not None
+        size, sized = _image_size(image_size, settings, key), image_size is not None
+        named = f"{type(settings).__module__} {settings.to_json_string(use_diff=False)} {size} {implementation}"
+        self._stream, self._options, resized = remembered(
+            f"transformers {named}", lambda: _discover(settings, size, options, key, sized)
         )
+        self.image_size = cast(tuple[int, int], size)
         missing: set[str] = set()
         if pretrained is None or weights_wait():
             model = build(settings, options)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dslight.components.component import on_meta
 from dslight.components.vision_encoder import Tap, VisionEncoder, say_unseen
-from dslight.components.vision_encoders.discovery import discover
+from dslight.components.vision_encoders.discovery import discover, remembered
 from dslight.components.vision_encoders.stream import Stream, drop, first_layers
 from dslight.components.vision_encoders.timm_models import create_timm_model, image_size_of
 from dslight.types import Grid
@@ -55,17 +55,12 @@ class TimmEncoder(VisionEncoder):
         super().__init__()
         if sincos_position is not None and pretrained:
             raise ValueError("sincos_position: initialises random weights, but pretrained is true")
-        with torch.device("meta"):
-            shadow = create_timm_model(name, False, model_args, num_classes=0)
-            self.image_size = image_size_of(shadow, model_args)
-            shadow, path, self._stream = _discover(name, shadow, self.image_size, model_args)
-        if on_meta():
-            self.model: Any = shadow
-        else:
-            self.model = create_timm_model(name, pretrained, model_args, num_classes=0).get_submodule(path)
-            drop(self.model, self._stream.dropped)
+        path, self._stream, self.image_size = _facts(name, model_args)
+        self.model: Any = create_timm_model(name, pretrained, model_args, num_classes=0)
+        settings = self.model.pretrained_cfg
+        self.model = self.model.get_submodule(path)
+        drop(self.model, self._stream.dropped)
         self.width, self.grid, self.prefix_tokens = self._stream.width, self._stream.grid, self._stream.prefix
-        settings = getattr(self.model, "pretrained_cfg", None) or {}
         self.mean = mean or settings.get("mean") or (0.5, 0.5, 0.5)
         self.std = std or settings.get("std") or (0.5, 0.5, 0.5)
         say_unseen(self.image_size, _patch(self.model), self.grid, "model_args.img_size")
@@ -109,24 +104,33 @@ class TimmEncoder(VisionEncoder):
         return self._stream.patches(output) if depth == self.depth else None
 
 
-def _discover(name: str, model: Any, size: tuple[int, int], args: dict[str, Any] | None) -> tuple[Any, str, Stream]:
-    """The model or the encoder in it that has patches in and out, its path, and what it is."""
-    refusals = []
-    for path in ("", "encoder"):  # timm's wrappers pool what their encoder gives
-        part = model.get_submodule(path) if path == "" or hasattr(model, path) else None
-        if part is None or not hasattr(part, "forward_features"):
-            continue
-        part.pretrained_cfg = model.pretrained_cfg
-        try:
-            return part, path, _stream(part, size)
-        except ValueError as error:
-            refusals.append(str(error))
+def _facts(name: str, args: dict[str, Any] | None) -> tuple[str, Stream, tuple[int, int]]:
+    """The path of the encoder in timm's model, what it is, and the size of its images."""
+    try:
+        key = f"timm {name} {json.dumps(args, sort_keys=True)}"
+    except TypeError:  # a class or a function among the arguments
+        key = None
+    return remembered(key, lambda: _discover(name, args))
+
+
+def _discover(name: str, args: dict[str, Any] | None) -> tuple[str, Stream, tuple[int, int]]:
+    with torch.device("meta"):
+        model = create_timm_model(name, False, args, num_classes=0)
+        size = image_size_of(model, args)
+        refusals = []
+        for path in ("", "encoder"):  # timm's wrappers pool what their encoder gives
+            part = model.get_submodule(path) if path == "" or hasattr(model, path) else None
+            if hasattr(part, "forward_features"):
+                try:
+                    return path, _stream(part, size, model.pretrained_cfg), size
+                except ValueError as error:
+                    refusals.append(str(error))
     said = refusals[0] if refusals else "has no forward_features"
     raise ValueError(f"name: {name} {said}, so there is nothing to tap or to stack on; {_else(name, args)}")
 
 
-def _stream(model: Any, size: tuple[int, int]) -> Stream:
-    channels = int(model.pretrained_cfg.get("input_size", (3,))[0])
+def _stream(model: Any, size: tuple[int, int], settings: dict[str, Any]) -> Stream:
+    channels = int(settings.get("input_size", (3,))[0])
     if channels != 3:
         raise ValueError(f"sees {channels} channels, and no colours")
     pixels = torch.empty(1, 3, *size)
