@@ -18,6 +18,7 @@ from dslight.components.vision_encoders.stream import (
     first_layers,
     one_line,
     prefix_of,
+    shape_of,
     watch,
 )
 from dslight.types import Grid
@@ -42,7 +43,7 @@ def discover(model: nn.Module, run: Run, grid_of: Callable[[Pass, int], Grid], n
 
     Args:
         model: on the meta device.
-        run: a pass of one image, which gives the model's output.
+        run: a pass of ``VIEWS`` images, which gives the model's output.
         grid_of: the rows and columns of patches, of the pass and the number of tokens in the stream.
         norm_apart: whether a last norm that the model applies to pooled features alone goes over the patches too.
 
@@ -100,7 +101,7 @@ def _layout(found: Stream, output: Tensor, tokens: int, seen: Pass, behind: int)
     if output.ndim == 4 and shape[2:] == found.grid and shape[1] == found.width:
         return replace(found, channels=1)
     if shape[-1] != found.width:
-        raise ValueError(f"has layers that are {found.width} wide and an output of {list(shape)}")
+        raise ValueError(f"has layers that are {found.width} wide and an output of {shape_of(output)}")
     if output.ndim == 4 and shape[1:3] == found.grid:
         return found
     if output.ndim == 3 and shape[1] in (count, tokens):
@@ -108,8 +109,8 @@ def _layout(found: Stream, output: Tensor, tokens: int, seen: Pass, behind: int)
     added = prefix_of(seen, tokens, shape[1], len(seen.order), behind) if output.ndim == 3 else None
     if added is None:
         raise ValueError(
-            f"has an output of {list(shape)}, which is no longer on the {found.grid[0]} x {found.grid[1]} grid of its "
-            f"layers"
+            f"has an output of {shape_of(output)}, which is no longer on the {found.grid[0]} x {found.grid[1]} grid of "
+            f"its layers"
         )
     return replace(found, outside=found.prefix + added)
 
@@ -209,4 +210,4 @@ def _covering(model: nn.Module, names: Iterable[str], prefix: str = "") -> tuple
 
 
 def _shape(value: Any) -> str:
-    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+    return shape_of(value) if isinstance(value, Tensor) else type(value).__name__

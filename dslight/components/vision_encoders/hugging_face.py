@@ -37,13 +37,13 @@ from dslight.components.vision_encoders.hf_models import (
     vision_settings,
 )
 from dslight.components.vision_encoders.statistics import statistics
-from dslight.components.vision_encoders.stream import Stream, drop, first_layers
+from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers
 from dslight.upstream.transformers import remember_coordinates
 
 
 class HFVisionEncoder(VisionEncoder):
     """A vision transformer of transformers: CLIP, SigLIP (and SigLIP2 at a fixed resolution), DINOv2, DINOv3, ViT,
-    BEiT, AIMv2, InternVL, Pixtral, RADIO and others; ``dslight models`` lists which.
+    BEiT, AIMv2, InternVL, RADIO and others; ``dslight models`` lists which.
 
     A DINOv3 that trains rescales its patch coordinates at random in every pass (``pos_embed_rescale``), as its authors
     trained it; frozen, it does not.
@@ -211,7 +211,7 @@ def _discover(
         if resized:
             rows, columns = (side // part for side, part in zip(size, pair(settings.patch_size), strict=True))
             resize_positions(model.embeddings, size[0], (rows, columns), None)
-        pixels = torch.empty(1, 3, *size, device="meta")
+        pixels = torch.empty(VIEWS, 3, *size, device="meta")
         run = partial(output_of, model, pixels, more)
         return discover(model, run, lambda seen, tokens: grid_of(seen, pixels, settings), True), more, resized
     except ValueError as error:

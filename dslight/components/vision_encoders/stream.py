@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from dslight.types import Grid
 from dslight.upstream.torch import watch_operations
 
-Shape = tuple[int, ...]
+VIEWS = 2
+"""Of a pass: more than one, since some models lay the patches of all images into one row."""
 
 
 @dataclass
@@ -32,11 +33,12 @@ class Call:
 
     @property
     def same(self) -> bool:
-        """Whether it took and gave ``[1, N, C]``."""
+        """Whether it took and gave ``[VIEWS, N, C]``."""
         return (
             self.given is not None
             and isinstance(self.gave, Tensor)
             and self.given.ndim == 3
+            and len(self.given) == VIEWS
             and self.given.shape == self.gave.shape
         )
 
@@ -153,7 +155,7 @@ def find_layers(model: nn.Module, seen: Pass) -> str:
 
 
 def _is_stack(seen: Pass, members: Sequence[str]) -> bool:
-    """Whether each is called once, in order, and all take and give the same ``[1, N, C]``."""
+    """Whether each is called once, in order, and all take and give the same ``[VIEWS, N, C]``."""
     calls = [seen.calls.get(member, []) for member in members]
     if any(len(each) != 1 or not each[0].same for each in calls):
         return False
@@ -175,13 +177,9 @@ def _instead(model: nn.Module, seen: Pass, called: dict[str, list[str]]) -> str:
 
 
 def _said(value: Any) -> str:
-    return (
-        str(list(value.shape))
-        if isinstance(value, Tensor)
-        else "more than one tensor"
-        if value is not None
-        else "no tensor"
-    )
+    if isinstance(value, Tensor):
+        return shape_of(value)
+    return "no tensor" if value is None else "more than one tensor"
 
 
 def _size(model: nn.Module, path: str) -> int:
@@ -272,6 +270,12 @@ def prefix_of(seen: Pass, patches: int, tokens: int, until: int, since: int = 0)
     if suffix:
         raise ValueError(f"puts {suffix} tokens behind its {patches} patches, where a layer's stream has only a prefix")
     return prefix if size == tokens else None
+
+
+def shape_of(value: Tensor) -> str:
+    """A shape, where B is the number of views."""
+    views, *others = value.shape
+    return f"[{', '.join(map(str, ('B' if views == VIEWS else views, *others)))}]"
 
 
 def one_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dslight.components.vision_encoder import Tap, VisionEncoder, say_unseen
 from dslight.components.vision_encoders.discovery import discover, remembered
-from dslight.components.vision_encoders.stream import Stream, drop, first_layers
+from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers
 from dslight.components.vision_encoders.timm_models import create_timm_model, image_size_of
 from dslight.types import Grid
 
@@ -133,7 +133,7 @@ def _stream(model: Any, size: tuple[int, int], settings: dict[str, Any]) -> Stre
     channels = int(settings.get("input_size", (3,))[0])
     if channels != 3:
         raise ValueError(f"sees {channels} channels, and no colours")
-    pixels = torch.empty(1, 3, *size)
+    pixels = torch.empty(VIEWS, 3, *size)
     return discover(model, lambda: model.forward_features(pixels), lambda seen, tokens: _grid(model, size))
 
 

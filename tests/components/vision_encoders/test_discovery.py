@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dslight.components.vision_encoders.discovery import discover
-from dslight.components.vision_encoders.stream import drop, first_layers
+from dslight.components.vision_encoders.stream import VIEWS, drop, first_layers
 
 
 class Layer(nn.Module):
@@ -44,7 +44,7 @@ class Plain(nn.Module):
 def found(kind, grid=(2, 3), **options):
     with torch.device("meta"):
         model = kind()
-    pixels = torch.empty(1, 3, 8, 12, device="meta")
+    pixels = torch.empty(VIEWS, 3, 8, 12, device="meta")
     return model, discover(model, lambda: model(pixels), lambda seen, tokens: grid, **options)
 
 
@@ -187,6 +187,13 @@ class Fails(Plain):
         return x
 
 
+class OneRow(Plain):
+    """The patches of all views behind one another, as Pixtral has them."""
+
+    def embed(self, x):
+        return super().embed(x).flatten(0, 1)[None]
+
+
 class Convolutions(nn.Module):
     def __init__(self):
         super().__init__()
@@ -203,10 +210,11 @@ class Convolutions(nn.Module):
         (Random, r"draws at random in evaluation mode \(aten.rand"),
         (Twice, "has no transformer blocks .*stages.one.0 is called 2 times"),
         (Stages, "has stages of its own: the layers of stages.one"),
-        (Pooled, r"gives \[1, 8\], and no features of patches"),
-        (Fewer, r"has an output of \[1, 3, 8\], which is no longer on the 2 x 3 grid"),
+        (Pooled, r"gives \[B, 8\], and no features of patches"),
+        (Fewer, r"has an output of \[B, 3, 8\], which is no longer on the 2 x 3 grid"),
+        (OneRow, r"has no transformer blocks .*stages.one takes \[1, 16, 8\]"),
         (Fails, "cannot be run on an image alone: .*mask"),
-        (Convolutions, r"has no transformer blocks .*: layers takes \[1, 3, 8, 12\] and gives \[1, 8, 2, 3\]"),
+        (Convolutions, r"has no transformer blocks .*: layers takes \[B, 3, 8, 12\] and gives \[B, 8, 2, 3\]"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_a_sentence(kind, message):

@@ -74,7 +74,7 @@ REFUSED = {
     "convit_tiny": "has no transformer blocks .*TimmFeatureMaps",
     "hiera_tiny_224": "has no transformer blocks .*TimmFeatureMaps reads",
     "pvt_v2_b0": "name: pvt_v2_b0 .*TimmFeatureMaps reads",
-    "samvit_base_patch16": r"blocks takes \[1, 64, 64, 768\].*TimmFeatureMaps reads",
+    "samvit_base_patch16": r"blocks takes \[B, 64, 64, 768\].*TimmFeatureMaps reads",
     "swin_tiny_patch4_window7_224": "TimmFeatureMaps reads",
     "tnt_s_patch16_224": "name: tnt_s_patch16_224 ",
 }
