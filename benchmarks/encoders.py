@@ -3,6 +3,7 @@ class, or what is the refusal?
 
     python -m benchmarks.encoders               # goes on where it was stopped, then writes docs/encoders.md
     python -m benchmarks.encoders cait_s24_224  # only these, again; the page stays as it is
+    python -m benchmarks.encoders --page        # the page, of what was tried so far
 
 A line of ``runs/encoders/LIBRARY-VERSION.jsonl`` is a name's verdict, the last one counts. No weight is read.
 """
@@ -90,8 +91,7 @@ def verdicts(
 ) -> Iterator[dict[str, Any]]:
     """Those of ``names``, tried now unless they were before with this version."""
     file = results / f"{library}-{version(library)}.jsonl"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    known = {row["name"]: row for row in map(json.loads, lines)}
+    known = read(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         if again or name not in known:
@@ -99,6 +99,12 @@ def verdicts(
             with file.open("a") as log:
                 log.write(json.dumps(known[name]) + "\n")
         yield known[name]
+
+
+def read(file: Path) -> dict[str, dict[str, Any]]:
+    """Name -> its last verdict."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return {row["name"]: row for row in map(json.loads, lines)}
 
 
 def main(wanted: list[str]) -> int:
@@ -109,14 +115,19 @@ def main(wanted: list[str]) -> int:
     libraries = {"timm": (timm_names(), of_timm), "transformers": (transformers_kinds(), of_transformers)}
     found: dict[str, list[dict[str, Any]]] = {}
     for library, (names, make) in libraries.items():
-        chosen = [name for name in names if not wanted or name in wanted]
+        if wanted == ["--page"]:
+            known = read(RESULTS / f"{library}-{version(library)}.jsonl")
+            found[library] = [known[name] for name in names if name in known]
+            continue
         found[library] = []
+        chosen = [name for name in names if not wanted or name in wanted]
         for row in verdicts(library, chosen, make, again=bool(wanted)):
             said = row.get("crashed") or row.get("said", "")
             print(f"{row['name']:<48}{row.get('class', 'refused'):<16}{said}", flush=True)
             found[library].append(row)
-    if not wanted:
-        PAGE.write_text(page(found, {name: version(name) for name in (*libraries, "torch")}))
+    if wanted in ([], ["--page"]):
+        counts = {library: len(names) for library, (names, _) in libraries.items()}
+        PAGE.write_text(page(found, counts, {name: version(name) for name in (*libraries, "torch")}))
     return 1 if any("crashed" in row for rows in found.values() for row in rows) else 0
 
 

@@ -18,18 +18,21 @@ weight is read, and a refusal comes before one is. The command remakes this page
 """
 
 
-def page(found: Mapping[str, Sequence[Mapping[str, Any]]], versions: Mapping[str, str]) -> str:
+def page(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, int], versions: Mapping[str, str]
+) -> str:
     """The page.
 
     Args:
         found: verdicts by library.
+        names: how many there are.
         versions: of the libraries.
     """
     lines = [HEAD, f"With {', '.join(f'{name} {number}' for name, number in versions.items())}.", ""]
     for library, rows in found.items():
         counts = Counter(_kind(row) for row in rows)
         said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        lines += [f"## {library}", "", f"{len(rows)} names: {said}.", ""]
+        lines += [f"## {library}", "", f"{names[library]} names, {len(rows)} tried: {said}.", ""]
         lines += [
             "| name | | pixels | grid | width | layers | before the patches |",
             "| --- | --- | --- | --- | --- | --- | --- |",

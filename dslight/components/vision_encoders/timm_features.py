@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.component import on_meta
-from dslight.components.vision_encoder import VisionEncoder
+from dslight.components.vision_encoder import VisionEncoder, say_unseen
 from dslight.components.vision_encoders.stream import one_line
 from dslight.components.vision_encoders.timm_models import create_timm_model
 
@@ -76,6 +76,8 @@ class TimmFeatureMaps(VisionEncoder):
             features.shape[1:] if self._channels_last else features.permute(0, 2, 3, 1).shape[1:]
         )
         self.grid = (int(rows), int(columns))
+        stride = int(shadow.feature_info.reduction()[-1])
+        say_unseen(self.image_size, (stride, stride), self.grid, "image_size")
 
     @property
     def layers(self) -> Sequence[nn.Module]:
