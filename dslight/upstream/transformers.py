@@ -42,16 +42,18 @@ def recomputes_with_hooks(layer: nn.Module) -> bool:
     return bool(checkpointed) and type(layer).__call__ is not nn.Module.__call__
 
 
-def remember_coordinates(grid: tuple[int, int]) -> None:
-    """Let DINOv3 compute the coordinates of the patches on the CPU once.
+def remember_coordinates(model: nn.Module, grid: tuple[int, int]) -> None:
+    """Let models with DINOv3's positions compute the coordinates of the patches on the CPU once.
 
     Transformers keeps them by shape and device. Were the first to ask a pass on fake tensors, later ones in the same
     process would get the fake ones.
     """
     import torch
-    from transformers.models.dinov3_vit import modeling_dinov3_vit
 
-    modeling_dinov3_vit.get_patches_center_coordinates(*grid, dtype=torch.float32, device=torch.device("cpu"))
+    with torch.device("cpu"):
+        for module in {modules[type(part).__module__] for part in model.modules()}:
+            if compute := getattr(module, "get_patches_center_coordinates", None):
+                compute(*grid, dtype=torch.float32, device=torch.device("cpu"))
 
 
 @dataclass

@@ -87,7 +87,7 @@ def test_checkpointed_layers_are_known_by_whether_they_recompute_their_hooks():
 def test_coordinates_that_were_asked_for_before_fake_tensors_stay_real():
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model = AutoModel.from_config(AutoConfig.for_model("dinov3_vit", image_size=48, patch_size=16, **shape)).eval()
-    remember_coordinates((3, 3))
+    remember_coordinates(model, (3, 3))
     with fake_tensors():
         model(torch.zeros(1, 3, 48, 48))
     with torch.no_grad():
