@@ -35,7 +35,8 @@ def llava_entry(raw: RawEntry) -> Entry:
     if any(isinstance(image, str) and image.startswith("/") for image in images):
         raise BadSample("an image has an absolute path; data_prep.messages finds it with --images /", "image-name")
     if raw.get("system"):
-        raise BadSample("has a system text, which this format has no place for; use data_prep.messages", "system")
+        what = "has a system text beside its conversations, which this format does not know"
+        raise BadSample(f"{what}; use data_prep.messages (--system keep)", "system")
     record = {key: raw[key] for key in _RECORD if raw.get(key) is not None}
     return Entry(record, images, read={*_RECORD, "image", "images", "system"})
 

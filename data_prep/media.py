@@ -137,7 +137,7 @@ UNREAD = "key not read: "
 def _texts(record: RawEntry) -> Iterator[tuple[str, str, bool]]:
     """Where, what, and whether it is asked (or answered)."""
     for i, turn in enumerate(record.get("conversations", ())):
-        yield f"turn {i}", turn["value"], turn["from"] in ("human", "user")
+        yield f"turn {i}", turn["value"], turn["from"] not in ("gpt", "assistant")
     for i, question in enumerate(record.get("questions", ())):
         yield f"question {i}", str(question["question"]), True
 

@@ -10,9 +10,10 @@ quarantine.
 
 Decided here: an image part becomes an ``<image>`` mark and a newline, as in LLaVA's files. What has a meaning is set
 right and counted: a system text (a message, or the entry's own ``system``) goes in front of the first question
-(``--system drop`` leaves it out), an answer before any question and a question after the last answer are left out, and
-images without a mark get theirs at the front of the first question. Two turns of one role in a row have none: such an
-entry goes to the quarantine. An answer with ``weight: 0`` (OpenAI) or ``loss: false`` (ms-swift) is not learnt.
+(``--system keep`` leaves it a turn of its own, for the place that templates have for it; ``drop`` leaves it out), an
+answer before any question and a question after the last answer are left out, and images without a mark get theirs at
+the front of the first question. Two turns of one role in a row have none: such an entry
+goes to the quarantine. An answer with ``weight: 0`` (OpenAI) or ``loss: false`` (ms-swift) is not learnt.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ _ROLES: dict[str, Literal["system", "human", "gpt"]] = {
     **dict.fromkeys(("gpt", "assistant", "model", "bot", "chatgpt"), "gpt"),
 }
 
-System = Literal["prepend", "drop"]
+System = Literal["prepend", "keep", "drop"]
+_SETTLED = {
+    "prepend": "system text put before the question",
+    "keep": "system text kept as a turn",
+    "drop": "system text dropped",
+}
 
 
 @dataclass(frozen=True)
@@ -130,9 +136,11 @@ class _Chat:
         text = "\n".join(text for text in self.systems if text.strip())
         if text and system == "prepend":
             front += f"{text}\n\n"
-        if text:
-            self.changes.append("system text put before the question" if system == "prepend" else "system text dropped")
         self.turns[0] = self.turns[0]._replace(text=front + self.turns[0].text)
+        if text:
+            self.changes.append(_SETTLED[system])
+        if text and system == "keep":
+            self.turns.insert(0, Turn("system", text))
 
 
 def _too_few() -> Any:
@@ -149,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add_source_arguments(parser)
-    parser.add_argument("--system", choices=("prepend", "drop"), default="prepend", help="what happens to system texts")
+    parser.add_argument("--system", choices=tuple(_SETTLED), default="prepend", help="what happens to system texts")
     args = parser.parse_args(argv)
     ingest(
         Job(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from dslight.components.component import Component, on_meta
@@ -381,6 +382,14 @@ class HFCausalLM(LanguageModel):
         finally:
             self.model.train(training)
         return out[:, input_ids.shape[1] :]
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the tokenizer lies on this machine, so that loading it fetches nothing."""
+        path = self.tokenizer_path
+        if self.tokenizer is not None or path is None:
+            return self.tokenizer is not None
+        return Path(path).is_dir() or isinstance(try_to_load_from_cache(path, "tokenizer_config.json"), str)
 
     def load_tokenizer(self) -> Any:
         """The tokenizer at ``tokenizer`` (or ``pretrained``).

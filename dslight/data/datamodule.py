@@ -27,6 +27,7 @@ from dslight.data.records import OnBad, QuestionRecords, TrainRecords
 from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
+from dslight.data.template_habits import check_habits
 from dslight.data.tokens import Tokens, tokens_of
 from dslight.data.workers import Start, Workers
 from dslight.layout import SlotLayout
@@ -79,6 +80,8 @@ class ShardData(LightningDataModule, Written):
         alpha: transparency is laid over ``white``; ``drop`` shows the (often black) colour below it, as LLaVA's code.
         template: how a conversation is written (``dslight.data.conversation``); default: as the tokenizer's own chat
             template says, else ``vicuna_v1``.
+        thinking: whether answers in the tokenizer's own template begin with thoughts (``enable_thinking``); default: as
+            it does where nobody says, if answers can be learnt so.
         global_batch_size: samples per optimizer step, over all ranks.
         micro_batch_size: samples that a rank takes at once; default: all of its share of a step.
         val_batch_size: questions that a rank generates for at once.
@@ -132,6 +135,7 @@ class ShardData(LightningDataModule, Written):
         cache_bytes: int | None = None,
         worker_timeout: float = 600,
         worker_start: Start | None = None,
+        thinking: bool | None = None,
     ) -> None:
         super().__init__()
         self.sources = [Source(source) if isinstance(source, str) else source for source in train or ()]
@@ -143,6 +147,7 @@ class ShardData(LightningDataModule, Written):
         self.exif: Exif = exif
         self.alpha: Alpha = alpha
         self.template_name: TemplateName | None = template
+        self.thinking = thinking
         self.global_batch_size, self.micro_batch_size, self.val_batch_size = (
             global_batch_size,
             micro_batch_size,
@@ -187,7 +192,7 @@ class ShardData(LightningDataModule, Written):
         self._suffixes = dict(suffixes or {})
         self.template_name = name = self.template_name or default_template(tokenizer)
         decoding = (self.pixels, self.exif, self.alpha)
-        rows = RowMaker(template(name), tokenizer, self.views, image_size, *decoding)
+        rows = RowMaker(template(name, self.thinking), tokenizer, self.views, image_size, *decoding)
         self._processor = Processor(rows, slots, self.max_length, self.on_unusable)
         return self._processor
 
@@ -226,6 +231,8 @@ class ShardData(LightningDataModule, Written):
                 )
 
     def _make_plan(self) -> TrainPlan:
+        if self.template_name == "tokenizer":
+            check_habits(self.rows.tokenizer, self.thinking)
         measure = self._measure
         lengths, text = None, {key: value for key, value in measure.parts.items() if "tokenizer" in key}
         if self.order.measures:

@@ -37,7 +37,8 @@ IMAGE_TOKEN = "<image>"
 MAX_PIXELS = 64_000_000
 """Images above this are refused before they are decoded (64 megapixels: 192 MB of RGB)."""
 
-_ROLES: dict[str, Literal["human", "gpt"]] = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+Role = Literal["system", "human", "gpt"]
+_ROLES: dict[str, Role] = {"system": "system", "human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
 Exif = Literal["apply", "ignore"]
@@ -66,9 +67,9 @@ class BadSample(UserError):  # noqa: N818 - it is the sample that is in error
 
 
 class Turn(NamedTuple):
-    """One message of a conversation; ``learnt``: an answer carries a loss."""
+    """One message of a conversation; ``learnt``: an answer carries a loss. A system text stands first."""
 
-    role: Literal["human", "gpt"]
+    role: Role
     text: str
     learnt: bool = True
 
@@ -81,7 +82,7 @@ class Sample:
         key: its key in the shard.
         id: the id of its source data set.
         images: encoded bytes, in the order of the ``<image>`` marks.
-        turns: human and gpt in turn; empty for an evaluation record.
+        turns: human and gpt in turn, perhaps behind a system text; empty for an evaluation record.
         questions: of an evaluation record.
         labels_grid: int64 ``[rows, cols]``, a dense label map over the (only) image, or ``None``.
     """
@@ -207,7 +208,7 @@ def is_learnt(turn: Mapping[str, Any]) -> bool:
 def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tuple[Turn, ...]:
     """Check LLaVA ``conversations``: known roles in turn, something to learn, one ``<image>`` mark per image.
 
-    A leading gpt turn is dropped, as LLaVA does: it answers nothing.
+    A system text may come first. A leading gpt turn is dropped, as LLaVA does: it answers nothing.
 
     Raises:
         BadSample: saying which turn is wrong.
@@ -218,6 +219,8 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
         if not isinstance(turn["value"], str):
             raise BadSample(f"turn {i}: its value is no text but {turn['value']!r}")
     turns = tuple(Turn(_ROLES[turn["from"]], turn["value"], is_learnt(turn)) for turn in conversations)
+    system = turns[:1] if turns and turns[0].role == "system" else ()
+    turns = turns[len(system) :]
     if turns and turns[0].role == "gpt":
         turns = turns[1:]
     for i, turn in enumerate(turns):
@@ -228,7 +231,7 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
     marks = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.role == "human")
     if num_images and marks != num_images:
         raise BadSample(f"{marks} {IMAGE_TOKEN} marks in the human turns for {num_images} images", "marks")
-    return turns
+    return system + turns
 
 
 def decode_image(
