@@ -30,7 +30,7 @@ _TAGS = ("<image>", "<img>", "<picture>", "<video>", "<audio>", "<sound>", "<spe
 _MEDIA = re.compile(r"(image|img|picture|pic|photo|video|clip|audio|sound|wav|frame|b?box|mask)(s|es)?|speech|objects")
 _ABOUT = re.compile(
     r"(id|size|count|caption|url)s?|index|width|height|shape|source|info|type|num|n|fps|duration|format|mode|hash|md|sha"
-    r"|license"
+    r"|license|correspondence|rating(s)?|scores?|min|max|mean"
 )
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{53,}[=\s]*")
@@ -50,17 +50,22 @@ def given_images(raw: RawEntry) -> list[Any]:
 
 
 def image_source(source: Any) -> str | bytes:
-    """An image as an entry gives it: a path, ``file:`` or ``data:`` URL, base64, or ``{"bytes", "path", "url"}``; the
-    name in the places of images, or the bytes.
+    """An image as an entry gives it: a path, ``file:`` or ``data:`` URL, base64, bytes, or ``{"bytes", "path",
+    "url"}``; the name in the places of images (an absolute one as below ``--images /``), or the bytes.
 
     Raises:
         BadSample: it is none of these, or lies on the web.
     """
     given = source
     if isinstance(source, Mapping):
-        if isinstance(content := source.get("bytes"), str) and content:
+        content = source.get("bytes")
+        if isinstance(content, bytes) and content:
+            return content
+        if isinstance(content, str) and content:
             return _decoded(content)
         source = source.get("url") or source.get("path")
+    if isinstance(source, bytes) and source:
+        return source
     if not isinstance(source, str) or not source:
         what = f"an image is given as {shortened(repr(given), 80)}"
         raise BadSample(f"{what}; it must be a path, a data: URL or base64 text", "image-name")
@@ -72,7 +77,7 @@ def image_source(source: Any) -> str | bytes:
         source = unquote(source.removeprefix("file://"))
     if source.startswith(("http://", "https://")):
         raise BadSample(f"image {shortened(source)!r} lies on the web; download it first", "image-remote")
-    return ("/" if source.startswith("/") else "") + str(PurePosixPath(source)).lstrip("/")
+    return str(PurePosixPath(source)).lstrip("/")
 
 
 def _decoded(text: str) -> bytes:
@@ -121,10 +126,11 @@ def unread_keys(raw: Mapping[str, Any], read: Collection[str], at: str, about: b
     Raises:
         BadSample: one names media.
     """
-    names = [name for name, value in raw.items() if name not in read and not _empty(value)]
+    names = [name for name, value in raw.items() if name not in read and not is_empty(value)]
     for name in names:
         words = [word.lower() for word in _WORD.findall(name)]
-        if any(map(_MEDIA.fullmatch, words)) and not (about and any(map(_ABOUT.fullmatch, words))):
+        told = about and any(map(_ABOUT.fullmatch, words)) and not _has_bytes(raw[name])
+        if (any(map(_MEDIA.fullmatch, words)) and not told) or _has_bytes(raw[name]):
             what = f"key {at}{shortened(name, 60)}: {shortened(repr(raw[name]), 80)} is not read by this program"
             raise BadSample(f"{what} and would be lost; put pictures under images, or remove the key", "media")
     return [f"{UNREAD}{at}{shortened(name, 60)}" for name in names]
@@ -143,10 +149,19 @@ def _texts(record: RawEntry) -> Iterator[tuple[str, str, bool]]:
 
 
 def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list) else [] if value is None or value == "" else [value]
+    if isinstance(value, list):
+        return list(value)
+    return [] if value is None or value == "" or (isinstance(value, dict) and is_empty(value)) else [value]
 
 
-def _empty(value: Any) -> bool:
+def _has_bytes(value: Any) -> bool:
     if isinstance(value, list | dict):
-        return all(_empty(item) for item in (value.values() if isinstance(value, dict) else value))
+        return any(_has_bytes(item) for item in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bytes)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether nothing is in it, as in what a table fills up with nulls."""
+    if isinstance(value, list | dict):
+        return all(is_empty(item) for item in (value.values() if isinstance(value, dict) else value))
     return not value
