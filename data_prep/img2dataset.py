@@ -55,7 +55,7 @@ def unfinished(root: Path) -> Iterator[str]:
     if not tars:
         yield f"{root}: holds no .tar file"
     elif not any(root.glob("*_stats.json")):
-        other = f"index those of another tool with python -m data_prep.verify --index {root}"
+        other = f"index those of another tool with dslight data convert {root}"
         yield f"{root}: no {tars[0].stem}_stats.json and none of any tar, so they are not img2dataset's; {other}"
         return
     for tar in tars:
@@ -221,31 +221,58 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of records that may be left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args(argv)
-    _refuse(list(unfinished(args.root)))
-    if any(args.root.glob("*.parquet")) and find_spec("pyarrow") is None:
-        print(f"{args.root}: its .parquet files are not compared, for which pyarrow would be needed")
+    index_folder(args.root, args.workers, args.leave_out, not args.no_decode, args.max_bad)
+
+
+def index_folder(
+    root: Path,
+    workers: int,
+    leave_out: Sequence[str] = (),
+    decode: bool = True,
+    max_bad: float = MAX_BAD,
+    finished_by_img2dataset: bool = True,
+) -> None:
+    """Index the tars of a folder where they lie, look at all of their records, and say what there is.
+
+    Args:
+        root: the folder.
+        workers: processes.
+        leave_out: extensions of members that are not read.
+        decode: whether every picture is decoded, and what is bad left out of the index.
+        max_bad: share of the records that may be.
+        finished_by_img2dataset: whether its ``_stats.json`` has to be there, and to fit.
+
+    Raises:
+        SystemExit: with what is wrong.
+    """
+    if finished_by_img2dataset:
+        _refuse(list(unfinished(root)))
+        if any(root.glob("*.parquet")) and find_spec("pyarrow") is None:
+            print(f"{root}: its .parquet files are not compared, for which pyarrow would be needed")
     try:
-        meta = {"program": "data_prep.img2dataset", "checked": False}
-        leave_out = [extension.lower().lstrip(".") for extension in args.leave_out]
-        meta |= {"leave_out": leave_out} if leave_out else {}
-        manifest = indexed(args.root, args.workers, meta, leave_out)
+        name = "data_prep.img2dataset" if finished_by_img2dataset else "dslight data convert"
+        meta: dict[str, Any] = {"program": name, "checked": False}
+        extensions = [extension.lower().lstrip(".") for extension in leave_out]
+        meta |= {"leave_out": extensions} if extensions else {}
+        manifest = indexed(root, workers, meta, extensions)
     except ShardError as error:
         raise SystemExit(str(error)) from error
-    (args.root / MANIFEST).unlink()  # it is written again, last
-    _refuse(list(partial_records(args.root, manifest)))
+    (root / MANIFEST).unlink()  # it is written again, last
+    if finished_by_img2dataset:
+        _refuse(list(partial_records(root, manifest)))
     total = sum(shard.records for shard in manifest.shards)
-    print(f"{args.root}: {total:,} records in {len(manifest.shards)} tars, indexed in place")
-    for names, count in several_images(args.root, manifest).most_common(_LISTED):
+    print(f"{root}: {total:,} records in {len(manifest.shards)} tars, indexed in place")
+    for names, count in several_images(root, manifest).most_common(_LISTED):
         print(
-            f"{args.root}: {count:,} records have the images {shortened(names)}, and all of them are taken, in this "
+            f"{root}: {count:,} records have the images {shortened(names)}, and all of them are taken, in this "
             "order; what is no picture (a mask, a preview) is left out with --leave-out EXT"
         )
-    if args.no_decode:
-        manifest.save(args.root)
+    if not decode:
+        manifest.save(root)
     else:
-        report = check_records(args.root, manifest, args.workers, args.max_bad)
+        report = check_records(root, manifest, workers, max_bad)
         left_out = f"; left out: {report['bad']}, named in {QUARANTINE}" if report["bad"] else ""
-        print(f"{args.root}: {report['records']:,} of them can be trained on{left_out}")
+        print(f"{root}: {report['records']:,} of them can be trained on{left_out}")
 
 
 def _refuse(problems: list[str]) -> None:

@@ -7,8 +7,8 @@ Run, on what was downloaded or where it lies (whatever fsspec opens)::
 
 A source is a file, a folder (all .parquet or .arrow below it, in order of their names) or a pattern; several are one
 after another. A row is an entry in any of the forms of :mod:`data_prep.messages`, its pictures in columns of type
-Image (struct of ``bytes`` and ``path``), lists of them, or binary columns (``jpg``, as img2dataset's parquet has). ``--where``
-takes the rows whose column is to a value as it says; rows where it is empty are left out, and all are counted.
+Image (struct of ``bytes`` and ``path``), lists of them, or binary columns (``jpg``, as img2dataset's parquet has).
+``--where`` takes the rows whose column is to a value as it says, none where it is empty; those left out are counted.
 """
 
 from __future__ import annotations

@@ -92,10 +92,6 @@ LOST = {
     "qwen2-vl": (asked("<|vision_start|><|image_pad|><|vision_end|>Q"), "marks"),
     "phi": (asked("<|image_1|>Q"), "marks"),
     "numbered": (asked("<image 1> Q"), "marks"),
-    "boxes": (
-        asked("<image>Find <ref-object>", "<bbox>", image="a.jpg", objects={"ref": ["sheep"], "bbox": [[1, 2, 3, 4]]}),
-        "media",
-    ),
     "box mark alone": (asked("<image>Find it", "<bbox>", image="a.jpg"), "marks"),
     "picture of an answer": (asked("Q", "<img>a.jpg</img>"), "marks"),
     "of a turn": ({"conversations": [{**chat("Q")[0], "images": ["a.jpg"]}, chat("Q", "A")[1]]}, "media"),
@@ -112,6 +108,22 @@ def test_an_entry_whose_media_are_not_taken_along_is_set_aside(name, convert, im
     with pytest.raises(BadSample) as error:
         check_entry(entry, convert, images)
     assert error.value.reason == reason
+
+
+BOXES = {"ref": ["sheep"], "bbox": [[1, 2, 3, 4]]}
+
+
+def test_boxes_are_written_into_their_places_by_the_program_that_knows_them_and_else_set_aside(images):
+    entry = asked("<image>Find <ref-object>", "At <bbox>", image="a.jpg", objects=BOXES)
+    record = json.loads(check_entry(entry, MessagesEntry(), images)[0]["json"])
+    assert [turn["value"] for turn in record["conversations"]] == ["<image>Find sheep", "At [1, 2, 3, 4]"]
+    with pytest.raises(BadSample, match=r"key objects: .* is not read"):
+        check_entry(entry, llava_entry, images)
+
+
+def test_bytes_under_a_key_that_is_not_read_are_a_medium(images):
+    with pytest.raises(BadSample, match=r"key blob: .* would be lost"):
+        check_entry(asked("Q", blob={"bytes": b"RIFF"}), MessagesEntry(), images)
 
 
 def test_llava_files_have_no_place_for_a_system_text_beside_the_conversation(images):
