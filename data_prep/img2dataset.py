@@ -55,7 +55,7 @@ def unfinished(root: Path) -> Iterator[str]:
     if not tars:
         yield f"{root}: holds no .tar file"
     elif not any(root.glob("*_stats.json")):
-        other = f"index those of another tool with dslight data convert {root}"
+        other = f"index those of another tool with dslight data convert {root} (or python -m data_prep.verify --index)"
         yield f"{root}: no {tars[0].stem}_stats.json and none of any tar, so they are not img2dataset's; {other}"
         return
     for tar in tars:

@@ -389,7 +389,10 @@ class HFCausalLM(LanguageModel):
         path = self.tokenizer_path
         if self.tokenizer is not None or path is None:
             return self.tokenizer is not None
-        return Path(path).is_dir() or isinstance(try_to_load_from_cache(path, "tokenizer_config.json"), str)
+        try:
+            return Path(path).is_dir() or isinstance(try_to_load_from_cache(path, "tokenizer_config.json"), str)
+        except ValueError:  # no name of the hub
+            return False
 
     def load_tokenizer(self) -> Any:
         """The tokenizer at ``tokenizer`` (or ``pretrained``).

@@ -18,7 +18,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Item, OnUnusable
-from dslight.data.conversation import TemplateName, default_template, template
+from dslight.data.conversation import TemplateName, default_template
+from dslight.data.conversation import template as template_named
 from dslight.data.images import ViewPolicy, views_for
 from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader
@@ -138,6 +139,8 @@ class ShardData(LightningDataModule, Written):
         thinking: bool | None = None,
     ) -> None:
         super().__init__()
+        if thinking is not None and template is not None:
+            template_named(template, thinking)
         self.sources = [Source(source) if isinstance(source, str) else source for source in train or ()]
         self.val_sources = {
             name: ValSource(source) if isinstance(source, str) else source for name, source in (val or {}).items()
@@ -192,7 +195,7 @@ class ShardData(LightningDataModule, Written):
         self._suffixes = dict(suffixes or {})
         self.template_name = name = self.template_name or default_template(tokenizer)
         decoding = (self.pixels, self.exif, self.alpha)
-        rows = RowMaker(template(name, self.thinking), tokenizer, self.views, image_size, *decoding)
+        rows = RowMaker(template_named(name, self.thinking), tokenizer, self.views, image_size, *decoding)
         self._processor = Processor(rows, slots, self.max_length, self.on_unusable)
         return self._processor
 
