@@ -51,6 +51,13 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leave-out", action="append", default=[], metavar="EXT", help="members of tars that are not read: a mask"
     )
+    parser.add_argument(
+        "--take",
+        action="append",
+        default=[],
+        metavar="EXT",
+        help="members of tars that are pictures all the same: seg.png",
+    )
     add_table_arguments(parser)
     add_arguments(parser)
 
@@ -139,7 +146,8 @@ def _index(args: argparse.Namespace, found: Guess) -> None:
     ]
     if not tars or not all(tar.is_file() for tar in tars):
         raise SourceError(f"{found.sources[0]}: holds no .tar file")
-    lines, good = preview_tar(tars[0])
+    leave_out, take = ([one.lower().lstrip(".") for one in given] for given in (args.leave_out, args.take))
+    lines, good = preview_tar(tars[0], leave_out, take)
     print("\n".join(["the first records:", *lines]))
     _refuse_if_bad(tars[0], lines, good, args.max_bad)
     if args.preview:
@@ -152,7 +160,7 @@ def _index(args: argparse.Namespace, found: Guess) -> None:
         if (args.out / MANIFEST).exists():
             raise SourceError(f"{args.out}: finished already; delete the folder to make it again")
         _link(tars, args.out)
-    index_folder(root, args.workers, args.leave_out, True, args.max_bad, found.format == "img2dataset")
+    index_folder(root, args.workers, leave_out, take, True, args.max_bad, found.format == "img2dataset")
 
 
 def _link(tars: list[Path], out: Path) -> None:

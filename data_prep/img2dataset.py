@@ -30,7 +30,7 @@ from tqdm import tqdm
 from data_prep.ingest import MAX_BAD
 from data_prep.processes import begin_worker, program
 from data_prep.report import QUARANTINE, REPORT, json_lines, shortened
-from dslight.data.sample import BadSample, decode_image, image_members, parse_sample
+from dslight.data.sample import BadSample, decode_image, image_members, is_beside, parse_sample
 from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
 from dslight.data.shards.format import Member, Record, load_index
 from dslight.files.atomic import write_atomically
@@ -108,7 +108,23 @@ def several_images(root: Path, manifest: Manifest) -> Counter[str]:
     return counts
 
 
-def indexed(root: Path, workers: int, meta: dict[str, Any] | None = None, leave_out: Sequence[str] = ()) -> Manifest:
+def left_alone(root: Path, manifest: Manifest) -> Counter[str]:
+    """Members that are called what stands beside a picture, and are no picture of their record, by extension."""
+    counts: Counter[str] = Counter()
+    for index in (load_index(root, shard) for shard in manifest.shards):
+        counts.update(
+            name for name in (extension.decode() for extension in index.extensions.tolist()) if is_beside(name)
+        )
+    return counts
+
+
+def indexed(
+    root: Path,
+    workers: int,
+    meta: dict[str, Any] | None = None,
+    leave_out: Sequence[str] = (),
+    take: Sequence[str] = (),
+) -> Manifest:
     """:func:`~dslight.data.shards.index_tars` by several processes, each with a tar of its own, and with a bar."""
 
     def each(index: Callable[[Path], T], tars: Iterable[Path]) -> Iterator[T]:
@@ -119,7 +135,7 @@ def indexed(root: Path, workers: int, meta: dict[str, Any] | None = None, leave_
         if workers > 1:
             pool = ProcessPoolExecutor(workers, initializer=begin_worker, initargs=(os.getpid(),))
             called = stack.enter_context(pool).map
-        return index_tars(root, meta, each, leave_out)
+        return index_tars(root, meta, each, leave_out, take)
 
 
 def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]:
@@ -218,16 +234,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--leave-out", action="append", default=[], metavar="EXT", help="members that are not read, as a mask's png"
     )
+    parser.add_argument(
+        "--take",
+        action="append",
+        default=[],
+        metavar="EXT",
+        help="members that are pictures though called a mask: seg.png",
+    )
     parser.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of records that may be left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args(argv)
-    index_folder(args.root, args.workers, args.leave_out, not args.no_decode, args.max_bad)
+    index_folder(args.root, args.workers, args.leave_out, args.take, not args.no_decode, args.max_bad)
 
 
 def index_folder(
     root: Path,
     workers: int,
     leave_out: Sequence[str] = (),
+    take: Sequence[str] = (),
     decode: bool = True,
     max_bad: float = MAX_BAD,
     finished_by_img2dataset: bool = True,
@@ -238,6 +262,7 @@ def index_folder(
         root: the folder.
         workers: processes.
         leave_out: extensions of members that are not read.
+        take: extensions that are pictures though they are called what stands beside one.
         decode: whether every picture is decoded, and what is bad left out of the index.
         max_bad: share of the records that may be.
         finished_by_img2dataset: whether its ``_stats.json`` has to be there, and to fit.
@@ -252,9 +277,10 @@ def index_folder(
     try:
         name = "data_prep.img2dataset" if finished_by_img2dataset else "dslight data convert"
         meta: dict[str, Any] = {"program": name, "checked": False}
-        extensions = [extension.lower().lstrip(".") for extension in leave_out]
-        meta |= {"leave_out": extensions} if extensions else {}
-        manifest = indexed(root, workers, meta, extensions)
+        chosen = {"leave_out": leave_out, "take": take}
+        chosen = {name: [one.lower().lstrip(".") for one in given] for name, given in chosen.items()}
+        meta |= {name: given for name, given in chosen.items() if given}
+        manifest = indexed(root, workers, meta, **chosen)
     except ShardError as error:
         raise SystemExit(str(error)) from error
     (root / MANIFEST).unlink()  # it is written again, last
@@ -262,6 +288,10 @@ def index_folder(
         _refuse(list(partial_records(root, manifest)))
     total = sum(shard.records for shard in manifest.shards)
     print(f"{root}: {total:,} records in {len(manifest.shards)} tars, indexed in place")
+    for name, count in left_alone(root, manifest).most_common(_LISTED):
+        print(
+            f"{root}: {count:,} records have .{name}, which is left alone; if it is a picture, --take {name} takes it"
+        )
     for names, count in several_images(root, manifest).most_common(_LISTED):
         print(
             f"{root}: {count:,} records have the images {shortened(names)}, and all of them are taken, in this "

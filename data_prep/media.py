@@ -18,13 +18,22 @@ from urllib.parse import unquote
 
 from data_prep.entries import RawEntry
 from data_prep.report import shortened
-from dslight.data.sample import IMAGE_TOKEN, BadSample
+from dslight.data.sample import IMAGE_TOKEN, LEARNT_KEYS, BadSample
 
 _MARK = re.compile(
     r"<img>[^<]*</img>|<(?:image|img|picture|video|audio|speech|sound|bbox|ref-object)s?(?:[ _-]?\d+)?>"
     r"|<\|(?:vision|image|img|video|audio|speech)\w*\|>|<start_of_(?:image|audio)>"
-    r"|<(?:image|img|video|audio|speech)[ _-]?(?:here|pad|placeholder|context|token|soft_token)>",
+    r"|<(?:image|img|video|audio|speech)[ _-]?(?:here|pad|placeholder|context|token|soft_token)>"
+    r"|<(?:im_patch|im_start|im_end|ph_image_\d+|patch)>|<(?:image|img|video|audio)\b[^<>\s]*/>"
+    r"|(?-i:\[(?:IMG|IMAGE|VIDEO|AUDIO)(?:[ _]?\d+)?\])",
     re.IGNORECASE,
+)
+_LINK = re.compile(r"!\[[^\]]{0,999}\]\([^)\s]+\)|<(?:img|video|audio|source)\s[^>]{0,999}\bsrc\s*=", re.IGNORECASE)
+"""A picture as Markdown and HTML have it: of a question it is meant to be seen, of an answer it is text."""
+_FILE = re.compile(
+    r"data:(?:image|video|audio)/.*|(?:\S.{0,400})?\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic|jxl|mp4|mkv|avi|mov|webm|m4v|wav|mp3"
+    r"|flac|ogg|m4a|npy)",
+    re.IGNORECASE | re.DOTALL,
 )
 _TAGS = ("<image>", "<img>", "<picture>", "<video>", "<audio>", "<sound>", "<speech>")
 _MEDIA = re.compile(r"(image|img|picture|pic|photo|video|clip|audio|sound|wav|frame|b?box|mask)(s|es)?|speech|objects")
@@ -34,7 +43,7 @@ _ABOUT = re.compile(
 )
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{53,}[=\s]*")
-_OF_A_TURN = frozenset(("from", "value", "role", "content", "weight", "loss"))
+_OF_A_TURN = frozenset(("from", "value", "role", "content", *LEARNT_KEYS))
 
 
 def given_images(raw: RawEntry) -> list[Any]:
@@ -100,7 +109,8 @@ def check_media(raw: RawEntry, record: RawEntry, images: int, read: Collection[s
     Raises:
         BadSample: a medium would be lost.
     """
-    notes = unread_keys(raw, read, "", about=images > 0)
+    names = {str(fact["name"]) for fact in record.get("image_info", ())}
+    notes = unread_keys(raw, read, "", names)
     for name in ("conversations", "messages"):
         for turn in raw[name] if name in read and isinstance(raw.get(name), list) else ():
             if isinstance(turn, Mapping):
@@ -112,28 +122,55 @@ def check_media(raw: RawEntry, record: RawEntry, images: int, read: Collection[s
             if not asked and mark.lower() in _TAGS:
                 notes.append("media tag kept as a word of an answer")
                 continue
-            what = f"{where} holds {shortened(mark, 60)!r}, for which no picture is taken along"
-            raise BadSample(
-                f"{what}: give the picture under images and mark it {IMAGE_TOKEN}, or edit the text", "marks"
-            )
+            raise _lost(where, mark)
+        for link in _LINK.finditer(text):
+            if asked:
+                raise _lost(where, link.group())
+            notes.append("link to a picture kept as text of an answer")
     return notes
 
 
-def unread_keys(raw: Mapping[str, Any], read: Collection[str], at: str, about: bool = False) -> list[str]:
-    """The keys with something in them that are not read, as notes for the report; ``about``: what only tells something
-    about a picture (``image_id``) is none, as the picture itself is there.
+def _lost(where: str, mark: str) -> BadSample:
+    what = f"{where} holds {shortened(mark, 60)!r}, for which no picture is taken along"
+    return BadSample(f"{what}: give the picture under images and mark it {IMAGE_TOKEN}, or edit the text", "marks")
+
+
+def unread_keys(raw: Mapping[str, Any], read: Collection[str], at: str, taken: Collection[str] = ()) -> list[str]:
+    """The keys with something in them that are not read, as notes for the report.
+
+    Args:
+        raw: what has keys.
+        read: those that are read.
+        at: where it stands in the entry.
+        taken: names of the pictures that are taken along. Where there are some, what only tells something about them
+            (``image_id``), or names one of them once more, is no medium.
 
     Raises:
-        BadSample: one names media.
+        BadSample: one names media, or holds them.
     """
     names = [name for name, value in raw.items() if name not in read and not is_empty(value)]
     for name in names:
-        words = [word.lower() for word in _WORD.findall(name)]
-        told = about and any(map(_ABOUT.fullmatch, words)) and not _has_bytes(raw[name])
-        if (any(map(_MEDIA.fullmatch, words)) and not told) or _has_bytes(raw[name]):
+        if _is_medium(name, raw[name], taken):
             what = f"key {at}{shortened(name, 60)}: {shortened(repr(raw[name]), 80)} is not read by this program"
             raise BadSample(f"{what} and would be lost; put pictures under images, or remove the key", "media")
     return [f"{UNREAD}{at}{shortened(name, 60)}" for name in names]
+
+
+def _is_medium(name: str, value: Any, taken: Collection[str]) -> bool:
+    if _has_bytes(value):
+        return True
+    if taken and isinstance(value, str) and any(value == one or PurePosixPath(value).name == one for one in taken):
+        return False
+    words = [word.lower() for word in _WORD.findall(name)]
+    if taken and any(map(_ABOUT.fullmatch, words)):
+        return False
+    if any(map(_MEDIA.fullmatch, words)):
+        return True
+    if isinstance(value, Mapping):
+        return any(_is_medium(str(inner), value[inner], taken) for inner in value if not is_empty(value[inner]))
+    if isinstance(value, list):
+        return any(_is_medium("", item, taken) for item in value)
+    return isinstance(value, str) and (bool(_FILE.fullmatch(value)) or bool(_BASE64.fullmatch(value)))
 
 
 UNREAD = "key not read: "

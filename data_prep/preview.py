@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -14,7 +14,7 @@ from data_prep.media import UNREAD
 from data_prep.report import shortened
 from dslight.data.sample import BadSample, Sample, decode_image, parse_sample
 from dslight.data.shards import ShardError
-from dslight.data.shards.foreign import Headers
+from dslight.data.shards.foreign import Headers, known_extension
 from dslight.limits import at_most
 
 SHOWN = 10
@@ -35,10 +35,10 @@ def preview(job: Job) -> tuple[list[str], int]:
     return lines, good
 
 
-def preview_tar(path: Path) -> tuple[list[str], int]:
+def preview_tar(path: Path, leave_out: Sequence[str] = (), take: Sequence[str] = ()) -> tuple[list[str], int]:
     """As :func:`preview`, of a tar."""
     lines, good = [], 0
-    for row, (key, members) in enumerate(islice(_records(path), SHOWN)):
+    for row, (key, members) in enumerate(islice(_records(path, leave_out, take), SHOWN)):
         try:
             sample = parse_sample(key, members)
             if not sample.images:
@@ -67,7 +67,7 @@ def _line(row: int, sample: Sample, changes: list[str]) -> str:
     return f"  {row}: {shown}; {said}{more}"
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _records(path: Path, leave_out: Sequence[str], take: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Keys and members from the start of a tar on."""
     key, members = "", dict[str, bytes]()
     try:
@@ -75,7 +75,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             for header in tar:
                 folder, _, name = header.name.rpartition("/")
                 stem, _, extension = name.partition(".")
-                if not header.isfile() or not stem:
+                extension = extension.lower()
+                if not header.isfile() or not stem or extension in leave_out:
                     continue
                 full = f"{folder}/{stem}" if folder else stem
                 if members and full != key:
@@ -83,7 +84,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                     members = {}
                 at_most("member_bytes", header.size, f"{path}: {header.name}: has {header.size:,} bytes", ShardError)
                 file.seek(header.offset_data)
-                key, members[extension.lower()] = full, file.read(header.size)
+                data = file.read(header.size)
+                key, members[known_extension(extension, data, take)] = full, data
     except tarfile.TarError as error:
         raise ShardError(f"{path}: {error}") from error
     if members:

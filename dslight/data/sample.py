@@ -164,10 +164,23 @@ def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any], text:
 
 
 def image_members(names: Iterable[str]) -> list[str]:
-    """Which members of a record of another tool are its images, by their ending; ``0.jpg`` before ``10.jpg``."""
-    images = [name for name in names if IMAGE_ENDING.fullmatch(name.rpartition(".")[2])]
+    """Which members of a record of another tool are its images, by their ending; ``0.jpg`` before ``10.jpg``. What is
+    called a mask, a depth map or the like (``seg.png``) is none of them."""
+    images = [name for name in names if IMAGE_ENDING.fullmatch(name.rpartition(".")[2]) and not is_beside(name)]
     parts = {name: re.findall(r"\d+|\D+", name) for name in images}
     return sorted(images, key=lambda name: [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts[name]])
+
+
+_BESIDE = re.compile(
+    r"seg|segm|segmentation|masks?|depth|labels?|annotations?|panoptic|instances?|semantic|normals?|edges?|canny|thumb|"
+    r"thumbnail|preview|alpha|matte|heatmap|saliency"
+)
+
+
+def is_beside(name: str) -> bool:
+    """Whether a member of a record of another tool (``seg.png``) is called what stands beside a picture."""
+    first, dot, _ = name.partition(".")
+    return bool(dot) and bool(_BESIDE.fullmatch(first))
 
 
 _OF_A_QUESTION = ("question_id", "question", "answers", "hidden", "type", "suffix")
@@ -190,13 +203,17 @@ def _question(key: str, number: int, fields: Mapping[str, Any]) -> Question:
     )
 
 
+LEARNT_KEYS = ("weight", "loss", "train")
+"""Of a message that says whether it carries a loss: OpenAI's, ms-swift's and axolotl's."""
+
+
 def is_learnt(turn: Mapping[str, Any]) -> bool:
-    """Whether a message says that it carries a loss: ``weight`` (OpenAI) and ``loss`` (ms-swift), 1 or true if missing.
+    """Whether a message says that it carries a loss, by any of :data:`LEARNT_KEYS`: 1 or true if missing.
 
     Raises:
         BadSample: it is neither all nor nothing.
     """
-    for name in ("weight", "loss"):
+    for name in LEARNT_KEYS:
         value = turn.get(name)
         if value is not None and value not in (0, 1):
             raise BadSample(f"{name} of a message: {str(value)[:40]}; 0 (not learnt) or 1", "weights")
