@@ -9,7 +9,7 @@ from data_prep.entries import RawEntry
 from data_prep.images import Images
 from data_prep.media import check_media
 from data_prep.report import shortened
-from dslight.data.sample import BadSample, decode_image, image_facts, parse_record
+from dslight.data.sample import BadSample, check_image, image_facts, parse_record
 from dslight.data.shards import image_extension, record_members
 
 
@@ -76,7 +76,7 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
             raise
         raise BadSample(f"not an entry of this format: {type(error).__name__}: {error}", "record") from error
     for content in data:
-        decode_image(content)
+        check_image(content)
     changes += ["turned by EXIF"] * any("orientation" in fact for fact in facts)
     changes += ["first frame of an animation"] * any("animated" in fact for fact in facts)
     return Checked(members, len(data), len(record.get("questions", ())), changes)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from data_prep.ingest import MAX_BAD
 from data_prep.processes import begin_worker, program
 from data_prep.report import QUARANTINE, REPORT, json_lines, shortened
-from dslight.data.sample import BadSample, decode_image, image_members, is_beside, parse_sample
+from dslight.data.sample import BadSample, check_image, image_members, is_beside, parse_sample
 from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
 from dslight.data.shards.format import Member, Record, load_index
 from dslight.files.atomic import write_atomically
@@ -153,7 +153,7 @@ def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]
                 if not sample.images:
                     raise BadSample("has no image", "image-missing")
                 for image in sample.images:
-                    decode_image(image)
+                    check_image(image)
             except BadSample as error:
                 bad.append((row, index.key(row), error.reason, shortened(str(error), 400)))
     return bad
