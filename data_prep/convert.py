@@ -72,6 +72,7 @@ def convert(args: argparse.Namespace) -> None:
     why = f", since {found.why}" if found.why else ""
     told = "" if args.format else "; --format says otherwise"
     print(f"{args.sources[0]}: {FORMATS[found.format]} (--format {found.format}){why}{told}")
+    _check_options(args, found.format)
     if found.format in ("tars", "img2dataset"):
         _index(args, found)
         return
@@ -84,6 +85,22 @@ def convert(args: argparse.Namespace) -> None:
         _refuse_if_bad(found.sources[0], lines, good, args.max_bad)
     if not args.preview:
         ingest(job)
+
+
+_OF = {
+    "where": ("tables",),
+    "image_column": ("tables",),
+    "images": ("llava", "messages", "tables"),
+    "any_ending": ("llava",),
+    "leave_out": ("tars", "img2dataset"),
+    "take": ("tars", "img2dataset"),
+}
+
+
+def _check_options(args: argparse.Namespace, form: str) -> None:
+    for name, forms in _OF.items():
+        if getattr(args, name) and form not in forms:
+            raise SourceError(f"--{name.replace('_', '-')}: is for --format {' or '.join(forms)}, and this is {form}")
 
 
 def _refuse_if_bad(source: object, lines: list[str], good: int, max_bad: float) -> None:
@@ -171,12 +188,17 @@ def _link(tars: list[Path], out: Path) -> None:
             if not file.exists():
                 continue
             target = out / file.name
-            if target.exists() and not target.samefile(file) and target.stat().st_size != file.stat().st_size:
-                raise SourceError(f"{target}: lies there already, and is not {file}; write to another folder")
             if target.exists():
+                if not target.samefile(file) and _changed(target) != _changed(file):
+                    raise SourceError(f"{target}: lies there already, and is not {file}; write to another folder")
                 continue
             try:
                 os.link(file.resolve(), target)
             except OSError:  # another disk, or one without links
-                shutil.copyfile(file, target.with_name(f"{target.name}.part"))
+                shutil.copy2(file, target.with_name(f"{target.name}.part"))
                 os.replace(target.with_name(f"{target.name}.part"), target)
+
+
+def _changed(file: Path) -> tuple[int, int]:
+    about = file.stat()
+    return about.st_size, about.st_mtime_ns

@@ -151,14 +151,28 @@ def _batches(file: Any, kind: str) -> Iterator[Any]:
         yield from ipc.open_stream(file)
 
 
+UNREADABLE = "\0unreadable"
+"""Key of a row that holds a text which is none; its value says why."""
+
+
 def _rows(batch: Any, where: Sequence[Condition]) -> Iterator[RawEntry | None]:
-    if not where:
-        yield from batch.to_pylist()
-        return
     columns = [batch.column(one.column).to_pylist() for one in where]
+    if not where:
+        try:
+            yield from batch.to_pylist()
+            return
+        except UnicodeDecodeError:  # of one row, most likely
+            pass
     for row in range(len(batch)):
         fits = all(one(column[row]) for one, column in zip(where, columns, strict=True))
-        yield batch.slice(row, 1).to_pylist()[0] if fits else None
+        yield _row(batch.slice(row, 1)) if fits else None
+
+
+def _row(batch: Any) -> RawEntry:
+    try:
+        return batch.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return {UNREADABLE: f"a text is not UTF-8 ({error})"}
 
 
 @contextmanager

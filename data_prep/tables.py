@@ -28,7 +28,8 @@ from data_prep.ingest import Job, add_arguments, ingest, key_name
 from data_prep.media import is_empty
 from data_prep.messages import SYSTEMS, MessagesEntry, System
 from data_prep.processes import program
-from data_prep.rows import Condition, Table, Tables, arrow
+from data_prep.rows import UNREADABLE, Condition, Table, Tables, arrow
+from dslight.data.sample import BadSample
 
 _ENDINGS = (".parquet", ".arrow")
 _CONDITION = re.compile(r"\s*(\w[\w.-]*)\s*(>=|<=|!=|==|>|<|=)\s*(.*?)\s*")
@@ -44,6 +45,8 @@ class TableEntry:
 
     def __call__(self, raw: RawEntry) -> Entry:
         """See :data:`data_prep.check.Convert`."""
+        if UNREADABLE in raw:
+            raise BadSample(raw[UNREADABLE], "no-text")
         images: list[Any] = []
         for name in self.columns:
             value = raw.get(name)
@@ -151,7 +154,7 @@ def image_columns(schema: Any, named: Sequence[str] = ()) -> tuple[str, ...]:
 
 def _is_image(kind: Any, name: str) -> bool:
     types = arrow().types
-    if types.is_list(kind) or types.is_large_list(kind):
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return _is_image(kind.value_type, name)
     if types.is_struct(kind):
         names = [kind.field(i).name for i in range(kind.num_fields)]

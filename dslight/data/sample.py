@@ -241,6 +241,8 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
     if turns and turns[0].role == "gpt":
         turns = turns[1:]
     for i, turn in enumerate(turns):
+        if turn.role == "system":
+            raise BadSample(f"turn {i + len(system)}: a system text stands first or nowhere", "roles")
         if turn.role != ("human", "gpt")[i % 2]:
             raise BadSample(f"turn {i}: two {turn.role} turns in a row", "roles")
     if not any(turn.role == "gpt" and turn.text and turn.learnt for turn in turns):

@@ -174,9 +174,23 @@ def test_what_cannot_be_converted_is_refused_in_a_sentence(name, tmp_path, capsy
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_tars_that_lie_there_already_are_not_taken_for_others(tmp_path, capsys):
+    path = tar(tmp_path / "tars" / "0.tar", ("a.png", PNG), ("a.txt", b"A page."))
+    tar(tmp_path / "out" / "0.tar", ("a.png", PNG), ("a.txt", b"B page."))
+    assert main(["data", "convert", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert "0.tar: lies there already, and is not" in capsys.readouterr().err
+
+
 def test_a_source_without_a_folder_to_write_is_refused(tmp_path, capsys):
     assert main(["data", "convert", str(json_file(tmp_path / "x.jsonl", LLAVA))]) == 1
     assert "--out: name the folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--where", "a>1"), ("--leave-out", "png"), ("--image-column", "a")])
+def test_an_option_of_another_format_is_refused(option, value, tmp_path, capsys):
+    source = json_file(tmp_path / "x.jsonl", LLAVA)
+    assert main(["data", "convert", str(source), "--out", str(tmp_path / "out"), option, value]) == 1
+    assert f"{option}: is for --format " in capsys.readouterr().err
 
 
 def test_info_is_there_for_programs_and_says_what_has_no_shards(tmp_path, capsys):

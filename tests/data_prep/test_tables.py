@@ -207,6 +207,17 @@ def test_one_bad_row_stops_nothing(tmp_path):
     assert report["bad"] == {"image-format": 1, "marks": 1, "no-text": 1}
 
 
+@pytest.mark.parametrize("where", [[], ["--where", "n>=0"]])
+def test_a_text_that_is_not_utf8_costs_its_row_alone(where, tmp_path):
+    pa = arrow()
+    answers = pa.array(["A", b"caf" + b"\xe9", "B"], pa.binary()).view(pa.string())
+    rows = {"question": ["Q"] * 3, "answer": answers, "n": [0, 1, 2]}
+    pa.parquet.write_table(pa.table(rows), tmp_path / "x.parquet")
+    samples, report = converted(tmp_path / "out", tmp_path / "x.parquet", "--max-bad", "1", *where)
+    assert [sample.turns[1].text for sample in samples] == ["A", "B"]
+    assert report["bad"] == {"no-text": 1}
+
+
 def test_what_img2dataset_writes_as_parquet_is_read(tmp_path):
     pa = arrow()
     rows = {"caption": ["A page."], "key": ["0"], "url": ["u"], "status": ["success"], "jpg": [PICTURES[0]]}
