@@ -113,9 +113,11 @@ def check_media(raw: RawEntry, record: RawEntry, images: int, read: Collection[s
     notes = unread_keys(raw, read, "", names)
     for name in ("conversations", "messages"):
         for turn in raw[name] if name in read and isinstance(raw.get(name), list) else ():
-            if isinstance(turn, Mapping):
+            if isinstance(turn, Mapping) and not turn.keys() <= _OF_A_TURN:
                 notes += unread_keys(turn, _OF_A_TURN, f"{name}[].")
     for where, text, asked in _texts(record):
+        if "<" not in text and "[" not in text:
+            continue
         for mark in (match.group() for match in _MARK.finditer(text)):
             if mark == IMAGE_TOKEN and asked and images:
                 continue  # as many as pictures, or it is no record
