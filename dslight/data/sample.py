@@ -238,6 +238,8 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
     turns = tuple(Turn(_ROLES[turn["from"]], turn["value"], is_learnt(turn)) for turn in conversations)
     system = turns[:1] if turns and turns[0].role == "system" else ()
     turns = turns[len(system) :]
+    if system and not turns:
+        raise BadSample("turn 0: role 'system', with nothing behind it", "roles")
     if turns and turns[0].role == "gpt":
         turns = turns[1:]
     for i, turn in enumerate(turns):
