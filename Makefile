@@ -1,4 +1,4 @@
-# make install | test | test-all | lint | quickstart | clean; make test ARGS="-x tests/data". A fresh machine needs only
+# make install | test | test-all | lint | docs | quickstart | clean; make test ARGS="-x tests/data". A fresh machine needs only
 # python3 (3.11 or newer), pip and make. make lock | test-oldest | test-locked | test-newest: docs/versions.md
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,7 @@ WORKERS ?= logical
 SPREAD = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 PYTEST = $(ONE) $(COMPILED) $(BIN)/python -m pytest $(SPREAD)
 
-.PHONY: install lock test test-all test-oldest test-locked test-newest safety lint quickstart quickstart-data clean
+.PHONY: install lock test test-all test-oldest test-locked test-newest safety docs lint quickstart quickstart-data clean
 
 install: $(VENV)/.installed
 
@@ -48,6 +48,10 @@ test-oldest test-locked test-newest: test-%: install
 # what was tried against each promise of docs/security.md, and how it ended
 safety: install
 	$(ONE) $(BIN)/python -m pytest tests/safety -q $(ARGS)
+
+# the pages of docs/ and the Python reference as a site in build/docs; a link that leads nowhere is an error
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
 
 lint: install
 	$(BIN)/ruff check .

@@ -292,9 +292,8 @@ def _give_up(job: Job, journal: Journal, stopped: set[Future[dict[str, Any]]]) -
     classes = listing(Counter(line["reason"] for line in bad))
     last = bad[-1]
     raise SystemExit(
-        f"{job.out}: {len(bad)} bad entries and counting ({classes}); --max-bad {job.max_bad} allows "
-        f"{_allowed(job)} of {len(job.entries)}. All are in {job.out / QUARANTINE}; the last: entry {last['row']}: "
-        f"{last['message']}"
+        f"{len(bad)} bad entries and counting ({classes}); --max-bad {job.max_bad} allows {_allowed(job)} of "
+        f"{len(job.entries)}; the last: entry {last['row']}: {last['message']}. All are in {job.out / QUARANTINE}"
     )
 
 

@@ -10,9 +10,10 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 RECIPE = "a YAML file, e.g. recipes/quickstart/deepstack_l.yaml"
 OVERRIDES = "key=value pairs that win over the file, e.g. trainer.max_steps=100 model.stacking.init_args.start=2"
@@ -89,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("paths", nargs="+", help="an ablation file (with its overrides), or folders of runs")
     report.add_argument("--out", type=Path, help="where report.html, its pages of questions and the tables go")
     report.add_argument("--baseline", help="the arm that others are compared with")
+
+    migrate = verb("migrate", "rewrite old recipes in today's words; what they say stays, comments too")
+    migrate.add_argument("files", nargs="+", type=Path, metavar="RECIPE", help="YAML files of recipes or ablations")
     return parser
 
 
@@ -154,27 +158,36 @@ def _data(arguments: list[str]) -> int:
     return 0
 
 
-def _fit(args: argparse.Namespace) -> int:
+def _recipe(args: argparse.Namespace) -> Mapping[str, Any]:
+    """The composed recipe, with its names looked at: before torch is imported, which takes seconds."""
     from dslight.recipe.compose import compose
+    from dslight.recipe.spelling import check_spelling
+
+    recipe = compose(args.recipe, args.overrides)
+    check_spelling(recipe)
+    return recipe
+
+
+def _fit(args: argparse.Namespace) -> int:
+    recipe = _recipe(args)
     from dslight.run.fit import fit
 
-    fit(compose(args.recipe, args.overrides), resume=not args.fresh)
+    fit(recipe, resume=not args.fresh)
     return 0
 
 
 def _validate(args: argparse.Namespace) -> int:
-    from dslight.recipe.compose import compose
+    recipe = _recipe(args)
     from dslight.run.evaluate import validate
 
-    validate(compose(args.recipe, args.overrides), ckpt=args.ckpt)
+    validate(recipe, ckpt=args.ckpt)
     return 0
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from dslight.recipe.compose import compose
+    recipe = _recipe(args)
     from dslight.run.evaluate import predict
 
-    recipe = compose(args.recipe, args.overrides)
     asked = (args.question, args.image, args.ckpt, args.max_new_tokens)
     print(predict(recipe, *asked, videos=args.video, frames=args.frames, tile=args.tile))
     return 0
@@ -190,10 +203,10 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from dslight.recipe.compose import compose
+    recipe = _recipe(args)
     from dslight.run.plan import plan
 
-    made = plan(compose(args.recipe, args.overrides), args.world_size, args.text_tokens, cost=not args.no_cost)
+    made = plan(recipe, args.world_size, args.text_tokens, cost=not args.no_cost)
     print(made.to_json() if args.json else made.to_text())
     return 0
 
@@ -226,7 +239,16 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _migrate(args: argparse.Namespace) -> int:
+    from dslight.recipe.migrate import migrate_files
+
+    for path, changed in migrate_files(args.files):
+        print(f"{path}: {'rewritten' if changed else 'as it was'}")
+    return 0
+
+
 _VERBS = {
+    "migrate": _migrate,
     "fit": _fit,
     "validate": _validate,
     "predict": _predict,

@@ -23,6 +23,10 @@ class UserError(ValueError):
         super().__init__(readable(str(message)))
 
 
+class WeightsError(UserError):
+    """A weights file or checkpoint that is damaged, or does not fit its part."""
+
+
 class UnfinishedError(UserError):
     """A run was stopped before its end, with a checkpoint: the same command continues it."""
 

@@ -80,6 +80,7 @@ class VLM(pl.LightningModule):
         self._processor: Processor | None = None
         self.metrics = nn.ModuleDict()
         self.generation: dict[str, dict[str, Any]] = {}
+        self.asked: dict[str, benchmarks.Benchmark] = {}
         self.answers: dict[str, list[Answer]] = {}
         """By source, of this rank's share of the last validation, in the order in which they were generated."""
         self.seconds: dict[str, float] = {}
@@ -163,7 +164,9 @@ class VLM(pl.LightningModule):
         """
         for name, source in data.val_sources.items():
             source.benchmark = benchmarks.of(name, source.benchmark)
-        judged = {name: benchmarks.get(source.benchmark) for name, source in data.val_sources.items()}
+            with under(f"data.val.{name}"):
+                self.asked[name] = benchmarks.row_of(name, source)
+        judged = {name: self.asked[name] for name in data.val_sources}
         self._processor = data.connect(
             tokenizer=self.tokenizer,
             image_size=self.vision_encoder.image_size,

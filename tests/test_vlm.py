@@ -207,7 +207,7 @@ def test_one_step_is_the_step_of_torchs_mean_loss(make_vlm, make_views):
 
 
 def test_without_a_stage_it_says_what_to_name(make_vlm):
-    with pytest.raises(RuntimeError, match=r"no stage: name learning rates under `stage\.train`"):
+    with pytest.raises(RuntimeError, match=r"nothing trains yet.*model\.train_with"):
         make_vlm("DeepStackL").configure_optimizers()
 
 

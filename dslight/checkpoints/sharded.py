@@ -6,16 +6,12 @@ does values that are no tensors: whoever wrote the folder could have any code ru
 * The table is read as data. Its classes are stood for by empty ones that are made for this one reading; what comes out
   is checked field by field, and torch's own objects are built of it. A table that names anything else is refused.
 * Values that are no tensors are read as torch reads tensors (``weights_only``).
-* Whether a folder is complete is written down in ``complete.json`` (names and sizes), which comes last. Folders that
-  were written before there was one are measured by their table of contents, and ``meta.pt``, which came last then.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -34,62 +30,11 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 
+from dslight.checkpoints.complete import REST, TABLE, name_of_file, size_of
 from dslight.checkpoints.read import PACKED, packed, unpickled
-from dslight.components.component import WeightsError
+from dslight.errors import WeightsError
 from dslight.limits import at_most
-from dslight.names import UnsafeNameError, below
 from dslight.upstream.torch import part_of_a_file, piece_of_a_checkpoint
-
-TABLE, REST, COMPLETE = ".metadata", "meta.pt", "complete.json"
-"""The table of contents, what is no tensor of model and optimizer (Lightning's), and the list of all files."""
-
-_FORMAT = "dslight-checkpoint"
-
-
-# --- whether it is complete
-
-
-def is_sharded(path: Path) -> bool:
-    """Whether ``path`` is such a folder."""
-    return (path / TABLE).is_file()
-
-
-def seal(folder: Path) -> None:
-    """Write ``complete.json``: all files are there."""
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
-    partial = folder / f".{COMPLETE}.partial"
-    partial.write_text(json.dumps({"format": _FORMAT, "version": 1, "files": sizes}, indent=1) + "\n")
-    partial.replace(folder / COMPLETE)
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether all bytes of a sharded checkpoint are there. Nothing of it is unpickled."""
-    try:
-        if (folder / COMPLETE).is_file():
-            return all((folder / name).stat().st_size == size for name, size in listed(folder).items())
-        if not zipfile.is_zipfile(folder / REST):
-            return False
-        pieces = read_table(folder).storage_data.values()
-        return all((folder / p.relative_path).stat().st_size >= p.offset + p.length for p in pieces)
-    except (OSError, WeightsError):
-        return False
-
-
-def listed(folder: Path) -> dict[str, int]:
-    """The files that ``complete.json`` names -> their sizes.
-
-    Raises:
-        WeightsError: it is damaged, or names what does not lie in the folder.
-    """
-    path = folder / COMPLETE
-    at_most("manifest_bytes", path.stat().st_size, f"{path}: {path.stat().st_size:,} bytes", WeightsError)
-    try:
-        content = json.loads(path.read_text())
-        assert content["format"] == _FORMAT
-        return {_name(folder, name): _number(size) for name, size in content["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
-        raise WeightsError(f"{path} is no list of a checkpoint's files ({type(error).__name__}: {error})") from error
-
 
 # --- the table of contents
 
@@ -209,23 +154,15 @@ def _described(value: Any) -> TensorStorageMetadata | BytesStorageMetadata:
 def _index(key: Any) -> MetadataIndex:
     offset, index = key.get("offset"), key.get("index")
     return MetadataIndex(
-        _text(key["fqn"]), None if offset is None else _size(offset), None if index is None else _number(index)
+        _text(key["fqn"]), None if offset is None else _size(offset), None if index is None else size_of(index)
     )
 
 
 def _place(folder: Path, value: Any) -> Any:
     if value.get("transform_descriptors"):
         raise ValueError(f"is packed ({value.get('transform_descriptors')!r}), which this program does not write")
-    name = _name(folder, value["relative_path"])
-    return piece_of_a_checkpoint(name, _number(value["offset"]), _number(value["length"]))
-
-
-def _name(folder: Path, name: Any) -> str:
-    try:
-        below(folder, name, f"{folder}: the name of a file")
-    except UnsafeNameError as error:
-        raise WeightsError(str(error)) from error
-    return name
+    name = name_of_file(folder, value["relative_path"])
+    return piece_of_a_checkpoint(name, size_of(value["offset"]), size_of(value["length"]))
 
 
 def _kind(value: Any) -> str:
@@ -244,16 +181,10 @@ def _text(value: Any) -> str:
     return value
 
 
-def _number(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-        raise ValueError(f"{value!r} where a size is expected")
-    return value
-
-
 def _size(value: Any) -> torch.Size:
     if not isinstance(value, tuple):
         raise ValueError(f"a {type(value).__name__} where a shape is expected")
-    return torch.Size([_number(one) for one in value])
+    return torch.Size([size_of(one) for one in value])
 
 
 # --- its tensors

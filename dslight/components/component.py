@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from dslight.errors import UserError
+from dslight.errors import WeightsError
 from dslight.files.atomic import beside
 from dslight.written import Written
 
@@ -32,10 +32,6 @@ _ROOT_ONLY = {
 """Hooks that Lightning calls on the module that a Trainer drives, and on none inside it."""
 _NAMED: WeakSet[type] = WeakSet()
 """Classes of which :func:`warn_of_idle_hooks` has spoken."""
-
-
-class WeightsError(UserError):
-    """A weights file that does not fit its part."""
 
 
 class Stage(Protocol):

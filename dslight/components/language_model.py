@@ -260,7 +260,7 @@ class HFCausalLM(LanguageModel):
         kind, self.trust = check_source(pretrained, config, dtype), trust_remote_code
         options: dict[str, Any] = {"dtype": kind, "attn_implementation": check_attention(attention, kind, self.trust)}
         options |= {"trust_remote_code": self.trust}
-        self.tokenizer_path = tokenizer or pretrained
+        self.pretrained, self.tokenizer_path = pretrained, tokenizer or pretrained
         self.model: Any
         if config is not None and (pretrained is None or on_meta()):
             self.model = AutoModelForCausalLM.from_config(configuration(config), **options)
@@ -290,6 +290,7 @@ class HFCausalLM(LanguageModel):
         made = cls.__new__(cls, model)
         LanguageModel.__init__(made)
         made.model, made.tokenizer, made.tokenizer_path = model, tokenizer, model.name_or_path or None
+        made.pretrained = made.tokenizer_path
         made.trust = False
         made._describe()
         return made
@@ -414,6 +415,11 @@ class HFCausalLM(LanguageModel):
         if len(tokenizer) > self.vocabulary:
             raise ValueError(
                 f"tokenizer: has {len(tokenizer)} tokens, the language model embeds only {self.vocabulary}"
+            )
+        if self.pretrained is not None and len(tokenizer) < self.vocabulary // 2:
+            raise ValueError(
+                f"tokenizer: has {len(tokenizer)} tokens, {self.pretrained} was trained on {self.vocabulary}: it is "
+                f"another model's"
             )
         return tokenizer
 

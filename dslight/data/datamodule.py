@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
+from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Item, OnUnusable
@@ -54,11 +55,19 @@ class Source:
 
 @dataclass
 class ValSource:
-    """A folder of evaluation shards, or its URL. ``limit`` keeps the first questions, ``benchmark`` says how answers
-    are judged: by default as the benchmark whose name the source has, else as ``vqa``.
+    """A folder of evaluation shards, or its URL, and how its questions are asked and judged.
+
+    Args:
+        root: the folder, or its URL.
+        limit: keeps the first questions.
+        benchmark: brings prompt, limit and metric; by default the benchmark whose name the source has, else ``vqa``.
+        protocol: of the benchmark's metric, in place of its own: ``lmms_eval`` for POPE, for instance.
+        suffix: what stands behind each question, in place of the benchmark's.
+        max_new_tokens: the longest answer, in place of the benchmark's.
+        metric: in place of the benchmark's: a ``dslight.metrics.TextMetric``, or a subclass of your own.
 
     Example:
-        >>> pages = dslight.ValSource("data/eval/textvqa", limit=100, benchmark="exact")
+        >>> pages = dslight.ValSource("data/eval/textvqa", limit=100, benchmark="textvqa", max_new_tokens=8)
         >>> dslight.Data(val={"pages": pages}).val_sources["pages"].limit
         100
     """
@@ -66,6 +75,10 @@ class ValSource:
     root: str
     limit: int | None = None
     benchmark: str | None = None
+    protocol: str | None = None
+    suffix: str | None = None
+    max_new_tokens: int | None = None
+    metric: Metric | None = None
 
 
 class ShardData(LightningDataModule, Written):

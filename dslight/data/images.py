@@ -181,7 +181,9 @@ class AnyResViews(ViewPolicy):
         grids: (rows, columns) of crops to choose from. The default are LLaVA-NeXT's, in transformers' order: an image
             smaller than a view gets the first one (the original code reads them as (columns, rows), so there it gets
             ``[2, 1]``).
-        resample, fit, pad_color: see :class:`ViewPolicy`.
+        resample: see :class:`ViewPolicy`, as of ``fit`` and ``pad_color``.
+        fit: see there.
+        pad_color: see there.
 
     Example:
         >>> dslight.AnyResViews(grids=[(1, 2), (2, 1)]).choose(image_size=(300, 500), size=(336, 336))

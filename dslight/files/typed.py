@@ -33,10 +33,11 @@ def read_json(path: Path, form: type[Form]) -> Form:
     Raises:
         FileError: it cannot be read, is not JSON, or has not this form.
         FileNotFoundError: there is none.
+        NotADirectoryError: nor could there be.
     """
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from error
@@ -78,7 +79,7 @@ def read_json_if_there(path: Path, form: type[Form]) -> Form | None:
     """As :func:`read_json`; ``None`` where there is no such file."""
     try:
         return read_json(path, form)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -12,9 +12,10 @@ Decoding is greedy. A question may bring a suffix of its own, which then stands 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from dslight.metrics.answers import ANLS, ExactMatch, RelaxedAccuracy, SubstringAccuracy
 from dslight.metrics.base import JudgedElsewhere, TextMetric
@@ -175,3 +176,42 @@ def get(name: str) -> Benchmark:
 def build(name: str, **overrides: Any) -> TextMetric:
     """A fresh metric for the benchmark ``name``; ``overrides`` replace the metric's arguments."""
     return get(name).build(**overrides)
+
+
+class Asked(Protocol):
+    """How a source of questions wants to be asked and judged, where not as its benchmark says."""
+
+    benchmark: str | None
+    protocol: str | None
+    suffix: str | None
+    max_new_tokens: int | None
+    metric: Any
+
+
+def row_of(name: str, source: Asked) -> Benchmark:
+    """The row for the source ``name``: that of its benchmark, with what the source says otherwise in its place.
+
+    Raises:
+        ValueError: beginning with the key of the source to change.
+    """
+    row = get(of(name, source.benchmark))
+    changes = {key: value for key in ("suffix", "max_new_tokens") if (value := getattr(source, key)) is not None}
+    if changes.get("max_new_tokens", 1) < 1:
+        raise ValueError(f"max_new_tokens: must be at least 1, got {source.max_new_tokens}")
+    if source.metric is not None:
+        if not isinstance(source.metric, TextMetric):
+            raise ValueError(f"metric: {type(source.metric).__name__} is not a subclass of dslight.metrics.TextMetric")
+        if source.protocol is not None:
+            raise ValueError(f"protocol: {source.protocol!r} has no effect beside metric; name it as its argument")
+        changes["metric"] = partial(deepcopy, source.metric)
+    elif source.protocol is not None:
+        changes["metric"] = _by_protocol(row, of(name, source.benchmark), source.protocol)
+    return replace(row, **changes)
+
+
+def _by_protocol(row: Benchmark, benchmark: str, protocol: str) -> Callable[..., TextMetric]:
+    if not hasattr(row.build(), "protocol"):
+        raise ValueError(f"protocol: {benchmark} has none, so {protocol!r} would have no effect")
+    metric = partial(row.metric, protocol=protocol)
+    metric()  # says which ones there are
+    return metric

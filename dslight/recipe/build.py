@@ -34,7 +34,7 @@ from dslight.data.template_habits import Habits, check_habits
 from dslight.diagnostics.settings import Diagnostics
 from dslight.layout import SlotLayout
 from dslight.limits import at_most, limit
-from dslight.metrics.benchmarks import BENCHMARKS
+from dslight.metrics.benchmarks import BENCHMARKS, row_of
 from dslight.metrics.benchmarks import of as benchmark_of
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import closest
@@ -410,6 +410,10 @@ def _check_data(data: Any) -> None:
                 f"data.val.{name}.benchmark: there is no {named!r}{closest(named, BENCHMARKS)}; "
                 f"there are {', '.join(sorted(BENCHMARKS))}"
             )
+        try:
+            row_of(name, source)
+        except (ValueError, TypeError) as error:
+            raise RecipeError(located(f"data.val.{name}", error)) from None
 
 
 def batches_per_step(data: Any, world_size: int) -> int:

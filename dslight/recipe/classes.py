@@ -33,7 +33,7 @@ def named(class_path: str) -> Any:
     """
     module_path, _, name = class_path.rpartition(".")
     if module_path not in sys.modules:
-        _look(class_path, module_path, name)
+        look(class_path)
     try:
         module = import_module(module_path)
     except Exception as error:  # whatever a stranger's module raises belongs to this key
@@ -55,9 +55,14 @@ def makes(found: Any, base: type) -> bool:
     return isinstance(returned, type) and issubclass(returned, base)
 
 
-def _look(class_path: str, module_path: str, name: str) -> None:
-    """Whether the source of a module has such a name, as far as that can be told without running it."""
-    spec = _spec(module_path)
+def look(class_path: str) -> None:
+    """See whether the source of a module has such a name, as far as that can be told without running it.
+
+    Raises:
+        NoClassError: it has not.
+    """
+    module_path, _, name = class_path.rpartition(".")
+    spec = spec_of(module_path)
     if spec is None:
         raise NoClassError(f"cannot import {class_path}, ModuleNotFoundError: No module named {module_path!r}")
     if spec.origin is None or not spec.origin.endswith(".py"):
@@ -71,7 +76,7 @@ def _look(class_path: str, module_path: str, name: str) -> None:
         raise NoClassError(f"{module_path} has no {name}", sorted(names))
 
 
-def _spec(module_path: str) -> ModuleSpec | None:
+def spec_of(module_path: str) -> ModuleSpec | None:
     """Where a module lies; no package around it is imported for that."""
     top, *inner = module_path.split(".")
     try:

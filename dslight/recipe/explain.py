@@ -53,7 +53,7 @@ def arguments_fault(path: str, owner: Callable[..., Any], values: Mapping[str, A
     named = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     for name in values:
         if name not in named and len(named) == len(parameters):
-            return f"{path}.{name}: there is no such argument{closest(name, named)}{_listing('it takes', named)}"
+            return f"{path}.{name}: there is no such argument{closest(name, named)}{listing('it takes', named)}"
     for name, parameter in named.items():
         if parameter.default is parameter.empty and values.get(name) is None:
             return f"{path}.{name}: missing; {getattr(owner, '__name__', owner)} needs it"
@@ -161,7 +161,7 @@ def _class_fault(path: str, base: type, value: Mapping[str, Any], given: int = 0
     class_path = value.get("class_path")
     at = at or f"{path}.class_path"
     if not isinstance(class_path, str):
-        return f"{at}: missing; name a {base.__name__}{_listing('there are', _concrete(base))}"
+        return f"{at}: missing; name a {base.__name__}{listing('there are', _concrete(base))}"
     if "." not in class_path:
         return None
     try:
@@ -171,9 +171,9 @@ def _class_fault(path: str, base: type, value: Mapping[str, Any], given: int = 0
     if makes(found, base) and (given or _accepted(base, value)):
         return None
     if not isinstance(found, type) or not issubclass(found, base):
-        return f"{at}: {class_path} is no {base.__name__}{_listing('there are', _concrete(base))}"
+        return f"{at}: {class_path} is no {base.__name__}{listing('there are', _concrete(base))}"
     if inspect.isabstract(found):
-        return f"{at}: {class_path} is abstract{_listing('there are', _concrete(found))}"
+        return f"{at}: {class_path} is abstract{listing('there are', _concrete(found))}"
     arguments = value.get("init_args") or {}
     if not isinstance(arguments, Mapping):
         return f"{path}.init_args: expected a mapping, got {arguments!r}"
@@ -229,6 +229,7 @@ def _closest_choice(kind: Any, value: Any) -> str:
     return closest(str(value), map(str, choices))
 
 
-def _listing(before: str, names: Iterable[str]) -> str:
+def listing(before: str, names: Iterable[str]) -> str:
+    """``; it takes a, b``, where that is not too long to help."""
     names = list(names)
     return f"; {before} {', '.join(names)}" if 0 < len(names) <= _LONGEST_LIST else ""

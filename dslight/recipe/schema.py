@@ -22,32 +22,12 @@ from dslight.data.dense import DenseLabelData
 from dslight.diagnostics.settings import Diagnostics
 from dslight.limits import check_counts
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.explain import arguments_fault, closest, fault, words
+from dslight.recipe.explain import arguments_fault, fault
 from dslight.recipe.forms import as_written
+from dslight.recipe.spelling import check_keys
 from dslight.train.optim import Stage
 from dslight.vlm import VLM
 from dslight.written import unwritten
-
-KEYS = {
-    "name": str,
-    "seed": int,
-    "run_dir": str,
-    "model": dict,
-    "component": dict,
-    "objective": dict,
-    "weights": dict,
-    "stage": dict,
-    "data": dict,
-    "trainer": dict,
-    "checkpoint_every": int,
-    "checkpoint_keep": int,
-    "validate_every": int,
-    "diagnostics": dict,
-}
-"""The top level of a recipe. ``model`` describes a VLM, ``component`` a part that is fitted alone with an
-``objective``; ``weights`` names a checkpoint per part, or one of the whole ``model``; ``checkpoint_every``
-and ``validate_every`` count optimizer steps (Lightning's ``trainer.val_check_interval`` counts micro-batches),
-``checkpoint_keep`` the newest checkpoints that stay."""
 
 _TYPED = {"component": Component, "objective": Callable[[int], Objective]}
 """Sections that name a class themselves; the others hold the arguments of one."""
@@ -192,11 +172,7 @@ def _sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
             f"{key}: {what} was made in Python, and a recipe cannot name it; give what was made: "
             f"dslight.load(RUN, model=...)"
         )
-    for key, value in recipe.items():
-        if key not in KEYS:
-            raise RecipeError(f"{key}: a recipe has no such key{closest(key, KEYS)}; it has {', '.join(KEYS)}")
-        if value is not None and (not isinstance(value, KEYS[key]) or isinstance(value, bool)):
-            raise RecipeError(f"{key}: expected {words(KEYS[key])}, got {value!r}")
+    check_keys(recipe)
     check_counts({key: recipe[key] for key in _COUNTED if isinstance(recipe.get(key), Mapping)}, "", _of_a_recipe)
     if not 0 <= (recipe.get("seed") or 0) < 2**32:
         raise RecipeError(f"seed: must be in 0..{2**32 - 1}, got {recipe['seed']}")

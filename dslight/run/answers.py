@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from dslight.files.atomic import write_atomically
 from dslight.metrics.base import Answer, TextMetric
-from dslight.metrics.benchmarks import BENCHMARKS, Benchmark
+from dslight.metrics.benchmarks import Benchmark
 from dslight.metrics.submission import submission
 from dslight.names import below
 from dslight.recipe.build import Experiment
@@ -40,7 +40,7 @@ def write_answers(experiment: Experiment, folder: RunFolder, trainer: Any) -> di
     facts: dict[str, dict[str, Any]] = {}
     for source in model.metrics:
         answers, seconds = gather(model, source, trainer)
-        benchmark = BENCHMARKS[experiment.data.val_sources[source].benchmark]
+        benchmark = model.asked[source]
         facts[source] = described(experiment, source, answers, seconds)
         files = submission(benchmark.submission, answers) if benchmark.submission and answers else {}
         facts[source]["submission"] = [f"submissions/{source}/{name}" for name in files]
@@ -102,12 +102,13 @@ def lines(source: str, name: str, benchmark: Benchmark, answers: Sequence[Answer
 
 def described(experiment: Experiment, source: str, answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
     """How a source was asked and judged, how many of its questions were, and how fast."""
-    val, metric = experiment.data.val_sources[source], cast(VLM, experiment.model).metrics[source]
+    val, model = experiment.data.val_sources[source], cast(VLM, experiment.model)
+    metric, benchmark = model.metrics[source], model.asked[source]
     assert isinstance(metric, TextMetric)
-    benchmark = BENCHMARKS[val.benchmark]
     return {
         "benchmark": val.benchmark,
         "headline": f"val/{source}/{metric.headline}",
+        "metric": type(metric).__name__,
         "protocol": getattr(metric, "protocol", None),
         "suffix": benchmark.suffix,
         "max_new_tokens": benchmark.max_new_tokens,

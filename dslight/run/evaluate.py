@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dslight.checkpoints.complete import is_sharded
 from dslight.checkpoints.read import unpickled
-from dslight.checkpoints.sharded import is_sharded, load_state
+from dslight.checkpoints.sharded import load_state
 from dslight.components.component import WeightsError
 from dslight.files.atomic import write_atomically
 from dslight.limits import at_most

@@ -16,8 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from dslight.checkpoints.complete import is_sharded
 from dslight.checkpoints.llava import llava_config, why_not_llava
-from dslight.checkpoints.sharded import is_sharded
 from dslight.checkpoints.write import field_names, write_json, write_tensors
 from dslight.components import HFCausalLM, HFVisionEncoder
 from dslight.data.images import SingleView

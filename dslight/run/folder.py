@@ -33,7 +33,7 @@ from typing import Any
 from uuid import uuid4
 from zipfile import is_zipfile
 
-from dslight.checkpoints import sharded
+from dslight.checkpoints import complete
 from dslight.files import locks
 from dslight.files.atomic import remove_leftovers, write_atomically
 from dslight.files.typed import read_json_if_there
@@ -175,7 +175,7 @@ class RunFolder:
         """Give a whole checkpoint its name; an older one of the same step gives way."""
         path, partial = self.checkpoints / f"step-{step:08d}.ckpt", self.partial(step)
         if partial.is_dir():
-            sharded.seal(partial)
+            complete.seal(partial)
         delete_checkpoint(path)
         partial.rename(path)
 
@@ -237,9 +237,9 @@ def _whole(row: Mapping[Any, Any]) -> bool:
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether all of a checkpoint is there: a file that torch wrote to its end, or a folder with all that it lists (see
-    :mod:`dslight.checkpoints.sharded`). Nothing of it is unpickled.
+    :mod:`dslight.checkpoints.complete`). Nothing of it is unpickled.
     """
-    return is_zipfile(checkpoint) if checkpoint.is_file() else sharded.is_complete(checkpoint)
+    return is_zipfile(checkpoint) if checkpoint.is_file() else complete.is_complete(checkpoint)
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

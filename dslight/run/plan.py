@@ -19,6 +19,7 @@ from dslight.recipe.build import Experiment, batches_per_step, chat_habits, chec
 from dslight.recipe.build import world_size as named_world_size
 from dslight.recipe.errors import RecipeError
 from dslight.run.cost import Costs, costs
+from dslight.run.unseen import unseen
 from dslight.train.strategy import copies_of
 from dslight.types import Grid
 from dslight.vlm import VLM
@@ -217,7 +218,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         )
         if cost
         else None,
-        notes=[*_notes(model, context, text_tokens), *_chat_notes(experiment)],
+        notes=[*_notes(model, context, text_tokens), *_chat_notes(experiment), *unseen(recipe)],
         checkpointed=[name for name, how in [*trains.items(), *frozen.items()] if how.checkpointing],
     )  # fmt: skip
 

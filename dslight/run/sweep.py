@@ -21,21 +21,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from dslight.files.typed import FileError, read_json_if_there
 from dslight.recipe.ablation import Ablation, Run
-from dslight.recipe.compose import compose, differences, recipe_hash
+from dslight.recipe.compose import compose, differences
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.spelling import check_spelling
 from dslight.run.deletion import check_run
 from dslight.run.folder import RunFolder
 from dslight.run.processes import is_first, processes
+from dslight.run.sweep_state import is_done, read_json
 from dslight.run.sweep_together import train_together
 from dslight.run.sweep_worker import DONE, FAILED, HELD, INTERRUPTED, READY, Fit, Worker
 
@@ -104,33 +104,24 @@ def check_all(ablation: Ablation) -> None:
     Raises:
         RecipeError: for the first wrong recipe, with its arm.
     """
-    from dslight.recipe.build import ready
+    runs = [run for run in ablation.runs if not is_done(run)]
+    _each(check_spelling, runs)
+    from dslight.recipe.build import ready  # torch, and all that builds models
 
-    for run in ablation.runs:
-        if not is_done(run):
-            try:
-                ready(run.recipe)
-            except RecipeError as error:
-                raise RecipeError(f"{error} ({describe(run)})") from error
+    _each(ready, runs)
 
 
-def is_done(run: Run) -> bool:
-    """Whether the run's folder holds the result of this very recipe."""
-    result = read_json(run.run_dir / "result.json")
-    return result is not None and result.get("recipe_hash") == recipe_hash(run.recipe)
+def _each(check: Callable[[Mapping[str, Any]], Any], runs: Sequence[Run]) -> None:
+    for run in runs:
+        try:
+            check(run.recipe)
+        except RecipeError as error:
+            raise RecipeError(f"{error} ({describe(run)})") from error
 
 
 def describe(run: Run) -> str:
     """``deepstack seed=0``: how messages call a run."""
     return " ".join([run.arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in run.point.items())])
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a file; ``None`` when there is none, or it is being written at this moment."""
-    try:
-        return read_json_if_there(path, dict[str, Any])
-    except FileError:  # whoever trains the run will say so
-        return None
 
 
 @dataclass

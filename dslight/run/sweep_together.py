@@ -9,19 +9,12 @@ goes on where it ended.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from dslight.files.atomic import write_atomically
 from dslight.recipe.ablation import Run
 from dslight.run.folder import RunFolder
 from dslight.run.processes import is_first
-
-
-def write_about(ablation: str, run: Run) -> None:
-    """``run.json``: which arm and which point of the grid a run's folder is, which the caller holds."""
-    about = {"ablation": ablation, "arm": run.arm, "index": run.index, "point": run.point}
-    write_atomically(run.run_dir / "run.json", json.dumps(about, indent=2) + "\n")
+from dslight.run.sweep_state import write_about
 
 
 def train_together(name: str, total: int, queue: Sequence[Run]) -> int:

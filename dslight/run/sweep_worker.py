@@ -23,7 +23,7 @@ from typing import Any
 from dslight.recipe.ablation import Run
 from dslight.recipe.errors import RecipeError
 from dslight.run.folder import HeldError, RunFolder
-from dslight.run.sweep_together import write_about
+from dslight.run.sweep_state import is_done, write_about
 
 Fit = Callable[..., Any]
 """``fit(recipe, run_dir, resume=True)`` trains and writes ``result.json``; at SIGINT it saves and raises it on."""
@@ -106,6 +106,8 @@ def work(fit: str | Fit, pipe: Connection) -> None:
 def _train(fit: Fit, ablation: str, run: Run) -> str:
     try:
         with RunFolder(run.run_dir).held():
+            if is_done(run):  # by another sweep, since this one looked
+                return DONE
             write_about(ablation, run)
             return _logged(fit, run)
     except HeldError as error:

@@ -105,6 +105,33 @@ def test_several_sources_are_scored_at_once_with_how_they_were_asked(trained, hi
     assert {answer["question"]: answer["prediction"] for answer in answers(trained)} == plain
 
 
+def test_a_source_says_itself_how_it_is_asked_and_judged(trained, hidden, tmp_path, monkeypatch):
+    """Protocol, suffix and limit in place of its benchmark's; and a metric of somebody else's."""
+    (tmp_path / "my_metric.py").write_text(
+        "from dslight.metrics import ExactMatch\n\nclass Length(ExactMatch):\n"
+        "    def score(self, prediction, references, question_type='', options=None):\n"
+        "        return float(len(prediction) < self.longest)\n\n"
+        "    def __init__(self, longest: int, **kwargs):\n        super().__init__(**kwargs)\n"
+        "        self.longest = longest\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    root = str(hidden)
+    val = {
+        "few": {"root": root, "benchmark": "vqav2", "protocol": "m4c", "suffix": " C3", "max_new_tokens": 1},
+        "exact": {"root": root, "metric": {"ExactMatch": {"protocol": "llava"}}},
+        "own": {"root": root, "metric": {"my_metric.Length": {"longest": 1}}},
+    }
+    assert main(call("validate", trained, f"data.val={json.dumps(val)}", "data.val=[few,exact,own]")) == 0
+    written = trained.json("scores.json")
+    few, exact, own = (written["sources"][name] for name in val)
+    assert (few["protocol"], few["suffix"], few["max_new_tokens"], few["questions"]) == ("m4c", " C3", 1, 6)
+    assert (exact["protocol"], exact["headline"]) == ("llava", "val/exact/exact_match")
+    assert (own["metric"], own["headline"]) == ("Length", "val/own/exact_match")
+    lines = [json.loads(line) for line in (trained.path / "questions" / "own.jsonl").read_text().splitlines()]
+    scored = [line for line in lines if line["score"] is not None]
+    assert [line["score"] for line in scored] == [float(len(line["prediction"]) < 1) for line in scored]
+
+
 def test_a_source_whose_answers_are_all_hidden_has_a_submission_and_no_score(trained, pages, tmp_path, capsys):
     reader = ShardReader(pages / "val")
     with ShardWriter(tmp_path / "test") as writer:

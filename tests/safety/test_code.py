@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint import FileSystemReader, save
 
-from dslight.checkpoints import sharded
+from dslight.checkpoints import complete, sharded
 from dslight.checkpoints.read import shapes
 from dslight.cli import main
 from dslight.components.component import WeightsError
@@ -62,7 +62,7 @@ def test_a_table_of_contents_runs_nothing(sealed, tmp_path, trap, sprung, outcom
     folder = write(run.checkpoints / "step-00000001.ckpt")
     trapped_table(folder, trap)
     if sealed:
-        sharded.seal(folder)
+        complete.seal(folder)
     assert (run.latest_checkpoint() is not None) == sealed
     assert is_complete(folder) == sealed
     with pytest.raises(WeightsError, match="more than a table of contents") as refused:
@@ -189,7 +189,7 @@ def test_looking_at_a_strange_run_runs_nothing(kind, verb, run, trap, sprung, tm
         checkpoint.unlink()
         write(checkpoint, hyper=1)
         trapped_table(checkpoint, trap)
-        sharded.seal(checkpoint)
+        complete.seal(checkpoint)
     if verb.startswith("fit"):
         (strange / "result.json").unlink()
     code = main(VERBS[verb](strange, tmp_path / "out"))

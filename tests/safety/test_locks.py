@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -19,6 +20,7 @@ from dslight.recipe.compose import compose, to_yaml
 from dslight.run import fit as fit_module
 from dslight.run.folder import HeldError, RunFolder
 from dslight.run.sweep import sweep
+from dslight.run.sweep_worker import DONE, _train
 
 HOLD = """
 import sys
@@ -179,6 +181,12 @@ def test_two_sweeps_in_one_folder_share_the_runs(ablation, tmp_path):
     assert [len(trained(run)) for run in runs] == [1] * 5, said
     assert len({process for run in runs for process in trained(run)}) > 2  # the workers of both
     assert any("effect: 5 of 5 runs done" in text for text in said)
+
+
+def test_a_run_that_is_done_by_the_time_it_is_held_is_not_trained_again(ablation):
+    (run,) = ablation("{one: {}}").runs
+    assert [_train(resolve_name(FIT), "effect", run) for _ in range(2)] == [DONE, DONE]
+    assert len(trained(run)) == 1
 
 
 def test_a_run_that_another_process_keeps_is_named_and_the_others_are_trained(ablation, held, capfd):

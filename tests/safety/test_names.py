@@ -19,7 +19,7 @@ from data_prep.digits import png
 from data_prep.eval.frames import Videos
 from data_prep.images import Images
 from data_prep.mix import main as mix
-from dslight.checkpoints import sharded
+from dslight.checkpoints import complete
 from dslight.checkpoints.read import files_of
 from dslight.components.component import WeightsError
 from dslight.data.sample import BadSample
@@ -160,10 +160,10 @@ def test_a_list_of_a_checkpoints_files_names_its_own(tmp_path, outcome):
     folder.mkdir()
     (tmp_path / "secret").write_text("1")
     files = {"format": "dslight-checkpoint", "files": {"../secret": 1}}
-    (folder / sharded.COMPLETE).write_text(json.dumps(files))
-    assert not sharded.is_complete(folder)
+    (folder / complete.COMPLETE).write_text(json.dumps(files))
+    assert not complete.is_complete(folder)
     with pytest.raises(WeightsError, match=r"leads out by \.\.") as refused:
-        sharded.listed(folder)
+        complete.listed(folder)
     outcome(refused)
 
 

@@ -1,0 +1,72 @@
+"""What README and docs/ show is understood: every recipe, every file, every choice of a table."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_prep.llava import main as convert
+from dslight.data.datamodule import ShardData
+from dslight.data.shards import ShardReader
+from dslight.recipe.ablation import expand
+from dslight.recipe.build import check
+from dslight.recipe.compose import compose
+from dslight.recipe.spelling import check_spelling
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"```yaml\n(.*?)```", re.S)
+HERE = re.compile(r"cat > (\S+\.yaml) <<'EOF'\n(.*?)EOF\n", re.S)
+
+
+def recipes() -> list[tuple[str, str]]:
+    """(page and file, text) of every recipe on a page that is whole: it has a name and bases."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for block in [*BLOCK.findall(text), *(body for _, body in HERE.findall(text))]:
+            if "bases:" in block and "name:" in block:
+                found.append((f"{page.stem}-{re.search('name: (.*)', block)[1]}", block))
+    return found
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in recipes()])
+def test_a_recipe_on_a_page_is_one(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "my_package").mkdir()
+    code = re.search(r"```python\n# my_package/encoder.py\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (tmp_path / "my_package" / "encoder.py").write_text(code[1])
+    (tmp_path / "page.yaml").write_text(text)
+    made = [run.recipe for run in expand("page.yaml").runs] if "variants:" in text else [compose("page.yaml")]
+    for recipe in made:
+        check_spelling(recipe)
+        check(recipe)
+
+
+def test_the_way_from_your_own_files_to_a_scored_run_is_open(tmp_path):
+    page = (ROOT / "docs" / "own_data.md").read_text()
+    conversations, questions = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.S))
+    for entry in (*conversations, *questions):
+        Image.new("RGB", (40, 30), "red").save(tmp_path / entry["image"])
+    for name, entries, records in (("mine", conversations, 1), ("questions", questions, 1)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(entries))
+        arguments = ["--json", str(tmp_path / f"{name}.json"), "--images", str(tmp_path), "--workers", "1"]
+        convert([*arguments, "--out", str(tmp_path / "data" / name)])
+        assert len(ShardReader(tmp_path / "data" / name)) == records
+
+    rows = re.findall(r"^\| `(\{.*\})` \|", page, re.M)
+    assert len(rows) == 8
+    for row in rows:
+        if "my_package" not in row:
+            source = row.replace("..., ", "root: x, ")
+            base = ROOT / "recipes" / "quickstart" / "low.yaml"
+            (tmp_path / "row.yaml").write_text(f"bases: [{base}]\nname: row\ndata: {{val: {{own: {source}}}}}\n")
+            data = check(compose(tmp_path / "row.yaml")).data
+            assert isinstance(data, ShardData)
+            assert "own" in data.val_sources
