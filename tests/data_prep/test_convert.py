@@ -224,3 +224,23 @@ def test_a_caption_that_cannot_be_read_stops_nothing(tmp_path):
     reader = ShardReader(tmp_path / "out")
     assert [parse_sample("k", reader.read(row)).turns[1].text for row in range(len(reader))] == ["A page.", "B."]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["bad"] == {"no-text": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_goes_in_by_one_command_trains(name, tmp_path, monkeypatch):
+    import tiny_world
+
+    import dslight
+
+    make, _ = SOURCES[name]
+    source = make(tmp_path / "source")
+    world = tiny_world.write(tmp_path / "world")
+    monkeypatch.chdir(world)
+    assert main(["data", "convert", str(source), "--out", "data/theirs", "--workers", "1"]) == 0
+    made = tiny_world.parts()
+    model = dslight.VLM(made["encoder"], dslight.MLPProjector, dslight.DeepStackL(crops=4), made["lm"])
+    data = dslight.Data(train=["data/theirs"], global_batch_size=1)
+    trainer = {**tiny_world.QUICK, "max_steps": 2}
+    dslight.fit(model, data, {"projector": 1e-2}, trainer, "runs/theirs")
+    assert json.loads((world / "runs/theirs/result.json").read_text())["steps"] == 2
