@@ -66,8 +66,13 @@ def _options(tokenizer: Any, prompt: bool, thinking: bool | None, day: datetime)
     if thinking is not None:
         options["enable_thinking"] = thinking
     if tokenizer.chat_template and "strftime_now" in (text := tokenizer.get_chat_template()):
-        options["chat_template"] = _TODAY.sub(lambda call: repr(day.strftime(call[2])), text)
+        options["chat_template"] = on_day(text, day)
     return options
+
+
+def on_day(chat_template: str, day: datetime = DAY) -> str:
+    """A chat template that is told which day it is, wherever it asks for it in a form that is written out."""
+    return _TODAY.sub(lambda call: repr(day.strftime(call[2])), chat_template)
 
 
 @lru_cache(maxsize=8)

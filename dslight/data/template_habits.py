@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from dslight.data.chat_template import DAY, Messages, render
+from dslight.data.chat_template import DAY, Messages, on_day, render
 from dslight.data.sample import BadSample
 from dslight.errors import printable
 
@@ -99,6 +99,8 @@ def _asked(tokenizer: Any, thinking: bool | None) -> Habits:
     prompt, full = written(_FIRST), written(_FIRST, _ANSWER)
     if _FIRST not in prompt:
         return Habits(f"the tokenizer's leaves out the text of a message (it reads lists of parts); {_INSTEAD}")
+    if "strftime_now(" in on_day(tokenizer.get_chat_template()):
+        return Habits(f"the tokenizer's writes the day in a form that is not written out in it; {_INSTEAD}")
     if written(_FIRST) != prompt:
         return Habits(f"the tokenizer's writes another text each time; {_INSTEAD}")
     if not full.startswith(prompt):

@@ -81,7 +81,7 @@ REFUSED = {
     "parts only": (PARTS, "leaves out the text of a message"),
     "rewrites": (REWRITES, "changes an answer once another turn follows"),
     "none": (None, "the tokenizer has no chat template"),
-    "the clock": (CLOCK, "writes another text each time"),
+    "the clock": (CLOCK, "writes the day in a form that is not written out in it"),
     "one turn": (ONE_TURN, r"fails at a question and its answer \(TemplateError: one turn\)"),
     "no program": ("{% for %}", "fails at a question and its answer"),
 }
