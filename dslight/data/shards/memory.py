@@ -9,6 +9,7 @@ name on disk, of which only those pages are in memory that somebody looks at.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import tempfile
@@ -81,6 +82,13 @@ def _on_disk(size: int) -> int:
         os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full later would kill the process
         return os.dup(file.fileno())
     return _in_memory(size)
+
+
+def give_back() -> None:
+    """Return to the system what was freed: the C library keeps the room of thousands of indexes for later."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _received(size: int, file: Any, cold: int, cold_file: Any) -> SharedMemory:
