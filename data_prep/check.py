@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from data_prep.entries import RawEntry
@@ -11,6 +12,7 @@ from data_prep.media import check_media
 from data_prep.report import shortened
 from dslight.data.sample import BadSample, check_image, image_facts, parse_record
 from dslight.data.shards import image_extension, record_members
+from dslight.limits import at_most
 
 
 class Entry(NamedTuple):
@@ -62,6 +64,8 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
             content, name = images.read(source) if isinstance(source, str) else (source, f"inline-{i}")
             if isinstance(source, str) and name != source:
                 changes.append("another ending")
+            what = f"image {shortened(name)!r}: has {len(content):,} bytes"
+            at_most("member_bytes", len(content), what, partial(BadSample, reason="image-too-large"))
             data.append(_format_checked(content, name))
             facts.append({"name": shortened(name, 1000), **image_facts(content)})
         record = {**entry.record, "image_info": facts}

@@ -45,8 +45,15 @@ class SourceError(UserError):
 class Source(Protocol):
     """What the engine makes shards of: entries that can be counted, told from others and handed out in batches."""
 
-    at_least: int
-    seed: int
+    @property
+    def at_least(self) -> int:
+        """Entries that the right source has, or more."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the drawing, where some are drawn."""
+        ...
 
     @property
     def there(self) -> bool:

@@ -233,8 +233,8 @@ class Tables:
     @property
     def named(self) -> str:
         """For messages."""
-        more = f" and {len(self.tables) - 1} more" if len(self.tables) > 1 else ""
-        return f"{self.tables[0].url}{more}"
+        first, *others = self.tables
+        return f"{first.url} and {len(others)} more" if others else first.url
 
     @cached_property
     def total(self) -> int:
