@@ -42,7 +42,7 @@ def messages_of(raw: RawEntry) -> tuple[list[Message], set[str]]:
     caption = next((name for name in _CAPTIONS if isinstance(raw.get(name), str) and raw[name].strip()), None)
     if caption and (raw.get("image") or raw.get("images")) and not asked and not answered:
         return _pair("", raw[caption].removeprefix("\ufeff")), {caption}
-    raise BadSample("has no list of messages or conversations, and is in no other form that is known", "no-text")
+    raise BadSample("the entry has no list of messages or conversations, and no other form that is known", "no-text")
 
 
 def _pair(asked: str, answered: str) -> list[Message]:

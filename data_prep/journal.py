@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from data_prep.report import json_lines
+from data_prep.report import json_lines, shortened
 from dslight.data.shards import ShardError, ShardInfo
 from dslight.data.shards.format import load_index, size_problem
 from dslight.data.shards.writer import shard_name
@@ -46,9 +46,10 @@ class Journal:
             return
         other = next((name for name in self.head if head.get(name) != self.head[name]), "")
         if other:
+            was, now = (shortened(repr(one.get(other)), 80) for one in (head, self.head))
             raise SystemExit(
-                f"{out}: holds unfinished shards of another job: its {other} was {head.get(other)!r}, now it is "
-                f"{self.head[other]!r}; run it with the same arguments, or delete the folder"
+                f"{out}: holds unfinished shards of another job: its {other} was {was}, now it is {now}; run it with "
+                "the same arguments, or delete the folder"
             )
         for line in lines:  # the last one may have been cut
             if line is not None and _intact(out, line):
