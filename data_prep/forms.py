@@ -40,7 +40,8 @@ def messages_of(raw: RawEntry) -> tuple[list[Message], set[str]]:
     if asked and answered:
         return [*_history(raw), *_pair(raw[asked], raw[answered])], {asked, answered, "history"}
     caption = next((name for name in _CAPTIONS if isinstance(raw.get(name), str) and raw[name].strip()), None)
-    if caption and (raw.get("image") or raw.get("images")) and not asked and not answered:
+    to_learn = not asked and not answered and "question_id" not in raw  # LLaVA's files of questions have a text too
+    if caption and to_learn and (raw.get("image") or raw.get("images")):
         return _pair("", raw[caption].removeprefix("\ufeff")), {caption}
     raise BadSample("the entry has no list of messages or conversations, and no other form that is known", "no-text")
 
@@ -105,4 +106,5 @@ def known_form(keys: Collection[str]) -> str:
             return form
     if names & set(_ASKED) and names & set(_ANSWERED):
         return "questions with an answer"
-    return "pictures with a caption" if names & set(_CAPTIONS) and names & {"image", "images"} else ""
+    captioned = names & set(_CAPTIONS) and names & {"image", "images"} and "question_id" not in names
+    return "pictures with a caption" if captioned else ""

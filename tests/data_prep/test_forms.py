@@ -43,7 +43,14 @@ def test_it_is_read_as_a_conversation(name):
 
 
 def test_what_is_in_no_form_is_set_aside():
-    for raw in ({"text": "Q"}, {"question": "Q"}, {"answer": "A"}, {"image": "a.jpg"}, {"texts": []}):
+    for raw in (
+        {"text": "Q"},
+        {"question_id": 1, "image": "a.jpg", "text": "Q"},
+        {"question": "Q"},
+        {"answer": "A"},
+        {"image": "a.jpg"},
+        {"texts": []},
+    ):
         with pytest.raises(BadSample, match="no other form that is known"):
             MessagesEntry()(raw)
         assert known_form(raw) in ("", "texts of user and assistant (FineVision, the_cauldron)")
