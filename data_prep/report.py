@@ -23,6 +23,8 @@ def described(out: Path, report: dict[str, Any]) -> str:
     )
     if report["shards_of_earlier_runs"]:
         text += f" ({report['shards_of_earlier_runs']} shards were there)"
+    if report.get("left_out"):
+        text += f"\n  left out by --where: {report['left_out']:,}"
     if report["changed"]:
         text += f"\n  set right: {listing(report['changed'])}"
     if report.get("unread"):

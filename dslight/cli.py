@@ -94,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--again", action="store_true", help="try also what was tried before with these versions")
     models.add_argument("--page", type=Path, default=Path("docs/models.md"), help="default: docs/models.md")
 
+    verb("data", "convert data in any form to shards, and look at them: convert, info, verify, inspect")
+
     report = verb("report", "one table and one page out of an ablation or of run folders")
     report.add_argument("paths", nargs="+", help="an ablation file (with its overrides), or folders of runs")
     report.add_argument("--out", type=Path, help="where report.html, its pages of questions and the tables go")
@@ -111,8 +113,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 1 for a wrong recipe or a failed run, 130 after Ctrl-C."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["data"]:
+        return _data(given[1:])
     parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(given)
     if wrong := [text for text in rest if text.startswith("-") or "overrides" not in args]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if rest:  # argparse takes no key=value that stands behind an option
@@ -148,6 +153,23 @@ def _below_bars() -> str:
     """A line break where a progress bar is on the last line, which a message would continue."""
     tqdm = sys.modules.get("tqdm")
     return "\n" if tqdm and any(not bar.disable for bar in getattr(tqdm.tqdm, "_instances", ())) else ""
+
+
+def _data(arguments: list[str]) -> int:
+    """Verbs with options of their own, in the room of what they need."""
+    from data_prep.command import main as data
+
+    try:
+        data(arguments)
+    except KeyboardInterrupt:
+        print(f"{_below_bars()}interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except SystemExit as left:
+        if isinstance(left.code, str):
+            print(f"{_below_bars()}dslight data: {left.code}", file=sys.stderr)
+            return 1
+        return int(left.code or 0)
+    return 0
 
 
 def _recipe(args: argparse.Namespace) -> Mapping[str, Any]:

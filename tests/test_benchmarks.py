@@ -34,6 +34,17 @@ def test_the_data_benchmark_prints_a_row_for_every_arm():
     assert [row[:2] for row in started] == [way for way in (("0", ""), ("1", "fork"), ("1", "spawn")) for _ in "ab"]
 
 
+@pytest.mark.slow
+def test_the_conversion_benchmark_prints_a_row_for_every_arm():
+    command = [sys.executable, str(ROOT / "benchmarks" / "convert.py"), "--quick"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=250, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    for arm in ("ours", "datasets + ShardWriter", "the same, undecoded"):
+        assert len(re.findall(rf"^\| {re.escape(arm)} \| {NUMBER} \| {NUMBER} \|", done.stdout, re.M)) == 1, arm
+
+
 def test_the_training_benchmark_prints_a_row_for_every_arm_and_the_same_loss_as_transformers():
     command = [sys.executable, str(ROOT / "benchmarks" / "train_step.py"), "--rounds", "1", "--batch", "1"]
     done = subprocess.run(

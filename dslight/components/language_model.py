@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from dslight.components import documents
@@ -511,6 +512,17 @@ class HFCausalLM(LanguageModel):
         finally:
             self.model.train(training)
         return out[:, input_ids.shape[1] :]
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the tokenizer lies on this machine, so that loading it fetches nothing."""
+        path = self.tokenizer_path
+        if self.tokenizer is not None or path is None:
+            return self.tokenizer is not None
+        try:
+            return Path(path).is_dir() or isinstance(try_to_load_from_cache(path, "tokenizer_config.json"), str)
+        except ValueError:  # no name of the hub
+            return False
 
     def load_tokenizer(self) -> Any:
         """The tokenizer at ``tokenizer`` (or ``pretrained``).

@@ -19,7 +19,8 @@ from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Item, OnUnusable
-from dslight.data.conversation import TemplateName, default_template, template
+from dslight.data.conversation import TemplateName, default_template
+from dslight.data.conversation import template as template_named
 from dslight.data.images import ViewPolicy, views_for
 from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader
@@ -28,6 +29,7 @@ from dslight.data.records import ConversationRecords, OnBad, QuestionRecords, Tr
 from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
+from dslight.data.template_habits import check_habits
 from dslight.data.tokens import Tokens, tokens_of
 from dslight.data.workers import Start, Workers
 from dslight.layout import SlotLayout
@@ -94,6 +96,8 @@ class ShardData(LightningDataModule, Written):
         alpha: transparency is laid over ``white``; ``drop`` shows the (often black) colour below it, as LLaVA's code.
         template: how a conversation is written (``dslight.data.conversation``); default: as the tokenizer's own chat
             template says, else ``vicuna_v1``.
+        thinking: whether answers in the tokenizer's own template begin with thoughts (``enable_thinking``); default: as
+            it does where nobody says, if answers can be learnt so.
         global_batch_size: samples per optimizer step, over all ranks.
         micro_batch_size: samples that a rank takes at once; default: all of its share of a step.
         val_batch_size: questions that a rank generates for at once.
@@ -147,8 +151,11 @@ class ShardData(LightningDataModule, Written):
         cache_bytes: int | None = None,
         worker_timeout: float = 600,
         worker_start: Start | None = None,
+        thinking: bool | None = None,
     ) -> None:
         super().__init__()
+        if thinking is not None and template is not None:
+            template_named(template, thinking)
         self.sources = [Source(source) if isinstance(source, str) else source for source in train or ()]
         self.val_sources = {
             name: ValSource(source) if isinstance(source, str) else source for name, source in (val or {}).items()
@@ -158,6 +165,7 @@ class ShardData(LightningDataModule, Written):
         self.exif: Exif = exif
         self.alpha: Alpha = alpha
         self.template_name: TemplateName | None = template
+        self.thinking = thinking
         self.global_batch_size, self.micro_batch_size, self.val_batch_size = (
             global_batch_size,
             micro_batch_size,
@@ -202,7 +210,7 @@ class ShardData(LightningDataModule, Written):
         self._suffixes = dict(suffixes or {})
         self.template_name = name = self.template_name or default_template(tokenizer)
         decoding = (self.pixels, self.exif, self.alpha)
-        rows = RowMaker(template(name), tokenizer, self.views, image_size, *decoding)
+        rows = RowMaker(template_named(name, self.thinking), tokenizer, self.views, image_size, *decoding)
         self._processor = Processor(rows, slots, self.max_length, self.on_unusable)
         return self._processor
 
@@ -242,6 +250,8 @@ class ShardData(LightningDataModule, Written):
                 raise ValueError(f"{root} holds no questions; its records are for training, or for their loss: `loss`")
 
     def _make_plan(self) -> TrainPlan:
+        if self.template_name == "tokenizer":
+            check_habits(self.rows.tokenizer, self.thinking)
         measure = self._measure
         lengths, text = None, {key: value for key, value in measure.parts.items() if "tokenizer" in key}
         if self.order.measures:

@@ -339,8 +339,6 @@ def _card(experiment: Experiment, recipe: Mapping[str, Any], checkpoint: Path, o
 
 
 def _prompt(experiment: Experiment) -> str:
-    from dslight.data.conversation import template
-
-    written, tokenizer = template(experiment.data.template_name), cast(Any, experiment.model.tokenizer)
+    written, tokenizer = experiment.data.rows.template, cast(Any, experiment.model.tokenizer)
     question = [Turn("human", f"{IMAGE_TOKEN}\nWhat is it?")]
     return "".join(piece.text for piece in written.pieces(question, tokenizer, True))

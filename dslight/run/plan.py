@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from dslight.layout import NEWLINE
-from dslight.recipe.build import batches_per_step, check
+from dslight.recipe.build import Experiment, batches_per_step, chat_habits, check
 from dslight.recipe.build import world_size as named_world_size
 from dslight.recipe.errors import RecipeError
 from dslight.run.cost import Costs, costs
@@ -219,7 +219,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         )
         if cost
         else None,
-        notes=[*_notes(model, context, text_tokens, counted), *unseen(recipe)],
+        notes=[*_notes(model, context, text_tokens, counted), *_chat_notes(experiment), *unseen(recipe)],
         checkpointed=[name for name, how in [*trains.items(), *frozen.items()] if how.checkpointing],
     )  # fmt: skip
 
@@ -233,6 +233,19 @@ def _copies(recipe: Mapping[str, Any], world_size: int) -> int:
         return copies_of(arguments.get("replicate", 1), world_size, trainer.get("num_nodes", 1))
     except ValueError as error:
         raise RecipeError(f"trainer.strategy.init_args.{error}") from None
+
+
+def _chat_notes(experiment: Experiment) -> list[str]:
+    """What the tokenizer's chat template does, where the data are written with it and it lies on this machine."""
+    language_model = getattr(experiment.model, "language_model", None)
+    if not getattr(language_model, "has_tokenizer", False):
+        return []
+    try:
+        tokenizer: Any = language_model.load_tokenizer()  # type: ignore[union-attr]
+    except (ValueError, OSError):  # what is wrong with it is said where it is needed
+        return []
+    found = chat_habits(experiment, tokenizer)
+    return [] if found is None else found.notes
 
 
 def _notes(model: Any, context: int, text_tokens: int, counted: Costs) -> list[str]:

@@ -86,7 +86,11 @@ Map = Callable[[Callable[[Path], _Indexed], Iterable[Path]], Iterable[_Indexed]]
 
 
 def index_tars(
-    root: str | Path, meta: dict[str, Any] | None = None, each: Map = map, leave_out: Collection[str] = ()
+    root: str | Path,
+    meta: dict[str, Any] | None = None,
+    each: Map = map,
+    leave_out: Collection[str] = (),
+    take: Collection[str] = (),
 ) -> Manifest:
     """Index plain WebDataset tars where they lie (img2dataset's, OpenCLIP's): an ``.idx.npz`` beside each, and the
     manifest.
@@ -94,8 +98,9 @@ def index_tars(
     Reads every byte, tar by tar; ``each`` may do so with several at once, to the same result. A record is, as
     WebDataset says, the run of members whose names agree up to the first dot of the file name; files whose names begin
     with a dot (macOS writes ``._a.jpg``) are passed over, and so are extensions in ``leave_out``. An image of another
-    name (``a.bin``) gets the ending of its bytes in the index. Nothing else is skipped: a cut tar, a repeated key,
-    members of one key that lie apart or a count that differs from img2dataset's ``_stats.json`` is an error.
+    name (``a.bin``) gets the ending of its bytes in the index; what is called a mask (``a.seg.png``) is a picture of
+    its record if its extension is in ``take``. Nothing else is skipped: a cut tar, a repeated key, members of one key
+    that lie apart or a count that differs from img2dataset's ``_stats.json`` is an error.
 
     Raises:
         ShardError: naming tar and key.
@@ -106,7 +111,9 @@ def index_tars(
         raise ShardError(f"{root}: holds no .tar file")
     seen: set[bytes] = set()
     shards = []
-    for path, found in zip(paths, each(partial(_index_tar, leave_out=frozenset(leave_out)), paths), strict=True):
+    for path, found in zip(
+        paths, each(partial(_index_tar, leave_out=frozenset(leave_out), take=frozenset(take)), paths), strict=True
+    ):
         for key in Index.from_bytes(found.index).keys.tolist():
             if key in seen:
                 name = key.decode()
@@ -119,8 +126,8 @@ def index_tars(
     return manifest
 
 
-def _index_tar(path: Path, leave_out: Collection[str]) -> _Indexed:
-    records = _scan_tar(path, leave_out)
+def _index_tar(path: Path, leave_out: Collection[str], take: Collection[str]) -> _Indexed:
+    records = _scan_tar(path, leave_out, take)
     stats = path.with_name(f"{path.stem}_stats.json")
     said = read_json_if_there(stats, dict[str, Any]) or {}
     if said.get("successes", len(records)) != len(records):
@@ -138,7 +145,7 @@ def _index_tar(path: Path, leave_out: Collection[str]) -> _Indexed:
     return _Indexed(info, data)
 
 
-def _scan_tar(path: Path, leave_out: Collection[str]) -> list[Record]:
+def _scan_tar(path: Path, leave_out: Collection[str], take: Collection[str]) -> list[Record]:
     records: list[Record] = []
     before: dict[str, set[str]] = {}  # the extensions of earlier keys
     key, members, questions = "", [], 0
@@ -176,7 +183,7 @@ def _scan_tar(path: Path, leave_out: Collection[str]) -> list[Record]:
                 at_most("member_bytes", header.size, what, ShardError)
                 file.seek(header.offset_data)
                 data = file.read(header.size)
-                extension = _known(extension, data)
+                extension = known_extension(extension, data, take)
                 members.append(Member(extension, header.offset_data, header.size, member_hash(data)))
                 if extension == "json":
                     questions = _count_questions(data)
@@ -193,8 +200,10 @@ def _scan_tar(path: Path, leave_out: Collection[str]) -> list[Record]:
     return records
 
 
-def _known(extension: str, data: bytes) -> str:
-    """An extension by which an image is known as one."""
+def known_extension(extension: str, data: bytes, take: Collection[str] = ()) -> str:
+    """An extension by which an image is known as one; see :func:`index_tars`."""
+    if extension in take:
+        return f"taken.{extension}"
     last = extension.rpartition(".")[2]
     if last in ("txt", "json") or IMAGE_ENDING.fullmatch(last) or data.startswith(b"BM"):  # BM: texts begin so too
         return extension
