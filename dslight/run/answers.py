@@ -5,9 +5,10 @@
     submissions/SOURCE/...       in the format of the benchmark (``dslight.metrics.submission``)
 
 A line is ``{"question_id", "source", "benchmark", "type", "question", "prompt", "prediction", "references", "score",
-"unresolved", "key"}``: ``question`` as its authors ask it, ``prompt`` with what the benchmark puts behind it, ``score``
-in 0..1 or null for an answer that is not scored here (hidden, or judged by a language model), ``unresolved`` for one
-that says nothing which the protocol could read, ``key`` of the sample in its shards. The scores are those that the
+"unresolved", "unfinished", "key"}``: ``question`` as its authors ask it, ``prompt`` with what the benchmark puts behind
+it, ``score`` in 0..1 or null for an answer that is not scored here (hidden, or judged by a language model),
+``unresolved`` for one that says nothing which the protocol could read, ``unfinished`` for one that ended among the
+model's thoughts (thoughts stay in ``prediction``), ``key`` of the sample in its shards. The scores are those that the
 metric has added up.
 """
 
@@ -94,6 +95,7 @@ def lines(source: str, name: str, benchmark: Benchmark, answers: Sequence[Answer
             "references": list(question.references),
             "score": verdict.score,
             "unresolved": verdict.unresolved,
+            "unfinished": verdict.unfinished,
             "key": question.key,
         }
         for question, prediction, verdict in answers
@@ -117,6 +119,7 @@ def described(experiment: Experiment, source: str, answers: Sequence[Answer], se
         "questions": len(answers),
         "scored": sum(verdict.score is not None for _, _, verdict in answers),
         "unresolved": sum(verdict.unresolved for _, _, verdict in answers),
+        "unfinished": sum(verdict.unfinished for _, _, verdict in answers),
         "seconds": seconds,
         "questions_per_second": len(answers) / seconds if seconds else None,
     }

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import sys
 from pathlib import Path
@@ -141,6 +142,62 @@ def test_a_task_may_stop_answers_and_sample(harness, run, docs):
     assert sampled != whole
 
 
+def test_the_harness_own_until_cuts_no_answer(harness, run):
+    """It is written into every task that names none; a task's own stays."""
+    lm = harness.DSLight(recipe=str(run))
+    assert lm._known({"until": ["\n\n"]})["until"] == []
+    assert lm._known({"until": ["\n\n", "User:"]})["until"] == ["\n\n", "User:"]
+    assert lm._known({"until": "\n"})["until"] == ["\n"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_video_is_shown_as_predict_shows_it(harness, run, tmp_path, batch_size):
+    from lmms_eval.evaluator import evaluate
+
+    from dslight.data.video import Sampling
+
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for i in range(8):
+        Image.new("RGB", (64, 64), (30 * i, 90, 200 - 20 * i)).save(folder / f"{i}.png")
+    videos = [folder]
+    if importlib.util.find_spec("av") is not None:
+        videos.append(_clip(tmp_path / "clip.mp4"))
+    lm = harness.DSLight(recipe=str(run), batch_size=batch_size, frames="4", tile="2x2")
+    for video in videos:
+        replies, _ = evaluate(
+            lm, "clips", [{"q": "What?", "a": []}] * 2, text, lambda doc, video=video: [str(video)], right,
+            {"max_new_tokens": 6},
+        )  # fmt: skip
+        (mosaic,) = Sampling.of(4, "2x2").images(video)
+        shown, _ = evaluate(
+            lm, "clips", [{"q": "What?", "a": []}], text, lambda doc, data=mosaic: [Image.open(io.BytesIO(data))],
+            right, {"max_new_tokens": 6},
+        )  # fmt: skip
+        assert replies == shown * 2
+    with pytest.raises(FileNotFoundError, match=r"clips/0: its doc_to_visual names .*gone\.mp4"):
+        evaluate(lm, "clips", [{"q": "?", "a": []}], text, lambda doc: [str(tmp_path / "gone.mp4")], right, {})
+    with pytest.raises(ValueError, match="frames: a number is needed, got 'all'"):
+        harness.DSLight(recipe=str(run), frames="all")
+
+
+def _clip(path):
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for i in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), i * 30, np.uint8), format="rgb24")
+            for packet in stream.encode(frame):
+                file.mux(packet)
+        for packet in stream.encode():
+            file.mux(packet)
+    return path
+
+
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_likelihoods_are_those_of_the_continuation_alone(harness, run, docs, batch_size):
     from lmms_eval.evaluator import evaluate, likelihoods
@@ -196,12 +253,12 @@ def test_a_live_model_is_left_as_it_was(harness, run, docs):
 def test_what_it_cannot_take_is_named(harness, run, docs):
     from lmms_eval.evaluator import evaluate
 
-    with pytest.raises(ValueError, match="conv_template: dslight takes recipe, ckpt, batch_size and device"):
+    with pytest.raises(ValueError, match="conv_template: dslight takes recipe, ckpt, batch_size"):
         harness.DSLight(recipe=str(run), conv_template="vicuna_v1")
     with pytest.raises(ValueError, match="--batch_size: a number of questions is needed, got 'auto'"):
         harness.DSLight(recipe=str(run), batch_size="auto")
     lm = harness.DSLight(recipe=str(run))
-    with pytest.raises(TypeError, match="pages/0: its doc_to_visual gave a dict; dslight takes pictures"):
+    with pytest.raises(TypeError, match="pages/0: its doc_to_visual gave a dict; dslight takes pictures and videos"):
         evaluate(lm, "pages", docs[:1], text, lambda doc: [{"audio": 1}], right, {})
 
 
