@@ -221,10 +221,9 @@ def _judge(args: argparse.Namespace) -> int:
     for source, facts in judge(args.run, server, args.source, prompt).items():
         for key, value in facts["scores"].items():
             print(f"{key}: {value:.4f}")
-        print(
-            f"{source}: {facts['questions']} questions, {facts['asked']} asked of {facts['judge']} with "
-            f"{facts['prompt_tokens']:,} + {facts['completion_tokens']:,} tokens, {facts['unread']} verdicts not readable"
-        )
+        cost = f"{facts['asked']} requests, {facts['prompt_tokens']:,} + {facts['completion_tokens']:,} tokens"
+        unread = f", {facts['unread']} verdicts could not be read" if facts["unread"] else ""
+        print(f"{source}: {facts['questions']} questions judged by {facts['judge']} ({cost}){unread}")
     return 0
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from data_prep.report import REPORT
 from dslight.data.shards import Manifest
 from dslight.data.video import SIDE, Sampling
 from dslight.files.atomic import write_atomically
+from dslight.metrics.benchmarks import BENCHMARKS
+from dslight.metrics.submission import OFFICIAL_IDS, WHOLE
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,8 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         raise SystemExit(str(error)) from error
     try:
-        questions = rotated(read(files)) if args.circular else read(files)
+        questions = list(rotated(read(files)) if args.circular else read(files))
         rows = grouped(questions, args.limit)
+        ids = _whole(questions, files)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         names = ", ".join(path.name for path in used)
         raise SystemExit(f"{names}: not in the layout of {args.set}: {type(error).__name__}: {error}") from error
@@ -85,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
         workers=args.workers,
     )
     report = ingest(job)
+    if BENCHMARKS[row.benchmark].submission in WHOLE:
+        write_atomically(args.out / OFFICIAL_IDS, json.dumps(ids))
     _say(args.out, row.benchmark, entries, report)
 
 
@@ -96,6 +101,13 @@ def _found(args: argparse.Namespace) -> tuple[Callable[[Files], Iterator[Asked]]
         return row.hub, Files({"questions": paths}, split, args.ocr)
     split = args.split or row.split
     return row.read, Files(find(args.annotations, row.files, split), split, args.ocr)
+
+
+def _whole(questions: Sequence[Asked], files: Files) -> list[Any]:
+    """The official ids of the split; VQAv2's server wants those of the whole test set with an answer to test-dev."""
+    if files.split.startswith("test-dev") and files.found.get("whole"):
+        return [item["question_id"] for item in files.json("whole")["questions"]]
+    return [one.question_id if one.official_id is None else one.official_id for one in questions]
 
 
 def _say(out: Path, benchmark: str, entries: Questions, report: dict[str, Any]) -> None:

@@ -35,7 +35,14 @@ _QUESTIONS = Role("questions", "*question*.json")
 
 SETS: dict[str, EvalSet] = {
     "vqav2": EvalSet(
-        short.vqav2, (_QUESTIONS, Role("answers", "*annotations*.json", optional=True)), "vqav2", "val2014"
+        short.vqav2,
+        (
+            _QUESTIONS,
+            Role("answers", "*annotations*.json", optional=True),
+            Role("whole", "*_test2015_questions.json", optional=True),
+        ),
+        "vqav2",
+        "val2014",
     ),
     "gqa": EvalSet(short.gqa, (_QUESTIONS,), "gqa", "testdev_balanced"),
     "textvqa": EvalSet(short.textvqa, (Role("questions", "textvqa_0*.json"),), "textvqa", "val"),

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from dslight.metrics.functional.multiple_choice import ChoiceProtocol, parse_choice, parse_options
 from dslight.metrics.functional.thinking import spoken
 from dslight.metrics.functional.vqa import normalize_vqa_m4c
+from dslight.question import Question
 
 if TYPE_CHECKING:
     from dslight.metrics.base import Answer
@@ -32,19 +33,37 @@ Files = dict[str, bytes]
 """File name -> content."""
 
 
-def submission(form: str, answers: Sequence[Answer]) -> Files:
+WHOLE = ("vqav2", "textvqa", "vizwiz", "gqa", "docvqa", "multidocvqa")
+"""Formats whose servers want a row for every question of the split."""
+OFFICIAL_IDS = "official_ids.json"
+"""Beside the shards of a set: the ids of every question of the split's file, a JSON list."""
+
+
+def submission(form: str, answers: Sequence[Answer], official_ids: Sequence[Any] = ()) -> Files:
     """The files of a submission.
 
     Args:
         form: one of ``FORMATS``.
         answers: in the order of the questions.
+        official_ids: of the whole split: questions that were not asked (a limit, a picture that could not be read, the
+            rest of the test set beside its test-dev) get an empty answer in the formats of :data:`WHOLE`.
 
     Raises:
         ValueError: an unknown format; a question without what its format needs.
     """
     if form not in FORMATS:
         raise ValueError(f"submission: {form!r} is not one of {', '.join(FORMATS)}")
-    return FORMATS[form]([one._replace(prediction=spoken(one.prediction)) for one in answers])
+    said = [one._replace(prediction=spoken(one.prediction)) for one in answers]
+    if form in WHOLE:
+        known = {one.question.official_id for one in answers}
+        said += [_silent(number) for number in official_ids if number not in known]
+    return FORMATS[form](said)
+
+
+def _silent(official_id: Any) -> Answer:
+    from dslight.metrics.base import Answer, Verdict
+
+    return Answer(Question(str(official_id), "", (), extra={"official_id": official_id}), "", Verdict())
 
 
 def _json(content: Any, name: str = "submission.json") -> Files:

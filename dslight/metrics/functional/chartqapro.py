@@ -2,7 +2,7 @@
 
 A "%" at an end does not count (in ChartQA it divides by 100). An item whose year flag is set, and the answers to
 fact-checking and multiple-choice questions, must be equal without case. A list that is longer than the other loses the
-items that have no partner.
+items that have no partner. An answer that is a list needs quotes around its words; in a reference they are added.
 """
 
 from __future__ import annotations

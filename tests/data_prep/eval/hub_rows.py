@@ -319,7 +319,7 @@ HUB: dict[str, list[dict]] = {
     ],
     "realworldqa": [
         {
-            "question": "Which?\n\nA. red\nB. blue\nPlease answer directly with only the letter of the option and nothing else.",
+            "question": "Which?\n\nA. red\nB. blue\nPlease answer directly with only the letter.",
             "answer": "B",
             "image": PICTURE,
         },
@@ -418,7 +418,7 @@ HUB: dict[str, list[dict]] = {
     "chartqapro": [
         {
             "Question": ["Which?"],
-            "Answer": ["[2019, Blue]"],
+            "Answer": ["['2019', 'Blue']"],
             "Question Type": "Factoid",
             "Year": ["YES", "NO"],
             "Paragraph": "",
