@@ -14,7 +14,6 @@ from dslight.metrics.benchmarks import BENCHMARKS
 _LMMS = "lmms-eval 0.7.3"
 _KIT = "VLMEvalKit, 18 Aug 2026"
 _RAN = "Dec 2026"
-_READ = "rule read in its code, not run"
 
 SOURCES: dict[str, tuple[str, str, str]] = {
     "vqav2": ("visualqa.org; Hub: VQAv2", "lmms-eval; the bare official script beside it", _RAN),
@@ -34,23 +33,27 @@ SOURCES: dict[str, tuple[str, str, str]] = {
     "mmmu": ("Hub: MMMU/MMMU", "its evaluator, without its random guesses", _RAN),
     "scienceqa": ("lupantech/ScienceQA; Hub: ScienceQA", "LLaVA's script", _RAN),
     "ai2d": ("Hub: ai2d", _LMMS, _RAN),
-    "egoschema": ("egoschema/EgoSchema; Hub: egoschema", _LMMS, _RAN),
+    "egoschema": ("egoschema/EgoSchema; Hub: egoschema", "lmms-eval of Aug 2026", _RAN),
     "nextqa": ("doc-doc/NExT-QA; Hub: NExTQA", _LMMS, _RAN),
     "msvdqa": ("MSVD-QA, both forms; Hub", "a judge: `dslight judge`", ""),
-    "activitynetqa": ("MILVLG/activitynet-qa; Hub: ActivityNetQA", "its script (exact match); or a judge", _READ),
+    "activitynetqa": ("MILVLG/activitynet-qa; Hub: ActivityNetQA", "its script on LLaVA's conversion; or a judge", ""),
     "mmstar": ("VLMEvalKit TSV; Hub: MMStar", f"{_KIT}, without its language model", _RAN),
     "realworldqa": ("VLMEvalKit TSV; Hub: RealworldQA", f"{_KIT}, without its language model", _RAN),
     "blink": ("VLMEvalKit TSV; Hub: BLINK", f"{_KIT}, without its language model", _RAN),
     "hrbench": ("VLMEvalKit TSV; Hub: HR-Bench", f"{_KIT}, without its language model", _RAN),
     "vstar": ("Hub: vstar_bench", f"{_KIT}, without its language model", _RAN),
-    "cvbench": ("Hub: CV-Bench", f"{_KIT}, without its language model", _RAN),
+    "cvbench": ("Hub: CV-Bench", "its formula over 2D and 3D; VLMEvalKit's reader of letters", ""),
     "mmmu_pro": ("Hub: MMMU_Pro, a folder at a time", "MMMU's evaluator, without its random guesses", _RAN),
-    "videomme": ("Hub: Video-MME", _LMMS, _READ),
+    "videomme": ("Hub: Video-MME", "its script, as in lmms-eval until 2025; `lmms_eval`: of Aug 2026", _RAN),
     "mvbench": ("Hub: MVBench (json)", _LMMS, _RAN),
-    "hallusionbench": ("VLMEvalKit TSV; Hub: HallusionBench", f"{_KIT}, without its language model", _READ),
+    "hallusionbench": ("VLMEvalKit TSV; Hub: HallusionBench", "VLMEvalKit's reader of answers", _RAN),
     "countbench": ("Hub: CountBenchQA", "the number", ""),
-    "mathvista": ("Hub: MathVista, testmini", "its normalisation; its extraction where no GPT is asked", _READ),
-    "chartqapro": ("Hub: ChartQAPro", _LMMS, _READ),
+    "mathvista": (
+        "Hub: MathVista, testmini",
+        "lmms-eval's normalisation, Aug 2026; extraction without GPT is ours",
+        _RAN,
+    ),
+    "chartqapro": ("Hub: ChartQAPro", "its script; `lmms_eval`: of Aug 2026", _RAN),
     "refcoco": ("Hub: RefCOCO, RefCOCOplus, RefCOCOg", "accuracy at IoU 0.5", ""),
     "screenspot": ("Hub: ScreenSpot; SeeClick's json", "the point in the box", ""),
     "choice": ("any TSV, parquet or JSON with options", f"{_KIT}, without its language model", _RAN),
@@ -61,10 +64,13 @@ SOURCES: dict[str, tuple[str, str, str]] = {
 
 _HEAD = """# Benchmarks
 
-Made by `python -m data_prep.eval.overview`. `python -m data_prep.eval NAME --annotations FILES --images FOLDER --out DIR` reads the authors'
-files, and parquet files of the Hub with the pictures inside; `data.val: {NAME: DIR}` asks and judges as this table says.
-`choice`, `yes_no` and `short` read any other set of their kind, and `--circular` asks every rotation of the options (`benchmark: circular`).
-Where the evaluator asks a language model what an answer without a letter means, such an answer is `unresolved` here, and wrong.
+Made by `python -m data_prep.eval.overview`.
+
+`python -m data_prep.eval NAME --annotations FILES --images FOLDER --out DIR` reads the authors' files, and parquet files
+of the Hub with the pictures inside; `data.val: {NAME: DIR}` asks and judges as this table says. `choice`, `yes_no` and
+`short` read any other set of their kind, and `--circular` asks every rotation of the options (`benchmark: circular`).
+Where an evaluator asks a language model what an answer without a letter means, such an answer is `unresolved` here, and
+wrong. The protocols are described in `dslight/metrics/functional/`; a source takes another by `protocol:`.
 
 | name | files | score | protocol | equal to | tried |
 | --- | --- | --- | --- | --- | --- |

@@ -117,7 +117,7 @@ SETS |= {name: replace(row, hub=read) for name, read in hub.READERS.items() if (
     "blink": _general(general.choice, "blink", "val"),
     "hrbench": _general(general.choice, "hrbench", "hr_bench_4k", "val", "test"),
     "vstar": _general(general.choice, "vstar"),
-    "cvbench": _general(general.choice, "cvbench"),
+    "cvbench": _general(today.cvbench, "cvbench"),
     "countbench": _general(general.short, "countbench"),
     "mmmu_pro": _general(choice.mmmu_pro, "mmmu_pro"),
     "hallusionbench": _general(today.hallusionbench, "hallusionbench", "image"),

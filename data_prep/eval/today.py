@@ -13,8 +13,16 @@ from PIL import Image
 
 from data_prep.eval.asked import Asked, letter
 from data_prep.eval.files import Files
+from data_prep.eval.general import choice
 from data_prep.eval.hub import Row, rows
 from data_prep.eval.tables import Cell, listed, pictures, said, table
+
+
+def cvbench(files: Files) -> Iterator[Asked]:
+    """CV-Bench (nyu-visionx/CV-Bench): as any multiple choice; ``source`` (ADE20K, COCO, Omni3D) makes its number."""
+    sources = [said(item.get("source")) for item, _ in rows(files)]
+    for asked, source in zip(choice(files), sources, strict=True):
+        yield asked.changed(type=source)
 
 
 def hallusionbench(files: Files) -> Iterator[Asked]:

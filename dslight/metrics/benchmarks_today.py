@@ -13,7 +13,7 @@ from dslight.metrics.benchmark import LETTER, Benchmark
 from dslight.metrics.boxes import BoxAccuracy
 from dslight.metrics.charts import ChartQAProAccuracy
 from dslight.metrics.mathvista import MathVistaAccuracy
-from dslight.metrics.multiple_choice import MultipleChoiceAccuracy
+from dslight.metrics.multiple_choice import CVBenchAccuracy, MultipleChoiceAccuracy
 from dslight.metrics.yes_no_groups import YesNoAccuracy
 
 _choice = partial(MultipleChoiceAccuracy, protocol="mmbench", open_answers=True)
@@ -34,7 +34,7 @@ TODAY: dict[str, Benchmark] = {
     "blink": Benchmark(_choice, suffix=LETTER),
     "hrbench": Benchmark(_choice, suffix=LETTER),
     "vstar": Benchmark(_choice, suffix=LETTER),
-    "cvbench": Benchmark(_choice, suffix=LETTER),
+    "cvbench": Benchmark(CVBenchAccuracy, suffix=LETTER),
     "mmmu_pro": Benchmark(partial(MultipleChoiceAccuracy, protocol="mmmu"), suffix=LETTER),
     "videomme": Benchmark(
         partial(MultipleChoiceAccuracy, protocol="videomme", types=("short", "medium", "long")), suffix=LETTER

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from dslight.metrics.base import MeanScore
+from dslight.metrics.base import MeanScore, check_protocol
 from dslight.metrics.functional.chartqapro import EXACT, chartqapro_match
 
 if TYPE_CHECKING:
     from dslight.types import Question
 
+ChartQAProProtocol = Literal["official", "lmms_eval"]
 CHARTQAPRO_TYPES = ("Factoid", "Conversational", "Hypothetical", "Fact Checking", "Multi Choice")
 
 
@@ -18,7 +19,9 @@ class ChartQAProAccuracy(MeanScore):
     """The mean score of answers about charts (see ``dslight.metrics.functional.chartqapro``).
 
     Args:
-        types: of the breakdown; the type of a question also says how its answer is compared.
+        types: of the breakdown.
+        protocol: ``official``: its script, which means to compare the answers to fact-checking and multiple-choice
+            questions exactly, and does not (so does VLMEvalKit); ``lmms_eval``: with that.
         kwargs: of ``torchmetrics.Metric``.
 
     Example:
@@ -31,8 +34,12 @@ class ChartQAProAccuracy(MeanScore):
 
     headline = "relaxed_accuracy"
 
-    def __init__(self, types: Sequence[str] | None = CHARTQAPRO_TYPES, **kwargs: Any) -> None:
+    def __init__(
+        self, types: Sequence[str] | None = CHARTQAPRO_TYPES, protocol: ChartQAProProtocol = "official", **kwargs: Any
+    ) -> None:
         super().__init__(types, **kwargs)
+        check_protocol(protocol, get_args(ChartQAProProtocol))
+        self.protocol: ChartQAProProtocol = protocol
 
     def score(
         self, prediction: str, references: Sequence[str], years: Sequence[str] = (), exact: bool = False
@@ -52,7 +59,7 @@ class ChartQAProAccuracy(MeanScore):
         scored = []
         for row, pred, refs, kind in self._rows(preds, target, valid, types):
             years = (facts[row].get("years") or ()) if facts is not None else ()
-            exact = types is not None and types[row] in EXACT
+            exact = self.protocol == "lmms_eval" and types is not None and types[row] in EXACT
             scored.append((row, kind, self.score(pred, refs, years, exact)))
         self._add(scored, preds)
 

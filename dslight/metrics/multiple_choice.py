@@ -153,6 +153,37 @@ class MultipleChoiceAccuracy(MeanScore):
         return {"circular_accuracy": circular} | plain
 
 
+class CVBenchAccuracy(MultipleChoiceAccuracy):
+    """CV-Bench's number: the mean of its 2D part, which is the mean of ADE20K and COCO, and of its 3D part, Omni3D.
+
+    Args:
+        protocol: how the letter is read.
+        kwargs: of :class:`MultipleChoiceAccuracy`.
+
+    Example:
+        >>> from dslight.metrics.multiple_choice import CVBenchAccuracy
+        >>> metric = CVBenchAccuracy("letter")
+        >>> metric.update(["A", "B", "A"], [["A"]] * 3, types=["ADE20K", "COCO", "Omni3D"])
+        >>> float(metric.compute()["cv_bench"])
+        0.75
+    """
+
+    headline = "cv_bench"
+
+    def __init__(self, protocol: ChoiceProtocol = "mmbench", **kwargs: Any) -> None:
+        super().__init__(protocol, types=("ADE20K", "COCO", "Omni3D"), **kwargs)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``cv_bench``, ``accuracy`` over all questions and per source. A part without questions is left out."""
+        found = super().compute()
+        plain = {key.replace("cv_bench", "accuracy"): value for key, value in found.items()}
+        flat = [float(found[f"cv_bench/{name}"]) for name in ("ADE20K", "COCO")]
+        flat = [value for value in flat if value == value]
+        parts = [sum(flat) / len(flat)] if flat else []
+        parts += [value for value in [float(found["cv_bench/Omni3D"])] if value == value]
+        return {"cv_bench": ratio(sum(parts), len(parts)), **plain}
+
+
 def _unseen(question: Question) -> dict[str, str]:
     return dict(zip(string.ascii_uppercase, question.extra.get("options") or (), strict=False))
 

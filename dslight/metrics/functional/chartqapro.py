@@ -1,8 +1,9 @@
 """ChartQAPro's relaxed accuracy (Masry et al. 2025): numbers within 5 %, texts by ANLS, lists item by item.
 
-A "%" at an end does not count (in ChartQA it divides by 100). An item whose year flag is set, and the answers to
-fact-checking and multiple-choice questions, must be equal without case. A list that is longer than the other loses the
-items that have no partner. An answer that is a list needs quotes around its words; in a reference they are added.
+A "%" at an end does not count (in ChartQA it divides by 100). An item whose year flag is set must be equal without
+case, and, by the protocol that says so, an answer to a fact-checking or multiple-choice question. A list that is longer
+than the other loses the items that have no partner. An answer that is a list needs quotes around its words; in a
+reference they are added.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ random (MMMU) or asks a language model (MMBench), the answer stays unresolved he
 ``mvbench``
     lmms-eval's: "B. ..." or the first letter A to E that stands alone once punctuation is gone ("a cat" is A).
 ``videomme``
-    lmms-eval's: the first capital A to D anywhere, after "The answer is" and the like are deleted.
+    Video-MME's: the first capital A to D anywhere, after "The answer is" and the like are deleted.
+``lmms_eval``
+    The reader that lmms-eval's tasks share since 2026 (see ``dslight.metrics.functional.choice_phrases``).
 ``egoschema``
     lmms-eval's: the letter forms of ``mmmu_lmms_eval`` at once, each where it stands last, and of those the first.
 """
@@ -35,6 +37,7 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
+from dslight.metrics.functional.choice_phrases import read_letter
 from dslight.metrics.functional.vqa import strip_marks_python3
 
 ChoiceProtocol = Literal[
@@ -51,6 +54,7 @@ ChoiceProtocol = Literal[
     "mvbench",
     "egoschema",
     "videomme",
+    "lmms_eval",
 ]
 CHOICE_PROTOCOLS: tuple[str, ...] = get_args(ChoiceProtocol)
 READS_OPTION_TEXTS = ("mmmu", "mmmu_lmms_eval", "mmbench", "mmbench_lmms_eval", "egoschema")
@@ -217,6 +221,7 @@ _READERS: dict[str, Callable[[str, Options], str | None]] = {
     "ai2d": _ai2d,
     "mvbench": _mvbench,
     "videomme": _videomme,
+    "lmms_eval": read_letter,
     "egoschema": _egoschema,
 }
 

@@ -364,6 +364,7 @@ HUB: dict[str, list[dict]] = {
     ],
     "cvbench": [
         {
+            "source": "COCO",
             "idx": 0,
             "type": "2D",
             "task": "Count",
