@@ -99,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("paths", nargs="+", help="an ablation file (with its overrides), or folders of runs")
     report.add_argument("--out", type=Path, help="where report.html, its pages of questions and the tables go")
     report.add_argument("--baseline", help="the arm that others are compared with")
+    report.add_argument(
+        "--power", type=float, metavar="POINTS", help="say how many questions and seeds such a difference needs"
+    )
     return parser
 
 
@@ -235,9 +238,13 @@ def _report(args: argparse.Namespace) -> int:
     if overrides and len(paths) == 1 and paths[0].is_file():  # an ablation that was swept with the same overrides
         from dslight.recipe.ablation import expand
 
-        report(expand(paths[0], overrides), out=args.out, baseline=args.baseline)
+        made = report(expand(paths[0], overrides), out=args.out, baseline=args.baseline)
     else:
-        report([Path(text) for text in args.paths], out=args.out, baseline=args.baseline)
+        made = report([Path(text) for text in args.paths], out=args.out, baseline=args.baseline)
+    if args.power is not None:
+        from dslight.report.power import lines
+
+        print("\n".join(lines(made.benchmarks, args.power)))
     return 0
 
 

@@ -53,7 +53,7 @@ SOURCES: dict[str, tuple[str, str, str]] = {
         "lmms-eval's normalisation, Aug 2026; extraction without GPT is ours",
         _RAN,
     ),
-    "chartqapro": ("Hub: ChartQAPro", "its script; `lmms_eval`: of Aug 2026", _RAN),
+    "chartqapro": ("Hub: ChartQAPro", "lmms-eval of Aug 2026; its script leaves the exact matches out", _RAN),
     "refcoco": ("Hub: RefCOCO, RefCOCOplus, RefCOCOg", "accuracy at IoU 0.5", ""),
     "screenspot": ("Hub: ScreenSpot; SeeClick's json", "the point in the box", ""),
     "choice": ("any TSV, parquet or JSON with options", f"{_KIT}, without its language model", _RAN),
@@ -66,9 +66,10 @@ _HEAD = """# Benchmarks
 
 Made by `python -m data_prep.eval.overview`.
 
-`python -m data_prep.eval NAME --annotations FILES --images FOLDER --out DIR` reads the authors' files, and parquet files
-of the Hub with the pictures inside; `data.val: {NAME: DIR}` asks and judges as this table says. `choice`, `yes_no` and
-`short` read any other set of their kind, and `--circular` asks every rotation of the options (`benchmark: circular`).
+`python -m data_prep.eval NAME --annotations FILES --images FOLDER --out DIR` reads the authors' files, and
+parquet files of the Hub with the pictures inside; `data.val: {NAME: DIR}` asks and judges as this table says. `choice`,
+`yes_no` and `short` read any other set of their kind, and `--circular` asks every rotation of the options
+(`benchmark: circular`).
 Where an evaluator asks a language model what an answer without a letter means, such an answer is `unresolved` here, and
 wrong. The protocols are described in `dslight/metrics/functional/`; a source takes another by `protocol:`.
 
