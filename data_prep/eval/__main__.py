@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     try:
         questions = list(rotated(read(files)) if args.circular else read(files))
+        if args.circular and not any(asked.options for asked in questions):
+            raise SystemExit(f"--circular: the questions of {args.set} have no options to rotate")
         rows = grouped(questions, args.limit)
         ids = _whole(questions, files)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -90,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     report = ingest(job)
     if BENCHMARKS[row.benchmark].submission in WHOLE:
         write_atomically(args.out / OFFICIAL_IDS, json.dumps(ids))
-    _say(args.out, row.benchmark, entries, report)
+    _say(args.out, "circular" if args.circular else row.benchmark, entries, report)
 
 
 def _found(args: argparse.Namespace) -> tuple[Callable[[Files], Iterator[Asked]], Files]:

@@ -17,17 +17,17 @@ continuation, in nats, without the token that ends the turn. Importing this modu
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from dslight.harness.shown import shown
+
 if TYPE_CHECKING:
     from dslight.data.collate import Item
     from dslight.data.datamodule import ShardData
-    from dslight.data.video import Sampling
     from dslight.types import Batch
     from dslight.vlm import VLM
 
@@ -40,7 +40,6 @@ else:
 
 _HARNESS_UNTIL = ["\n\n"]
 """What the harness writes for a task without an ``until``."""
-_VIDEO = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
 _OPTIONS = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams")
 """What of a task's ``generation_kwargs`` transformers' ``generate`` is given; ``until`` is applied to the text."""
 
@@ -176,7 +175,7 @@ class DSLight(_Base):
 
     def _pictures(self, doc_to_visual: Any, task: str, split: str, doc_id: Any) -> list[bytes]:
         visuals = doc_to_visual(self.task_dict[task][split][doc_id]) if doc_to_visual else None
-        return [image for visual in visuals or [] for image in _shown(visual, f"{task}/{doc_id}", self.sampling)]
+        return [image for visual in visuals or [] for image in shown(visual, f"{task}/{doc_id}", self.sampling)]
 
     def _question(self, text: str, images: Sequence[bytes], key: str) -> Item:
         from dslight.data.sample import Sample
@@ -227,31 +226,6 @@ class DSLight(_Base):
 def _need_lmms_eval() -> None:
     if _Base is object:
         raise ImportError("lmms-eval is not installed: pip install lmms-eval")
-
-
-def _shown(visual: Any, key: str, sampling: Sampling) -> list[bytes]:
-    """The images that a task's visual is shown as: frames of a video or of a folder of them, else the picture."""
-    if isinstance(visual, str | Path):
-        path = Path(visual)
-        if path.is_dir() or (path.suffix.lower() in _VIDEO and path.is_file()):
-            return sampling.images(path)
-        if path.is_file():
-            return [path.read_bytes()]
-        raise FileNotFoundError(f"{key}: its doc_to_visual names {str(visual)!r}, which is not there")
-    return [_encoded(visual, key)]
-
-
-def _encoded(visual: Any, key: str) -> bytes:
-    """A picture as the data path takes it; PNG keeps every pixel."""
-    from PIL import Image
-
-    if not isinstance(visual, Image.Image):
-        raise TypeError(f"{key}: its doc_to_visual gave a {type(visual).__name__}; dslight takes pictures and videos")
-    if visual.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"):
-        visual = visual.convert("RGB")
-    file = io.BytesIO()
-    visual.save(file, format="png", compress_level=1)
-    return file.getvalue()
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

@@ -12,37 +12,9 @@ import torch
 from PIL import Image
 from processes import completed
 
-from dslight.data.sample import parse_sample
-from dslight.data.shards import ShardReader
-from dslight.recipe.build import build
-from dslight.recipe.compose import compose, to_yaml
+from dslight.recipe.compose import compose
 
 HERE = Path(__file__).parent
-QUICKSTART = HERE.parents[1] / "recipes" / "quickstart" / "deepstack_l.yaml"
-
-
-@pytest.fixture(scope="module")
-def run(pages, tmp_path_factory) -> Path:
-    """A run's folder as a training leaves it, with random weights of which all answers differ."""
-    folder = tmp_path_factory.mktemp("harness") / "run"
-    recipe = compose(
-        QUICKSTART,
-        [
-            f"data.train=[{pages / 'train'}]", f"data.val.pages.root={pages / 'val'}", f"run_dir={folder}",
-            f"model.language_model.init_args.tokenizer={pages / 'tokenizer'}",
-        ],
-    )  # fmt: skip
-    del recipe["weights"]
-    torch.manual_seed(0)
-    model = build(recipe).model
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=0.3)
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(to_yaml(recipe))
-    torch.save({"state_dict": model.state_dict()}, folder / "checkpoints" / "step-00000001.ckpt")
-    return folder
 
 
 @pytest.fixture
@@ -57,19 +29,6 @@ def harness(monkeypatch):
 def _forget(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "lmms_eval"] + ["dslight.harness.lmms_eval"]:
         monkeypatch.delitem(sys.modules, name, raising=False)
-
-
-@pytest.fixture(scope="module")
-def docs(pages):
-    """The validation questions as the documents of somebody else's task."""
-    reader = ShardReader(pages / "val")
-    found = []
-    for i in range(len(reader)):
-        sample = parse_sample(str(i), reader.read(i))
-        picture = Image.open(io.BytesIO(sample.images[0]))
-        found += [{"q": q.text, "a": q.references, "picture": picture, "id": q.question_id} for q in sample.questions]
-    assert len(found) == 24
-    return found
 
 
 def text(doc):
@@ -100,32 +59,15 @@ def test_it_is_importable_without_the_harness_and_says_what_is_missing(run, tmp_
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_a_task_gets_the_answers_that_validation_gets(harness, run, docs, batch_size):
+def test_a_task_gets_the_answers_that_validation_gets(harness, run, docs, validated, batch_size):
     from lmms_eval.evaluator import evaluate
 
     lm = harness.DSLight.create_from_arg_string(f"recipe={run}", {"batch_size": batch_size, "max_batch_size": None})
     assert isinstance(lm, sys.modules["lmms_eval.api.model"].lmms)
     replies, score = evaluate(lm, "pages", docs, text, pictures, right, {"max_new_tokens": 16, "until": ["\n\n"]})
-    validated = _validated(run)
     assert replies == [validated[doc["id"]] for doc in docs]
     assert len(set(replies)) > 3
     assert score == sum(validated[doc["id"]] in doc["a"] for doc in docs) / len(docs)
-
-
-def _validated(run) -> dict[str, str]:
-    """The replies of the validation loop by question."""
-    from dslight.run.evaluate import trained
-
-    experiment = trained(compose(run / "recipe.yaml", []))
-    experiment.data.setup("validate")
-    model = experiment.model.eval()
-    (source,) = model.generation
-    replies = {}
-    with torch.inference_mode():
-        for batch in experiment.data.val_dataloader()[0]:
-            found = model.answer_batch(batch, **model.generation[source])
-            replies |= {q.question_id: reply for q, reply in zip(batch.questions, found, strict=True)}
-    return replies
 
 
 def test_a_task_may_stop_answers_and_sample(harness, run, docs):
@@ -232,7 +174,7 @@ def _by_hand(lm, doc, choice) -> float:
     return total
 
 
-def test_a_live_model_is_left_as_it_was(harness, run, docs):
+def test_a_live_model_is_left_as_it_was(harness, run, docs, validated):
     from lmms_eval.evaluator import evaluate
 
     from dslight.run.evaluate import trained
@@ -246,7 +188,6 @@ def test_a_live_model_is_left_as_it_was(harness, run, docs):
     lm.clean()
     assert {name: module.training for name, module in model.named_modules()} == before
     assert lm.vlm is model
-    validated = _validated(run)
     assert replies == [validated[doc["id"]] for doc in docs]
 
 

@@ -49,7 +49,7 @@ def test_a_right_answer_scores_full_marks_and_a_wrong_one_none(name):
         result = metric.compute()
         top = 200.0 if name == "mme" else 1.0
         assert result[metric.headline].item() == (top if full else 0.0)
-        if kind and name != "mme":
+        if kind and name not in ("mme", "cvbench"):  # whose numbers are no means
             typed = [value.item() for key, value in result.items() if key.startswith(f"{metric.headline}/")]
             assert sum(not math.isnan(value) for value in typed) == 1
 

@@ -153,6 +153,13 @@ def test_a_split_is_named_by_its_files_and_an_unknown_one_refused(parquet, conve
         convert("textvqa", "--split", "train")
 
 
+def test_the_split_that_is_reported_is_taken(parquet, convert):
+    for split in ("train", "val", "test"):
+        parquet([HUB["chartqa"][0] | {"answer": split}], f"data/{split}-00000-of-00001.parquet")
+    (question,) = convert("chartqa").questions.values()
+    assert question.references == ("test",)
+
+
 def test_hallusionbench_counts_figures_and_questions(converted):
     shards = converted("hallusionbench")
     said = dict(zip(shards.questions, ("Yes", "Yes", "No"), strict=True))
