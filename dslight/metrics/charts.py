@@ -27,7 +27,7 @@ class ChartQAProAccuracy(MeanScore):
     Example:
         >>> from dslight.metrics.charts import ChartQAProAccuracy
         >>> metric = ChartQAProAccuracy()
-        >>> metric.update(["['3', 'blue']"], [["[3.1, blue]"]], types=["Factoid"])
+        >>> metric.update(["['3', 'blue']"], [["[3, blue]"]], types=["Factoid"])
         >>> float(metric.compute()["relaxed_accuracy"])
         1.0
     """

@@ -77,6 +77,8 @@ def test_pictures_stand_where_the_message_has_them_and_videos_are_frames(kit, ru
 
 
 def without_the_kit(run: Path) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "vlmeval"] + ["dslight.harness.vlmevalkit"]:
+        sys.modules.pop(name, None)
     sys.modules["vlmeval"] = None  # type: ignore[assignment]  # as where it is not installed
     adapter = importlib.import_module("dslight.harness.vlmevalkit")
     with pytest.raises(ImportError) as said:
