@@ -122,7 +122,8 @@ def estimates(
                 value,
                 _interval(drawn, limits),
                 None if retrained is None else _interval(retrained, limits),
-                *table.shape,
+                len(table),
+                table.shape[1],
                 pictures,
             )
         )
@@ -137,7 +138,7 @@ def resampled_means(scores: Scores, resamples: int, seed: int, clusters: NDArray
     sizes = np.ones(scores.shape[1])
     if clusters is not None and len(clusters) != int(clusters.max()) + 1:
         sizes = np.bincount(clusters).astype(np.float64)
-        scores = np.stack([np.bincount(clusters, weights=run) for run in scores])
+        scores = np.stack([np.bincount(clusters, weights=run).astype(np.float64) for run in scores])
     questions = scores.shape[1]
     generator = np.random.default_rng(seed)
     at_a_time = max(1, _CHUNK // questions)

@@ -70,7 +70,7 @@ class MetricContract:
         assert len(verdicts) == len(self.questions()), (
             f"{len(verdicts)} verdicts for {len(self.questions())} answers: append one to self.verdicts for each row"
         )
-        assert all(0 <= each.score <= 1 for each in verdicts), "a verdict's score is not in 0..1"
+        assert all(each.score is None or 0 <= each.score <= 1 for each in verdicts), "a verdict's score is not in 0..1"
 
     def test_reset_forgets(self) -> None:
         metric = self._updated(["§ not an answer §"] * len(self.questions()))

@@ -191,6 +191,7 @@ def _merged(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     made = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
     for name, value in changes.items():
         inside = made.get(name)
-        nested = isinstance(value, Mapping) and isinstance(inside, Mapping) and _NESTED.fullmatch(name)
-        made[name] = _merged(inside, value) if nested else value
+        if isinstance(value, Mapping) and isinstance(inside, Mapping) and _NESTED.fullmatch(name):
+            value = _merged(inside, value)
+        made[name] = value
     return made

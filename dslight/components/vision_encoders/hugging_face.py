@@ -99,7 +99,7 @@ class HFVisionEncoder(VisionEncoder):
         if extra_layers < 0:
             raise ValueError(f"extra_layers: must be at least 0, got {extra_layers}")
         settings, key = vision_settings(pretrained, config, trust_remote_code)
-        layers = getattr(settings, "num_hidden_layers", None)
+        layers: Any = getattr(settings, "num_hidden_layers", None)
         if extra_layers and not isinstance(layers, int):
             raise ValueError(f"extra_layers: {type(settings).__name__} has no num_hidden_layers that could be more")
         if extra_layers:
@@ -172,8 +172,8 @@ class HFVisionEncoder(VisionEncoder):
 
 def _image_size(given: int | None, settings: Any, key: str) -> tuple[int, int] | None:
     """As given or configured; ``None`` where neither says it."""
-    size = given or getattr(settings, "image_size", None) or getattr(settings, "img_size", None)
-    patch = getattr(settings, "patch_size", None)
+    size: Any = given or getattr(settings, "image_size", None) or getattr(settings, "img_size", None)
+    patch: Any = getattr(settings, "patch_size", None)
     if size is None:
         return None
     try:
@@ -182,7 +182,7 @@ def _image_size(given: int | None, settings: Any, key: str) -> tuple[int, int] |
     except (TypeError, ValueError) as error:
         raise ValueError(f"{key}: image_size {size!r} and patch_size {patch!r} are no sizes in pixels") from error
     if short:
-        raise ValueError(f"image_size: {min(found)} pixels are less than one patch of {max(pair(patch))}")
+        raise ValueError(f"image_size: {min(found)} pixels are less than one patch of {max(pair(patch or 1))}")
     return found
 
 

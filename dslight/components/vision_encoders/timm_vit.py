@@ -177,7 +177,7 @@ def _patch(model: Any) -> tuple[int, int] | None:
 def _write_positions(model: Any, name: str, amplitude: float, grid: Grid, width: int) -> None:
     from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 
-    table = getattr(model, "pos_embed", None)
+    table: Any = getattr(model, "pos_embed", None)
     rows = grid[0] * grid[1]
     fits = isinstance(table, nn.Parameter) and table.ndim == 3 and rows <= table.shape[1] <= rows + 16
     if not fits or table.shape[-1] != width or width % 4:
