@@ -266,7 +266,7 @@ def prefix_of(seen: Pass, patches: int, tokens: int, until: int, since: int = 0)
     for when, lengths in seen.joined:
         size = max((length for length in lengths if length in known), default=None)
         if size is not None and since <= when <= until:
-            at, (before, behind) = lengths.index(size), known[size]
+            at, (before, behind) = len(lengths) - 1 - lengths[::-1].index(size), known[size]  # of equals, the last
             known[sum(lengths)] = before + sum(lengths[:at]), behind + sum(lengths[at + 1 :])
     if tokens not in known:
         return None
