@@ -255,7 +255,7 @@ def test_no_source_file_unpickles_or_evaluates(outcome):
             unsafe = name in UNSAFE or options.get("allow_pickle") == "True" or options.get("shell") == "True"
             unsafe |= name == "torch.load" and options.get("weights_only") != "True"
             unsafe |= options.get("trust_remote_code") == "True" or options.get("weights_only") == "False"
-            if unsafe and path.name != "testing.py":  # the contract copies a user's own module
+            if unsafe and path.parent.name != "testing":  # the contract copies a user's own module
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
     assert wrong == []
     outcome(f"{looked:,} calls looked at")

@@ -43,7 +43,7 @@ from dslight.upstream.transformers import remember_coordinates
 
 class HFVisionEncoder(VisionEncoder):
     """A vision transformer of transformers: CLIP, SigLIP (and SigLIP2 at a fixed resolution), DINOv2, DINOv3, ViT,
-    BEiT, AIMv2, InternVL, RADIO and others; ``dslight models`` lists which.
+    DeiT, BEiT, AIMv2 and others; ``python -m benchmarks.encoders`` lists which.
 
     A DINOv3 that trains rescales its patch coordinates at random in every pass (``pos_embed_rescale``), as its authors
     trained it; frozen, it does not.

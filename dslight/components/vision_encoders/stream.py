@@ -262,14 +262,18 @@ def prefix_of(seen: Pass, patches: int, tokens: int, until: int, since: int = 0)
     Raises:
         ValueError: for tokens behind the patches.
     """
-    size, prefix, suffix = patches, 0, 0
+    known = {patches: (0, 0)}  # length of a sequence with all patches -> tokens before and behind them
     for when, lengths in seen.joined:
-        if since <= when <= until and size in lengths and size < tokens:
-            at = lengths.index(size)
-            prefix, suffix, size = prefix + sum(lengths[:at]), suffix + sum(lengths[at + 1 :]), sum(lengths)
-    if suffix:
-        raise ValueError(f"puts {suffix} tokens behind its {patches} patches, where a layer's stream has only a prefix")
-    return prefix if size == tokens else None
+        size = max((length for length in lengths if length in known), default=None)
+        if size is not None and since <= when <= until:
+            at, (before, behind) = len(lengths) - 1 - lengths[::-1].index(size), known[size]  # of equals, the last
+            known[sum(lengths)] = before + sum(lengths[:at]), behind + sum(lengths[at + 1 :])
+    if tokens not in known:
+        return None
+    before, behind = known[tokens]
+    if behind:
+        raise ValueError(f"puts {behind} tokens behind its {patches} patches, where a layer's stream has only a prefix")
+    return before
 
 
 def shape_of(value: Tensor) -> str:

@@ -22,7 +22,7 @@ MAPS = "TimmFeatureMaps reads the feature maps of such a model"
 class TimmEncoder(VisionEncoder):
     """Any timm vision transformer whose layers take and give one stream ``[B, N, C]`` (ViT, DeiT, CLIP, SigLIP,
     DINOv2/v3, EVA, BEiT, AIMv2, the towers of Qwen3-VL and DeepSeek, and others): found out by a pass that computes
-    nothing, before any weight is read. ``dslight models`` lists which do.
+    nothing, before any weight is read. ``python -m benchmarks.encoders`` lists which do.
 
     Args:
         name: timm's model name, e.g. ``vit_large_patch14_clip_336.openai``.

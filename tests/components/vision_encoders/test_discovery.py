@@ -74,6 +74,20 @@ def test_fewer_layers_run_while_a_block_lasts():
     assert (ran, len(model.stages["one"])) == ([0, 1], 3)
 
 
+class Between(Plain):
+    """As DINOv2 with registers: tokens come between the first one and the patches."""
+
+    def embed(self, x):
+        patches = self.patchify(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.first.expand(len(x), -1, -1), patches], dim=1)
+        return torch.cat([x[:, :1], self.second.expand(len(x), 3, -1), x[:, 1:]], dim=1)
+
+
+def test_tokens_that_come_between_are_counted():
+    _, stream = found(Between)
+    assert (stream.prefix, stream.outside) == (4, 4)
+
+
 class Mapped(Plain):
     def forward(self, x):
         return super().forward(x)[:, 2:].unflatten(1, (2, 3))
