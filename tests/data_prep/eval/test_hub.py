@@ -160,6 +160,27 @@ def test_the_split_that_is_reported_is_taken(parquet, convert):
     assert question.references == ("test",)
 
 
+def test_a_split_is_not_taken_for_one_whose_name_begins_alike(parquet, convert):
+    for split in ("test", "testA"):
+        parquet([HUB["refcoco"][0] | {"answer": [split]}], f"data/{split}-00000-of-00001.parquet")
+    for options, word in (((), "test"), (("--split", "test"), "test"), (("--split", "testA"), "testA")):
+        (question,) = convert("refcoco", *options).questions.values()
+        assert question.text.endswith(f"{word}?")
+
+
+def test_variants_in_folders_of_their_own_are_not_mixed(parquet, convert):
+    for folder in ("DocVQA", "InfographicVQA"):
+        parquet(HUB["docvqa"], f"{folder}/validation-00000-of-00001.parquet")
+    with pytest.raises(SystemExit, match="several variants of docvqa: DocVQA, InfographicVQA; name one folder"):
+        convert("docvqa")
+
+
+def test_circular_needs_options(parquet, convert):
+    parquet(HUB["short"])
+    with pytest.raises(SystemExit, match="--circular: the questions of short have no options to rotate"):
+        convert("short", "--circular")
+
+
 def test_hallusionbench_counts_figures_and_questions(converted):
     shards = converted("hallusionbench")
     said = dict(zip(shards.questions, ("Yes", "Yes", "No"), strict=True))
