@@ -136,7 +136,9 @@ def _text_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as file:
         delimiter = "\t" if path.suffix == ".tsv" else ","
-        found = [{k: said(v) for k, v in row.items() if k} for row in csv.DictReader(file, delimiter=delimiter)]
+        found: list[dict[str, Any]] = [
+            {k: said(v) for k, v in row.items() if k} for row in csv.DictReader(file, delimiter=delimiter)
+        ]
     images = {row.get("index", ""): row["image"] for row in found if row.get("image")}
     for row in found:
         if row.get("image"):
