@@ -41,7 +41,7 @@ def _vlmevalkit(text: str) -> str:
     return text.strip().lower()
 
 
-_NUMBER_WORDS: list[str] = """
+_NUMBER_WORDS: Sequence[str] = """
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
     eighteen nineteen twenty
 """.split()  # noqa: SIM905
