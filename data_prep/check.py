@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from data_prep.entries import RawEntry
 from data_prep.images import Images
 from data_prep.media import check_media
 from data_prep.report import shortened
-from dslight.data.sample import BadSample, decode_image, image_facts, parse_record
+from dslight.data.sample import BadSample, check_image, image_facts, parse_record
 from dslight.data.shards import image_extension, record_members
+from dslight.limits import at_most
 
 
 class Entry(NamedTuple):
@@ -62,6 +64,8 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
             content, name = images.read(source) if isinstance(source, str) else (source, f"inline-{i}")
             if isinstance(source, str) and name != source:
                 changes.append("another ending")
+            what = f"image {shortened(name)!r}: has {len(content):,} bytes"
+            at_most("member_bytes", len(content), what, partial(BadSample, reason="image-too-large"))
             data.append(_format_checked(content, name))
             facts.append({"name": shortened(name, 1000), **image_facts(content)})
         record = {**entry.record, "image_info": facts}
@@ -76,7 +80,7 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
             raise
         raise BadSample(f"not an entry of this format: {type(error).__name__}: {error}", "record") from error
     for content in data:
-        decode_image(content)
+        check_image(content)
     changes += ["turned by EXIF"] * any("orientation" in fact for fact in facts)
     changes += ["first frame of an animation"] * any("animated" in fact for fact in facts)
     return Checked(members, len(data), len(record.get("questions", ())), changes)

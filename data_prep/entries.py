@@ -6,31 +6,81 @@ so reading it twice, once to count, is the cheap way.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
+import math
 import re
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 
+from dslight.errors import UserError
 from dslight.limits import at_most, limit
 
 RawEntry = dict[str, Any]
 
 _CHUNK = 1 << 20
-_UNPACK = "unpack it first"
-_WRITE = "write its rows as JSON Lines, with the images as files"
+_CONVERT = "convert it with dslight data convert, or python -m data_prep.tables"
 _OTHERS = {  # first bytes of what is often given
-    b"PAR1": ("parquet", _WRITE),
-    b"ARROW1": ("arrow", _WRITE),
-    b"\x1f\x8b": ("gzip", _UNPACK),
-    b"\x28\xb5\x2f\xfd": ("zstd", _UNPACK),
-    b"PK\x03\x04": ("zip", _UNPACK),
+    b"PAR1": ("parquet", _CONVERT),
+    b"ARROW1": ("arrow", _CONVERT),
+    b"PK\x03\x04": ("zip", "unpack it first"),
 }
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _SPACE = re.compile(r"[\s,]*")
+
+
+class SourceError(UserError):
+    """A source, or a part of it that holds more than one entry, cannot be read; the message names the file."""
+
+
+class Source(Protocol):
+    """What the engine makes shards of: entries that can be counted, told from others and handed out in batches."""
+
+    @property
+    def at_least(self) -> int:
+        """Entries that the right source has, or more."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the drawing, where some are drawn."""
+        ...
+
+    @property
+    def there(self) -> bool:
+        """Whether it still is: who has deleted it has no other one."""
+        ...
+
+    @property
+    def named(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def bytes(self) -> int | None:
+        """About as many as its shards will have; ``None``: not known, to be guessed from a sample."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from another one."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[RawEntry]: ...
+
+    def batches(self, size: int, done: set[int]) -> Iterator[tuple[int, Any]]:
+        """Number and entries (``None``: left out) of each shard of ``size`` that is not done; they go to a worker."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +104,33 @@ class Entries:
     seed: int = 0
     at_least: int = 1
     total: int | None = None
+
+    @property
+    def there(self) -> bool:
+        """See :class:`Source`."""
+        return self.path.exists()
+
+    @property
+    def named(self) -> str:
+        """See :class:`Source`."""
+        return str(self.path)
+
+    @property
+    def bytes(self) -> int | None:
+        """See :class:`Source`: the pictures lie elsewhere."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """See :class:`Source`."""
+        return {"file": self.path.name, "file_sha256": file_digest(self.path)}
+
+    def batches(self, size: int, done: set[int]) -> Iterator[tuple[int, list[RawEntry]]]:
+        """See :class:`Source`."""
+        source = iter(self)
+        for number in range(math.ceil(len(self) / size)):
+            entries = list(islice(source, size))
+            if number not in done:
+                yield number, entries
 
     def __iter__(self) -> Iterator[RawEntry]:
         kept = (entry for entry in read_entries(self.path) if self.keep is None or self.keep(entry))
@@ -89,12 +166,49 @@ def read_entries(path: Path) -> Iterator[RawEntry]:
         for first, (kind, advice) in _OTHERS.items():
             if start.startswith(first):
                 raise SystemExit(f"{path}: is a {kind} file, and a .json or .jsonl is read; {advice}")
-        with path.open(encoding="utf-8-sig") as file:
-            yield from _lines(path, file) if path.suffix.lower() in (".jsonl", ".ndjson") else _items(path, file)
+        with ExitStack() as stack:
+            file = stack.enter_context(io.TextIOWrapper(_unpacked(path, start, stack), "utf-8-sig"))
+            name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+            yield from _lines(path, file) if name.endswith((".jsonl", ".ndjson")) else _items(path, file)
     except FileNotFoundError:
         raise SystemExit(f"{path}: there is no such file (seen from {Path.cwd()})") from None
     except UnicodeDecodeError as error:
         raise SystemExit(f"{path}: not UTF-8 ({error})") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise SystemExit(f"{path}: is cut or damaged ({error})") from error
+
+
+def _unpacked(path: Path, start: bytes, stack: ExitStack) -> Any:
+    """A file that is open for reading bytes; gzip and zstd are unpacked on the way."""
+    if start.startswith(_GZIP):
+        return stack.enter_context(gzip.open(path))
+    if not start.startswith(_ZSTD):
+        return stack.enter_context(path.open("rb"))
+    try:
+        import pyarrow
+    except ImportError:
+        raise SystemExit(f"{path}: is zstd, for which pyarrow is needed: pip install 'dslight[parquet]'") from None
+    return io.BufferedReader(_Zstd(stack.enter_context(pyarrow.input_stream(str(path), compression="zstd")), path))
+
+
+class _Zstd(io.RawIOBase):
+    """Unpacked bytes of pyarrow as a file of Python."""
+
+    def __init__(self, stream: Any, path: Path) -> None:
+        self._stream, self._path = stream, path
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As of any file."""
+        try:
+            data = self._stream.read(len(buffer))
+        except OSError as error:
+            raise SystemExit(f"{self._path}: is cut or damaged ({error})") from error
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[RawEntry]:

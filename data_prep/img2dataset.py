@@ -30,7 +30,7 @@ from tqdm import tqdm
 from data_prep.ingest import MAX_BAD
 from data_prep.processes import begin_worker, program
 from data_prep.report import QUARANTINE, REPORT, json_lines, shortened
-from dslight.data.sample import BadSample, decode_image, image_members, parse_sample
+from dslight.data.sample import BadSample, check_image, image_members, is_beside, parse_sample
 from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
 from dslight.data.shards.format import Member, Record, load_index
 from dslight.files.atomic import write_atomically
@@ -55,7 +55,7 @@ def unfinished(root: Path) -> Iterator[str]:
     if not tars:
         yield f"{root}: holds no .tar file"
     elif not any(root.glob("*_stats.json")):
-        other = f"index those of another tool with python -m data_prep.verify --index {root}"
+        other = f"index those of another tool with dslight data convert {root} (or python -m data_prep.verify --index)"
         yield f"{root}: no {tars[0].stem}_stats.json and none of any tar, so they are not img2dataset's; {other}"
         return
     for tar in tars:
@@ -108,7 +108,23 @@ def several_images(root: Path, manifest: Manifest) -> Counter[str]:
     return counts
 
 
-def indexed(root: Path, workers: int, meta: dict[str, Any] | None = None, leave_out: Sequence[str] = ()) -> Manifest:
+def left_alone(root: Path, manifest: Manifest) -> Counter[str]:
+    """Members that are called what stands beside a picture, and are no picture of their record, by extension."""
+    counts: Counter[str] = Counter()
+    for index in (load_index(root, shard) for shard in manifest.shards):
+        counts.update(
+            name for name in (extension.decode() for extension in index.extensions.tolist()) if is_beside(name)
+        )
+    return counts
+
+
+def indexed(
+    root: Path,
+    workers: int,
+    meta: dict[str, Any] | None = None,
+    leave_out: Sequence[str] = (),
+    take: Sequence[str] = (),
+) -> Manifest:
     """:func:`~dslight.data.shards.index_tars` by several processes, each with a tar of its own, and with a bar."""
 
     def each(index: Callable[[Path], T], tars: Iterable[Path]) -> Iterator[T]:
@@ -119,7 +135,7 @@ def indexed(root: Path, workers: int, meta: dict[str, Any] | None = None, leave_
         if workers > 1:
             pool = ProcessPoolExecutor(workers, initializer=begin_worker, initargs=(os.getpid(),))
             called = stack.enter_context(pool).map
-        return index_tars(root, meta, each, leave_out)
+        return index_tars(root, meta, each, leave_out, take)
 
 
 def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]:
@@ -137,7 +153,7 @@ def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]
                 if not sample.images:
                     raise BadSample("has no image", "image-missing")
                 for image in sample.images:
-                    decode_image(image)
+                    check_image(image)
             except BadSample as error:
                 bad.append((row, index.key(row), error.reason, shortened(str(error), 400)))
     return bad
@@ -218,34 +234,75 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--leave-out", action="append", default=[], metavar="EXT", help="members that are not read, as a mask's png"
     )
+    parser.add_argument(
+        "--take",
+        action="append",
+        default=[],
+        metavar="EXT",
+        help="members that are pictures though called a mask: seg.png",
+    )
     parser.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of records that may be left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args(argv)
-    _refuse(list(unfinished(args.root)))
-    if any(args.root.glob("*.parquet")) and find_spec("pyarrow") is None:
-        print(f"{args.root}: its .parquet files are not compared, for which pyarrow would be needed")
+    index_folder(args.root, args.workers, args.leave_out, args.take, not args.no_decode, args.max_bad)
+
+
+def index_folder(
+    root: Path,
+    workers: int,
+    leave_out: Sequence[str] = (),
+    take: Sequence[str] = (),
+    decode: bool = True,
+    max_bad: float = MAX_BAD,
+    finished_by_img2dataset: bool = True,
+) -> None:
+    """Index the tars of a folder where they lie, look at all of their records, and say what there is.
+
+    Args:
+        root: the folder.
+        workers: processes.
+        leave_out: extensions of members that are not read.
+        take: extensions that are pictures though they are called what stands beside one.
+        decode: whether every picture is decoded, and what is bad left out of the index.
+        max_bad: share of the records that may be.
+        finished_by_img2dataset: whether its ``_stats.json`` has to be there, and to fit.
+
+    Raises:
+        SystemExit: with what is wrong.
+    """
+    if finished_by_img2dataset:
+        _refuse(list(unfinished(root)))
+        if any(root.glob("*.parquet")) and find_spec("pyarrow") is None:
+            print(f"{root}: its .parquet files are not compared, for which pyarrow would be needed")
     try:
-        meta = {"program": "data_prep.img2dataset", "checked": False}
-        leave_out = [extension.lower().lstrip(".") for extension in args.leave_out]
-        meta |= {"leave_out": leave_out} if leave_out else {}
-        manifest = indexed(args.root, args.workers, meta, leave_out)
+        name = "data_prep.img2dataset" if finished_by_img2dataset else "dslight data convert"
+        meta: dict[str, Any] = {"program": name, "checked": False}
+        chosen = {"leave_out": leave_out, "take": take}
+        chosen = {name: [one.lower().lstrip(".") for one in given] for name, given in chosen.items()}
+        meta |= {name: given for name, given in chosen.items() if given}
+        manifest = indexed(root, workers, meta, **chosen)
     except ShardError as error:
         raise SystemExit(str(error)) from error
-    (args.root / MANIFEST).unlink()  # it is written again, last
-    _refuse(list(partial_records(args.root, manifest)))
+    (root / MANIFEST).unlink()  # it is written again, last
+    if finished_by_img2dataset:
+        _refuse(list(partial_records(root, manifest)))
     total = sum(shard.records for shard in manifest.shards)
-    print(f"{args.root}: {total:,} records in {len(manifest.shards)} tars, indexed in place")
-    for names, count in several_images(args.root, manifest).most_common(_LISTED):
+    print(f"{root}: {total:,} records in {len(manifest.shards)} tars, indexed in place")
+    for name, count in left_alone(root, manifest).most_common(_LISTED):
         print(
-            f"{args.root}: {count:,} records have the images {shortened(names)}, and all of them are taken, in this "
+            f"{root}: {count:,} records have .{name}, which is left alone; if it is a picture, --take {name} takes it"
+        )
+    for names, count in several_images(root, manifest).most_common(_LISTED):
+        print(
+            f"{root}: {count:,} records have the images {shortened(names)}, and all of them are taken, in this "
             "order; what is no picture (a mask, a preview) is left out with --leave-out EXT"
         )
-    if args.no_decode:
-        manifest.save(args.root)
+    if not decode:
+        manifest.save(root)
     else:
-        report = check_records(args.root, manifest, args.workers, args.max_bad)
+        report = check_records(root, manifest, workers, max_bad)
         left_out = f"; left out: {report['bad']}, named in {QUARANTINE}" if report["bad"] else ""
-        print(f"{args.root}: {report['records']:,} of them can be trained on{left_out}")
+        print(f"{root}: {report['records']:,} of them can be trained on{left_out}")
 
 
 def _refuse(problems: list[str]) -> None:

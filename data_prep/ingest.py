@@ -19,25 +19,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from data_prep.check import Convert, check_entry
-from data_prep.entries import Entries, RawEntry, file_digest
+from data_prep.entries import Entries, RawEntry, Source, SourceError
 from data_prep.images import Images
 from data_prep.journal import Journal
 from data_prep.media import UNREAD
@@ -78,7 +76,7 @@ class Job:
     program: str
     out: Path
     name: str
-    entries: Entries
+    entries: Source
     images: Images
     convert: Convert
     options: dict[str, Any] = field(default_factory=dict)
@@ -135,6 +133,8 @@ def ingest(job: Job) -> dict[str, Any]:
             kept = len(journal.lines)
             _make_shards(job, journal)
             return _finish(job, journal, kept, time.monotonic() - started)
+    except SourceError as error:
+        raise SystemExit(str(error)) from error
     except (ShardError, OSError) as error:
         raise SystemExit(f"{job.out}: {error}") from error
 
@@ -149,7 +149,7 @@ def _finished(job: Job) -> Manifest:
     for shard in manifest.shards:
         if problem := size_problem(job.out, shard):
             raise SystemExit(f"{job.out / shard.name}: {problem}; {again}")
-    now = _asked(job) if job.entries.path.exists() else {}  # who has deleted the source has no other one
+    now = _asked(job) if job.entries.there else {}
     for name, value in json.loads(json.dumps(now)).items():
         if manifest.meta.get(name) != value:
             raise SystemExit(
@@ -177,6 +177,10 @@ def _key(job: Job, row: int) -> str:
 
 def _survey(job: Job) -> tuple[Job, list[RawEntry]]:
     """Count the entries, and keep a sample of them."""
+    if not isinstance(job.entries, Entries):
+        if len(job.entries) < job.entries.at_least:
+            raise SystemExit(f"{job.entries.named}: has {len(job.entries)} rows")
+        return job, []
     rng, sample, total = random.Random(0), [], 0
     for total, entry in enumerate(tqdm(iter(job.entries), desc=f"{job.name}: counting", unit="entry", leave=False), 1):
         if total <= _SAMPLE:
@@ -185,7 +189,7 @@ def _survey(job: Job) -> tuple[Job, list[RawEntry]]:
             sample[place] = entry
     if total < job.entries.at_least:
         wanted = "entries" if job.entries.keep is None else "entries as they are wanted here"
-        raise SystemExit(f"{job.entries.path}: has {total} {wanted}; {job.name} needs {job.entries.at_least} or more")
+        raise SystemExit(f"{job.entries.named}: has {total} {wanted}; {job.name} needs {job.entries.at_least} or more")
     return replace(job, entries=replace(job.entries, total=total)), sample
 
 
@@ -199,8 +203,7 @@ def _asked(job: Job) -> dict[str, Any]:
     return {
         "program": job.program,
         "name": job.name,
-        "file": job.entries.path.name,
-        "file_sha256": file_digest(job.entries.path),
+        **job.entries.identity(),
         "seed": job.entries.seed,
         "shard_entries": job.shard_entries,
         "options": job.options,
@@ -208,7 +211,7 @@ def _asked(job: Job) -> dict[str, Any]:
 
 
 def _check_space(job: Job, sample: list[RawEntry], done: int) -> None:
-    need = 0
+    need = job.entries.bytes or 0
     for raw in sample:
         try:
             images = job.convert(raw).images
@@ -217,7 +220,7 @@ def _check_space(job: Job, sample: list[RawEntry], done: int) -> None:
             continue
         need += len(json.dumps(raw)) + 1024 + sum(512 + size for size in sizes)  # headers and padding
     left = len(job.entries) - done * job.shard_entries
-    need = int(need / len(sample) * max(0, left))
+    need = int(need / (len(sample) or len(job.entries)) * max(0, left))
     free = shutil.disk_usage(job.out).free
     if need > free:
         raise SystemExit(f"{job.out}: about {gigabytes(need)} are needed, its disk has {gigabytes(free)} free")
@@ -243,7 +246,7 @@ def _make_shards(job: Job, journal: Journal) -> None:
                     pending.remove(future)
 
         try:
-            for number, entries in _batches(job, set(journal.lines)):
+            for number, entries in job.entries.batches(job.shard_entries, set(journal.lines)):
                 pending.add(pool.submit(_make_shard, number, entries))
                 collect(at_most=job.workers + 1)
             collect(at_most=0)
@@ -262,18 +265,6 @@ def _make_shards(job: Job, journal: Journal) -> None:
         except BaseException:
             _stop(pool, shared)
             raise
-
-
-def _batches(job: Job, done: set[int]) -> Iterator[tuple[int, list[RawEntry]]]:
-    source = iter(job.entries)
-    for number in range(_shards_of(job)):
-        entries = list(islice(source, job.shard_entries))
-        if number not in done:
-            yield number, entries
-
-
-def _shards_of(job: Job) -> int:
-    return math.ceil(len(job.entries) / job.shard_entries)
 
 
 def _entries_of(job: Job, number: int) -> int:
@@ -313,6 +304,8 @@ def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, 
         _write_lines(job.out / QUARANTINE, bad)
         journal.lines.clear()  # what was missing may be there next time
         journal.save()
+        if not bad:
+            raise SystemExit(f"{job.out}: --where leaves out all {len(job.entries)} rows of {job.entries.named}")
         classes = listing(Counter(line["reason"] for line in bad))
         raise SystemExit(
             f"{job.out}: not one of {len(job.entries)} entries is good ({classes}). All are in {job.out / QUARANTINE}; "
@@ -326,7 +319,7 @@ def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, 
     report = {
         "entries": len(job.entries),
         "records": sum(shard.records for shard in shards),
-        **{name: counts.pop(name, 0) for name in ("text_only", "images")},
+        **{name: counts.pop(name, 0) for name in ("text_only", "images", "left_out")},
         "bytes": sum(shard.bytes for shard in shards),
         "shards": len(shards),
         "bad": dict(sorted(Counter(line["reason"] for line in bad).items())),
@@ -351,8 +344,8 @@ def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 def _brief(value: Any) -> Any:
     """A value for the quarantine: it names the entry, and need not be whole."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return value if len(text) <= _MESSAGE else shortened(text)
+    text = value if isinstance(value, str) else json.dumps(value, default=lambda other: shortened(repr(other), 80))
+    return json.loads(json.dumps(value, default=repr)) if len(text) <= _MESSAGE else shortened(text)
 
 
 def _allowed(job: Job) -> int:
@@ -388,7 +381,7 @@ def _begin(job: Job, shared: _Shared, parent: int) -> None:
     begin_worker(parent)
 
 
-def _make_shard(number: int, entries: list[RawEntry]) -> dict[str, Any]:
+def _make_shard(number: int, entries: Iterable[RawEntry | None]) -> dict[str, Any]:
     """Write a shard; its line of the journal."""
     assert _work is not None
     job, shared = _work
@@ -399,6 +392,9 @@ def _make_shard(number: int, entries: list[RawEntry]) -> dict[str, Any]:
         for row, raw in enumerate(entries, number * job.shard_entries):
             if shared.stop.is_set():
                 raise Stopped(bad)
+            if raw is None:
+                counts["left_out"] += 1
+                continue
             try:
                 entry = check_entry(raw, job.convert, job.images)
             except BadSample as error:

@@ -8,10 +8,10 @@ Run, for the two stages of LLaVA-1.5; zips are read as they were downloaded, and
         --images vg=VG_100K.zip --images vg=VG_100K_2.zip --images ocr_vqa=ocr_vqa
 
 An entry has ``conversations`` (or ``questions``, for evaluation) and ``image`` or ``images``: a path, a list of paths,
-or nothing. Its text is kept verbatim; an answer with ``weight: 0`` or ``loss: false`` is not learnt. The
-checks, the quarantine and the report are those of :mod:`data_prep.ingest`. OCR-VQA's images are named .jpg in the json
-and .gif or .png on many disks: below ``--any-ending`` (``ocr_vqa``), where the named file is missing, the one of
-another ending is taken, and counted.
+or nothing; absolute paths are found with ``--images /``. Its text is kept verbatim; an answer with ``weight: 0`` or
+``loss: false`` is not learnt. The checks, the quarantine and the report are those of :mod:`data_prep.ingest`. OCR-VQA's
+images are named .jpg in the json and .gif or .png on many disks: below ``--any-ending`` (``ocr_vqa``), where the named
+file is missing, the one of another ending is taken, and counted.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ _RECORD = ("id", "conversations", "questions")
 def llava_entry(raw: RawEntry) -> Entry:
     """An entry of LLaVA's files; see :data:`data_prep.check.Convert`."""
     images = [image_source(source) for source in given_images(raw)]
-    if any(isinstance(image, str) and image.startswith("/") for image in images):
-        raise BadSample("an image has an absolute path; data_prep.messages finds it with --images /", "image-name")
     if raw.get("system"):
-        raise BadSample("has a system text, which this format has no place for; use data_prep.messages", "system")
+        what = "has a system text beside its conversations, which this format does not know"
+        raise BadSample(f"{what}; use data_prep.messages (--system keep)", "system")
     record = {key: raw[key] for key in _RECORD if raw.get(key) is not None}
     return Entry(record, images, read={*_RECORD, "image", "images", "system"})
 

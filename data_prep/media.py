@@ -18,23 +18,32 @@ from urllib.parse import unquote
 
 from data_prep.entries import RawEntry
 from data_prep.report import shortened
-from dslight.data.sample import IMAGE_TOKEN, BadSample
+from dslight.data.sample import IMAGE_TOKEN, LEARNT_KEYS, BadSample
 
 _MARK = re.compile(
     r"<img>[^<]*</img>|<(?:image|img|picture|video|audio|speech|sound|bbox|ref-object)s?(?:[ _-]?\d+)?>"
     r"|<\|(?:vision|image|img|video|audio|speech)\w*\|>|<start_of_(?:image|audio)>"
-    r"|<(?:image|img|video|audio|speech)[ _-]?(?:here|pad|placeholder|context|token|soft_token)>",
+    r"|<(?:image|img|video|audio|speech)[ _-]?(?:here|pad|placeholder|context|token|soft_token)>"
+    r"|<(?:im_patch|im_start|im_end|ph_image_\d+|patch)>|<(?:image|img|video|audio)\b[^<>\s]*/>"
+    r"|(?-i:\[(?:IMG|IMAGE|VIDEO|AUDIO)(?:[ _]?\d+)?\])",
     re.IGNORECASE,
+)
+_LINK = re.compile(r"!\[[^\]]{0,999}\]\([^)\s]+\)|<(?:img|video|audio|source)\s[^>]{0,999}\bsrc\s*=", re.IGNORECASE)
+"""A picture as Markdown and HTML have it: of a question it is meant to be seen, of an answer it is text."""
+_FILE = re.compile(
+    r"data:(?:image|video|audio)/.*|(?:\S.{0,400})?\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic|jxl|mp4|mkv|avi|mov|webm|m4v|wav|mp3"
+    r"|flac|ogg|m4a|npy)",
+    re.IGNORECASE | re.DOTALL,
 )
 _TAGS = ("<image>", "<img>", "<picture>", "<video>", "<audio>", "<sound>", "<speech>")
 _MEDIA = re.compile(r"(image|img|picture|pic|photo|video|clip|audio|sound|wav|frame|b?box|mask)(s|es)?|speech|objects")
 _ABOUT = re.compile(
     r"(id|size|count|caption|url)s?|index|width|height|shape|source|info|type|num|n|fps|duration|format|mode|hash|md|sha"
-    r"|license"
+    r"|license|correspondence|rating(s)?|scores?|min|max|mean"
 )
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{53,}[=\s]*")
-_OF_A_TURN = frozenset(("from", "value", "role", "content", "weight", "loss"))
+_OF_A_TURN = frozenset(("from", "value", "role", "content", *LEARNT_KEYS))
 
 
 def given_images(raw: RawEntry) -> list[Any]:
@@ -50,17 +59,22 @@ def given_images(raw: RawEntry) -> list[Any]:
 
 
 def image_source(source: Any) -> str | bytes:
-    """An image as an entry gives it: a path, ``file:`` or ``data:`` URL, base64, or ``{"bytes", "path", "url"}``; the
-    name in the places of images, or the bytes.
+    """An image as an entry gives it: a path, ``file:`` or ``data:`` URL, base64, bytes, or ``{"bytes", "path",
+    "url"}``; the name in the places of images (an absolute one as below ``--images /``), or the bytes.
 
     Raises:
         BadSample: it is none of these, or lies on the web.
     """
     given = source
     if isinstance(source, Mapping):
-        if isinstance(content := source.get("bytes"), str) and content:
+        content = source.get("bytes")
+        if isinstance(content, bytes) and content:
+            return content
+        if isinstance(content, str) and content:
             return _decoded(content)
         source = source.get("url") or source.get("path")
+    if isinstance(source, bytes) and source:
+        return source
     if not isinstance(source, str) or not source:
         what = f"an image is given as {shortened(repr(given), 80)}"
         raise BadSample(f"{what}; it must be a path, a data: URL or base64 text", "image-name")
@@ -72,7 +86,7 @@ def image_source(source: Any) -> str | bytes:
         source = unquote(source.removeprefix("file://"))
     if source.startswith(("http://", "https://")):
         raise BadSample(f"image {shortened(source)!r} lies on the web; download it first", "image-remote")
-    return ("/" if source.startswith("/") else "") + str(PurePosixPath(source)).lstrip("/")
+    return str(PurePosixPath(source)).lstrip("/")
 
 
 def _decoded(text: str) -> bytes:
@@ -95,39 +109,70 @@ def check_media(raw: RawEntry, record: RawEntry, images: int, read: Collection[s
     Raises:
         BadSample: a medium would be lost.
     """
-    notes = unread_keys(raw, read, "", about=images > 0)
+    names = {str(fact["name"]) for fact in record.get("image_info", ())}
+    notes = unread_keys(raw, read, "", names)
     for name in ("conversations", "messages"):
         for turn in raw[name] if name in read and isinstance(raw.get(name), list) else ():
-            if isinstance(turn, Mapping):
+            if isinstance(turn, Mapping) and not turn.keys() <= _OF_A_TURN:
                 notes += unread_keys(turn, _OF_A_TURN, f"{name}[].")
     for where, text, asked in _texts(record):
+        if "<" not in text and "[" not in text:
+            continue
         for mark in (match.group() for match in _MARK.finditer(text)):
             if mark == IMAGE_TOKEN and asked and images:
                 continue  # as many as pictures, or it is no record
             if not asked and mark.lower() in _TAGS:
                 notes.append("media tag kept as a word of an answer")
                 continue
-            what = f"{where} holds {shortened(mark, 60)!r}, for which no picture is taken along"
-            raise BadSample(
-                f"{what}: give the picture under images and mark it {IMAGE_TOKEN}, or edit the text", "marks"
-            )
+            raise _lost(where, mark)
+        for link in _LINK.finditer(text):
+            if asked:
+                raise _lost(where, link.group())
+            notes.append("link to a picture kept as text of an answer")
     return notes
 
 
-def unread_keys(raw: Mapping[str, Any], read: Collection[str], at: str, about: bool = False) -> list[str]:
-    """The keys with something in them that are not read, as notes for the report; ``about``: what only tells something
-    about a picture (``image_id``) is none, as the picture itself is there.
+def _lost(where: str, mark: str) -> BadSample:
+    what = f"{where} holds {shortened(mark, 60)!r}, for which no picture is taken along"
+    return BadSample(f"{what}: give the picture under images and mark it {IMAGE_TOKEN}, or edit the text", "marks")
+
+
+def unread_keys(raw: Mapping[str, Any], read: Collection[str], at: str, taken: Collection[str] = ()) -> list[str]:
+    """The keys with something in them that are not read, as notes for the report.
+
+    Args:
+        raw: what has keys.
+        read: those that are read.
+        at: where it stands in the entry.
+        taken: names of the pictures that are taken along. Where there are some, what only tells something about them
+            (``image_id``), or names one of them once more, is no medium.
 
     Raises:
-        BadSample: one names media.
+        BadSample: one names media, or holds them.
     """
-    names = [name for name, value in raw.items() if name not in read and not _empty(value)]
+    names = [name for name, value in raw.items() if name not in read and not is_empty(value)]
     for name in names:
-        words = [word.lower() for word in _WORD.findall(name)]
-        if any(map(_MEDIA.fullmatch, words)) and not (about and any(map(_ABOUT.fullmatch, words))):
+        if _is_medium(name, raw[name], taken):
             what = f"key {at}{shortened(name, 60)}: {shortened(repr(raw[name]), 80)} is not read by this program"
             raise BadSample(f"{what} and would be lost; put pictures under images, or remove the key", "media")
     return [f"{UNREAD}{at}{shortened(name, 60)}" for name in names]
+
+
+def _is_medium(name: str, value: Any, taken: Collection[str]) -> bool:
+    if _has_bytes(value):
+        return True
+    if taken and isinstance(value, str) and any(value == one or PurePosixPath(value).name == one for one in taken):
+        return False
+    words = [word.lower() for word in _WORD.findall(name)]
+    if taken and any(map(_ABOUT.fullmatch, words)):
+        return False
+    if any(map(_MEDIA.fullmatch, words)):
+        return True
+    if isinstance(value, Mapping):
+        return any(_is_medium(str(inner), value[inner], taken) for inner in value if not is_empty(value[inner]))
+    if isinstance(value, list):
+        return any(_is_medium("", item, taken) for item in value)
+    return isinstance(value, str) and (bool(_FILE.fullmatch(value)) or bool(_BASE64.fullmatch(value)))
 
 
 UNREAD = "key not read: "
@@ -137,16 +182,25 @@ UNREAD = "key not read: "
 def _texts(record: RawEntry) -> Iterator[tuple[str, str, bool]]:
     """Where, what, and whether it is asked (or answered)."""
     for i, turn in enumerate(record.get("conversations", ())):
-        yield f"turn {i}", turn["value"], turn["from"] in ("human", "user")
+        yield f"turn {i}", turn["value"], turn["from"] not in ("gpt", "assistant")
     for i, question in enumerate(record.get("questions", ())):
         yield f"question {i}", str(question["question"]), True
 
 
 def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list) else [] if value is None or value == "" else [value]
+    if isinstance(value, list):
+        return list(value)
+    return [] if value is None or value == "" or (isinstance(value, dict) and is_empty(value)) else [value]
 
 
-def _empty(value: Any) -> bool:
+def _has_bytes(value: Any) -> bool:
     if isinstance(value, list | dict):
-        return all(_empty(item) for item in (value.values() if isinstance(value, dict) else value))
+        return any(_has_bytes(item) for item in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bytes)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether nothing is in it, as in what a table fills up with nulls."""
+    if isinstance(value, list | dict):
+        return all(is_empty(item) for item in (value.values() if isinstance(value, dict) else value))
     return not value

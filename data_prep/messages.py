@@ -2,17 +2,19 @@
 
 Run: ``python -m data_prep.messages --json chats.jsonl --images images --out data/chats``.
 
-An entry has ``messages`` (``role``, ``content``) or ``conversations`` (``from``, ``value``; or ``role``, ``content``).
-Content is a text, or a list of parts: ``text``; ``image`` (Qwen: a path or ``file://`` URL under ``image``, or none,
-which takes the next of the entry's ``images``); ``image_url`` (OpenAI: a path or a ``data:`` URL with the bytes in it).
-Absolute paths are found with ``--images /``. Pictures that lie on the web are not fetched: such an entry goes to the
-quarantine.
+An entry has ``messages`` (``role``, ``content``) or ``conversations`` (``from``, ``value``; or ``role``, ``content``);
+``texts`` (FineVision), Alpaca's ``instruction``, ``query`` and ``response``, and a picture's ``caption`` are read too
+(:mod:`data_prep.forms`). Content is a text, or a list of parts: ``text``; ``image`` (Qwen: a path or ``file://`` URL
+under ``image``, or none, which takes the next of the entry's ``images``, or that of its ``index``); ``image_url``
+(OpenAI: a path or a ``data:`` URL with the bytes in it). ms-swift's ``objects`` are written into their places. Absolute
+paths are found with ``--images /``. Pictures that lie on the web are not fetched: such an entry goes to the quarantine.
 
 Decided here: an image part becomes an ``<image>`` mark and a newline, as in LLaVA's files. What has a meaning is set
 right and counted: a system text (a message, or the entry's own ``system``) goes in front of the first question
-(``--system drop`` leaves it out), an answer before any question and a question after the last answer are left out, and
-images without a mark get theirs at the front of the first question. Two turns of one role in a row have none: such an
-entry goes to the quarantine. An answer with ``weight: 0`` (OpenAI) or ``loss: false`` (ms-swift) is not learnt.
+(``--system keep`` leaves it a turn of its own, for the place that templates have for it; ``drop`` leaves it out), an
+answer before any question and a question after the last answer are left out, and images without a mark get theirs at
+the front of the first question. Two turns of one role in a row have none: such an entry goes to the quarantine. An
+answer with ``weight: 0`` (OpenAI) or ``loss: false`` (ms-swift) is not learnt.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from typing import Any, Literal
 
 from data_prep.check import Entry
 from data_prep.entries import Entries, RawEntry
+from data_prep.forms import messages_of, with_objects
 from data_prep.images import Images
 from data_prep.ingest import Job, add_source_arguments, ingest, key_name
-from data_prep.media import given_images, image_source, unread_keys
+from data_prep.media import given_images, image_source, is_empty, unread_keys
 from data_prep.processes import program
 from data_prep.report import shortened
 from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, is_learnt
@@ -37,7 +40,14 @@ _ROLES: dict[str, Literal["system", "human", "gpt"]] = {
     **dict.fromkeys(("gpt", "assistant", "model", "bot", "chatgpt"), "gpt"),
 }
 
-System = Literal["prepend", "drop"]
+System = Literal["prepend", "keep", "drop"]
+_SETTLED = {
+    "prepend": "system text put before the question",
+    "keep": "system text kept as a turn",
+    "drop": "system text dropped",
+}
+SYSTEMS = tuple(_SETTLED)
+"""What may happen to a system text."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +59,11 @@ class MessagesEntry:
     def __call__(self, raw: RawEntry) -> Entry:
         """See :data:`data_prep.check.Convert`."""
         chat = _Chat(given_images(raw))
-        key = "messages" if raw.get("messages") else "conversations"
-        if not isinstance(messages := raw.get(key), list):
-            raise BadSample("has no list of messages or conversations", "no-text")
+        messages, keys = messages_of(raw)
+        if not isinstance(messages, list):
+            raise BadSample("the entry has no list of messages or conversations", "no-text")
+        if not is_empty(raw.get("objects")):
+            messages = with_objects(messages, raw["objects"])
         if system := raw.get("system"):
             chat.add({"role": "system", "content": system})
         for message in messages:
@@ -61,7 +73,7 @@ class MessagesEntry:
             {"from": turn.role, "value": turn.text, **({} if turn.learnt else {"weight": 0})} for turn in chat.turns
         ]
         record = {"conversations": turns}
-        read = {"id", "system", key, "image", "images"}
+        read = {"id", "system", "objects", "image", "images", *keys}
         return Entry({"id": raw["id"], **record} if "id" in raw else record, chat.images, chat.changes, read)
 
 
@@ -75,6 +87,9 @@ class _Chat:
     systems: list[str] = field(default_factory=list)
     images: list[str | bytes] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._by_index = list(self.named)
 
     def add(self, message: Mapping[str, Any]) -> None:
         name = message["role"] if "role" in message else message["from"]
@@ -91,7 +106,7 @@ class _Chat:
 
     def _text(self, text: str) -> str:
         for _ in range(text.count(IMAGE_TOKEN) if self.named else 0):
-            self.images.append(_named(self.named.pop(0)) if self.named else _too_few())
+            self.images.append(image_source(self.named.pop(0)) if self.named else _too_few())
         return text
 
     def _part(self, part: Mapping[str, Any] | str) -> str:
@@ -100,15 +115,23 @@ class _Chat:
         kind = part.get("type") or next((name for name in ("text", "image", "image_url") if name in part), None)
         if kind not in ("text", "image", "image_url"):
             raise BadSample(f"a part of type {shortened(repr(kind), 60)} is neither text nor image", "part")
-        read = ("type", "text") if kind == "text" else ("type", kind, "path", "url")
+        read = ("type", "text", "index") if kind == "text" else ("type", kind, "path", "url", "index")
         self.changes += unread_keys(part, read, "content[].")
         if kind == "text":
             return self._text(part.get("text") or "")
         source = part.get(kind) or part.get("path") or part.get("url")
         if source is None:
-            source = self.named.pop(0) if self.named else _too_few()
-        self.images.append(_named(source))
+            source = self._next(part.get("index"))
+        self.images.append(image_source(source))
         return f"{IMAGE_TOKEN}\n"
+
+    def _next(self, index: Any) -> Any:
+        """The next of the entry's own images, or (parquet of chats) the one of this number."""
+        if index is None or not isinstance(index, int) or not 0 <= index < len(self._by_index):
+            return self.named.pop(0) if self.named and index is None else _too_few()
+        source = self._by_index[index]
+        self.named = [image for image in self.named if image is not source]
+        return source
 
     def settle(self, system: System) -> None:
         """Set right what has a meaning."""
@@ -122,7 +145,7 @@ class _Chat:
             raise BadSample("no answer, so nothing to learn", "no-answer")
         front = ""
         if self.named and not self.images:
-            self.images = [_named(source) for source in self.named]
+            self.images = [image_source(source) for source in self.named]
             front = f"{IMAGE_TOKEN}\n" * len(self.named)
             self.changes.append("image marks added")
         elif self.named:
@@ -130,26 +153,22 @@ class _Chat:
         text = "\n".join(text for text in self.systems if text.strip())
         if text and system == "prepend":
             front += f"{text}\n\n"
-        if text:
-            self.changes.append("system text put before the question" if system == "prepend" else "system text dropped")
         self.turns[0] = self.turns[0]._replace(text=front + self.turns[0].text)
+        if text:
+            self.changes.append(_SETTLED[system])
+        if text and system == "keep":
+            self.turns.insert(0, Turn("system", text))
 
 
 def _too_few() -> Any:
     raise BadSample("has fewer images than places for them", "marks")
 
 
-def _named(source: Any) -> str | bytes:
-    """As :func:`~data_prep.media.image_source`, absolute paths as below ``--images /``."""
-    image = image_source(source)
-    return image if isinstance(image, bytes) else image.lstrip("/")
-
-
 def main(argv: list[str] | None = None) -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add_source_arguments(parser)
-    parser.add_argument("--system", choices=("prepend", "drop"), default="prepend", help="what happens to system texts")
+    parser.add_argument("--system", choices=SYSTEMS, default="prepend", help="what happens to system texts")
     args = parser.parse_args(argv)
     ingest(
         Job(

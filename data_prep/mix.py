@@ -260,8 +260,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.only is None or name in args.only
     }
     for job in jobs.values():
-        if not job.entries.path.is_file():
-            raise SystemExit(f"{args.mix}: sources.{job.name}.json: there is no {job.entries.path}")
+        if not job.entries.there:
+            raise SystemExit(f"{args.mix}: sources.{job.name}.json: there is no {job.entries.named}")
     for job in jobs.values():
         ingest(replace(job, workers=args.workers, max_bad=args.max_bad, shard_entries=args.shard_entries))
     missing = [name for name in mix.sources if not (args.out / name / MANIFEST).exists()]

@@ -95,6 +95,18 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--list", action="store_true", help="list the runs and stop")
     sweep.add_argument("--fresh", action="store_true", help="start finished and interrupted runs anew")
 
+    models = verb("models", "try every kind of decoder that transformers knows, tiny; writes docs/models.md")
+    models.add_argument(
+        "kinds", nargs="*", metavar="TYPE", help="only these, e.g. llama mixtral; the page stays as it is"
+    )
+    models.add_argument(
+        "--results", type=Path, default=Path("runs/models"), help="a file per type (default: runs/models)"
+    )
+    models.add_argument("--again", action="store_true", help="try also what was tried before with these versions")
+    models.add_argument("--page", type=Path, default=Path("docs/models.md"), help="default: docs/models.md")
+
+    verb("data", "convert data in any form to shards, and look at them: convert, info, verify, inspect")
+
     report = verb("report", "one table and one page out of an ablation or of run folders")
     report.add_argument("paths", nargs="+", help="an ablation file (with its overrides), or folders of runs")
     report.add_argument("--out", type=Path, help="where report.html, its pages of questions and the tables go")
@@ -102,13 +114,24 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--power", type=float, metavar="POINTS", help="say how many questions and seeds such a difference needs"
     )
+
+    chat = verb("chat", "ask a trained model about pictures, in this terminal, with its stacks off and on")
+    chat.add_argument("source", type=Path, metavar="RUN", help="a run's folder, an export, or a checkpoint")
+    chat.add_argument("--recipe", type=Path, help="of a checkpoint that brings none")
+    chat.add_argument("--max-new-tokens", type=int, default=64)
+
+    migrate = verb("migrate", "rewrite old recipes in today's words; what they say stays, comments too")
+    migrate.add_argument("files", nargs="+", type=Path, metavar="RECIPE", help="YAML files of recipes or ablations")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 1 for a wrong recipe or a failed run, 130 after Ctrl-C."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["data"]:
+        return _data(given[1:])
     parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(given)
     if wrong := [text for text in rest if text.startswith("-") or "overrides" not in args]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if rest:  # argparse takes no key=value that stands behind an option
@@ -122,13 +145,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `dslight plan ... | head`
         return 0
     except Exception as error:
-        from dslight.errors import UnfinishedError, UserError, readable
-        from dslight.files.space import no_space
+        from dslight.errors import UnfinishedError
+        from dslight.files.system import said_of
 
-        said = error if isinstance(error, UserError) else no_space(error)
-        if said is None:
+        if (said := said_of(error)) is None:
             raise
-        print(f"{_below_bars()}dslight: {readable(str(said))}", file=sys.stderr)
+        print(f"{_below_bars()}dslight: {said}", file=sys.stderr)
         return 130 if isinstance(error, UnfinishedError) else 1
 
 
@@ -145,6 +167,23 @@ def _below_bars() -> str:
     """A line break where a progress bar is on the last line, which a message would continue."""
     tqdm = sys.modules.get("tqdm")
     return "\n" if tqdm and any(not bar.disable for bar in getattr(tqdm.tqdm, "_instances", ())) else ""
+
+
+def _data(arguments: list[str]) -> int:
+    """Verbs with options of their own, in the room of what they need."""
+    from data_prep.command import main as data
+
+    try:
+        data(arguments)
+    except KeyboardInterrupt:
+        print(f"{_below_bars()}interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except SystemExit as left:
+        if isinstance(left.code, str):
+            print(f"{_below_bars()}dslight data: {left.code}", file=sys.stderr)
+            return 1
+        return int(left.code or 0)
+    return 0
 
 
 def _recipe(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -176,9 +215,10 @@ def _validate(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     from dslight.run.evaluate import predict
+    from dslight.texts import printable
 
     asked = (args.question, args.image, args.ckpt, args.max_new_tokens)
-    print(predict(recipe, *asked, videos=args.video, frames=args.frames, tile=args.tile))
+    print(printable(predict(recipe, *asked, videos=args.video, frames=args.frames, tile=args.tile)))
     return 0
 
 
@@ -248,7 +288,31 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _chat(args: argparse.Namespace) -> int:
+    from dslight.run.chat import chat
+
+    chat(args.source, args.recipe, args.max_new_tokens)
+    return 0
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    from dslight.recipe.migrate import migrate_files
+
+    for path, changed in migrate_files(args.files):
+        print(f"{path}: {'rewritten' if changed else 'as it was'}")
+    return 0
+
+
+def _models(args: argparse.Namespace) -> int:
+    from dslight.matrix.run import models
+
+    return models(args.results, args.kinds, args.again, args.page)
+
+
 _VERBS = {
+    "models": _models,
+    "chat": _chat,
+    "migrate": _migrate,
     "fit": _fit,
     "validate": _validate,
     "predict": _predict,

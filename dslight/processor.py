@@ -53,8 +53,13 @@ class Processor:
 
     def to_recipe(self) -> dict[str, Any]:
         """Its settings as the section ``data`` of a recipe."""
-        rows, names = self.rows, {id(one): name for name, one in TEMPLATES.items()}
-        made = {"views": written(rows.views), "template": names.get(id(rows.template), {UNWRITTEN: "Template"})}
+        rows = self.rows
+        thinking = getattr(rows.template, "thinking", None)
+        name = (
+            "tokenizer" if thinking is not None else next((n for n, t in TEMPLATES.items() if t == rows.template), None)
+        )
+        made = {"views": written(rows.views), "template": name or {UNWRITTEN: "Template"}}
+        made |= {} if thinking is None else {"thinking": thinking}
         return made | {"max_length": self.max_length, "pixels": rows.pixels, "exif": rows.exif, "alpha": rows.alpha}
 
     @property

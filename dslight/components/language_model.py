@@ -7,9 +7,9 @@ Face's own, fed with token ids.
 So what a family does inside its embedding (Gemma's scale) does not touch visual tokens, and what it does behind it
 (Granite's multiplier, GPT-2's positions) does: as in the multimodal models that transformers builds on these families.
 
-Packed rows: documents that share a row are told apart by a mask, given to the decoder whole (``[B, 1, T, T]``), and by
-positions that begin anew. That costs memory quadratic in T, and works with ``sdpa`` and ``eager`` for every family;
-FlashAttention's packed kernels (varlen) are not used. What cannot be isolated so is refused by name.
+Packed rows: documents that share a row attend to themselves alone (:mod:`dslight.components.documents`), and their
+positions begin anew. A family that does not let its attention be exchanged, or runs it ``eager``, gets a mask instead
+(``[B, 1, T, T]``), which costs memory quadratic in T. What cannot be isolated at all is refused by name.
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
+from dslight.components import documents
 from dslight.components.component import Component, on_meta
+from dslight.components.decoders.classes import leave_out, outline, read
+from dslight.components.decoders.facts import Facts
+from dslight.components.decoders.packing import by_window, isolating_mask, mixes, positions_within
+from dslight.components.decoders.padding import behind, grouped
+from dslight.components.decoders.trials import known, positions, tried
 from dslight.components.transformers_config import (
+    as_decoder,
     check_agreement,
     check_attention,
     check_source,
@@ -35,10 +42,13 @@ from dslight.components.transformers_config import (
 )
 from dslight.components.unread import weights_wait
 from dslight.nn.cross_attention import attend
+from dslight.nn.head import at, narrowed
 from dslight.nn.injector import inject
-from dslight.nn.window import follow
-from dslight.types import VisualTokens
-from dslight.upstream.transformers import attention_of, is_recurrent, masks_windows
+from dslight.nn.loss import summed_loss
+from dslight.nn.window import described, follow
+from dslight.places import Places
+from dslight.places import documents as document_starts
+from dslight.types import Batch, VisualTokens
 
 
 class LanguageModel(Component, ABC):
@@ -91,6 +101,34 @@ class LanguageModel(Component, ABC):
     def outermost(self) -> nn.Module:
         """The module that every pass goes through first: it is called with ``input_ids`` and with the KV cache."""
         return self.decoder
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The module that :meth:`logits` calls with hidden states ``[B, T, D]`` to make logits of them. In training it
+        sees supervised positions alone; ``None``: there is no such module, and logits of all positions are made.
+        """
+        return None
+
+    @property
+    def pads(self) -> bool:
+        """Whether :meth:`logits` of a row behind left padding are those of the row; if not, padding is moved behind."""
+        return True
+
+    @property
+    def answers_padded(self) -> bool:
+        """Whether :meth:`generate_ids` does so too; if not, rows of unequal length are answered in groups."""
+        return True
+
+    def check_sites(self, sites: Sequence[int]) -> None:
+        """Whether a stack at each of these layers can reach the tokens behind it.
+
+        Raises:
+            ValueError: naming the first layer that cannot.
+        """
+
+    def standing_for(self, input_ids: Tensor, visual_mask: Tensor) -> Tensor:
+        """The ids, with those at visual positions that the model is to see there; it reads none, mostly."""
+        return input_ids
 
     @abstractmethod
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -177,17 +215,60 @@ class LanguageModel(Component, ABC):
         Raises:
             ValueError: for packed rows that cannot be told apart.
         """
-        packing = {}
-        if segments is not None:
-            self.check_packing()
-            if visual is not None and visual.memory is not None:
-                raise ValueError(
-                    "data.order.pack: cross-attention reads the images of a whole row, so a document would see those "
-                    "of the others in it; do not pack, or choose a stacking that stacks"
-                )
-            packing = {"segments": segments}
+        input_ids = self.standing_for(input_ids, visual_mask)
+        if segments is None:
+
+            def rows(ids: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
+                with self._injecting(mask, visual):
+                    return self.logits(ids, attention)
+
+            given = input_ids, attention_mask, visual_mask
+            return rows(*given) if self.pads else behind(attention_mask, rows, *given)
+        packing = self._packing(segments, visual)
         with self._injecting(visual_mask, visual):
             return self.logits(input_ids, attention_mask, **packing)
+
+    def loss(self, batch: Batch, visual: VisualTokens | None) -> tuple[Tensor, Tensor]:
+        """Next-token loss of a batch with labels, as :func:`~dslight.nn.loss.next_token_loss` of :meth:`forward`: the
+        sum over supervised tokens, and their number. Logits are made of those positions alone where :attr:`head` says
+        how.
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
+        places, (rows, length) = batch.places, batch.input_ids.shape
+        assert places.supervised is not None
+        assert places.targets is not None
+        packing = self._packing(batch.segments, visual)
+        with (
+            self._injecting(batch.visual_mask, visual, places),
+            narrowed(self.head, rows, places.supervised),
+        ):
+            ids = self.standing_for(batch.input_ids, batch.visual_mask)
+            logits = self._located_logits(ids, batch, places, packing)
+        return summed_loss(at(logits, rows, length, places.supervised), places.targets)
+
+    def _located_logits(self, ids: Tensor, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
+        """:meth:`logits` of a batch whose places are known, for a subclass that they spare work."""
+        return self.logits(ids, batch.attention_mask, **packing)
+
+    @property
+    def narrows_head(self) -> bool:
+        """Whether :meth:`loss` makes logits of supervised positions alone; found out by a pass over two tokens."""
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=next(self.parameters()).device)
+        with torch.no_grad(), narrowed(self.head, 1, ids[0, :1]):
+            return self.logits(ids, torch.ones_like(ids)).shape[1] == 1
+
+    def _packing(self, segments: Tensor | None, visual: VisualTokens | None) -> dict[str, Tensor]:
+        if segments is None:
+            return {}
+        self.check_packing()
+        if visual is not None and visual.memory is not None:
+            raise ValueError(
+                "data.order.pack: cross-attention reads the images of a whole row, so a document would see those "
+                "of the others in it; do not pack, or choose a stacking that stacks"
+            )
+        return {"segments": segments}
 
     def generate(
         self,
@@ -200,11 +281,18 @@ class LanguageModel(Component, ABC):
         """Continue left-padded prompts; arguments as in :meth:`forward`, ``options`` as in transformers'
         ``generate``.
         """
-        with self._injecting(visual_mask, visual):
-            return self.generate_ids(input_ids, attention_mask, **options)
+
+        def answer(ids: Tensor, attention: Tensor, mask: Tensor, visual: VisualTokens | None, **options: Any) -> Tensor:
+            with self._injecting(mask, visual):
+                return self.generate_ids(ids, attention, **options)
+
+        given = self.standing_for(input_ids, visual_mask), attention_mask, visual_mask, visual
+        return answer(*given, **options) if self.answers_padded else grouped(answer, *given, **options)
 
     @contextmanager
-    def _injecting(self, visual_mask: Tensor, visual: VisualTokens | None) -> Iterator[None]:
+    def _injecting(
+        self, visual_mask: Tensor, visual: VisualTokens | None, places: Places | None = None
+    ) -> Iterator[None]:
         if visual is None:
             yield
             return
@@ -217,9 +305,11 @@ class LanguageModel(Component, ABC):
                 fill=visual.base,
                 embedding=self.embedding,
                 window=window,
+                places=None if places is None else places.visual,
                 operation=visual.operation,
             )
-            with stacking, attend(self.layers, visual_mask, visual.memory, window=window):
+            found = None if places is None else places.runs
+            with stacking, attend(self.layers, visual_mask, visual.memory, window=window, slots=found):
                 yield
 
 
@@ -254,27 +344,31 @@ class HFCausalLM(LanguageModel):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
 
+        found: Facts | None = None
         kind, self.trust = check_source(pretrained, config, dtype), trust_remote_code
         options: dict[str, Any] = {"dtype": kind, "attn_implementation": check_attention(attention, kind, self.trust)}
         options |= {"trust_remote_code": self.trust}
-        self.tokenizer_path = tokenizer or pretrained
+        self.pretrained, self.tokenizer_path = pretrained, tokenizer or pretrained
         self.model: Any
         if config is not None and (pretrained is None or on_meta()):
-            self.model = AutoModelForCausalLM.from_config(configuration(config), **options)
+            self.model = outline(configuration(config), options)
         elif pretrained is not None:
-            settings = settings_of(pretrained, self.trust)
+            settings = as_decoder(settings_of(pretrained, self.trust))
             check_agreement(config or {}, settings, pretrained)
             with no_code(pretrained, "pretrained"):
                 if weights_wait():
-                    self.model = AutoModelForCausalLM.from_config(settings, **options)
+                    self.model = outline(settings, options)
                 else:
-                    self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)
+                    with torch.device("meta"):  # what is refused is refused before a weight is read
+                        found = known(outline(settings, options))
+                    self.model = read(pretrained, settings, options)
             if weights_wait() and not on_meta():
                 with suppress(OSError):  # a checkpoint need not have one
                     self.model.generation_config = GenerationConfig.from_pretrained(pretrained)
-        self._describe()
+        self._describe(found)
+        leave_out(self.model, self.facts.idle)
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any = None) -> HFCausalLM:
@@ -289,21 +383,56 @@ class HFCausalLM(LanguageModel):
         made = cls.__new__(cls, model)
         LanguageModel.__init__(made)
         made.model, made.tokenizer, made.tokenizer_path = model, tokenizer, model.name_or_path or None
+        made.pretrained = made.tokenizer_path
         made.trust = False
         made._describe()
         return made
 
-    def _describe(self) -> None:
+    def _describe(self, found: Facts | None = None) -> None:
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
+        self.facts = found or known(self.model)
         self.width = int(self.model.get_input_embeddings().embedding_dim)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         self.max_positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        _find_layers(self.model)  # refused here rather than in the first step
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The decoder's own list of layers."""
-        return _find_layers(self.model)  # not kept: a second attribute would put every weight twice into the state dict
+        # not kept: a second attribute would put every weight twice into the state dict
+        return self.facts.layers_of(self.model)
+
+    @property
+    def pads(self) -> bool:
+        """See :meth:`LanguageModel.pads`; tried."""
+        return tried(self.facts, "pads")
+
+    @property
+    def answers_padded(self) -> bool:
+        """See :meth:`LanguageModel.answers_padded`; tried."""
+        return tried(self.facts, "answers padded")
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Modules of the checkpoint's model that are no part of its decoder: towers for images and sounds."""
+        return self.facts.idle
+
+    def check_sites(self, sites: Sequence[int]) -> None:
+        """See :meth:`LanguageModel.check_sites`: what uses keys and values of earlier layers passes nothing on."""
+        shared = getattr(self.model.config.get_text_config(), "num_kv_shared_layers", None) or 0
+        first = self.depth - (shared if self.facts.last > 1 else 0)
+        if late := [site for site in sites if site >= first]:
+            raise ValueError(
+                f"{described(self.model)}: a stack at layer {late[0]} would reach no token behind it: layers from "
+                f"{first} on use the keys and values of earlier layers; there are {first} to stack at"
+            )
+
+    def standing_for(self, input_ids: Tensor, visual_mask: Tensor) -> Tensor:
+        """See :meth:`LanguageModel.standing_for`: the id of padding where ids are read behind the embedding, too
+        (Gemma's embeddings per layer), as in Gemma's own multimodal model.
+        """
+        if not self.facts.reads_ids:
+            return input_ids
+        return input_ids.masked_fill(visual_mask, self.model.config.get_text_config().pad_token_id or 0)
 
     @property
     def embedding(self) -> nn.Module:
@@ -320,67 +449,80 @@ class HFCausalLM(LanguageModel):
         """The model with its head, which ``generate`` calls."""
         return self.model
 
+    @property
+    def head(self) -> nn.Module | None:
+        """The model's output embedding, adapters included."""
+        return self.model.get_output_embeddings()
+
     def logits(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``; documents of a row see only themselves where ``segments`` are."""
         if segments is None:
-            # counted over real tokens, so that left padding does not shift rotary positions; the same as arange
-            # without padding
-            mask: Any = attention_mask
-            position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        else:
-            mask, position_ids = self._isolating_mask(segments), _positions(segments)
-        return self.model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
+            return self._run(input_ids, attention_mask, positions(attention_mask, 0))
+        if documents.supported(self.model):
+            starts = document_starts(segments)
+            return self._run_documents(input_ids, starts, int(starts.diff().max()), segments)
+        return self._run(input_ids, isolating_mask(self.model, segments), positions_within(segments))
+
+    def _located_logits(self, ids: Tensor, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
+        """Without a mask, and without asking a GPU for what the batch knows."""
+        if not places.aligned or not documents.supported(self.model) or (not packing and mixes(self.model)):
+            return self.logits(ids, batch.attention_mask, **packing)
+        if places.documents is not None:
+            return self._run_documents(ids, places.documents, places.longest, packing["segments"])
+        rows, length = ids.shape
+        return self._run_documents(ids, torch.arange(0, (rows + 1) * length, length, device=ids.device), length)
+
+    def _run_documents(self, input_ids: Tensor, starts: Tensor, longest: int, segments: Tensor | None = None) -> Tensor:
+        documents.use(self.model)
+        masks = by_window(self.model, lambda window: documents.as_mask(starts, longest, window), longest)
+        within = torch.zeros_like(input_ids) if segments is None else segments
+        return self._run(input_ids, masks, positions_within(within))
+
+    def _run(self, input_ids: Tensor, mask: Any, given: Tensor) -> Tensor:
+        """Logits of a pass in which positions are counted as ``given``, where the model takes them."""
+        begins = self.facts.begins(self.model)
+        options = {} if begins is None else {"position_ids": given + begins}
+        with self.facts.checked(self.model):
+            return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False, **options).logits
 
     def check_packing(self) -> None:
-        """See :meth:`LanguageModel.check_packing`: what mixes positions otherwise than by masked attention is out."""
-        config = self.model.config.get_text_config()
-        attention = attention_of(config)
-        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-        why = ""
-        if attention not in ("sdpa", "eager"):
-            why = f"attention {attention!r} takes no mask of documents; set attention to sdpa or eager"
-        elif is_recurrent(self.model) or kinds:
-            why = f"layers of {', '.join(sorted(kinds)) or 'recurrent state'} run on into the next document"
-        elif getattr(config, "alibi", False) or "position_ids" not in signature(self.model.forward).parameters:
-            why = "its positions cannot begin anew within a row"
-        elif getattr(config, "sliding_window", None) and not masks_windows(self.decoder):
-            why = f"how its sliding window of {config.sliding_window} is masked is not known"
-        if why:
-            raise ValueError(f"data.order.pack: {config.model_type}: {why}; or do not pack")
-
-    def _isolating_mask(self, segments: Tensor) -> Any:
-        """``[B, 1, T, T]``, or one for each kind of layer: causal within a document. Padding is a document too, since a
-        softmax over nothing would be NaN."""
-        config = self.model.config.get_text_config()
-        index = torch.arange(segments.shape[1], device=segments.device)
-        distance = index[:, None] - index
-        seen = (segments[:, :, None] == segments[:, None]) & (distance >= 0)
-        window = getattr(config, "sliding_window", None)
-        if not window or window >= len(index):
-            return self._as_mask(seen)
-        near = seen & (distance < window)
-        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-        if len(kinds) == 1:
-            return self._as_mask(near if kinds == {"sliding_attention"} else seen)
-        return {"full_attention": self._as_mask(seen), "sliding_attention": self._as_mask(near)}
-
-    def _as_mask(self, seen: Tensor) -> Tensor:
-        if attention_of(self.model.config.get_text_config()) == "sdpa":
-            return seen[:, None]
-        least = torch.finfo(self.model.dtype).min  # eager attention adds its mask
-        return torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device).masked_fill(~seen, least)[:, None]
+        """See :meth:`LanguageModel.check_packing`: what mixes positions otherwise than by masked attention is out, and
+        whatever does not keep documents apart when it is tried.
+        """
+        if why := mixes(self.model) or ("" if tried(self.facts, "packs", True) else "documents of a row mix"):
+            raise ValueError(f"data.order.pack: {self.model.config.model_type}: {why}; or do not pack")
 
     def generate_ids(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        """Transformers' ``generate``: greedy unless ``options`` say otherwise."""
+        """Transformers' ``generate``: greedy unless ``options`` say otherwise. Where that does not answer as passes
+        over the whole sequence do: without a cache, or greedily only (see :meth:`LanguageModel.generate_ids`).
+        """
         training = self.model.training
         self.model.eval()
         try:
+            if self.facts.copy is not None and not tried(self.facts, "answers"):
+                if not tried(self.facts, "answers anew"):
+                    given = {name: value for name, value in options.items() if name != "use_cache"}
+                    return super().generate_ids(input_ids, attention_mask, **given)
+                options["use_cache"] = False
+            if begins := self.facts.begins(self.model):
+                options["position_ids"] = positions(attention_mask, begins)
             out = self.model.generate(
                 input_ids=input_ids, attention_mask=attention_mask, **{"do_sample": False, "use_cache": True} | options
             )
         finally:
             self.model.train(training)
         return out[:, input_ids.shape[1] :]
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the tokenizer lies on this machine, so that loading it fetches nothing."""
+        path = self.tokenizer_path
+        if self.tokenizer is not None or path is None:
+            return self.tokenizer is not None
+        try:
+            return Path(path).is_dir() or isinstance(try_to_load_from_cache(path, "tokenizer_config.json"), str)
+        except ValueError:  # no name of the hub
+            return False
 
     def load_tokenizer(self) -> Any:
         """The tokenizer at ``tokenizer`` (or ``pretrained``).
@@ -403,22 +545,9 @@ class HFCausalLM(LanguageModel):
             raise ValueError(
                 f"tokenizer: has {len(tokenizer)} tokens, the language model embeds only {self.vocabulary}"
             )
+        if self.pretrained is not None and len(tokenizer) < self.vocabulary // 2:
+            raise ValueError(
+                f"tokenizer: has {len(tokenizer)} tokens, {self.pretrained} was trained on {self.vocabulary}: it is "
+                f"another model's"
+            )
         return tokenizer
-
-
-def _positions(segments: Tensor) -> Tensor:
-    """The position of each token within its document, int64 ``[B, T]``."""
-    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    begins = torch.ones_like(segments, dtype=torch.bool)
-    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return index - torch.where(begins, index, 0).cummax(-1).values
-
-
-def _find_layers(model: Any) -> Sequence[nn.Module]:
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if len(lists) != 1:
-        raise ValueError(
-            f"{type(model).__name__}: found {len(lists)} lists of {count} layers in its decoder, expected one"
-        )
-    return cast(Sequence[nn.Module], lists[0])

@@ -15,12 +15,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import ClassVar, Literal
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
 from dslight.components.component import Component
 from dslight.nn.injector import inject, record
+from dslight.places import moved
 from dslight.types import Grid
 
 Tap = int | Literal["final"]
@@ -113,12 +115,12 @@ class VisionEncoder(Component, ABC):
         reference = next(self.parameters())
         # of a dtype by name: under Lightning's `bf16-true` torch.tensor makes bfloat16, 3 digits of a mean
         mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
+            moved(torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), pixels.device)
             for values in (self.mean, self.std)
         )
-        # data leaves the colours of a pixel side by side in memory; here a copy is made in any case
-        floating = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-        return ((floating / 255 - mean) / std).to(reference.dtype)
+        # data leaves the colours of a pixel side by side in memory; one copy, and what is new stays in the caches
+        floating = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        return floating.div_(255).sub_(mean).div_(std).to(reference.dtype)
 
     def resolve_tap(self, tap: Tap) -> int:
         """The tap as a layer index in 0..depth; ``final`` counts as depth.
@@ -181,7 +183,8 @@ class VisionEncoder(Component, ABC):
             if stacks is not None:
                 mask = torch.ones(len(pixels), self.prefix_tokens + patches, dtype=torch.bool, device=pixels.device)
                 mask[:, : self.prefix_tokens] = False
-                hooks.enter_context(inject(self.layers, mask, stacks.flatten(1, 2), sites))
+                places = torch.arange(mask.numel(), device=mask.device).view_as(mask)[:, self.prefix_tokens :].flatten()
+                hooks.enter_context(inject(self.layers, mask, stacks.flatten(1, 2), sites, places=places))
             inner = [index for tap, index in zip(taps, indices, strict=True) if tap != "final"]
             seen = hooks.enter_context(record(self.layers, inner))
             # a tap at the embedding or at a site is read when the layer behind it is entered, so that layer has to run
@@ -191,3 +194,24 @@ class VisionEncoder(Component, ABC):
             final if tap == "final" else seen[index][:, self.prefix_tokens :]
             for tap, index in zip(taps, indices, strict=True)
         ]
+
+
+def say_unseen(image_size: tuple[int, int], patch: tuple[int, int] | None, grid: Grid, key: str) -> None:
+    """Warn of rows or columns of pixels behind the last whole patch, which an encoder does not look at: in a mosaic of
+    crops they are seams.
+    """
+    if patch is None or all(side % part == 0 for side, part in zip(image_size, patch, strict=True)):
+        return
+    rest = [side - count * part for side, count, part in zip(image_size, grid, patch, strict=True)]
+    if max(rest) > 0:
+        below, above = ([n * part for n, part in zip(counts, patch, strict=True)] for counts in (grid, _more(grid)))
+        warn(
+            f"{key}: {image_size[0]} x {image_size[1]} pixels are no whole patches of {patch[0]} x {patch[1]}, so the "
+            f"last {rest[0]} rows and {rest[1]} columns of every view are not seen; {below[0]} x {below[1]} and "
+            f"{above[0]} x {above[1]} are whole",
+            stacklevel=4,
+        )
+
+
+def _more(grid: Grid) -> Grid:
+    return grid[0] + 1, grid[1] + 1

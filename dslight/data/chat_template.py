@@ -8,6 +8,7 @@ whose time and memory the kernel bounds, and what it writes for a conversation i
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import threading
@@ -15,6 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
 
@@ -30,18 +32,47 @@ _TRIED: Messages = (
 )
 _NO_MEMORY = 3
 
+DAY = datetime(2024, 7, 26)
+"""What a template that writes the date of today (Llama 3's, Mistral's) is told: the same ids on every day, in training
+and in prompts. Llama 3's own default."""
 
-def render(tokenizer: Any, messages: Messages, prompt: bool) -> str:
-    """What the tokenizer's chat template writes for ``messages``; with ``prompt``, up to where the answer begins.
+
+_TODAY = re.compile(r"""\bstrftime_now\(\s*(["'])((?:(?!\1).)*)\1\s*\)""")
+
+
+def render(tokenizer: Any, messages: Messages, prompt: bool, thinking: bool | None = None, day: datetime = DAY) -> str:
+    """What the tokenizer's chat template writes for ``messages``.
+
+    Args:
+        tokenizer: whose template it is.
+        messages: ``role`` and ``content``.
+        prompt: whether to write up to where an answer begins.
+        thinking: ``enable_thinking`` of those templates that ask for it; ``None``: as they do where nobody says.
+        day: which one is today.
 
     Raises:
         BadSample: it takes longer, or writes more, than the limits allow.
     """
     _try_out(tokenizer)
     with _bounded():
-        text = cast(str, tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
+        options = _options(tokenizer, prompt, thinking, day)
+        text = cast(str, tokenizer.apply_chat_template(list(messages), **options))
     at_most("template_bytes", len(text), f"data.template: the tokenizer's writes {len(text):,} characters", BadSample)
     return text
+
+
+def _options(tokenizer: Any, prompt: bool, thinking: bool | None, day: datetime) -> dict[str, Any]:
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": prompt}
+    if thinking is not None:
+        options["enable_thinking"] = thinking
+    if tokenizer.chat_template and "strftime_now" in (text := tokenizer.get_chat_template()):
+        options["chat_template"] = on_day(text, day)
+    return options
+
+
+def on_day(chat_template: str, day: datetime = DAY) -> str:
+    """A chat template that is told which day it is, wherever it asks for it in a form that is written out."""
+    return _TODAY.sub(lambda call: repr(day.strftime(call[2])), chat_template)
 
 
 @lru_cache(maxsize=8)
@@ -78,7 +109,7 @@ def _run_and_leave(tokenizer: Any) -> None:
         memory = _memory() + limit("template_memory")
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         for prompt in (True, False):
-            tokenizer.apply_chat_template(list(_TRIED), tokenize=False, add_generation_prompt=prompt)
+            tokenizer.apply_chat_template(list(_TRIED), **_options(tokenizer, prompt, None, DAY))
     except MemoryError:
         code = _NO_MEMORY
     except BaseException:  # what is wrong with it shows once more when it is used

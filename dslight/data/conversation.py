@@ -28,6 +28,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dslight.data.chat_template import render
 from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, is_learnt
+from dslight.data.template_habits import Habits, check_habits, habits
 from dslight.types import IGNORE
 
 IMAGE = -200
@@ -119,7 +120,8 @@ class Markers(Template):
     """A template of fixed strings around the turns; ``{eos}`` in them is the tokenizer's end token.
 
     Attributes:
-        system: written once, at the start.
+        system: written once, at the start, around the conversation's own system text or ``default``.
+        default: the system text of a conversation that has none.
         human: before a human turn.
         human_end: after it.
         gpt: before an answer (not supervised).
@@ -128,7 +130,8 @@ class Markers(Template):
         between: before every human turn but the first, not supervised.
     """
 
-    system: str = ""
+    system: tuple[str, str] = ("", "")
+    default: str = ""
     human: str = ""
     human_end: str = ""
     gpt: str = ""
@@ -139,7 +142,8 @@ class Markers(Template):
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
         """See :meth:`Template.pieces`."""
         eos = _eos(tokenizer)
-        out = [Piece(self.system)]
+        system, turns = split_system(turns)
+        out = [Piece((self.default if system is None else system).join(self.system))]
         for i, turn in enumerate(turns):
             if turn.role == "human":
                 out += [
@@ -163,6 +167,7 @@ class Plain(Template):
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
         """See :meth:`Template.pieces`."""
+        _, turns = split_system(turns)
         if not turns or len(turns) > 2 or IMAGE_TOKEN not in turns[0].text:
             raise BadSample(
                 f"template plain: needs an image and one caption, got {len(turns)} turns; use bare or a chat template"
@@ -185,7 +190,8 @@ class Bare(Template):
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
         """See :meth:`Template.pieces`."""
-        out = []
+        system, turns = split_system(turns)
+        out = [Piece(f"{system.strip()} ")] if system and system.strip() else []
         for i, turn in enumerate(turns):
             if turn.role == "human":
                 between = " " if i else ""
@@ -200,70 +206,99 @@ class Bare(Template):
         return _eos(tokenizer)
 
 
+@dataclass(frozen=True)
 class TokenizerTemplate(Template):
     """The chat template of the tokenizer (Qwen, Llama 3, Mistral, ...).
 
     An answer is what the template adds to its own generation prompt, so the template must write the same prefix whether
-    or not more turns follow; one that rewrites earlier turns is refused by name of the turn.
+    or not more turns follow. One that does not is refused (:mod:`dslight.data.template_habits`); with ``thinking`` set,
+    the last answer of a conversation is learnt with it.
+
+    Attributes:
+        thinking: ``enable_thinking`` of the template: whether answers begin with thoughts.
     """
+
+    thinking: bool | None = None
 
     adds_bos = False
 
     def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
         """See :meth:`Template.pieces`."""
-        messages = [{"role": {"human": "user", "gpt": "assistant"}[turn.role], "content": turn.text} for turn in turns]
-        if images:
-            messages = [
-                {**m, "content": "".join(p.text for p in _with_images(m["content"], m["role"] == "user"))}
-                for m in messages
-            ]
+        found = habits(tokenizer, self.thinking)
+        turns = turns if found.system else _system_before_question(turns)
+        messages = [
+            {
+                "role": _ROLES[turn.role],
+                "content": _marks_first(turn.text) if images and turn.role == "human" else turn.text,
+            }
+            for turn in turns
+        ]
         out: list[Piece] = []
         done = ""
-        for i in range(0, len(turns), 2):
-            prompt = render(tokenizer, messages[: i + 1], True)
+        for i in self._answered(turns, found, images):
+            prompt = render(tokenizer, messages[: i + 1], True, self.thinking)
             spans = [(prompt, False, images)]
+            tail = ""
             if i + 1 < len(turns):
-                full = render(tokenizer, messages[: i + 2], False)
-                spans += [(full.rstrip(), turns[i + 1].learnt, False), (full, False, False)]
+                full = render(tokenizer, messages[: i + 2], False, self.thinking)
+                body = full.removesuffix(found.tail)
+                learnt = turns[i + 1].learnt and bool(turns[i + 1].text)  # an empty one teaches nothing
+                spans += [(body.rstrip(), learnt, False), (body, False, False)]
+                tail = full[len(body) :] if i + 2 == len(turns) else ""
             for text, supervised, marked in spans:
                 if not text.startswith(done):
                     raise BadSample(
-                        f"the tokenizer's chat template rewrites earlier text at turn {i}; choose another template"
+                        f"the tokenizer's chat template rewrites earlier text at turn {i}; choose another template",
+                        "template",
                     )
                 piece = text[len(done) :]
                 out += _split_images(piece) if marked else [Piece(piece, supervised)]
                 done = text
+            out.append(Piece(tail))
         return out
 
+    def _answered(self, turns: Sequence[Turn], found: Habits, images: bool) -> list[int]:
+        """The questions up to which the text is written, one after another."""
+        asked = [i for i, turn in enumerate(turns) if turn.role == "human"]
+        if not found.rewrites or self.thinking is None:
+            return asked
+        if images and any(IMAGE_TOKEN in turn.text for turn in turns[: asked[-1]] if turn.role == "gpt"):
+            raise BadSample(f"{IMAGE_TOKEN} in an answer, and the chat template writes answers anew", "template")
+        return asked[-1:]
+
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """See :meth:`Template.stop`."""
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        prompt, full = render(tokenizer, turns[:1], True), render(tokenizer, turns, False)
-        return full[len(prompt) :].rstrip().removeprefix("b")
+        """See :meth:`Template.stop`.
+
+        Raises:
+            BadSample: the tokenizer's template ends no answer; one sentence.
+        """
+        return habits(tokenizer, self.thinking).end or check_habits(tokenizer, self.thinking).end
 
 
 TEMPLATES: dict[TemplateName, Template] = {
     "plain": Plain(),
     "bare": Bare(),
     "vicuna_v1": Markers(
-        system="A chat between a curious user and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the user's questions. ",
+        system=("", " "),
+        default="A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions.",
         human="USER: ",
         human_end=" ",
         gpt="ASSISTANT:",
         answer=" ",
     ),
     "llama_2": Markers(
-        system="[INST] <<SYS>>\nYou are a helpful language and vision assistant. You are able to understand the visual "
-        "content that the user provides, and assist the user with a variety of tasks using natural language.\n"
-        "<</SYS>>\n\n",
+        system=("[INST] <<SYS>>\n", "\n<</SYS>>\n\n"),
+        default="You are a helpful language and vision assistant. You are able to understand the visual "
+        "content that the user provides, and assist the user with a variety of tasks using natural language.",
         human_end=" [/INST]",
         answer=" ",
         answer_end=" {eos}",
         between="<s>[INST] ",
     ),
     "phi3": Markers(
-        system="<|system|>\nYou are a helpful AI assistant.<|end|>\n",
+        system=("<|system|>\n", "<|end|>\n"),
+        default="You are a helpful AI assistant.",
         human="<|user|>\n",
         human_end="<|end|>\n",
         gpt="<|assistant|>\n",
@@ -271,8 +306,9 @@ TEMPLATES: dict[TemplateName, Template] = {
         between="\n",
     ),
     "chatml": Markers(
-        system="<|im_start|>system\nA conversation between a user and an LLM-based AI assistant. "
-        "The assistant gives helpful and honest answers.<|im_end|>",
+        system=("<|im_start|>system\n", "<|im_end|>"),
+        default="A conversation between a user and an LLM-based AI assistant. "
+        "The assistant gives helpful and honest answers.",
         human="<|im_start|>user\n",
         human_end="<|im_end|>",
         gpt="<|im_start|>assistant\n",
@@ -282,15 +318,19 @@ TEMPLATES: dict[TemplateName, Template] = {
 }
 
 
-def template(name: TemplateName) -> Template:
-    """The template called ``name``.
+def template(name: TemplateName, thinking: bool | None = None) -> Template:
+    """The template called ``name``; ``thinking``: whether the answers of the tokenizer's own begin with thoughts.
 
     Raises:
-        ValueError: listing the names there are.
+        ValueError: listing the names there are; or another template is to think.
     """
     if name not in TEMPLATES:
         raise ValueError(f"data.template: {name!r} is none of {', '.join(TEMPLATES)}")
-    return TEMPLATES[name]
+    if thinking is None:
+        return TEMPLATES[name]
+    if name != "tokenizer":
+        raise ValueError(f"data.thinking: {str(thinking).lower()}, which only data.template: tokenizer has, not {name}")
+    return TokenizerTemplate(thinking)
 
 
 def default_template(tokenizer: PreTrainedTokenizerBase) -> TemplateName:
@@ -300,6 +340,27 @@ def default_template(tokenizer: PreTrainedTokenizerBase) -> TemplateName:
 
 def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
     return cast(str | None, tokenizer.eos_token) or ""
+
+
+_ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
+
+
+def split_system(turns: Sequence[Turn]) -> tuple[str | None, Sequence[Turn]]:
+    """A conversation's own system text, ``None`` where it has none, and its other turns."""
+    if turns and turns[0].role == "system":
+        return turns[0].text, turns[1:]
+    return None, turns
+
+
+def _system_before_question(turns: Sequence[Turn]) -> Sequence[Turn]:
+    system, rest = split_system(turns)
+    if system is None or not system.strip() or not rest:
+        return rest
+    return [rest[0]._replace(text=f"{system}\n\n{rest[0].text}"), *rest[1:]]
+
+
+def _marks_first(text: str) -> str:
+    return "".join(piece.text for piece in _with_images(text, True))
 
 
 def _with_images(text: str, images: bool) -> list[Piece]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,15 +19,17 @@ from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Item, OnUnusable
-from dslight.data.conversation import TemplateName, default_template, template
+from dslight.data.conversation import TemplateName, default_template
+from dslight.data.conversation import template as template_named
 from dslight.data.images import ViewPolicy, views_for
 from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
-from dslight.data.records import OnBad, QuestionRecords, TrainRecords
+from dslight.data.records import ConversationRecords, OnBad, QuestionRecords, TrainRecords
 from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
+from dslight.data.template_habits import check_habits
 from dslight.data.tokens import Tokens, tokens_of
 from dslight.data.workers import Start, Workers
 from dslight.layout import SlotLayout
@@ -57,7 +59,8 @@ class ValSource:
 
     Args:
         root: the folder, or its URL.
-        limit: keeps the first questions.
+        limit: keeps the first questions, or conversations.
+        loss: it holds conversations, whose next-token loss is logged as ``val/NAME/loss``; nothing is generated.
         benchmark: brings prompt, limit and metric; by default the benchmark whose name the source has, else ``vqa``.
         protocol: of the benchmark's metric, in place of its own: ``lmms_eval`` for POPE, for instance.
         suffix: what stands behind each question, in place of the benchmark's.
@@ -72,6 +75,7 @@ class ValSource:
 
     root: str
     limit: int | None = None
+    loss: bool = False
     benchmark: str | None = None
     protocol: str | None = None
     suffix: str | None = None
@@ -92,6 +96,8 @@ class ShardData(LightningDataModule, Written):
         alpha: transparency is laid over ``white``; ``drop`` shows the (often black) colour below it, as LLaVA's code.
         template: how a conversation is written (``dslight.data.conversation``); default: as the tokenizer's own chat
             template says, else ``vicuna_v1``.
+        thinking: whether answers in the tokenizer's own template begin with thoughts (``enable_thinking``); default: as
+            it does where nobody says, if answers can be learnt so.
         global_batch_size: samples per optimizer step, over all ranks.
         micro_batch_size: samples that a rank takes at once; default: all of its share of a step.
         val_batch_size: questions that a rank generates for at once.
@@ -145,8 +151,11 @@ class ShardData(LightningDataModule, Written):
         cache_bytes: int | None = None,
         worker_timeout: float = 600,
         worker_start: Start | None = None,
+        thinking: bool | None = None,
     ) -> None:
         super().__init__()
+        if thinking is not None and template is not None:
+            template_named(template, thinking)
         self.sources = [Source(source) if isinstance(source, str) else source for source in train or ()]
         self.val_sources = {
             name: ValSource(source) if isinstance(source, str) else source for name, source in (val or {}).items()
@@ -156,6 +165,7 @@ class ShardData(LightningDataModule, Written):
         self.exif: Exif = exif
         self.alpha: Alpha = alpha
         self.template_name: TemplateName | None = template
+        self.thinking = thinking
         self.global_batch_size, self.micro_batch_size, self.val_batch_size = (
             global_batch_size,
             micro_batch_size,
@@ -200,7 +210,7 @@ class ShardData(LightningDataModule, Written):
         self._suffixes = dict(suffixes or {})
         self.template_name = name = self.template_name or default_template(tokenizer)
         decoding = (self.pixels, self.exif, self.alpha)
-        rows = RowMaker(template(name), tokenizer, self.views, image_size, *decoding)
+        rows = RowMaker(template_named(name, self.thinking), tokenizer, self.views, image_size, *decoding)
         self._processor = Processor(rows, slots, self.max_length, self.on_unusable)
         return self._processor
 
@@ -233,12 +243,15 @@ class ShardData(LightningDataModule, Written):
             for name, source in self.val_sources.items()
         }
         for name, reader in self._val_readers.items():
-            if not reader.index.questions.any():
-                raise ValueError(
-                    f"data.val.{name}.root: {reader.root} holds no questions; its records are for training"
-                )
+            asks, root = reader.index.questions, f"data.val.{name}.root: {reader.root}"
+            if self.val_sources[name].loss and asks.any():
+                raise ValueError(f"{root} holds questions, of which there is no loss; leave `loss` out")
+            if not self.val_sources[name].loss and not asks.any():
+                raise ValueError(f"{root} holds no questions; its records are for training, or for their loss: `loss`")
 
     def _make_plan(self) -> TrainPlan:
+        if self.template_name == "tokenizer":
+            check_habits(self.rows.tokenizer, self.thinking)
         measure = self._measure
         lengths, text = None, {key: value for key, value in measure.parts.items() if "tokenizer" in key}
         if self.order.measures:
@@ -314,14 +327,16 @@ class ShardData(LightningDataModule, Written):
         rank, world = rank_and_world(self.trainer)
         loaders = []
         for name, reader in self._val_readers.items():
-            suffix = self._suffixes.get(name, "")
-            dataset = QuestionRecords(reader, partial(self.rows.ask, suffix=suffix))
-            lengths = partial(question_lengths, reader, self._measure, suffix)
-            limit = self.val_sources[name].limit
-            items = len(dataset) if limit is None else min(limit, len(dataset))
+            suffix, source = self._suffixes.get(name, ""), self.val_sources[name]
             sizes = (rank, world, self.val_batch_size, self.workers)
+            lengths = partial(question_lengths, reader, self._measure, suffix)
             by_length = lengths if reader.remote is None else None  # of remote shards, none is pulled for this alone
-            loaders.append(EvalLoader(dataset, items, self.processor.collate, *sizes, by_length))
+            collate, dataset = self.processor.collate, QuestionRecords(reader, partial(self.rows.ask, suffix=suffix))
+            if source.loss:  # a row of padding is one that teaches nothing
+                collate, by_length = replace(collate, on_unusable="shrink"), None
+                dataset = ConversationRecords(reader, self.rows.train)
+            items = len(dataset) if source.limit is None else min(source.limit, len(dataset))
+            loaders.append(EvalLoader(dataset, items, collate, *sizes, by_length))
         return loaders
 
 

@@ -37,7 +37,8 @@ IMAGE_TOKEN = "<image>"
 MAX_PIXELS = 64_000_000
 """Images above this are refused before they are decoded (64 megapixels: 192 MB of RGB)."""
 
-_ROLES: dict[str, Literal["human", "gpt"]] = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+Role = Literal["system", "human", "gpt"]
+_ROLES: dict[str, Role] = {"system": "system", "human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
 Exif = Literal["apply", "ignore"]
@@ -66,9 +67,9 @@ class BadSample(UserError):  # noqa: N818 - it is the sample that is in error
 
 
 class Turn(NamedTuple):
-    """One message of a conversation; ``learnt``: an answer carries a loss."""
+    """One message of a conversation; ``learnt``: an answer carries a loss. A system text stands first."""
 
-    role: Literal["human", "gpt"]
+    role: Role
     text: str
     learnt: bool = True
 
@@ -81,7 +82,7 @@ class Sample:
         key: its key in the shard.
         id: the id of its source data set.
         images: encoded bytes, in the order of the ``<image>`` marks.
-        turns: human and gpt in turn; empty for an evaluation record.
+        turns: human and gpt in turn, perhaps behind a system text; empty for an evaluation record.
         questions: of an evaluation record.
         labels_grid: int64 ``[rows, cols]``, a dense label map over the (only) image, or ``None``.
     """
@@ -105,6 +106,8 @@ def parse_sample(key: str, members: Mapping[str, bytes], text: bool = True) -> S
     at_most("json_bytes", len(found), f"{key}: its json has {len(found):,} bytes", BadSample)
     try:
         record = json.loads(found)
+        if b"\\ud" in found.lower():  # halves of characters; two of them are one
+            json.dumps(record, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadSample(f"{key}: its json does not parse ({error})") from error
     return parse_record(key, members, record, text)
@@ -163,10 +166,23 @@ def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any], text:
 
 
 def image_members(names: Iterable[str]) -> list[str]:
-    """Which members of a record of another tool are its images, by their ending; ``0.jpg`` before ``10.jpg``."""
-    images = [name for name in names if IMAGE_ENDING.fullmatch(name.rpartition(".")[2])]
+    """Which members of a record of another tool are its images, by their ending; ``0.jpg`` before ``10.jpg``. What is
+    called a mask, a depth map or the like (``seg.png``) is none of them."""
+    images = [name for name in names if IMAGE_ENDING.fullmatch(name.rpartition(".")[2]) and not is_beside(name)]
     parts = {name: re.findall(r"\d+|\D+", name) for name in images}
     return sorted(images, key=lambda name: [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts[name]])
+
+
+_BESIDE = re.compile(
+    r"seg|segm|segmentation|masks?|depth|labels?|annotations?|panoptic|instances?|semantic|normals?|edges?|canny|thumb|"
+    r"thumbnail|preview|alpha|matte|heatmap|saliency"
+)
+
+
+def is_beside(name: str) -> bool:
+    """Whether a member of a record of another tool (``seg.png``) is called what stands beside a picture."""
+    first, dot, _ = name.partition(".")
+    return bool(dot) and bool(_BESIDE.fullmatch(first))
 
 
 _OF_A_QUESTION = ("question_id", "question", "answers", "hidden", "type", "suffix")
@@ -189,13 +205,17 @@ def _question(key: str, number: int, fields: Mapping[str, Any]) -> Question:
     )
 
 
+LEARNT_KEYS = ("weight", "loss", "train")
+"""Of a message that says whether it carries a loss: OpenAI's, ms-swift's and axolotl's."""
+
+
 def is_learnt(turn: Mapping[str, Any]) -> bool:
-    """Whether a message says that it carries a loss: ``weight`` (OpenAI) and ``loss`` (ms-swift), 1 or true if missing.
+    """Whether a message says that it carries a loss, by any of :data:`LEARNT_KEYS`: 1 or true if missing.
 
     Raises:
         BadSample: it is neither all nor nothing.
     """
-    for name in ("weight", "loss"):
+    for name in LEARNT_KEYS:
         value = turn.get(name)
         if value is not None and value not in (0, 1):
             raise BadSample(f"{name} of a message: {str(value)[:40]}; 0 (not learnt) or 1", "weights")
@@ -207,7 +227,7 @@ def is_learnt(turn: Mapping[str, Any]) -> bool:
 def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tuple[Turn, ...]:
     """Check LLaVA ``conversations``: known roles in turn, something to learn, one ``<image>`` mark per image.
 
-    A leading gpt turn is dropped, as LLaVA does: it answers nothing.
+    A system text may come first. A leading gpt turn is dropped, as LLaVA does: it answers nothing.
 
     Raises:
         BadSample: saying which turn is wrong.
@@ -218,9 +238,15 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
         if not isinstance(turn["value"], str):
             raise BadSample(f"turn {i}: its value is no text but {turn['value']!r}")
     turns = tuple(Turn(_ROLES[turn["from"]], turn["value"], is_learnt(turn)) for turn in conversations)
+    system = turns[:1] if turns and turns[0].role == "system" else ()
+    turns = turns[len(system) :]
+    if system and not turns:
+        raise BadSample("turn 0: role 'system', with nothing behind it", "roles")
     if turns and turns[0].role == "gpt":
         turns = turns[1:]
     for i, turn in enumerate(turns):
+        if turn.role == "system":
+            raise BadSample(f"turn {i + len(system)}: a system text stands first or nowhere", "roles")
         if turn.role != ("human", "gpt")[i % 2]:
             raise BadSample(f"turn {i}: two {turn.role} turns in a row", "roles")
     if not any(turn.role == "gpt" and turn.text and turn.learnt for turn in turns):
@@ -228,7 +254,7 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
     marks = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.role == "human")
     if num_images and marks != num_images:
         raise BadSample(f"{marks} {IMAGE_TOKEN} marks in the human turns for {num_images} images", "marks")
-    return turns
+    return system + turns
 
 
 def decode_image(
@@ -247,6 +273,35 @@ def decode_image(
         return array
     with _opened(data, max_pixels) as image:
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image) if exif == "apply" else image, alpha))
+
+
+def check_image(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """See that an encoded image decodes, as :func:`decode_image` would say it.
+
+    Of a JPEG, all of its bits are read and an eighth of its pixels made, which is where the time goes: what is damaged
+    shows in the bits. Whatever simplejpeg does not take whole goes to Pillow, for the verdict.
+
+    Raises:
+        BadSample: not an image, cut, or above ``max_pixels``.
+    """
+    if (size := _plain_jpeg(data)) and size[0] * size[1] <= max_pixels and simplejpeg is not None:
+        try:
+            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
+            return
+        except ValueError:
+            pass
+    decode_image(data, max_pixels)
+
+
+def _plain_jpeg(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG of three channels, as its header says; ``None`` of all else."""
+    if simplejpeg is None or not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (int(height), int(width)) if colors in ("YCbCr", "RGB") else None
 
 
 def to_rgb(image: Any, exif: Exif = "apply", alpha: Alpha = "white") -> np.ndarray:
@@ -313,6 +368,8 @@ def image_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
     Raises:
         BadSample: not an image, or above ``max_pixels``.
     """
+    if (size := _plain_jpeg(data)) and size[0] * size[1] <= max_pixels and not _has_segment(data, 0xE1):
+        return {"width": size[1], "height": size[0], "mode": "RGB"}
     with _opened(data, max_pixels) as image:
         facts: dict[str, Any] = {"width": image.width, "height": image.height, "mode": image.mode}
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

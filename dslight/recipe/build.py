@@ -24,12 +24,13 @@ from dslight.checkpoints import load_checkpoint, parts_in
 from dslight.checkpoints.read import files_of
 from dslight.components import Component
 from dslight.components.component import WeightsError
-from dslight.data.conversation import template
+from dslight.data.conversation import default_template
 from dslight.data.datamodule import ShardData, micro_size
 from dslight.data.dense import DenseLabelData
 from dslight.data.images import views_for
 from dslight.data.plan import accumulation
 from dslight.data.shards import ShardError
+from dslight.data.template_habits import Habits, check_habits
 from dslight.diagnostics.settings import Diagnostics
 from dslight.layout import SlotLayout
 from dslight.limits import at_most, limit
@@ -233,12 +234,26 @@ def _ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None) 
         except WeightsError as error:
             raise RecipeError(f"weights.{name}: {error}") from error
     _weights(recipe, checked.model)
-    if tokenizer is not None and getattr(checked.data, "template_name", None) == "tokenizer":
-        try:
-            template("tokenizer").stop(tokenizer)
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
+    if opens != "validate":
+        chat_habits(checked, tokenizer)
     return checked, tokenizer
+
+
+def chat_habits(experiment: Experiment, tokenizer: Any) -> Habits | None:
+    """What the tokenizer's own chat template does, where the data are written with it.
+
+    Raises:
+        RecipeError: no answer can be learnt with it.
+    """
+    data = experiment.data
+    if tokenizer is None or not isinstance(data, ShardData) or not data.sources:
+        return None
+    if (data.template_name or default_template(tokenizer)) != "tokenizer":
+        return None
+    try:
+        return check_habits(tokenizer, data.thinking)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
 
 
 def _weights(recipe: Mapping[str, Any], model: VLM | Component) -> dict[str, tuple[str, list[str]]]:
@@ -390,6 +405,9 @@ def _check_data(data: Any) -> None:
     for name, source in data.val_sources.items():
         if not _FILE_NAME.fullmatch(name):
             raise RecipeError(f"data.val.{name}: names a file of the run's folder; use letters, digits, _, - and .")
+        if source.loss:
+            _check_loss(name, source)
+            continue
         if (named := benchmark_of(name, source.benchmark)) not in BENCHMARKS:
             raise RecipeError(
                 f"data.val.{name}.benchmark: there is no {named!r}{closest(named, BENCHMARKS)}; "
@@ -399,6 +417,12 @@ def _check_data(data: Any) -> None:
             row_of(name, source)
         except (ValueError, TypeError) as error:
             raise RecipeError(located(f"data.val.{name}", error)) from None
+
+
+def _check_loss(name: str, source: Any) -> None:
+    for key in ("benchmark", "protocol", "suffix", "max_new_tokens", "metric"):
+        if getattr(source, key) is not None:
+            raise RecipeError(f"data.val.{name}.{key}: has no effect beside loss, for which nothing is asked")
 
 
 def batches_per_step(data: Any, world_size: int) -> int:

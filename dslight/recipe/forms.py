@@ -71,10 +71,24 @@ def as_written(recipe: Mapping[str, Any]) -> Iterator[None]:
     except RecipeError as error:
         text = str(error)
         for key, name in sorted(getattr(recipe, "short", {}).items(), key=lambda one: -len(one[0])):  # the inner first
+            if not _is_named(recipe, key, name):  # but in full by now
+                continue
             text = re.sub(rf"^{re.escape(key)}\.(class_path|init_args)\b", f"{key}.{name}", text)
         if text == str(error):
             raise
         raise RecipeError(text) from error
+
+
+def _is_named(node: Any, key: str, name: str) -> bool:
+    """Whether the class at ``key`` of a recipe is the one that was called ``name``."""
+    for word in key.split("."):
+        inner = node.get("init_args") if isinstance(node, Mapping) and word not in node else node
+        if isinstance(inner, list):
+            node = inner[int(word)] if word.isdigit() and int(word) < len(inner) else None
+        else:
+            node = inner.get(word) if isinstance(inner, Mapping) else None
+    path = str(node.get("class_path")) if isinstance(node, Mapping) else ""
+    return path.rpartition(".")[2] == name.rpartition(".")[2]
 
 
 def _written_out(value: Any, at: str, short: dict[str, str]) -> Any:
@@ -107,6 +121,6 @@ def _short(value: Any, at: str) -> tuple[str, Any] | None:
 
 _NAMED_ALONE = {
     *(f"model.{part}" for part in ("vision_encoder", "projector", "stacking", "language_model")),
-    *("component", "objective", "data.views", "stage.optimizer"),
+    *("component", "objective", "data.views", "stage.optimizer", "trainer.strategy"),
 }
 """Keys whose value may be a class's name alone."""

@@ -58,6 +58,8 @@ def _check_callbacks(trainer: Mapping[str, Any]) -> None:
 def _steps(trainer: Mapping[str, Any]) -> int:
     """The optimizer steps of the training, as far as the recipe says."""
     steps, epochs, time = (trainer.get(key) for key in ("max_steps", "max_epochs", "max_time"))
+    if isinstance(steps, int) and steps < -1:
+        raise RecipeError(f"trainer.max_steps: must be at least 0, or -1 for no limit; got {steps}")
     ends = steps not in (None, -1) or epochs not in (None, -1)
     if not ends and not trainer.get("fast_dev_run") and (epochs == -1 or time is not None):
         raise RecipeError(

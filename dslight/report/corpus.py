@@ -8,12 +8,12 @@ the answers (another protocol's) has no interval.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dslight.metrics.functional.yes_no import MME_COGNITION, MME_PERCEPTION
+from dslight.report import forms
 from dslight.report.questions import Answers
 from dslight.report.statistics import CONFIDENCE, Limits
 
@@ -41,7 +41,7 @@ def interval(runs: Sequence[Answers], headline: str, value: float, seed: int = 0
     rows = [run.lines(run.ids) for run in runs]
     clusters = runs[0].clusters(runs[0].ids)
     count = int(clusters.max()) + 1 if len(clusters) else 0
-    if not count or any(row["score"] is None or not row["references"] for lines in rows for row in lines):
+    if not count or any(row.score is None or not row.references for lines in rows for row in lines):
         return None
     generator = np.random.default_rng(seed)
     drawn = np.stack([np.bincount(generator.integers(0, count, count), minlength=count) for _ in range(_RESAMPLES)])
@@ -53,18 +53,18 @@ def interval(runs: Sequence[Answers], headline: str, value: float, seed: int = 0
     return float(low), float(high)
 
 
-def _f1(lines: Sequence[dict[str, Any]], clusters: NDArray[np.int64], weights: _Weights) -> NDArray[np.float64]:
+def _f1(lines: Sequence[forms.Line], clusters: NDArray[np.int64], weights: _Weights) -> NDArray[np.float64]:
     """The mean over subsets; an answer that is neither is a wrong "no" where "yes" was right."""
-    subsets = list(dict.fromkeys(row["type"] for row in lines))
+    subsets = list(dict.fromkeys(row.type for row in lines))
     scores = []
     for subset in subsets:
         counts = np.zeros((3, weights.shape[1]))  # true positives, false positives, missed
         for row, cluster in zip(lines, clusters, strict=True):
-            if row["type"] == subset:
-                right, positive = row["score"] == 1.0, row["references"][0].strip().lower() == "yes"
+            if row.type == subset:
+                right, positive = row.score == 1.0, str((row.references or [""])[0]).strip().lower() == "yes"
                 if right and positive:
                     counts[0, cluster] += 1
-                elif not right and (positive or not row["unresolved"]):
+                elif not right and (positive or not row.unresolved):
                     counts[2 if positive else 1, cluster] += 1
         hits, wrong, missed = weights @ counts[0], weights @ counts[1], weights @ counts[2]
         asked = 2 * hits + wrong + missed
@@ -73,13 +73,13 @@ def _f1(lines: Sequence[dict[str, Any]], clusters: NDArray[np.int64], weights: _
 
 
 def _mme(tasks: Sequence[str]) -> Callable[..., NDArray[np.float64]]:
-    def points(lines: Sequence[dict[str, Any]], clusters: NDArray[np.int64], weights: _Weights) -> NDArray[np.float64]:
+    def points(lines: Sequence[forms.Line], clusters: NDArray[np.int64], weights: _Weights) -> NDArray[np.float64]:
         total = np.zeros(len(weights))
         for task in tasks:
             right, asked = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
             for row, cluster in zip(lines, clusters, strict=True):
-                if row["type"] == task:
-                    right[cluster] += row["score"]
+                if row.type == task:
+                    right[cluster] += row.score or 0.0
                     asked[cluster] += 1
             whole = asked == 2  # questions about an image
             images = weights @ whole

@@ -123,7 +123,7 @@ def estimates(
                 _interval(drawn, limits),
                 None if retrained is None else _interval(retrained, limits),
                 len(table),
-                count,
+                table.shape[1],
                 pictures,
             )
         )
@@ -138,7 +138,7 @@ def resampled_means(scores: Scores, resamples: int, seed: int, clusters: NDArray
     sizes = np.ones(scores.shape[1])
     if clusters is not None and len(clusters) != int(clusters.max()) + 1:
         sizes = np.bincount(clusters).astype(np.float64)
-        scores = np.stack([np.bincount(clusters, weights=run) for run in scores]).astype(np.float64)
+        scores = np.stack([np.bincount(clusters, weights=run).astype(np.float64) for run in scores])
     questions = scores.shape[1]
     generator = np.random.default_rng(seed)
     at_a_time = max(1, _CHUNK // questions)
@@ -147,8 +147,8 @@ def resampled_means(scores: Scores, resamples: int, seed: int, clusters: NDArray
         count = min(at_a_time, resamples - start)
         drawn = generator.integers(0, questions, (count, questions), dtype=np.int32)
         drawn += np.arange(count, dtype=np.int32)[:, None] * questions
-        counts = np.bincount(drawn.ravel(), minlength=count * questions).reshape(count, questions)
-        weights = counts.astype(np.float64)
+        weights = np.bincount(drawn.ravel(), minlength=count * questions).reshape(count, questions)
+        weights = weights.astype(np.float64)
         means[start : start + count] = weights @ scores.T / (weights @ sizes)[:, None]
     return means.round(12)  # so that a resample in which two models do equally well is a tie, not 1e-17
 

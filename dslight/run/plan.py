@@ -15,10 +15,12 @@ from typing import Any
 from torch import nn
 
 from dslight.layout import NEWLINE
-from dslight.recipe.build import batches_per_step, check
+from dslight.recipe.build import Experiment, batches_per_step, chat_habits, check
 from dslight.recipe.build import world_size as named_world_size
 from dslight.recipe.errors import RecipeError
 from dslight.run.cost import Costs, costs
+from dslight.run.unseen import unseen
+from dslight.train.lora import coverage
 from dslight.train.strategy import copies_of
 from dslight.types import Grid
 from dslight.vlm import VLM
@@ -217,7 +219,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         )
         if cost
         else None,
-        notes=_notes(model, context, text_tokens),
+        notes=[*_notes(model, context, text_tokens, counted), *_chat_notes(experiment), *unseen(recipe)],
         checkpointed=[name for name, how in [*trains.items(), *frozen.items()] if how.checkpointing],
     )  # fmt: skip
 
@@ -233,15 +235,38 @@ def _copies(recipe: Mapping[str, Any], world_size: int) -> int:
         raise RecipeError(f"trainer.strategy.init_args.{error}") from None
 
 
-def _notes(model: Any, context: int, text_tokens: int) -> list[str]:
-    """What works, but is worth a word."""
-    limit = getattr(model.language_model, "max_positions", None) if isinstance(model, VLM) else None
-    if limit is None or context + text_tokens <= limit:
+def _chat_notes(experiment: Experiment) -> list[str]:
+    """What the tokenizer's chat template does, where the data are written with it and it lies on this machine."""
+    language_model = getattr(experiment.model, "language_model", None)
+    if not getattr(language_model, "has_tokenizer", False):
         return []
-    return [
-        f"note: {context} visual + {text_tokens} text positions are more than the {limit} that the language model was "
-        f"made for (max_position_embeddings)"
+    try:
+        tokenizer: Any = language_model.load_tokenizer()  # type: ignore[union-attr]
+    except (ValueError, OSError):  # what is wrong with it is said where it is needed
+        return []
+    found = chat_habits(experiment, tokenizer)
+    return [] if found is None else found.notes
+
+
+def _notes(model: Any, context: int, text_tokens: int, counted: Costs) -> list[str]:
+    """What works, but is worth a word."""
+    notes = [
+        f"note: LoRA in {name} stands beside {coverage(part)}"
+        for name, part in model.parts().items()
+        if getattr(part, "adapted", False)
     ]
+    limit = getattr(model.language_model, "max_positions", None) if isinstance(model, VLM) else None
+    if limit is not None and context + text_tokens > limit:
+        notes.append(
+            f"note: {context} visual + {text_tokens} text positions are more than the {limit} that the language model "
+            f"was made for (max_position_embeddings)"
+        )
+    if counted.positions and not counted.head:
+        notes.append(
+            "note: the language model's head was not found, so a training step makes logits of all positions instead "
+            "of the supervised ones"
+        )
+    return notes
 
 
 def _own(part: Any) -> list[nn.Parameter]:

@@ -310,3 +310,12 @@ def test_a_conversation_is_learnt_and_answered(lm, kind, checkpoint, name):
     reply = lm.generate(*prompt, visual, max_new_tokens=20, pad_token_id=1, eos_token_id=template(name).stop_ids(words))
     assert words.decode(reply[0], skip_special_tokens=True).strip() == TURNS[1].text
     assert Path(checkpoint(kind), "tokenizer.json").exists()
+
+
+def test_another_models_tokenizer_is_refused(checkpoint, tmp_path):
+    """Nearly everything would be unknown to it, and the loss would look very good."""
+    few = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<s>": 0, "a": 1}, unk_token="<s>")))
+    few.save_pretrained(tmp_path)
+    lm = HFCausalLM(checkpoint("llama"), tokenizer=str(tmp_path))
+    with pytest.raises(ValueError, match=r"tokenizer: has 2 tokens, .* was trained on 272: it is another model's"):
+        lm.load_tokenizer()

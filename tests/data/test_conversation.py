@@ -111,3 +111,29 @@ def test_the_word_image_in_an_answer_stays_where_it_is(with_chat_template):
     pieces = template("tokenizer").pieces(turns, with_chat_template, True)
     assert [piece.text for piece in pieces if piece.supervised] == ["7 <image> 0 <eos>"]
     assert sum(piece.image for piece in pieces) == 1
+
+
+SYSTEM = [Turn("system", "A1"), Turn("human", "<image>\nB2"), Turn("gpt", "7")]
+WITH_SYSTEM = {
+    "chatml": "<|im_start|>system\nA1<|im_end|><|im_start|>user\n<image>\nB2<|im_end|>",
+    "vicuna_v1": "A1 USER: <image>\nB2 ",
+    "llama_2": "[INST] <<SYS>>\nA1\n<</SYS>>\n\n<image>\nB2 [/INST]",
+    "phi3": "<|system|>\nA1<|end|>\n<|user|>\n<image>\nB2<|end|>\n",
+    "bare": "A1 <image>B2",
+    "plain": "<image>7\n",
+    "tokenizer": "system A1 <eos> user <image>\nB2 <eos> ",
+}
+
+
+@pytest.mark.parametrize("name", WITH_SYSTEM)
+def test_a_system_text_stands_in_the_place_that_the_template_has_for_it(name, with_chat_template):
+    pieces = template(name).pieces(SYSTEM, with_chat_template, True)
+    assert "".join(piece.text for piece in pieces).startswith(WITH_SYSTEM[name])
+    assert [piece.text[:2].strip() for piece in pieces if piece.supervised] in (["7"], ["7<"])
+
+
+def test_thinking_is_of_the_tokenizers_own_template():
+    with pytest.raises(
+        ValueError, match=r"data\.thinking: false, which only data\.template: tokenizer has, not chatml"
+    ):
+        template("chatml", False)

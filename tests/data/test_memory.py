@@ -90,3 +90,45 @@ def test_the_joined_index_of_a_single_shard_is_that_shards(root):
     assert {name: value.tolist() for name, value in vars(alone).items()} == {
         name: value.tolist() for name, value in vars(part).items()
     }
+
+
+def large(shard: int, records: int, apart: int) -> Index:
+    """The index of a shard of many records, two members each, ``apart`` bytes from one to the next."""
+    members = 2 * records
+    return Index(
+        keys=np.array([f"llava-{shard * records + k:09d}".encode() for k in range(records)]),
+        first=np.arange(0, members + 1, 2),
+        extensions=np.array([b"jpg", b"json"] * records),
+        offsets=np.arange(members, dtype=np.int64) * apart + 512,
+        sizes=np.full(members, apart - 512),
+        hashes=np.full((members, 16), shard, np.uint8),
+        questions=np.zeros(records, np.int32),
+    )
+
+
+def test_what_is_asked_for_at_each_record_is_at_most_forty_bytes_of_it():
+    joined, memory = Index.concatenate([large(i, 500, 100_000) for i in range(3)])
+    assert memory is not None
+    assert memory.size / len(joined) < 40
+    assert memory.cold / len(joined) > 40  # hashes and keys, on disk
+    assert joined.key(1499) == "llava-000001499"
+    assert joined.hashes[2999].tobytes() == bytes([2]) * 16
+    assert int(joined.offsets[2999]) == 999 * 100_000 + 512
+
+
+def test_numbers_of_large_shards_are_not_cut():
+    joined, _ = Index.concatenate([large(0, 10, 1 << 28), large(1, 10, 1000)])
+    assert int(joined.offsets[19]) == 19 * (1 << 28) + 512
+    many = large(0, 10, 1000)
+    many.questions[3] = 300
+    assert Index.concatenate([many])[0].questions.tolist() == [0, 0, 0, 300, *[0] * 6]
+
+
+def test_where_the_disk_has_no_room_all_of_it_is_in_memory(monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    joined, _ = Index.concatenate([large(i, 20, 1000) for i in range(3)])
+    assert joined.key(59) == "llava-000000059"
+    assert joined.hashes[119].tobytes() == bytes([2]) * 16

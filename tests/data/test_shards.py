@@ -79,7 +79,14 @@ def test_the_same_records_make_the_same_bytes(tmp_path, write_shards):
 
 def test_an_extension_comes_from_the_bytes(png):
     picture = np.zeros((4, 4, 3), np.uint8)
-    for kind, extension in (("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("GIF", "gif"), ("BMP", "bmp")):
+    for kind, extension in (
+        ("PNG", "png"),
+        ("JPEG", "jpg"),
+        ("WEBP", "webp"),
+        ("GIF", "gif"),
+        ("BMP", "bmp"),
+        ("TIFF", "tif"),
+    ):
         assert image_extension(png(picture, kind)) == extension
     with pytest.raises(ValueError, match="not a PNG"):
         image_extension(b"<html>404</html>")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,6 @@ def test_what_follows_the_list_is_not_passed_over(space, tmp_path):
     [
         (b"PAR1\x15\x04PAR1", "parquet"),
         (b"ARROW1\0\0", "arrow"),
-        (gzip.compress(b"[]", mtime=0), "gzip"),
         (b"PK\3\4", "zip"),
     ],
 )
@@ -37,3 +37,27 @@ def test_other_files_are_called_what_they_are(data, kind, tmp_path):
     (tmp_path / "x.json").write_bytes(data)
     with pytest.raises(SystemExit, match=f"is a {kind} file"):
         list(read_entries(tmp_path / "x.json"))
+
+
+def packed(path: Path, text: str) -> Path:
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        with pyarrow.output_stream(str(path), compression="zstd") as file:
+            file.write(text.encode())
+    return path
+
+
+LINES = "".join(json.dumps({"id": i, "text": "ä" * 50}) + "\n" for i in range(3000))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.JSONL.gz", "x.jsonl.zst", "x.json.gz", "x.json.zst"])
+def test_packed_files_are_unpacked_on_the_way(name, tmp_path):
+    text = LINES if "jsonl" in name.lower() else f"[{LINES.rstrip().replace(chr(10), ',')}]"
+    path = packed(tmp_path / name, text)
+    assert [entry["id"] for entry in read_entries(path)] == list(range(3000))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit, match=r"(?i)x\.jsonl?\.\w+: "):
+        list(read_entries(path))

@@ -239,6 +239,18 @@ def test_what_is_taken_of_several_images_is_said_and_can_be_left_out(tmp_path, c
     assert list(verify(tmp_path)) == []
 
 
+def test_what_is_called_a_mask_is_left_alone_unless_it_is_named(tmp_path, capsys):
+    root = str(pack(tmp_path, {"a.jpg": GOOD, "a.seg.png": SMALL, "a.depth.png": SMALL, **TEXT}))
+    main([root, "--workers", "1"])
+    assert only(tmp_path).images == (GOOD,)
+    assert "1 records have .seg.png, which is left alone" in capsys.readouterr().out
+    main([root, "--workers", "1", "--take", ".seg.png"])
+    assert only(tmp_path).images == (GOOD, SMALL)
+    assert list(verify(tmp_path)) == []
+    index_tars(tmp_path)
+    assert only(tmp_path).images == (GOOD,)
+
+
 @pytest.mark.parametrize(
     ("members", "words"),
     [

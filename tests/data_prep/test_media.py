@@ -37,6 +37,7 @@ def converted(program, tmp_path, entries, *options):
     return json.loads((out / "report.json").read_text()), lines
 
 
+ONE = {"conversations": chat("<image>Q", "A")}
 TAKEN = {
     "a list under images": {"images": ["a.jpg", "b.jpg"], "conversations": chat("<image>\n<image>\nCompare.", "A")},
     "one under images": {"images": "a.jpg", "conversations": chat("<image>Q", "A")},
@@ -49,6 +50,7 @@ TAKEN = {
         "conversations": chat("<image>Q", "A"),
     },
     "what is told of the picture": {"image": "a.jpg", "image_id": 3, "conversations": chat("<image>Q", "A")},
+    "its name once more": {"image": "a.jpg", "file_name": "a.jpg", "meta": {"path": "x/a.jpg", "width": 3}, **ONE},
     "null-filled": {
         "image": "a.jpg",
         "video": None,
@@ -73,6 +75,10 @@ def asked(text, answer="A", **keys):
     return {"conversations": chat(text, answer), **keys}
 
 
+OTHERS = (
+    "[IMG]", "<ImageHere>", "(<image>./</image>)", "<image/>", "<im_patch>", "<IMG_CONTEXT>", "<|AUDIO|>", "<video_0>",
+    "![a page](a.jpg)", "<img src='a.jpg'>", "<start_of_image>",
+)  # fmt: skip
 LOST = {
     "marks without images": (asked("<image>Q"), "marks"),
     "image null": (asked("<image>Q", image=None), "marks"),
@@ -92,10 +98,12 @@ LOST = {
     "qwen2-vl": (asked("<|vision_start|><|image_pad|><|vision_end|>Q"), "marks"),
     "phi": (asked("<|image_1|>Q"), "marks"),
     "numbered": (asked("<image 1> Q"), "marks"),
-    "boxes": (
-        asked("<image>Find <ref-object>", "<bbox>", image="a.jpg", objects={"ref": ["sheep"], "bbox": [[1, 2, 3, 4]]}),
-        "media",
-    ),
+    **{mark: (asked(f"{mark} Q"), "marks") for mark in OTHERS},
+    "a name of a file": (asked("Q", file_name="a.jpg"), "media"),
+    "a film by its name": (asked("Q", path="x/clip.MP4"), "media"),
+    "a name within": (asked("Q", data={"parts": [{"url": "a.png"}]}), "media"),
+    "bytes as text": (asked("Q", blob=base64.b64encode(JPEG).decode()), "media"),
+    "another one": (asked("<image>Q", image="a.jpg", second="b.jpg"), "media"),
     "box mark alone": (asked("<image>Find it", "<bbox>", image="a.jpg"), "marks"),
     "picture of an answer": (asked("Q", "<img>a.jpg</img>"), "marks"),
     "of a turn": ({"conversations": [{**chat("Q")[0], "images": ["a.jpg"]}, chat("Q", "A")[1]]}, "media"),
@@ -112,6 +120,22 @@ def test_an_entry_whose_media_are_not_taken_along_is_set_aside(name, convert, im
     with pytest.raises(BadSample) as error:
         check_entry(entry, convert, images)
     assert error.value.reason == reason
+
+
+BOXES = {"ref": ["sheep"], "bbox": [[1, 2, 3, 4]]}
+
+
+def test_boxes_are_written_into_their_places_by_the_program_that_knows_them_and_else_set_aside(images):
+    entry = asked("<image>Find <ref-object>", "At <bbox>", image="a.jpg", objects=BOXES)
+    record = json.loads(check_entry(entry, MessagesEntry(), images)[0]["json"])
+    assert [turn["value"] for turn in record["conversations"]] == ["<image>Find sheep", "At [1, 2, 3, 4]"]
+    with pytest.raises(BadSample, match=r"key objects: .* is not read"):
+        check_entry(entry, llava_entry, images)
+
+
+def test_bytes_under_a_key_that_is_not_read_are_a_medium(images):
+    with pytest.raises(BadSample, match=r"key blob: .* would be lost"):
+        check_entry(asked("Q", blob={"bytes": b"RIFF"}), MessagesEntry(), images)
 
 
 def test_llava_files_have_no_place_for_a_system_text_beside_the_conversation(images):

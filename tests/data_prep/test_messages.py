@@ -78,6 +78,14 @@ def test_a_system_text_can_be_left_out():
     assert list(entry.changes) == ["system text dropped"]
 
 
+def test_a_system_text_can_be_kept_as_a_turn_of_its_own():
+    messages = [{"role": "system", "content": "Be brief."}, *said("Q", "A")]
+    entry = MessagesEntry("keep")({"messages": messages})
+    assert entry.record["conversations"] == [{"from": "system", "value": "Be brief."}, *chat("Q", "A")]
+    turns = parse_sample("k", {"json": json.dumps(entry.record).encode()}).turns
+    assert [turn.role for turn in turns] == ["system", "human", "gpt"]
+
+
 REFUSED = {
     "remote": ({"messages": parts({"type": "image_url", "image_url": {"url": "https://x.org/a.png"}})}, "image-remote"),
     "video": ({"messages": parts({"type": "video", "video": "a.mp4"}, TEXT)}, "part"),

@@ -56,6 +56,12 @@ EXACT = {
     "rgba_clear.png": (encode(np.dstack([PHOTO, np.zeros_like(GREY)])), np.full_like(PHOTO, 255)),
     "lossless.webp": (encode(PHOTO, "WEBP", lossless=True), PHOTO),
     "windows.bmp": (encode(PHOTO, "BMP"), PHOTO),
+    "scan.tif": (encode(PHOTO, "TIFF"), PHOTO),
+    "packed.tiff": (encode(PHOTO, "TIFF", compression="tiff_lzw"), PHOTO),
+    "pages.tif": (
+        encode(Image.fromarray(PHOTO), "TIFF", save_all=True, append_images=[Image.new("RGB", (4, 3))]),
+        PHOTO,
+    ),
     "animated.gif": (
         encode(Image.new("RGB", (4, 3), "red"), "GIF", save_all=True, append_images=[Image.new("RGB", (4, 3), "blue")]),
         np.full((3, 4, 3), (255, 0, 0)),
@@ -63,17 +69,20 @@ EXACT = {
     **{f"exif{n}.png": (with_exif(n), TURNED[n]) for n in range(1, 9)},
     "misnamed.jpg": (encode(PHOTO), PHOTO),
 }
+Image.init()
+EVEN = np.full((16, 16, 3), (200, 100, 50), np.uint8)
 CLOSE = {  # lossy, or rounded: within this many levels
     "cmyk.jpg": (encode(Image.new("CMYK", (16, 16), (0, 128, 255, 0)), "JPEG"), np.full((16, 16, 3), (255, 127, 0)), 4),
     "rgba.png": (encode(np.dstack([PHOTO, ALPHA])), over_white(PHOTO, ALPHA), 1),
     "la.png": (encode(Image.fromarray(np.dstack([GREY, ALPHA]), "LA")), over_white(rgb(GREY), ALPHA), 1),
     "grey.jpg": (encode(np.full((16, 16), 90, np.uint8), "JPEG"), np.full((16, 16, 3), 90), 2),
+    **({"even.avif": (encode(EVEN, "AVIF", quality=100), EVEN, 4)} if "AVIF" in Image.SAVE else {}),
 }
 REFUSED = {
     "empty.jpg": (b"", "image-empty"),
     "page.jpg": (b"<!doctype html><html>404</html>", "image-format"),
     "text.png": (b"GIF87", "image-damaged"),
-    "scan.tif": (encode(PHOTO, "TIFF"), "image-format"),
+    "cut.tif": (encode(PHOTO, "TIFF")[:300], "image-damaged"),
     "cut.jpg": (encode(np.tile(PHOTO, (9, 9, 1)), "JPEG")[:900], "image-damaged"),
     "cut.png": (encode(PHOTO)[:-40], "image-damaged"),
     "flipped.png": (encode(PHOTO)[:60] + b"\0" + encode(PHOTO)[61:], "image-damaged"),

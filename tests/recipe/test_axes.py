@@ -328,7 +328,8 @@ def test_the_rest_of_the_recipe_is_blamed_where_it_is_at_fault():
         ),
         (
             ("DeepStack", "stacks: [{sites: [1], sampler: patch_merge}]", GRID, False),
-            "model.projector.init_args.per_level: levels of widths 64, 256 cannot share one net; set per_level: true",
+            "model.projector.MLPProjector.per_level: levels of widths 64, 256 cannot share one net; set "
+            "per_level: true",
         ),
         (
             ("DeepStackL", GATE % ("GatedAdd", "init: 0.0"), GRID, True, False),

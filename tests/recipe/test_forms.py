@@ -37,6 +37,8 @@ ELSEWHERE = {
     "data: {views: {GridViews: {rows: 1}}}": ("data.views", "dslight.data.images.GridViews"),
     "stage: {optimizer: {SGD: {momentum: 0.9}}}": ("stage.optimizer", "torch.optim.SGD"),
     "trainer: {strategy: {Sharded: }}": ("trainer.strategy", "dslight.train.Sharded"),
+    "trainer: {strategy: Sharded}": ("trainer.strategy", "dslight.train.Sharded"),
+    "data: {val: {x: {metric: {ANLS: {}}}}}": ("data.val.x.metric", "dslight.metrics.ANLS"),
     "trainer: {strategy: {DDPStrategy: }}": ("trainer.strategy", "lightning.pytorch.strategies.DDPStrategy"),
     "trainer: {callbacks: [{Timer: {duration: 1}}]}": ("trainer.callbacks.0", "lightning.pytorch.callbacks.Timer"),
     "model: {stacking: {DeepStackL: {operation: {GatedAdd: {init: 1.0}}}}}": (

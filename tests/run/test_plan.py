@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from dslight.cli import main
+from dslight.components import HFCausalLM
 from dslight.recipe.build import build
 from dslight.recipe.compose import compose
 from dslight.run.plan import plan
@@ -156,3 +158,35 @@ def test_ranks_that_hold_a_copy_of_the_model_share_it_among_fewer(values):
     assert copies.memory.weights == alone.memory.weights == 2 * shared.memory.weights
     assert copies.memory.optimizer == alone.memory.optimizer
     assert copies.micro_batch_size == shared.micro_batch_size
+
+
+def test_a_head_that_is_not_found_is_noted(recipe, capsys, monkeypatch):
+    assert main(["plan", str(recipe)]) == 0
+    assert "logits of all positions" not in capsys.readouterr().out
+    monkeypatch.setattr(HFCausalLM, "head", None)
+    assert main(["plan", str(recipe)]) == 0
+    assert "note: the language model's head was not found" in capsys.readouterr().out
+
+
+THINKS = (
+    "{% for m in messages %}<{{ m.role }}> {% if loop.last and m.role == 'assistant' %}<think> </think> {% endif %}"
+    "{{ m.content }} <eos> {% endfor %}{% if add_generation_prompt %}<assistant> "
+    "{% if enable_thinking is false %}<think> </think> {% endif %}{% endif %}"
+)
+
+
+def test_what_the_tokenizers_template_does_is_found_out(recipe, pages, tmp_path, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(pages / "tokenizer", trust_remote_code=False)
+    tokenizer.chat_template = THINKS
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    changes = ["data.template=tokenizer", f"model.language_model.init_args.tokenizer={tmp_path / 'tokenizer'}"]
+    assert main(["plan", str(recipe), "--no-cost", *changes]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("dslight: data.template: the tokenizer's puts '<think> </think> ' before an answer")
+    assert "data.thinking: false" in said
+    assert main(["fit", str(recipe), *changes, f"run_dir={tmp_path / 'run'}"]) == 1
+    assert "data.template: the tokenizer's puts '<think> </think> '" in capsys.readouterr().err
+    assert main(["plan", str(recipe), "--no-cost", *changes, "data.thinking=false"]) == 0
+    assert "only the last answer of a conversation is learnt" in capsys.readouterr().out
+    assert main(["plan", str(recipe), "--no-cost", "data.thinking=false", "data.template=bare"]) == 1
+    assert "data.thinking: false, which only data.template: tokenizer has, not bare" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -25,6 +25,7 @@ from dslight.data.shards.format import (
 from dslight.data.shards.writer import image_extension
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import file_sha256, sha256
+from dslight.files.typed import read_json_if_there
 from dslight.limits import LIMITS, at_most, limit, setting
 
 _CHUNK = 1 << 20
@@ -32,14 +33,22 @@ _CHUNK = 1 << 20
 
 class Headers:
     """A file of which tar headers are read, and no more at once than a header may have: what tells how a member is
-    called, or where its holes are, may itself be of any size.
+    called, or where its holes are, may itself be of any size. They are read forwards: the size of a member may be a
+    number below zero, which would lead back to its own header, for ever.
 
     Raises:
-        ShardError: by :meth:`read`.
+        ShardError: by :meth:`read` and :meth:`seek`.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
-        self.path, self._file, self.seek, self.tell = path, file, file.seek, file.tell
+        self.path, self._file, self.tell = path, file, file.tell
+        self._reached, self._end = 0, os.fstat(file.fileno()).st_size
+
+    def seek(self, place: int) -> int:
+        """As of a file."""
+        if place < self._reached:
+            raise ShardError(f"{self.path}: damaged after {self._reached:,} bytes: a member ends before it begins")
+        return self._file.seek(min(place, self._end))  # no system seeks to any number
 
     def read(self, size: int = -1) -> bytes:
         """As of a file."""
@@ -49,7 +58,16 @@ class Headers:
                 f"{self.path}: has a header of {size:,} bytes; at most {most:,} ({setting('header_bytes')}: "
                 f"{LIMITS['header_bytes'].bounds})"
             )
-        return self._file.read(size)
+        data = self._file.read(size)
+        self._reached = self._file.tell()
+        return data
+
+    def members(self, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        """What such a tar holds."""
+        for member in tar:
+            if member.size < 0:
+                raise ShardError(f"{self.path}: {member.name}: a member of {member.size:,} bytes")
+            yield member
 
 
 IMAGE_ENDING = re.compile(r"jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|heic|jp2|jxl|p[bgnp]m")
@@ -68,7 +86,11 @@ Map = Callable[[Callable[[Path], _Indexed], Iterable[Path]], Iterable[_Indexed]]
 
 
 def index_tars(
-    root: str | Path, meta: dict[str, Any] | None = None, each: Map = map, leave_out: Collection[str] = ()
+    root: str | Path,
+    meta: dict[str, Any] | None = None,
+    each: Map = map,
+    leave_out: Collection[str] = (),
+    take: Collection[str] = (),
 ) -> Manifest:
     """Index plain WebDataset tars where they lie (img2dataset's, OpenCLIP's): an ``.idx.npz`` beside each, and the
     manifest.
@@ -76,8 +98,9 @@ def index_tars(
     Reads every byte, tar by tar; ``each`` may do so with several at once, to the same result. A record is, as
     WebDataset says, the run of members whose names agree up to the first dot of the file name; files whose names begin
     with a dot (macOS writes ``._a.jpg``) are passed over, and so are extensions in ``leave_out``. An image of another
-    name (``a.bin``) gets the ending of its bytes in the index. Nothing else is skipped: a cut tar, a repeated key,
-    members of one key that lie apart or a count that differs from img2dataset's ``_stats.json`` is an error.
+    name (``a.bin``) gets the ending of its bytes in the index; what is called a mask (``a.seg.png``) is a picture of
+    its record if its extension is in ``take``. Nothing else is skipped: a cut tar, a repeated key, members of one key
+    that lie apart or a count that differs from img2dataset's ``_stats.json`` is an error.
 
     Raises:
         ShardError: naming tar and key.
@@ -88,7 +111,9 @@ def index_tars(
         raise ShardError(f"{root}: holds no .tar file")
     seen: set[bytes] = set()
     shards = []
-    for path, found in zip(paths, each(partial(_index_tar, leave_out=frozenset(leave_out)), paths), strict=True):
+    for path, found in zip(
+        paths, each(partial(_index_tar, leave_out=frozenset(leave_out), take=frozenset(take)), paths), strict=True
+    ):
         for key in Index.from_bytes(found.index).keys.tolist():
             if key in seen:
                 name = key.decode()
@@ -101,10 +126,11 @@ def index_tars(
     return manifest
 
 
-def _index_tar(path: Path, leave_out: Collection[str]) -> _Indexed:
-    records = _scan_tar(path, leave_out)
+def _index_tar(path: Path, leave_out: Collection[str], take: Collection[str]) -> _Indexed:
+    records = _scan_tar(path, leave_out, take)
     stats = path.with_name(f"{path.stem}_stats.json")
-    if stats.exists() and json.loads(stats.read_text()).get("successes", len(records)) != len(records):
+    said = read_json_if_there(stats, dict[str, Any]) or {}
+    if said.get("successes", len(records)) != len(records):
         raise ShardError(f"{path}: has {len(records)} records, {stats.name} says another number; the tar was cut")
     index = Index.build(records)
     data = index.to_bytes()
@@ -119,15 +145,18 @@ def _index_tar(path: Path, leave_out: Collection[str]) -> _Indexed:
     return _Indexed(info, data)
 
 
-def _scan_tar(path: Path, leave_out: Collection[str]) -> list[Record]:
+def _scan_tar(path: Path, leave_out: Collection[str], take: Collection[str]) -> list[Record]:
     records: list[Record] = []
     before: dict[str, set[str]] = {}  # the extensions of earlier keys
     key, members, questions = "", [], 0
     end = 0
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, Headers(file, path)), mode="r:") as tar:
+        with (
+            path.open("rb") as file,
+            tarfile.open(fileobj=cast(BinaryIO, headers := Headers(file, path)), mode="r:") as tar,
+        ):
             whole = os.fstat(file.fileno()).st_size
-            for header in tar:
+            for header in headers.members(tar):
                 end = header.offset_data + padded(header.size)
                 # a name that is not UTF-8 comes with half surrogates, which nothing can print
                 whole_name = header.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -154,7 +183,7 @@ def _scan_tar(path: Path, leave_out: Collection[str]) -> list[Record]:
                 at_most("member_bytes", header.size, what, ShardError)
                 file.seek(header.offset_data)
                 data = file.read(header.size)
-                extension = _known(extension, data)
+                extension = known_extension(extension, data, take)
                 members.append(Member(extension, header.offset_data, header.size, member_hash(data)))
                 if extension == "json":
                     questions = _count_questions(data)
@@ -171,8 +200,10 @@ def _scan_tar(path: Path, leave_out: Collection[str]) -> list[Record]:
     return records
 
 
-def _known(extension: str, data: bytes) -> str:
-    """An extension by which an image is known as one."""
+def known_extension(extension: str, data: bytes, take: Collection[str] = ()) -> str:
+    """An extension by which an image is known as one; see :func:`index_tars`."""
+    if extension in take:
+        return f"taken.{extension}"
     last = extension.rpartition(".")[2]
     if last in ("txt", "json") or IMAGE_ENDING.fullmatch(last) or data.startswith(b"BM"):  # BM: texts begin so too
         return extension

@@ -98,7 +98,7 @@ class Manifest:
         Raises:
             ShardError: if there is none (the writer did not finish, or these are not our shards), or it was edited.
         """
-        path = Path(root) / MANIFEST
+        path = place(Path(root), MANIFEST)
         try:
             size = path.stat().st_size
             at_most("manifest_bytes", size, f"{path}: has {size:,} bytes", ShardError)
@@ -214,7 +214,9 @@ class Index:
         if int(self.questions.sum(dtype=np.int64)) > int(self.sizes.sum(dtype=np.int64)):
             raise ShardError("is no index of a shard: it has more questions than bytes")
         try:
-            b"\n".join([*self.keys.tolist(), *self.extensions.tolist()]).decode()
+            for texts in (self.keys, self.extensions):
+                if len(texts) and np.frombuffer(texts.tobytes(), np.uint8).max() > 0x7F:  # of ASCII there is no doubt
+                    b"\n".join(texts.tolist()).decode()
         except UnicodeDecodeError as error:
             raise ShardError(f"is no index of a shard: {error}") from error
 
@@ -239,31 +241,53 @@ class Index:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Index]) -> tuple[Index, SharedMemory | None]:
-        """One index over the records of all parts, in order, and the memory that it lies in; ``None``: it lies in this
-        process alone, as on systems that have no such memory."""
+        """One index over the records of all parts, in order, its numbers no wider than they need to be, and the memory
+        that it lies in; ``None``: it lies in this process alone, as on systems that have no such memory."""
         arrays = {}
         for name in cls.__dataclass_fields__:
             values = [getattr(part, name) for part in parts]
             shape = (sum(map(len, values)) - (len(parts) - 1 if name == "first" else 0), *values[0].shape[1:])
-            arrays[name] = shape, np.result_type(*values)
+            arrays[name] = shape, _narrow(name, parts) or np.result_type(*values)
         memory = None
         if hasattr(os, "memfd_create"):
-            memory = SharedMemory(sum(SharedMemory.room(*array) for array in arrays.values()))
+            cold = sum(SharedMemory.room(*arrays[name]) for name in _COLD)
+            memory = SharedMemory(sum(SharedMemory.room(*array) for array in arrays.values()) - cold, cold=cold)
         joined = cls.within(memory, arrays)
         for name in arrays:
             if name != "first":
-                np.concatenate([getattr(part, name) for part in parts], out=getattr(joined, name))
+                np.concatenate([getattr(part, name) for part in parts], out=getattr(joined, name), casting="unsafe")
         members = 0
         for part, record in zip(parts, np.cumsum([0, *map(len, parts)]), strict=False):
-            np.add(part.first, members, out=joined.first[record : record + len(part.first)])
+            np.add(part.first, members, out=joined.first[record : record + len(part.first)], casting="unsafe")
             members += int(part.first[-1])
+        if memory is not None:
+            memory.cool()
         return joined, memory
 
     @classmethod
     def within(cls, memory: SharedMemory | None, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> Index:
         """The index of such :attr:`arrays` that lies in ``memory``, or an empty one of this process alone."""
-        make = np.empty if memory is None else memory.array
-        return cls(**{name: make(shape, dtype) for name, (shape, dtype) in arrays.items()})
+        if memory is None:
+            return cls(**{name: np.empty(shape, dtype) for name, (shape, dtype) in arrays.items()})
+        return cls(**{name: memory.array(shape, dtype, name in _COLD) for name, (shape, dtype) in arrays.items()})
+
+
+_COLD = ("keys", "hashes")
+"""Of a joined index, what is asked for in messages and by ``check="full"`` only, or a record at a time."""
+
+
+def _narrow(name: str, parts: Sequence[Index]) -> np.dtype[Any] | None:
+    """The type in which all numbers of ``name`` fit, sums of an offset and a size too; ``None``: as they are."""
+    if name == "first":
+        most = sum(int(part.first[-1]) for part in parts)
+    elif name in ("offsets", "sizes"):
+        most = max((int(part.offsets.max()) + int(part.sizes.max()) for part in parts if len(part.sizes)), default=0)
+    elif name == "questions":
+        most = max((int(part.questions.max()) for part in parts if len(part)), default=0)
+    else:
+        return None
+    kinds = (np.uint8, np.uint32, np.int64) if name == "questions" else (np.uint32, np.int64)
+    return np.dtype(next(kind for kind in kinds if most <= np.iinfo(kind).max))
 
 
 def index_name(tar: str) -> str:
@@ -305,12 +329,16 @@ def place(root: Path, name: str) -> Path:
     """The path of a shard or an index below ``root``.
 
     Raises:
-        ShardError: the name, or a symbolic link, leads out of it.
+        ShardError: the name, or a symbolic link, leads out of it; or there is a folder, or a pipe, which would be
+            waited for.
     """
     try:
-        return below(root, name, f"{root / MANIFEST}: the name of a file")
+        path = below(root, name, f"{root / MANIFEST}: the name of a file")
     except UnsafeNameError as error:
         raise ShardError(str(error)) from error
+    if not path.is_file() and path.exists():
+        raise ShardError(f"{path}: is no file")
+    return path
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:

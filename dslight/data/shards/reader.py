@@ -24,7 +24,7 @@ from dslight.data.shards.format import (
     place,
     size_problem,
 )
-from dslight.data.shards.memory import SharedMemory, is_starting
+from dslight.data.shards.memory import SharedMemory, give_back, is_starting
 from dslight.data.shards.remote import Remote
 
 Check = Literal["size", "full"]
@@ -55,12 +55,18 @@ class ShardReader:
         self.manifest = Manifest.load(root)
         if not self.manifest.shards:
             raise ShardError(f"{self.root / MANIFEST}: names no shard, so there is nothing to read")
+        self._open_index(*self._joined())
+        if len(self.manifest.shards) > 1:
+            give_back()
+
+    def _joined(self) -> tuple[Index, SharedMemory | None]:
+        """The index of all shards, which are looked at as far as that costs nothing."""
         parts = [load_index(self.root, shard) for shard in self.manifest.shards]
-        for shard, part in zip(self.manifest.shards, parts, strict=True) if remote is None else ():
+        for shard, part in zip(self.manifest.shards, parts, strict=True) if self.remote is None else ():
             problem = size_problem(self.root, shard) or self._start_problem(shard, part)
             if problem:
                 raise ShardError(f"{self.root / shard.name}: {problem}")
-        self._open_index(*Index.concatenate(parts))
+        return Index.concatenate(parts)
 
     def _open_index(self, index: Index, memory: SharedMemory | None) -> None:
         self.index, self._memory, remote = index, memory, self.remote

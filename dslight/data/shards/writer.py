@@ -46,21 +46,27 @@ MARK = ".written-by-dslight"
 _LEFTOVER = re.compile(r"\.shard-\d{6}\.tar\.tmp")
 _SHARD = re.compile(r"shard-\d{6}\.tar")
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
-_IMAGE_MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (b"BM", "bmp"))
+_IMAGE_MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"))
+_IMAGE_MAGIC += ((b"BM", "bmp"), (b"II*\0", "tif"), (b"MM\0*", "tif"))
+_AVIF = (b"ftypavif", b"ftypavis")
 
 
 def image_extension(data: bytes) -> str:
     """The extension for encoded image bytes, from their first bytes (file names of public datasets lie).
 
     Raises:
-        ValueError: if the bytes are no PNG, JPEG, WebP, GIF or BMP.
+        ValueError: if the bytes are no PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
+    if data[4:12] in _AVIF:
+        return "avif"
     for magic, extension in _IMAGE_MAGIC:
         if data.startswith(magic):
             return extension
-    raise ValueError(f"not a PNG, JPEG, WebP, GIF or BMP image: {len(data)} bytes starting with {data[:12]!r}")
+    raise ValueError(
+        f"not a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image: {len(data)} bytes starting with {data[:12]!r}"
+    )
 
 
 def record_members(images: Sequence[bytes], record: Mapping[str, Any]) -> dict[str, bytes]:
