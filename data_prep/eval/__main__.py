@@ -101,6 +101,9 @@ def _found(args: argparse.Namespace) -> tuple[Callable[[Files], Iterator[Asked]]
     row = SETS[args.set]
     if row.hub is not None and (found := find_parquet(args.annotations, args.split, row.splits)):
         paths, split = found
+        folders = sorted({path.parent.name for path in paths})
+        if row.apart and len(folders) > 1:
+            raise SystemExit(f"--annotations: several variants of {args.set}: {', '.join(folders)}; name one folder")
         return row.hub, Files({"questions": paths}, split, args.ocr)
     split = args.split or row.split
     return row.read, Files(find(args.annotations, row.files, split), split, args.ocr)

@@ -125,12 +125,14 @@ def find_parquet(given: Sequence[Path], split: str | None, usual: Sequence[str])
     for path in files:
         splits.setdefault(path.stem.split("-0")[0], []).append(path)
     if split is not None:
-        found = [path for path in files if split.lower() in f"{path.parent.name}/{path.name}".lower()]
+        found = splits.get(split) or [
+            path for path in files if split.lower() in f"{path.parent.name}/{path.name}".lower()
+        ]
         if not found:
             raise SystemExit(f"--split: {split!r} is none of {', '.join(splits)} (by the names of the parquet files)")
         return found, split
     for name in usual:
-        if there := [one for one in splits if one.lower().startswith(name)]:
+        if there := [name] if name in splits else [one for one in splits if one.lower().startswith(name)]:
             return [path for one in there for path in splits[one]], name
     if len(splits) > 1:
         raise SystemExit(f"--annotations: parquet files of several splits: {', '.join(splits)}; name one with --split")

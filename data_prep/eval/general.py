@@ -26,6 +26,7 @@ from data_prep.eval.asked import Asked, letter
 from data_prep.eval.files import Files
 from data_prep.eval.hub import Row, rows
 from data_prep.eval.tables import Cell, listed, pictures, said
+from dslight.data.sample import IMAGE_TOKEN
 from dslight.metrics.benchmarks import SHORT
 from dslight.metrics.functional.multiple_choice import parse_options
 
@@ -34,6 +35,7 @@ _QUESTIONS = ("question", "query", "text", "instruction", "Question")
 _ANSWERS = ("answer", "gt_answer", "label", "number", "Answer")
 _KINDS = ("category", "l2-category", "sub_task", "task_type", "task", "type", "Question Type")
 _LONGEST_NAME = 1000
+_MARK = re.compile(r"<image (\d+)>")
 _ON_ONE_LINE = re.compile(r"\n?Options:\s*(A:.*)$", re.DOTALL)
 _INSTRUCTION = re.compile(r"\n?Please answer directly with [^.]*\.\s*$")
 """What RealWorldQA puts behind a question; the benchmark's suffix stands there instead."""
@@ -77,6 +79,10 @@ def rotated(questions: Iterator[Asked]) -> Iterator[Asked]:
     """Every question with its options in all their rotations, for circular evaluation (MMBench's)."""
     for number, asked in enumerate(questions):
         count = len(asked.options)
+        if any(IMAGE_TOKEN in option for option in asked.options):
+            raise SystemExit(
+                f"--circular: question {asked.question_id!r}: its options are pictures, which have one order"
+            )
         right = [string.ascii_uppercase.index(one) for one in asked.answers] if count else []
         facts = {**asked.facts, "group": number}
         for turn in range(max(count, 1)):
@@ -98,15 +104,35 @@ def _asked(
     hint = said(item.get("hint"))
     text = said(_first(item, _QUESTIONS)) if text is None else text
     kinds = {"category": said(_first(item, _KINDS)), "l2-category": said(item.get("l2-category"))}
+    shown = _shown(item)
+    text, *options = _placed([f"{hint}\n{text}" if hint else text, *options], shown)
     return Asked(
         question_id,
-        f"{hint}\n{text}" if hint else text,
+        text,
         options=options,
         suffix=suffix,
         facts={key: value for key, value in kinds.items() if value} | (more or {}),
         official_id=int(question_id) if question_id.isdecimal() else None,
-        **_shown(item),
+        **shown,
     )
+
+
+def _placed(texts: Sequence[str], shown: dict[str, Any]) -> list[str]:
+    """Texts with their pictures where ``<image 2>`` stands, if each is marked; ``shown`` is put into that order. The
+    mark of a single picture is left out: it stands before the question, as everywhere."""
+    key = next((one for one in ("inline", "images") if len(shown.get(one, ())) > 1), None)
+    order = list(dict.fromkeys(int(one) for text in texts for one in _MARK.findall(text)))
+    if key is None or sorted(order) != list(range(1, len(shown[key]) + 1)):
+        return [_MARK.sub("", text).strip() for text in texts]
+    seen: set[str] = set()
+
+    def place(match: re.Match[str]) -> str:
+        first = match[1] not in seen
+        seen.add(match[1])
+        return IMAGE_TOKEN if first else match[0]
+
+    shown[key] = [shown[key][number - 1] for number in order]
+    return [_MARK.sub(place, text) for text in texts]
 
 
 def _first(item: Row, names: Sequence[str]) -> Any:

@@ -31,7 +31,7 @@ def _each(make: Callable[[Row], tuple[Asked, list[str]]]) -> Callable[[Files], I
 
     def read(files: Files) -> Iterator[Asked]:
         for item, name in rows(files):
-            asked, answers = make(item)
+            asked, answers = make(item | {"file": name})
             yield asked.with_answers([answer for answer in answers if answer], files.hides, name)
 
     read.__doc__ = make.__doc__
@@ -95,11 +95,13 @@ def _mmvet(item: Row) -> tuple[Asked, list[str]]:
 
 
 def _pope(item: Row) -> tuple[Asked, list[str]]:
-    """``question_id`` (from 1 in each ``category``), ``question``, ``answer``, ``image``."""
+    """``question_id`` (from 1 in each ``category``, which the file may be called after), ``question``, ``answer``,
+    ``image``."""
+    kind = item.get("category") or item["file"].split("-")[0]
     return Asked(
-        f"{item['category']}-{item['question_id']}",
+        f"{kind}-{item['question_id']}",
         item["question"],
-        type=item["category"],
+        type=kind,
         official_id=_number(item["question_id"]),
         **pictures(item["image"]),
     ), [item.get("answer") or ""]

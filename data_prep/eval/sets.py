@@ -21,6 +21,7 @@ class EvalSet:
         split: the one that papers report and that can be scored here.
         hub: the questions of parquet files as the Hub has them, where ``read`` does not read those.
         splits: of those files, the first that is there is read where none is asked for.
+        apart: the Hub keeps variants of the set in folders of their own, of which one is meant.
     """
 
     read: Callable[[Files], Iterator[Asked]]
@@ -29,6 +30,7 @@ class EvalSet:
     split: str = ""
     hub: Callable[[Files], Iterator[Asked]] | None = None
     splits: tuple[str, ...] = ("validation", "val", "dev", "test")
+    apart: bool = False
 
 
 _QUESTIONS = Role("questions", "*question*.json")
@@ -108,7 +110,17 @@ def _general(read: Callable[[Files], Iterator[Asked]], benchmark: str, *splits: 
     return EvalSet(read, _TABLE, benchmark, hub=read, splits=splits or ("test", "val", "validation", "testmini"))
 
 
-SETS |= {name: replace(row, hub=read) for name, read in hub.READERS.items() if (row := SETS[name]).hub is None} | {
+_REPORTED = {"gqa": ("testdev",)} | dict.fromkeys(
+    ("chartqa", "scienceqa", "nextqa", "egoschema", "activitynetqa", "msvdqa"), ("test",)
+)
+"""Splits of parquet files, where the reported one is not the validation set."""
+_APART = {"docvqa", "infovqa", "scienceqa", "egoschema", "nextqa"}
+
+SETS |= {
+    name: replace(row, hub=read, splits=_REPORTED.get(name, row.splits), apart=name in _APART)
+    for name, read in hub.READERS.items()
+    if (row := SETS[name]).hub is None
+} | {
     "choice": _general(general.choice, "choice"),
     "yes_no": _general(general.yes_no, "yes_no"),
     "short": _general(general.short, "short"),
@@ -119,7 +131,7 @@ SETS |= {name: replace(row, hub=read) for name, read in hub.READERS.items() if (
     "vstar": _general(general.choice, "vstar"),
     "cvbench": _general(today.cvbench, "cvbench"),
     "countbench": _general(general.short, "countbench"),
-    "mmmu_pro": _general(choice.mmmu_pro, "mmmu_pro"),
+    "mmmu_pro": replace(_general(choice.mmmu_pro, "mmmu_pro"), apart=True),
     "hallusionbench": _general(today.hallusionbench, "hallusionbench", "image"),
     "mathvista": _general(today.mathvista, "mathvista", "testmini"),
     "chartqapro": _general(today.chartqapro, "chartqapro"),

@@ -75,7 +75,7 @@ def test_every_set_but_mvbench_has_rows_here():
 
 
 @pytest.mark.parametrize("name", sorted(HUB))
-def test_right_answers_score_in_full_and_silence_nothing(name, converted):
+def test_right_answers_score_in_full_and_silence_or_thoughts_alone_nothing(name, converted):
     shards = converted(name)
     benchmark = SETS[name].benchmark
     asked = len(HUB[name]) + (name == "refcoco")  # asks for both phrases
@@ -90,15 +90,10 @@ def test_right_answers_score_in_full_and_silence_nothing(name, converted):
     assert right[metric.headline] == (200.0 if name == "mme" else 1.0)
     # to POPE's own script, silence is a yes
     assert (silent[metric.headline] > 0) == (name == "pope")
+    _, late = score(shards, benchmark, lambda question: f"<think>No.\nOr A?</think>\n{likeliest(question)}")
+    assert late[metric.headline] == right[metric.headline]  # thoughts cost nothing
     _, lost = score(shards, benchmark, lambda question: "<think>It is " + likeliest(question))
     assert lost[metric.headline] == 0.0
-
-
-@pytest.mark.parametrize("name", sorted(set(HUB) - JUDGED))
-def test_thoughts_before_a_right_answer_cost_nothing(name, converted):
-    shards = converted(name)
-    metric, right = score(shards, SETS[name].benchmark, lambda q: f"<think>No.\nOr A?</think>\n{likeliest(q)}")
-    assert right[metric.headline] == (200.0 if name == "mme" else 1.0)
 
 
 def test_vqav2_has_the_ids_types_and_answers_of_the_official_files(converted):
@@ -158,6 +153,27 @@ def test_the_split_that_is_reported_is_taken(parquet, convert):
         parquet([HUB["chartqa"][0] | {"answer": split}], f"data/{split}-00000-of-00001.parquet")
     (question,) = convert("chartqa").questions.values()
     assert question.references == ("test",)
+
+
+def test_a_split_is_not_taken_for_one_whose_name_begins_alike(parquet, convert):
+    for split in ("test", "testA"):
+        parquet([HUB["refcoco"][0] | {"answer": [split]}], f"data/{split}-00000-of-00001.parquet")
+    for options, word in (((), "test"), (("--split", "test"), "test"), (("--split", "testA"), "testA")):
+        (question,) = convert("refcoco", *options).questions.values()
+        assert question.text.endswith(f"{word}?")
+
+
+def test_variants_in_folders_of_their_own_are_not_mixed(parquet, convert):
+    for folder in ("DocVQA", "InfographicVQA"):
+        parquet(HUB["docvqa"], f"{folder}/validation-00000-of-00001.parquet")
+    with pytest.raises(SystemExit, match="several variants of docvqa: DocVQA, InfographicVQA; name one folder"):
+        convert("docvqa")
+
+
+def test_circular_needs_options(parquet, convert):
+    parquet(HUB["short"])
+    with pytest.raises(SystemExit, match="--circular: the questions of short have no options to rotate"):
+        convert("short", "--circular")
 
 
 def test_hallusionbench_counts_figures_and_questions(converted):

@@ -130,3 +130,16 @@ def test_mvbench_answers_by_the_text_of_an_option(put, save, convert):
     metric = BENCHMARKS["mvbench"].build()
     metric.update_questions(["B. sit", ""], list(shards.questions.values()))
     assert float(metric.compute()["accuracy"]) == 0.5
+
+
+def test_pictures_stand_where_they_are_marked_and_the_mark_of_a_single_one_is_left_out(put, save, tsv, convert):
+    both = [save("a.png"), save("b.png")]
+    cell = [base64.b64encode(one).decode() for one in both]
+    put("a.tsv", f'index\tquestion\tA\tB\tanswer\timage\n1\tWhich?\t<image 2>\t<image 1>\tA\t"{cell}"\n')
+    shards = convert("choice")
+    assert shards.questions["1"].text == "Which?\nA. <image>\nB. <image>"
+    assert shards.images["1"] == (both[1], both[0])
+    with pytest.raises(SystemExit, match="--circular: question '1': its options are pictures, which have one order"):
+        convert("choice", "--circular")
+    tsv("a.tsv", [row(1) | {"question": "<image 1> Which?"}])
+    assert convert("choice").questions["1"].text == "Which?\nA. x\nB. y"
