@@ -16,7 +16,7 @@ WORKING = ["llama", "bert", "bart", "bloom", "roberta", "gemma4_text", "qwen3_5_
 REFUSALS = {
     "blt", "cpmant", "deepseek_v4", "dory", "gemma3n", "gemma3n_text", "gemma4_assistant", "gemma4_unified_assistant",
     "hrm_text", "hy_v4", "inkling2_loop_text", "musicgen", "musicgen_melody", "prophetnet", "qwen4_exp",
-    "qwen4_exp_text", "xlm", "xlnet", "xmod",
+    "qwen4_exp_text", "reformer", "xlm", "xlnet",
 }  # fmt: skip
 
 

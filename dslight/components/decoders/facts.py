@@ -256,7 +256,8 @@ def _by_name(model: Any) -> Facts:
     lists = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
     if len(lists) == 1:
         return Facts(lists[0])
-    return Facts(why=f"it has {len(lists)} lists of {count} layers, and no tiny copy of it could be run")
+    said = f"it has {len(lists)} lists of {count} layers" if count else "its configuration says no number of layers"
+    return Facts(why=f"its layers were not found: no tiny copy of it could be run, and {said}")
 
 
 def _first_sentence(error: Exception) -> str:

@@ -157,4 +157,6 @@ def _misshapen(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
         return f"its residual stream is {shape[0]} predictions per position (AltUp)"
     if shape[:2] == (batch, length) and len(shape) == 3 and shape[2] % width == 0:
         return f"its residual stream is {shape[2] // width} streams of width {width} side by side (hyper-connections)"
+    if len(shape) == 3 and shape[::2] == (batch, width):
+        return f"its layers are called with {shape[1]} columns for {length} tokens, so images would stand elsewhere"
     return f"its layers are called with {list(shape)}, not with [B, T, width] = {list(expected)}"
