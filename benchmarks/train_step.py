@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from dslight.checkpoints.llava import llava_config
 from dslight.components import DeepStackL, HFCausalLM, HFVisionEncoder, LowResolution, MLPProjector, SequenceConcat
-from dslight.nn.loss import next_token_loss
 from dslight.train.units import run_units
 from dslight.types import IGNORE, Batch, Views
 from dslight.upstream.torch import count_flops
@@ -108,8 +107,7 @@ class Bench:
     def loss(self, arm: str) -> Tensor:
         """The mean loss of the arm's batch."""
         if arm != THEIRS:
-            batch = self.batches[arm]
-            total, count = next_token_loss(self.vlms[arm](batch), cast(Tensor, batch.labels))
+            total, count = self.vlms[arm].loss(self.batches[arm])
             return total / count
         batch, encoder = self.batches["low"], self.vlms["low"].vision_encoder
         assert batch.views is not None

@@ -47,7 +47,7 @@ def _variant(title: str, file: Path, made: Plan) -> Iterator[str]:
     yield f"### {file.stem} {{ #{_anchor(title, file)} }}\n"
     head = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
     commands = [line for line in head if line.startswith("torchrun")]
-    yield " ".join(line for line in head if line and line not in commands) + "\n"
+    yield " ".join(line for line in head if line and line not in commands).replace("*", r"\*") + "\n"
     yield "\n".join(["```bash", f"dslight plan {file.relative_to(ROOT)}", *commands, "```\n"])
     for part, layer, what in made.placements:
         yield f"- {part.replace('_', ' ')}, layer {layer}: {what.removeprefix('+ ')}"

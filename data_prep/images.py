@@ -117,7 +117,10 @@ class Archive(Place):
     def _pread(self, size: int, offset: int) -> bytes:
         if self._file[0] != os.getpid():
             self._file = (os.getpid(), os.open(self.path, os.O_RDONLY))
-        return os.pread(self._file[1], size, offset)
+        try:
+            return os.pread(self._file[1], size, offset)
+        except OSError:  # no such place: a damaged directory of a zip
+            return b""
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_file": (0, -1)}
@@ -132,12 +135,16 @@ class Zip(Archive):
     """A ``.zip``, stored or deflated."""
 
     def __init__(self, path: Path) -> None:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [member for member in archive.infolist() if not member.is_dir()]
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+            raise SystemExit(f"{path}: not a zip that can be read ({error})") from error
         odd = next((m for m in members if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)), None)
         if odd is not None or any(member.flag_bits & 1 for member in members):
             raise SystemExit(f"{path}: only stored or deflated members without a password can be read; unpack it")
-        spans = [(m.header_offset, m.compress_size, m.compress_type, m.CRC) for m in members]
+        most = 1 << 62  # of a damaged directory
+        spans = [(min(m.header_offset, most), min(m.compress_size, most), m.compress_type, m.CRC) for m in members]
         super().__init__(path, [member.filename for member in members], spans)  # pyright: ignore[reportArgumentType]
 
     def _unpack(self, name: str, span: np.ndarray) -> bytes | None:
@@ -165,9 +172,9 @@ class Tar(Archive):
         try:
             with (
                 path.open("rb") as file,
-                tarfile.open(fileobj=cast(BinaryIO, Headers(file, path)), mode="r:") as tar,
+                tarfile.open(fileobj=cast(BinaryIO, headers := Headers(file, path)), mode="r:") as tar,
             ):
-                members = [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
+                members = [(one.name, one.offset_data, one.size) for one in headers.members(tar) if one.isfile()]
         except tarfile.ReadError as error:
             raise SystemExit(f"{path}: not a plain tar ({error}); a compressed one must be unpacked first") from error
         except ShardError as error:

@@ -32,10 +32,12 @@ from dslight.data.records import read_sample
 from dslight.data.rows import RowMaker
 from dslight.data.sample import BadSample, Sample, decode_image
 from dslight.data.shards import ShardError, ShardReader
+from dslight.files.atomic import write_atomically
 from dslight.layout import SlotLayout
 from dslight.recipe.build import Experiment, check, ready
 from dslight.recipe.compose import compose
 from dslight.recipe.errors import RecipeError
+from dslight.texts import printable
 from dslight.types import IGNORE, Grid
 from dslight.vlm import VLM
 
@@ -214,7 +216,7 @@ def page(root: Path, cards: Sequence[Card], total: int, recipe: str) -> str:
     """The HTML."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(Path(__file__).with_name("inspect.html").read_text(encoding="utf-8"))
-    return template.render(root=str(root), cards=cards, total=total, recipe=recipe)
+    return printable(template.render(root=str(root), cards=cards, total=total, recipe=recipe))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -229,6 +231,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_intermixed_args(argv)
     torch.set_num_threads(1)
+    if args.n < 0:
+        raise SystemExit(f"--n: {args.n}; 0 or more")
     try:
         reader = ShardReader(args.root)
         lens = None if args.recipe is None else Lens.of(compose(args.recipe, args.overrides))
@@ -244,7 +248,7 @@ def main(argv: list[str] | None = None) -> None:
         rows = sorted(random.Random(args.seed).sample(range(len(reader)), min(args.n, len(reader))))
     cards = [card_of(reader, row, lens) for row in rows]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(page(args.root, cards, len(reader), str(args.recipe or "")), encoding="utf-8")
+    write_atomically(args.out, page(args.root, cards, len(reader), str(args.recipe or "")))
     print(f"{args.out}: {len(cards)} of {len(reader):,} records")
 
 

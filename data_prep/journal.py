@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dslight.data.shards import ShardError, ShardInfo
 from dslight.data.shards.format import load_index, size_problem
 from dslight.data.shards.writer import shard_name
 from dslight.files.atomic import write_atomically
+from dslight.files.typed import Count, FileError, parse_json
 from dslight.limits import at_most
 
 JOURNAL = ".journal.jsonl"
@@ -34,7 +36,7 @@ class Journal:
     def __init__(self, out: Path, head: dict[str, Any]) -> None:
         self.path, self.lines = out / JOURNAL, dict[int, dict[str, Any]]()
         self.head: dict[str, Any] = json.loads(json.dumps(head))
-        if self.path.exists():
+        if self.path.is_file():
             self._load(out)
         self.save()
 
@@ -46,10 +48,9 @@ class Journal:
             return
         other = next((name for name in self.head if head.get(name) != self.head[name]), "")
         if other:
-            was, now = (shortened(repr(one.get(other)), 80) for one in (head, self.head))
             raise SystemExit(
-                f"{out}: holds unfinished shards of another job: its {other} was {was}, now it is {now}; run it with "
-                "the same arguments, or delete the folder"
+                f"{out}: holds unfinished shards of another job: its {other} was {_short(head.get(other))}, now it "
+                f"is {_short(self.head[other])}; run it with the same arguments, or delete the folder"
             )
         for line in lines:  # the last one may have been cut
             if line is not None and _intact(out, line):
@@ -78,6 +79,10 @@ class Journal:
         return [entry for line in self.ordered for entry in line["bad"]]
 
 
+def _short(value: Any) -> str:
+    return shortened(repr(value), 100)
+
+
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
         content = json.loads(line)
@@ -86,16 +91,33 @@ def _parsed(line: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+@dataclass(frozen=True)
+class _SetAside:
+    """A line of the quarantine; other keys name the entry."""
+
+    row: Count
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A line of a shard."""
+
+    shard: Count
+    info: dict[str, Any]
+    counts: dict[str, Count]
+    bad: list[_SetAside]
+
+
 def _intact(out: Path, line: dict[str, Any]) -> bool:
     """Whether a line is one, and its shard is there; else the shard is made again."""
-    kinds = {"shard": int, "info": dict, "counts": dict, "bad": list}
-    if any(not isinstance(line.get(name), kind) for name, kind in kinds.items()):
-        return False
     try:
-        shard = ShardInfo.parse(line["info"], out / JOURNAL)
-        if shard.name != shard_name(line["shard"]):
+        made = parse_json(json.dumps(line), _Made, out / JOURNAL)
+        shard = ShardInfo.parse(made.info, out / JOURNAL)
+        if shard.name != shard_name(made.shard):
             return False
         load_index(out, shard)
         return not size_problem(out, shard)
-    except ShardError:
+    except (FileError, ShardError):
         return False

@@ -61,7 +61,7 @@ class MessagesEntry:
         chat = _Chat(given_images(raw))
         messages, keys = messages_of(raw)
         if not isinstance(messages, list):
-            raise BadSample("has no list of messages or conversations", "no-text")
+            raise BadSample("the entry has no list of messages or conversations", "no-text")
         if not is_empty(raw.get("objects")):
             messages = with_objects(messages, raw["objects"])
         if system := raw.get("system"):

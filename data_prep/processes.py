@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from dslight.errors import UserError, readable
-from dslight.files.space import no_space
+from dslight.files.system import said_of
+from dslight.texts import readable
 
 _POLL = 0.2  # seconds
 
@@ -28,10 +28,9 @@ def program(main: Callable[[], None]) -> None:
     except SystemExit as left:
         raise SystemExit(readable(left.code) if isinstance(left.code, str) else left.code) from None
     except Exception as error:
-        said = error if isinstance(error, UserError) else no_space(error)
-        if said is None:
+        if (said := said_of(error)) is None:
             raise
-        raise SystemExit(readable(str(said))) from None
+        raise SystemExit(said) from None
 
 
 def begin_worker(parent: int) -> None:

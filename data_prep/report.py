@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dslight.texts import printable
+
 QUARANTINE, REPORT = "quarantine.jsonl", "report.json"
 
 _LISTED = 20
@@ -35,7 +37,8 @@ def described(out: Path, report: dict[str, Any]) -> str:
 def listing(counts: Mapping[str, int]) -> str:
     """What was counted, by name; of many, the first."""
     more = f" and {len(counts) - _LISTED:,} more" if len(counts) > _LISTED else ""
-    return ", ".join(f"{name} {count:,}" for name, count in islice(sorted(counts.items()), _LISTED)) + more
+    names = {name: printable(shortened(name, 60)) for name in islice(sorted(counts), _LISTED)}
+    return ", ".join(f"{shown} {counts[name]:,}" for name, shown in names.items()) + more
 
 
 def shortened(text: str, most: int = 200) -> str:

@@ -116,13 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `dslight plan ... | head`
         return 0
     except Exception as error:
-        from dslight.errors import UnfinishedError, UserError, readable
-        from dslight.files.space import no_space
+        from dslight.errors import UnfinishedError
+        from dslight.files.system import said_of
 
-        said = error if isinstance(error, UserError) else no_space(error)
-        if said is None:
+        if (said := said_of(error)) is None:
             raise
-        print(f"{_below_bars()}dslight: {readable(str(said))}", file=sys.stderr)
+        print(f"{_below_bars()}dslight: {said}", file=sys.stderr)
         return 130 if isinstance(error, UnfinishedError) else 1
 
 
@@ -187,9 +186,10 @@ def _validate(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     from dslight.run.evaluate import predict
+    from dslight.texts import printable
 
     asked = (args.question, args.image, args.ckpt, args.max_new_tokens)
-    print(predict(recipe, *asked, videos=args.video, frames=args.frames, tile=args.tile))
+    print(printable(predict(recipe, *asked, videos=args.video, frames=args.frames, tile=args.tile)))
     return 0
 
 

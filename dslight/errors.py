@@ -1,19 +1,12 @@
 """The base of all errors that are the user's to mend: something in a file, on the command line, or with the disk.
 
 A program shows such an error as it is, without a traceback. Decided here: whatever a file holds may stand in a message,
-so a message is made fit to be read when it is made: no line is longer than :data:`LONGEST`, and nothing in it reaches
-the terminal as a control sequence.
+so a message is made fit to be read when it is made (:func:`dslight.texts.readable`).
 """
 
 from __future__ import annotations
 
-import re
-
-LONGEST = 400
-"""Characters of a line. The middle of a longer one is left out: it begins with the key and ends with what to do."""
-
-_HEAD, _TAIL = 230, 150
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+from dslight.texts import readable
 
 
 class UserError(ValueError):
@@ -29,17 +22,3 @@ class WeightsError(UserError):
 
 class UnfinishedError(UserError):
     """A run was stopped before its end, with a checkpoint: the same command continues it."""
-
-
-def readable(message: str) -> str:
-    """``message`` with its long lines cut in the middle and without control characters."""
-    return "\n".join(_cut(printable(line)) for line in message.split("\n"))
-
-
-def printable(text: str) -> str:
-    r"""``text`` with control characters (line breaks and tabs are none) written as ``\x1b``, as Python would."""
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= LONGEST else f"{line[:_HEAD]} … {line[-_TAIL:]}"

@@ -16,15 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dslight.places import IGNORE as IGNORE
+from dslight.places import Places, moved
 from dslight.question import Question
 
 Grid = tuple[int, int]
 """(rows, columns)."""
-
-IGNORE = -100
-"""Label of a position that is not supervised (the value that torch's cross entropy and every Hugging Face model
-use).
-"""
 
 
 @dataclass(frozen=True)
@@ -112,9 +109,9 @@ class Views:
         """The crops of all images, image by image and row by row, ``[K, 3, H, W]``."""
         return self.pixels[self.crop_index]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Views:
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Views:
         """The same views with their pixels on ``device``."""
-        return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
+        return replace(self, pixels=moved(self.pixels, device, non_blocking))
 
     def pin_memory(self) -> Views:
         """The same views in page-locked memory."""
@@ -125,12 +122,13 @@ class Views:
         starts = accumulate(self.per_image, initial=0)
         spans = [(start, *span(1 + rows * cols)) for start, (rows, cols) in zip(starts, self.grids, strict=False)]
         found = [start + i for start, first, last in spans for i in range(first, last)]
-        return torch.tensor(found, dtype=torch.int64).to(self.pixels.device)
+        return moved(torch.tensor(found, dtype=torch.int64), self.pixels.device)
 
 
 @dataclass
 class Batch:
-    """One micro-batch of a rank.
+    """One micro-batch of a rank. Make another (``dataclasses.replace``) instead of writing into its tensors: from the
+    moment it moves it knows its :attr:`places`.
 
     Attributes:
         input_ids: int64 ``[B, T]``. Visual slots are already expanded; the id that stands there is a valid one and
@@ -163,21 +161,33 @@ class Batch:
     segments: Tensor | None = None
     dropped: Sequence[str] = ()
     shrunk: Sequence[str] = ()
+    _places: Places | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Batch:
         """The same batch on ``device`` (the protocol that Lightning moves batches by)."""
-
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+        return self._map(
+            lambda x: x.to(device, non_blocking) if isinstance(x, Views) else moved(x, device, non_blocking)
+        )
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (the protocol of torch's DataLoader)."""
         return self._map(lambda x: x.pin_memory())
 
+    @property
+    def places(self) -> Places:
+        """Where its visual slots and supervised positions stand."""
+        return Places.of(self) if self._places is None else self._places
+
+    def located(self) -> Batch:
+        """The batch itself, which knows its :attr:`places` from now on."""
+        self._places = self.places
+        return self
+
     def _map(self, move: Callable[[Any], Any]) -> Batch:
-        return replace(
+        there = replace(
             self,
             input_ids=move(self.input_ids),
             attention_mask=move(self.attention_mask),
@@ -186,6 +196,8 @@ class Batch:
             views=None if self.views is None else move(self.views),
             segments=None if self.segments is None else move(self.segments),
         )
+        there._places = self.places.map(move)
+        return there
 
 
 @dataclass(frozen=True)
@@ -262,9 +274,9 @@ class DenseBatch:
     def __len__(self) -> int:
         return len(self.views)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> DenseBatch:
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> DenseBatch:
         """The same batch on ``device``."""
-        targets, valid = (x.to(device, non_blocking=non_blocking) for x in (self.targets, self.valid))
+        targets, valid = (moved(x, device, non_blocking) for x in (self.targets, self.valid))
         return DenseBatch(self.views.to(device, non_blocking), targets, self.keys, valid)
 
     def pin_memory(self) -> DenseBatch:

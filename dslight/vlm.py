@@ -26,7 +26,6 @@ from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
 from dslight.metrics import benchmarks
 from dslight.metrics.base import Answer, TextMetric
-from dslight.nn.loss import next_token_loss
 from dslight.processor import Processor
 from dslight.train.optim import Stage, under
 from dslight.train.parallel import materialise, shard, states_by_name, states_by_number
@@ -81,6 +80,8 @@ class VLM(pl.LightningModule):
         self.metrics = nn.ModuleDict()
         self.generation: dict[str, dict[str, Any]] = {}
         self.asked: dict[str, benchmarks.Benchmark] = {}
+        self.validated: dict[str, bool] = {}
+        """The sources of the validation in the order of their loaders; whether it is the loss that is wanted."""
         self.answers: dict[str, list[Answer]] = {}
         """By source, of this rank's share of the last validation, in the order in which they were generated."""
         self.seconds: dict[str, float] = {}
@@ -162,11 +163,13 @@ class VLM(pl.LightningModule):
         Raises:
             ValueError: for views that the stacking cannot place, or a benchmark that is not known.
         """
+        self.asked = {}
         for name, source in data.val_sources.items():
-            source.benchmark = benchmarks.of(name, source.benchmark)
-            with under(f"data.val.{name}"):
-                self.asked[name] = benchmarks.row_of(name, source)
-        judged = {name: self.asked[name] for name in data.val_sources}
+            if not source.loss:
+                source.benchmark = benchmarks.of(name, source.benchmark)
+                with under(f"data.val.{name}"):
+                    self.asked[name] = benchmarks.row_of(name, source)
+        judged = self.asked
         self._processor = data.connect(
             tokenizer=self.tokenizer,
             image_size=self.vision_encoder.image_size,
@@ -184,6 +187,7 @@ class VLM(pl.LightningModule):
                 for name, benchmark in judged.items()
             },
         )
+        self.validated = {name: source.loss for name, source in data.val_sources.items()}
 
     def check_views(self, views: Any) -> None:
         """Refuse a :class:`~dslight.data.images.ViewPolicy` whose views the stacking cannot place.
@@ -202,6 +206,7 @@ class VLM(pl.LightningModule):
         self.tokenizer = tokenizer
         self.metrics = nn.ModuleDict(metrics)
         self.generation = dict(generation)
+        self.validated = dict.fromkeys(metrics, False)
 
     # --- the method
 
@@ -209,6 +214,10 @@ class VLM(pl.LightningModule):
         """Next-token logits ``[B, T, vocabulary]``."""
         visual = self.see(batch.views)
         return self.language_model(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, batch.segments)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Next-token loss, summed over the supervised tokens of a batch with labels, and their number."""
+        return self.language_model.loss(batch, self.see(batch.views))
 
     def see(self, views: Views | None) -> VisualTokens:
         """All visual tokens of a batch: slots ``[S+1, N, D]``.
@@ -282,7 +291,7 @@ class VLM(pl.LightningModule):
         tokens a step has is known when its last micro-batch is through: then :meth:`on_before_optimizer_step` divides.
         """
         assert batch.labels is not None
-        loss, count = next_token_loss(self(batch), batch.labels)
+        loss, count = self.loss(batch)
         sums = torch.stack([loss.detach().float(), count.float()])
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         if self.trainer.accumulate_grad_batches == 1:
@@ -324,7 +333,7 @@ class VLM(pl.LightningModule):
         mesh = self.device_mesh
         if mesh is not None:
             policy = getattr(self.trainer.strategy, "policy", None)
-            shard(self, self.parts(), mesh, methods=("generate",), policy=policy)
+            shard(self, self.parts(), mesh, methods=("generate", "loss"), policy=policy)
             materialise(self, self.trainer.strategy.root_device)
             if self.read_weights is not None:
                 self.read_weights()
@@ -363,13 +372,17 @@ class VLM(pl.LightningModule):
         """Forget the answers of the last round."""
         self.answers = {source: [] for source in self.metrics}
         self.seconds = dict.fromkeys(self.metrics, 0.0)
+        self._losses = {source: torch.zeros(2, dtype=torch.float64) for source, loss in self.validated.items() if loss}
         self._clock = time.perf_counter()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Generate answers and let the source's metric judge them."""
-        if dataloader_idx >= len(self.metrics):
+        """Generate answers and let the source's metric judge them; or sum the loss of a source of conversations."""
+        if dataloader_idx >= len(self.validated):
             raise RuntimeError("validation: nobody says how answers are judged; use dslight.Data(val={...})")
-        source = list(self.metrics)[dataloader_idx]
+        source = list(self.validated)[dataloader_idx]
+        if self.validated[source]:
+            self._losses[source] += torch.stack([part.detach().double().cpu() for part in self.loss(batch)])
+            return
         replies = self.answer_batch(batch, **self.generation[source])
         verdicts = cast(TextMetric, self.metrics[source]).update_questions(replies, batch.questions)
         answers = map(Answer, batch.questions, replies, verdicts)
@@ -385,7 +398,9 @@ class VLM(pl.LightningModule):
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/<source>/<score>`` where there are scores, and ``speed/<source>/questions_per_second``."""
+        """Log ``val/<source>/<score>`` where there are scores, ``val/<source>/loss`` where that is wanted, a mean over
+        the supervised tokens of all ranks, and ``speed/<source>/questions_per_second``.
+        """
         for source, metric in self.metrics.items():
             assert isinstance(metric, TextMetric)
             for name, value in metric.compute().items():
@@ -397,3 +412,6 @@ class VLM(pl.LightningModule):
             answered, seconds = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
             rate = answered * self.trainer.world_size / max(seconds, 1e-9)
             self.log(f"speed/{source}/questions_per_second", rate)
+        for source, sums in self._losses.items():
+            total, count = self.trainer.strategy.reduce(sums.float().to(self.device), reduce_op="sum").tolist()
+            self.log(f"val/{source}/loss", total / max(count, 1.0))

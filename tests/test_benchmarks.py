@@ -1,5 +1,6 @@
 """The benchmarks run, at a size whose numbers mean nothing."""
 
+import json
 import os
 import re
 import subprocess
@@ -55,3 +56,12 @@ def test_the_training_benchmark_prints_a_row_for_every_arm_and_the_same_loss_as_
     assert float(losses[1]) == pytest.approx(float(losses[3]), abs=1e-5)
     for arm, positions in {"low": 128, "deepstack_l": 128, "sequence": 384, "hugging_face": 128}.items():
         assert len(re.findall(rf"^\| {arm} \| {positions}( \| {NUMBER}){{4}}", done.stdout, re.MULTILINE)) == 1, arm
+
+
+@pytest.mark.slow
+def test_the_step_benchmark_ends_with_its_ratios():
+    """Those of packed attention are far from their goal, whatever else the machine does."""
+    command = [sys.executable, "-m", "benchmarks.step", "--only", "packing", "--rounds", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["packing_to_today"] < 0.25

@@ -73,7 +73,7 @@ def reaches(path: Path, *modules: str) -> list[str]:
 def test_nn_knows_torch_and_the_shared_words_only(path):
     outside = {name.split(".")[0] for name in imports(path)} - {"torch", "dslight"} - sys.stdlib_module_names
     assert not outside
-    known = ("dslight.types", "dslight.nn", "dslight.upstream.torch", "dslight.upstream.transformers")
+    known = ("dslight.types", "dslight.places", "dslight.nn", "dslight.upstream.torch", "dslight.upstream.transformers")
     assert [name for name in reaches(path, "dslight") if not name.startswith(known)] == []
 
 
@@ -99,9 +99,13 @@ def test_a_spawned_data_worker_does_not_import_lightning():
 @pytest.mark.parametrize(
     ("under", "forbidden"),
     [
-        (["question", "errors", "upstream"], ["dslight"]),
-        (["types"], [name for name in INSIDE if name != "dslight.question"]),
-        (["files"], [name for name in INSIDE if name not in ("dslight.errors", "dslight.files")]),
+        (["question", "texts", "upstream"], ["dslight"]),
+        (["errors"], [name for name in INSIDE if name != "dslight.texts"]),
+        (
+            ["types", "places"],
+            [name for name in INSIDE if name not in ("dslight.question", "dslight.places", "dslight.types")],
+        ),
+        (["files"], [name for name in INSIDE if name not in ("dslight.errors", "dslight.files", "dslight.texts")]),
         (
             ["components"],
             [

@@ -15,6 +15,7 @@ unless it is said otherwise: a score over fewer questions is not the benchmark's
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     try:
         rows = grouped(row.read(files), args.limit)
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, csv.Error) as error:
         names = ", ".join(path.name for path in used)
         raise SystemExit(f"{names}: not in the layout of {args.set}: {type(error).__name__}: {error}") from error
     entries = Questions(used[0], rows=rows)
@@ -92,7 +93,8 @@ def _say(out: Path, benchmark: str, entries: Questions, report: dict[str, Any]) 
     print(f"  {there:,} of {entries.asked:,} questions; validate with: {{root: {out}, benchmark: {benchmark}}}")
     if there < entries.asked:
         print(f"  {entries.asked - there:,} questions are missing: a score on these shards is not the benchmark's")
-    if report.get("changed", {}).get("answers hidden"):
+    changed = report.get("changed")
+    if isinstance(changed, dict) and changed.get("answers hidden"):
         print("  answers are hidden: dslight validate writes the model's own for the benchmark's server, and no score")
 
 

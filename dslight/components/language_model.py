@@ -7,15 +7,15 @@ Face's own, fed with token ids.
 So what a family does inside its embedding (Gemma's scale) does not touch visual tokens, and what it does behind it
 (Granite's multiplier, GPT-2's positions) does: as in the multimodal models that transformers builds on these families.
 
-Packed rows: documents that share a row are told apart by a mask, given to the decoder whole (``[B, 1, T, T]``), and by
-positions that begin anew. That costs memory quadratic in T, and works with ``sdpa`` and ``eager`` for every family;
-FlashAttention's packed kernels (varlen) are not used. What cannot be isolated so is refused by name.
+Packed rows: documents that share a row attend to themselves alone (:mod:`dslight.components.documents`), and their
+positions begin anew. A family that does not let its attention be exchanged, or runs it ``eager``, gets a mask instead
+(``[B, 1, T, T]``), which costs memory quadratic in T. What cannot be isolated at all is refused by name.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from inspect import signature
 from pathlib import Path
@@ -25,6 +25,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
+from dslight.components import documents
 from dslight.components.component import Component, on_meta
 from dslight.components.transformers_config import (
     check_agreement,
@@ -36,9 +37,13 @@ from dslight.components.transformers_config import (
 )
 from dslight.components.unread import weights_wait
 from dslight.nn.cross_attention import attend
+from dslight.nn.head import at, narrowed
 from dslight.nn.injector import inject
+from dslight.nn.loss import summed_loss
 from dslight.nn.window import follow
-from dslight.types import VisualTokens
+from dslight.places import Places
+from dslight.places import documents as document_starts
+from dslight.types import Batch, VisualTokens
 from dslight.upstream.transformers import attention_of, is_recurrent, masks_windows
 
 
@@ -92,6 +97,13 @@ class LanguageModel(Component, ABC):
     def outermost(self) -> nn.Module:
         """The module that every pass goes through first: it is called with ``input_ids`` and with the KV cache."""
         return self.decoder
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The module that :meth:`logits` calls with hidden states ``[B, T, D]`` to make logits of them. In training it
+        sees supervised positions alone; ``None``: there is no such module, and logits of all positions are made.
+        """
+        return None
 
     @abstractmethod
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -178,17 +190,50 @@ class LanguageModel(Component, ABC):
         Raises:
             ValueError: for packed rows that cannot be told apart.
         """
-        packing = {}
-        if segments is not None:
-            self.check_packing()
-            if visual is not None and visual.memory is not None:
-                raise ValueError(
-                    "data.order.pack: cross-attention reads the images of a whole row, so a document would see those "
-                    "of the others in it; do not pack, or choose a stacking that stacks"
-                )
-            packing = {"segments": segments}
+        packing = self._packing(segments, visual)
         with self._injecting(visual_mask, visual):
             return self.logits(input_ids, attention_mask, **packing)
+
+    def loss(self, batch: Batch, visual: VisualTokens | None) -> tuple[Tensor, Tensor]:
+        """Next-token loss of a batch with labels, as :func:`~dslight.nn.loss.next_token_loss` of :meth:`forward`: the
+        sum over supervised tokens, and their number. Logits are made of those positions alone where :attr:`head` says
+        how.
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
+        places, (rows, length) = batch.places, batch.input_ids.shape
+        assert places.supervised is not None
+        assert places.targets is not None
+        packing = self._packing(batch.segments, visual)
+        with (
+            self._injecting(batch.visual_mask, visual, places),
+            narrowed(self.head, rows, places.supervised),
+        ):
+            logits = self._located_logits(batch, places, packing)
+        return summed_loss(at(logits, rows, length, places.supervised), places.targets)
+
+    def _located_logits(self, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
+        """:meth:`logits` of a batch whose places are known, for a subclass that they spare work."""
+        return self.logits(batch.input_ids, batch.attention_mask, **packing)
+
+    @property
+    def narrows_head(self) -> bool:
+        """Whether :meth:`loss` makes logits of supervised positions alone; found out by a pass over two tokens."""
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=next(self.parameters()).device)
+        with torch.no_grad(), narrowed(self.head, 1, ids[0, :1]):
+            return self.logits(ids, torch.ones_like(ids)).shape[1] == 1
+
+    def _packing(self, segments: Tensor | None, visual: VisualTokens | None) -> dict[str, Tensor]:
+        if segments is None:
+            return {}
+        self.check_packing()
+        if visual is not None and visual.memory is not None:
+            raise ValueError(
+                "data.order.pack: cross-attention reads the images of a whole row, so a document would see those "
+                "of the others in it; do not pack, or choose a stacking that stacks"
+            )
+        return {"segments": segments}
 
     def generate(
         self,
@@ -205,7 +250,9 @@ class LanguageModel(Component, ABC):
             return self.generate_ids(input_ids, attention_mask, **options)
 
     @contextmanager
-    def _injecting(self, visual_mask: Tensor, visual: VisualTokens | None) -> Iterator[None]:
+    def _injecting(
+        self, visual_mask: Tensor, visual: VisualTokens | None, places: Places | None = None
+    ) -> Iterator[None]:
         if visual is None:
             yield
             return
@@ -218,9 +265,11 @@ class LanguageModel(Component, ABC):
                 fill=visual.base,
                 embedding=self.embedding,
                 window=window,
+                places=None if places is None else places.visual,
                 operation=visual.operation,
             )
-            with stacking, attend(self.layers, visual_mask, visual.memory, window=window):
+            found = None if places is None else places.runs
+            with stacking, attend(self.layers, visual_mask, visual.memory, window=window, slots=found):
                 yield
 
 
@@ -322,49 +371,81 @@ class HFCausalLM(LanguageModel):
         """The model with its head, which ``generate`` calls."""
         return self.model
 
+    @property
+    def head(self) -> nn.Module | None:
+        """The model's output embedding, adapters included."""
+        return self.model.get_output_embeddings()
+
     def logits(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``; documents of a row see only themselves where ``segments`` are."""
         if segments is None:
             # counted over real tokens, so that left padding does not shift rotary positions; the same as arange
             # without padding
-            mask: Any = attention_mask
-            position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        else:
-            mask, position_ids = self._isolating_mask(segments), _positions(segments)
+            return self._run(input_ids, attention_mask, (attention_mask.cumsum(-1) - 1).clamp(min=0))
+        if documents.supported(self.model):
+            starts = document_starts(segments)
+            return self._run_documents(input_ids, starts, int(starts.diff().max()), segments)
+        return self._run(
+            input_ids, self._by_window(self._isolating_mask(segments), segments.shape[1]), _positions(segments)
+        )
+
+    def _located_logits(self, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
+        """Without a mask, and without asking a GPU for what the batch knows."""
+        if not places.aligned or not documents.supported(self.model) or (not packing and self._mixes_positions()):
+            return self.logits(batch.input_ids, batch.attention_mask, **packing)
+        if places.documents is not None:
+            return self._run_documents(batch.input_ids, places.documents, places.longest, packing["segments"])
+        rows, length = batch.input_ids.shape
+        starts = torch.arange(0, (rows + 1) * length, length, device=batch.input_ids.device)
+        return self._run_documents(batch.input_ids, starts, length)
+
+    def _run_documents(self, input_ids: Tensor, starts: Tensor, longest: int, segments: Tensor | None = None) -> Tensor:
+        documents.use(self.model)
+        masks = self._by_window(lambda window: documents.as_mask(starts, longest, window), longest)
+        within = torch.zeros_like(input_ids) if segments is None else segments
+        return self._run(input_ids, masks, _positions(within))
+
+    def _run(self, input_ids: Tensor, mask: Any, position_ids: Tensor | None) -> Tensor:
         return self.model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
 
     def check_packing(self) -> None:
         """See :meth:`LanguageModel.check_packing`: what mixes positions otherwise than by masked attention is out."""
+        if why := self._mixes_positions():
+            raise ValueError(f"data.order.pack: {self.model.config.model_type}: {why}; or do not pack")
+
+    def _mixes_positions(self) -> str:
+        """Why a layer cannot be told by its attention's mask alone what a position may see; empty: it can."""
         config = self.model.config.get_text_config()
         attention = attention_of(config)
         kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-        why = ""
-        if attention not in ("sdpa", "eager"):
-            why = f"attention {attention!r} takes no mask of documents; set attention to sdpa or eager"
-        elif is_recurrent(self.model) or kinds:
-            why = f"layers of {', '.join(sorted(kinds)) or 'recurrent state'} run on into the next document"
-        elif getattr(config, "alibi", False) or "position_ids" not in signature(self.model.forward).parameters:
-            why = "its positions cannot begin anew within a row"
-        elif getattr(config, "sliding_window", None) and not masks_windows(self.decoder):
-            why = f"how its sliding window of {config.sliding_window} is masked is not known"
-        if why:
-            raise ValueError(f"data.order.pack: {config.model_type}: {why}; or do not pack")
+        if attention not in ("sdpa", "eager", documents.NAME):
+            return f"attention {attention!r} takes no mask of documents; set attention to sdpa or eager"
+        if is_recurrent(self.model) or kinds:
+            return f"layers of {', '.join(sorted(kinds)) or 'recurrent state'} run on into the next document"
+        if getattr(config, "alibi", False) or "position_ids" not in signature(self.model.forward).parameters:
+            return "its positions cannot begin anew within a row"
+        if getattr(config, "sliding_window", None) and not masks_windows(self.decoder):
+            return f"how its sliding window of {config.sliding_window} is masked is not known"
+        return ""
 
-    def _isolating_mask(self, segments: Tensor) -> Any:
-        """``[B, 1, T, T]``, or one for each kind of layer: causal within a document. Padding is a document too, since a
-        softmax over nothing would be NaN."""
+    def _by_window(self, mask: Callable[[int | None], Tensor], length: int) -> Any:
+        """What the decoder takes as its mask: ``mask(window)``, or one for each kind of layer."""
         config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        if not window or window >= length:
+            return mask(None)
+        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+        if len(kinds) == 1:
+            return mask(window if kinds == {"sliding_attention"} else None)
+        return {"full_attention": mask(None), "sliding_attention": mask(window)}
+
+    def _isolating_mask(self, segments: Tensor) -> Callable[[int | None], Tensor]:
+        """Of a window, ``[B, 1, T, T]``: causal within a document. Padding is a document too, since a softmax over
+        nothing would be NaN."""
         index = torch.arange(segments.shape[1], device=segments.device)
         distance = index[:, None] - index
         seen = (segments[:, :, None] == segments[:, None]) & (distance >= 0)
-        window = getattr(config, "sliding_window", None)
-        if not window or window >= len(index):
-            return self._as_mask(seen)
-        near = seen & (distance < window)
-        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-        if len(kinds) == 1:
-            return self._as_mask(near if kinds == {"sliding_attention"} else seen)
-        return {"full_attention": self._as_mask(seen), "sliding_attention": self._as_mask(near)}
+        return lambda window: self._as_mask(seen if window is None else seen & (distance < window))
 
     def _as_mask(self, seen: Tensor) -> Tensor:
         if attention_of(self.model.config.get_text_config()) == "sdpa":

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dslight.components.component import Component
 from dslight.nn.injector import inject, record
+from dslight.places import moved
 from dslight.types import Grid
 
 Tap = int | Literal["final"]
@@ -113,12 +114,12 @@ class VisionEncoder(Component, ABC):
         reference = next(self.parameters())
         # of a dtype by name: under Lightning's `bf16-true` torch.tensor makes bfloat16, 3 digits of a mean
         mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
+            moved(torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), pixels.device)
             for values in (self.mean, self.std)
         )
-        # data leaves the colours of a pixel side by side in memory; here a copy is made in any case
-        floating = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-        return ((floating / 255 - mean) / std).to(reference.dtype)
+        # data leaves the colours of a pixel side by side in memory; one copy, and what is new stays in the caches
+        floating = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        return floating.div_(255).sub_(mean).div_(std).to(reference.dtype)
 
     def resolve_tap(self, tap: Tap) -> int:
         """The tap as a layer index in 0..depth; ``final`` counts as depth.
@@ -181,7 +182,8 @@ class VisionEncoder(Component, ABC):
             if stacks is not None:
                 mask = torch.ones(len(pixels), self.prefix_tokens + patches, dtype=torch.bool, device=pixels.device)
                 mask[:, : self.prefix_tokens] = False
-                hooks.enter_context(inject(self.layers, mask, stacks.flatten(1, 2), sites))
+                places = torch.arange(mask.numel(), device=mask.device).view_as(mask)[:, self.prefix_tokens :].flatten()
+                hooks.enter_context(inject(self.layers, mask, stacks.flatten(1, 2), sites, places=places))
             inner = [index for tap, index in zip(taps, indices, strict=True) if tap != "final"]
             seen = hooks.enter_context(record(self.layers, inner))
             # a tap at the embedding or at a site is read when the layer behind it is entered, so that layer has to run

@@ -128,7 +128,7 @@ class Collate:
             segments=torch.from_numpy(segments) if packed else None,
             dropped=dropped,
             shrunk=shrunk,
-        )
+        ).located()
 
     def _documents(self, row: Row, dropped: list[str], shrunk: list[str]) -> list[_Document]:
         """The documents of a row with their slots, without those that are dropped; never none."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ from dslight.data.images import ViewPolicy, views_for
 from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
-from dslight.data.records import OnBad, QuestionRecords, TrainRecords
+from dslight.data.records import ConversationRecords, OnBad, QuestionRecords, TrainRecords
 from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
@@ -59,7 +59,8 @@ class ValSource:
 
     Args:
         root: the folder, or its URL.
-        limit: keeps the first questions.
+        limit: keeps the first questions, or conversations.
+        loss: it holds conversations, whose next-token loss is logged as ``val/NAME/loss``; nothing is generated.
         benchmark: brings prompt, limit and metric; by default the benchmark whose name the source has, else ``vqa``.
         protocol: of the benchmark's metric, in place of its own: ``lmms_eval`` for POPE, for instance.
         suffix: what stands behind each question, in place of the benchmark's.
@@ -74,6 +75,7 @@ class ValSource:
 
     root: str
     limit: int | None = None
+    loss: bool = False
     benchmark: str | None = None
     protocol: str | None = None
     suffix: str | None = None
@@ -241,10 +243,11 @@ class ShardData(LightningDataModule, Written):
             for name, source in self.val_sources.items()
         }
         for name, reader in self._val_readers.items():
-            if not reader.index.questions.any():
-                raise ValueError(
-                    f"data.val.{name}.root: {reader.root} holds no questions; its records are for training"
-                )
+            asks, root = reader.index.questions, f"data.val.{name}.root: {reader.root}"
+            if self.val_sources[name].loss and asks.any():
+                raise ValueError(f"{root} holds questions, of which there is no loss; leave `loss` out")
+            if not self.val_sources[name].loss and not asks.any():
+                raise ValueError(f"{root} holds no questions; its records are for training, or for their loss: `loss`")
 
     def _make_plan(self) -> TrainPlan:
         if self.template_name == "tokenizer":
@@ -324,14 +327,16 @@ class ShardData(LightningDataModule, Written):
         rank, world = rank_and_world(self.trainer)
         loaders = []
         for name, reader in self._val_readers.items():
-            suffix = self._suffixes.get(name, "")
-            dataset = QuestionRecords(reader, partial(self.rows.ask, suffix=suffix))
-            lengths = partial(question_lengths, reader, self._measure, suffix)
-            limit = self.val_sources[name].limit
-            items = len(dataset) if limit is None else min(limit, len(dataset))
+            suffix, source = self._suffixes.get(name, ""), self.val_sources[name]
             sizes = (rank, world, self.val_batch_size, self.workers)
+            lengths = partial(question_lengths, reader, self._measure, suffix)
             by_length = lengths if reader.remote is None else None  # of remote shards, none is pulled for this alone
-            loaders.append(EvalLoader(dataset, items, self.processor.collate, *sizes, by_length))
+            collate, dataset = self.processor.collate, QuestionRecords(reader, partial(self.rows.ask, suffix=suffix))
+            if source.loss:  # a row of padding is one that teaches nothing
+                collate, by_length = replace(collate, on_unusable="shrink"), None
+                dataset = ConversationRecords(reader, self.rows.train)
+            items = len(dataset) if source.limit is None else min(source.limit, len(dataset))
+            loaders.append(EvalLoader(dataset, items, collate, *sizes, by_length))
         return loaders
 
 

@@ -19,11 +19,12 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 from torch.utils.data import Dataset
 
+from dslight.data.collate import Item
 from dslight.data.plan import TrainPlan, question_rows
 from dslight.data.sample import BadSample, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.data.workers import Notes
-from dslight.types import Question
+from dslight.types import IGNORE, Question
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,26 @@ def _named(error: BadSample, reader: ShardReader, row: int) -> BadSample:
     """The error with shard and key in front."""
     shard, key = reader.locate(row)
     return BadSample(f"{reader.root / shard.name}: {key}: {error}", error.reason)
+
+
+class ConversationRecords(Dataset[Item]):
+    """The conversations of a source whose loss is wanted; an index is (number of the record, whether it is no padding,
+    which teaches nothing).
+    """
+
+    def __init__(self, reader: ShardReader, make: Callable[[Sample], Item]) -> None:
+        self.reader, self.make = reader, make
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: tuple[int, bool]) -> Item:
+        number, valid = index
+        try:
+            item = self.make(read_sample(self.reader, number))
+        except BadSample as error:
+            raise _named(error, self.reader, number) from error
+        return item if valid else replace(item, labels=np.full(len(item.ids), IGNORE))
 
 
 class QuestionRecords(Dataset[T], Generic[T]):

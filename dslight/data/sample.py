@@ -106,6 +106,8 @@ def parse_sample(key: str, members: Mapping[str, bytes], text: bool = True) -> S
     at_most("json_bytes", len(found), f"{key}: its json has {len(found):,} bytes", BadSample)
     try:
         record = json.loads(found)
+        if b"\\ud" in found.lower():  # halves of characters; two of them are one
+            json.dumps(record, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadSample(f"{key}: its json does not parse ({error})") from error
     return parse_record(key, members, record, text)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from dslight.files.space import room_for
+from dslight.files.system import room_for
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 

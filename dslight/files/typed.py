@@ -6,7 +6,9 @@ checks it, strictly: a text is no number, and a yes is no 1.
 
 from __future__ import annotations
 
+import csv
 import json
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -36,6 +38,8 @@ def read_json(path: Path, form: type[Form]) -> Form:
         NotADirectoryError: nor could there be.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FileError(f"{path}: is no file")  # a pipe would be waited for
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise
@@ -69,7 +73,7 @@ def understood(where: object) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, csv.Error) as error:
         what = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
         kind = "nothing is called" if isinstance(error, KeyError) else type(error).__name__ + ":"
         raise FileError(f"{where}: not built as it should be ({kind} {what})") from error
@@ -104,11 +108,16 @@ def _adapter(form: Any) -> Any:
     return TypeAdapter(form)
 
 
+_TEXT_OR_NUMBER = [("str",), ("int",), ("float",)]
+
+
 def _said(error: Any) -> str:
     """The first of its findings: key, what it should be, what is there."""
-    found = error.errors(include_url=False, include_context=False)[0]
-    key = ".".join(map(str, found["loc"]))
-    what = found["msg"].replace("Input should", "must")
+    found, *others = error.errors(include_url=False, include_context=False)
+    key, what = ".".join(map(str, found["loc"])), found["msg"].replace("Input should", "must")
+    same = [one for one in others if one["loc"][:-1] == found["loc"][:-1] and one["loc"][-1:] in _TEXT_OR_NUMBER]
+    if same and found["loc"][-1:] in _TEXT_OR_NUMBER:  # each kind of a union has its own error
+        key, what = ".".join(map(str, found["loc"][:-1])), "must be a text or a number"
     if found["type"] == "json_invalid":
         return f"not JSON ({what.removeprefix('Invalid JSON: ')})"
     if found["type"] == "missing":

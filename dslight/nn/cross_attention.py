@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import accumulate
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -33,9 +33,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dslight.nn.hooks import before, first_input, refuse_recomputed, with_first_input
 from dslight.nn.window import Window
+from dslight.places import moved, runs
 from dslight.types import Memory
 
 KeysValues = tuple[Tensor, Tensor]
+Slots = Sequence[tuple[int, int]]
 NEVER = 1 << 40
 """A column that no sequence reaches, an image that no row has."""
 
@@ -105,23 +107,24 @@ def _add(hidden: Tensor, gate: Tensor, change: Tensor, where: Tensor) -> Tensor:
 class _Rows:
     """The memory of each row of a batch, and what a window of the sequence sees of it."""
 
-    def __init__(self, mask: Tensor, memory: Memory, window: Window) -> None:
+    def __init__(self, mask: Tensor, memory: Memory, window: Window, slots: Slots | None) -> None:
         self.window = window
         self.batch, self.latest = len(mask), memory.latest
-        row, column = mask.nonzero(as_tuple=True)  # row-major, like the packed values
-        if sum(memory.slots) != len(row):
+        found = runs(mask.flatten().nonzero().squeeze(1)) if slots is None else slots
+        if sum(memory.slots) != (count := sum(end - begin for begin, end in found)):
             raise ValueError(
-                f"cross-attention: {sum(memory.slots)} visual slots of the memory's images, {len(row)} in the sequence"
+                f"cross-attention: {sum(memory.slots)} visual slots of the memory's images, {count} in the sequence"
             )
-        first = torch.tensor([0, *accumulate(memory.slots)][:-1], dtype=torch.int64, device=mask.device)
         begins: list[list[int]] = [[] for _ in range(self.batch)]
         images: list[list[int]] = [[] for _ in range(self.batch)]
-        for r, c, count in zip(row[first].tolist(), column[first].tolist(), memory.counts, strict=True):
+        places = chain.from_iterable(range(*run) for run in found)
+        for size, count in zip(memory.slots, memory.counts, strict=True):
+            r, c = divmod(min(islice(places, size)), mask.shape[1])
             images[r] += [len(begins[r])] * count
             begins[r].append(c)
         # [B, most images of a row], [B, L], [B, L, D]; L is at least 1
-        self.begins = _padded(begins).to(mask.device)
-        self.images = F.pad(_padded(images), (0, int(not any(images))), value=NEVER).to(mask.device)
+        self.begins = moved(_padded(begins), mask.device)
+        self.images = moved(F.pad(_padded(images), (0, int(not any(images))), value=NEVER), mask.device)
         tokens = pad_sequence(list(memory.tokens.split([len(own) for own in images])), batch_first=True)
         self.tokens = F.pad(tokens, (0, 0, 0, self.images.shape[1] - tokens.shape[1]))
         self._window: tuple[tuple[int, int], Tensor] | None = None
@@ -161,7 +164,12 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
 
 @contextmanager
 def attend(
-    layers: Sequence[nn.Module], mask: Tensor, memory: Memory | None, *, window: Window | None = None
+    layers: Sequence[nn.Module],
+    mask: Tensor,
+    memory: Memory | None,
+    *,
+    window: Window | None = None,
+    slots: Slots | None = None,
 ) -> Iterator[None]:
     """While the block runs, ``layers`` attend to ``memory``. Enter after :func:`~dslight.nn.injector.inject`: stacks
     are then added first.
@@ -173,6 +181,8 @@ def attend(
         memory: ``None``: nothing to attend to.
         window: of the pass that runs, from :func:`~dslight.nn.window.follow`; ``None``: every pass computes the whole
             sequence.
+        slots: where the mask is true in its rows laid end to end, as runs of (first, behind the last); ``None``: they
+            are looked for, and a GPU is waited for.
 
     Raises:
         ValueError: on slots other than the mask's, on tokens other than counted, or a site that is not there.
@@ -192,7 +202,7 @@ def attend(
     if outside:
         raise ValueError(f"cross-attention: no layer {outside[0]}; the transformer has layers 0 to {len(layers) - 1}")
     refuse_recomputed(layers)
-    rows = _Rows(mask, memory, window or Window(mask.shape[1]))
+    rows = _Rows(mask, memory, window or Window(mask.shape[1]), slots)
 
     def reader(index: int, block: Callable[..., Any]) -> Callable[..., Any]:
         def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -41,13 +41,14 @@ class _Positions:
     forward pass.
     """
 
-    def __init__(self, mask: Tensor, window: Window) -> None:
+    def __init__(self, mask: Tensor, window: Window, places: Tensor | None) -> None:
         self.batch, self.length = mask.shape
-        self.row, self.column = mask.nonzero(as_tuple=True)  # row-major, like the packed values
+        flat = mask.flatten().nonzero().squeeze(1) if places is None else places  # row-major, like the packed values
+        self.flat = flat
         self.window = window
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.flat)
 
     def select(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
         """Flat indices into ``hidden`` ``[b, t, D]``, and which of the N packed values go there (``None``: all, in
@@ -57,7 +58,9 @@ class _Positions:
         start = self.window.start(length)
         if start >= self.length or len(self) == 0:
             return None
-        row, column, chosen = self.row, self.column - start, None
+        if rows == self.batch and length == self.length and not start:  # all of it, as in training
+            return self.flat, None
+        row, column, chosen = self.flat // self.length, self.flat % self.length - start, None
         if start or length < self.length:
             chosen = ((column >= 0) & (column < length)).nonzero().squeeze(1)
             row, column = row[chosen], column[chosen]
@@ -115,6 +118,7 @@ def inject(
     fill: Tensor | None = None,
     embedding: nn.Module | None = None,
     window: Window | None = None,
+    places: Tensor | None = None,
     operation: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[None]:
     """While the block runs, add ``stacks`` to the residual stream of ``layers``.
@@ -129,6 +133,8 @@ def inject(
         embedding: the token embedding; needed with ``fill``.
         window: of the pass that runs, from :func:`~dslight.nn.window.follow`; ``None``: every pass computes the whole
             sequence.
+        places: int64 ``[N]``, where the mask is true in its rows laid end to end; ``None``: they are looked for, and a
+            GPU is waited for.
         operation: what is added instead of the stack itself, given (index of the stack, residual stream at the slots
             ``[n, D]``, the stack there ``[n, D]``).
 
@@ -138,7 +144,7 @@ def inject(
     """
     wanted = intervened(Injection(layers, stacks, tuple(sites), fill, operation))
     stacks, sites, fill, operation = wanted.stacks, wanted.sites, wanted.fill, wanted.operation
-    positions = _Positions(mask, window or Window(mask.shape[1]))
+    positions = _Positions(mask, window or Window(mask.shape[1]), places)
     for name, tokens in (("stacks", stacks), ("fill", fill)):
         if tokens is not None and tokens.shape[-2] != len(positions):
             raise ValueError(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dslight.types import IGNORE
+from dslight.places import supervised
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,16 @@ def next_token_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The sum over supervised tokens (scalar, with gradient; 0 when there are none) and their number (int64 scalar).
     """
-    targets = labels[:, 1:]
-    supervised = targets != IGNORE
-    total = F.cross_entropy(logits[:, :-1][supervised].float(), targets[supervised], reduction="sum")
-    return total, supervised.sum(dtype=torch.int64)
+    positions, targets = supervised(labels)
+    return summed_loss(logits.flatten(0, 1).index_select(0, positions), targets)
+
+
+def summed_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`next_token_loss` of supervised positions alone.
+
+    Args:
+        logits: ``[n, vocabulary]``.
+        targets: int64 ``[n]``, the token behind each.
+    """
+    total = F.cross_entropy(logits.float(), targets, reduction="sum")
+    return total, torch.full((), len(targets), dtype=torch.int64, device=targets.device)

@@ -28,7 +28,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,10 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
     if not variants and not grid:
         raise RecipeError(f"{path}: neither variants nor a grid; a single run starts from a plain recipe")
     name = str(document.get("name") or path.stem)
-    folder = Path(document.get("run_dir") or Path("runs", name))
+    folder = document.get("run_dir") or f"runs/{name}"
+    if not isinstance(folder, str):
+        raise RecipeError(f"{path}: run_dir: must be the path of a folder, not {folder!r}")
+    folder = Path(folder)
     base, command_line = map(_recipe_layers, (from_files, from_command_line))
 
     typed = [leaf for layer in command_line for leaf in flatten(layer.values)]
@@ -136,17 +139,19 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
             raise RecipeError(f"{where}: a variant's name becomes a folder; use letters, digits and . _ - only")
         variant = _mapping(variant, where)
         cost = variant.get("cost", 1.0)
-        if not isinstance(cost, (int, float)):
+        if not isinstance(cost, (int, float)) or isinstance(cost, bool) or not isfinite(cost):
             raise RecipeError(f"{where}.cost: must be a number, not {cost!r}")
         own = {key: value for key, value in variant.items() if key not in VARIANT_KEYS}
         layers = [*base, *_variant_bases(variant, where, sources), Layer(f"{path} ({where})", own)]
         before, written = merged(layers), flatten(layers[-1].values)
-        for point in _points(grid | _grid(variant.get("grid"), f"{where}.grid"), f"{where}: grid"):
+        here_grid = grid | _grid(variant.get("grid"), f"{where}.grid")
+        names = {key: short_names(values) for key, values in here_grid.items()}
+        for at, point in _points(here_grid, f"{where}: grid"):
             at_most("runs", len(runs) + 1, f"{path}: {len(runs) + 1:,} runs or more", RecipeError)
             _refuse_keys_set_twice(point, written, typed, where)
             here = [Layer(f"{path} (grid)", nest(key, value)) for key, value in point.items()]
             at_point = merged(here, before)
-            run_dir = folder / arm / _folder_name(point)
+            run_dir = folder / arm / _folder_name({key: names[key][i] for key, i in at.items()})
             title = f"{where} at {point}" if point else where
             same_recipe = recipe_hash(at_point)
             _refuse_twins(seen, same_recipe, title, "are the same recipe; one of them changes nothing")
@@ -186,6 +191,8 @@ def _grid(node: Any, at: str) -> dict[str, list[Any]]:
     """Dotted key -> its values, whether the keys were written dotted or nested (as the command line does)."""
     grid: dict[str, list[Any]] = {}
     for key, values in _mapping(node, at).items():
+        if not all(str(key).split(".")):
+            raise RecipeError(f"{at}: {key!r} is not a key; write names with dots between them")
         if isinstance(values, dict):
             grid |= {f"{key}.{inner}": value for inner, value in _grid(values, f"{at}.{key}").items()}
         elif isinstance(values, list) and values:
@@ -195,10 +202,13 @@ def _grid(node: Any, at: str) -> dict[str, list[Any]]:
     return grid
 
 
-def _points(grid: Mapping[str, list[Any]], where: str) -> list[dict[str, Any]]:
+def _points(grid: Mapping[str, list[Any]], where: str) -> list[tuple[dict[str, int], dict[str, Any]]]:
+    """All points, as places in the lists and as values."""
     count = prod(map(len, grid.values()))
     at_most("runs", count, f"{where}: {' x '.join(str(len(values)) for values in grid.values())} runs", RecipeError)
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    places = itertools.product(*(range(len(values)) for values in grid.values()))
+    found = [dict(zip(grid, place, strict=True)) for place in places]
+    return [(at, {key: grid[key][i] for key, i in at.items()}) for at in found]
 
 
 def _refuse_keys_set_twice(point: Mapping[str, Any], written: Iterable[str], typed: Iterable[str], where: str) -> None:
@@ -220,11 +230,27 @@ def _refuse_twins(seen: dict[str, str], key: str, title: str, what: str) -> None
     seen[key] = title
 
 
-def _folder_name(point: Mapping[str, Any]) -> str:
+def short_names(values: Sequence[Any]) -> list[str]:
+    """A word for each of several values, which may be sections of classes: names of files, alike for equal values only,
+    also where no upper is told from lower case.
+    """
+    plain, kept = [_file_name(value) for value in values], list(map(repr, values))
+    called: dict[str, set[str]] = {}
+    for name, text in zip(plain, kept, strict=True):
+        called.setdefault(name.casefold(), set()).add(text)
+    return [
+        f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:7]}".strip("-")
+        if len(called[name.casefold()]) > 1
+        else name
+        for name, text in zip(plain, kept, strict=True)
+    ]
+
+
+def _folder_name(point: Mapping[str, str]) -> str:
     """``lr=0.002,seed=0``: the last word of each key where that tells the keys apart, else the whole key."""
     words = [key.rpartition(".")[2] for key in point]
     keys = words if len(set(words)) == len(words) else list(point)
-    return ",".join(f"{key}={_file_name(value)}" for key, value in zip(keys, point.values(), strict=True))
+    return ",".join(f"{key}={name}" for key, name in zip(keys, point.values(), strict=True))
 
 
 def _file_name(value: Any) -> str:

@@ -405,6 +405,9 @@ def _check_data(data: Any) -> None:
     for name, source in data.val_sources.items():
         if not _FILE_NAME.fullmatch(name):
             raise RecipeError(f"data.val.{name}: names a file of the run's folder; use letters, digits, _, - and .")
+        if source.loss:
+            _check_loss(name, source)
+            continue
         if (named := benchmark_of(name, source.benchmark)) not in BENCHMARKS:
             raise RecipeError(
                 f"data.val.{name}.benchmark: there is no {named!r}{closest(named, BENCHMARKS)}; "
@@ -414,6 +417,12 @@ def _check_data(data: Any) -> None:
             row_of(name, source)
         except (ValueError, TypeError) as error:
             raise RecipeError(located(f"data.val.{name}", error)) from None
+
+
+def _check_loss(name: str, source: Any) -> None:
+    for key in ("benchmark", "protocol", "suffix", "max_new_tokens", "metric"):
+        if getattr(source, key) is not None:
+            raise RecipeError(f"data.val.{name}.{key}: has no effect beside loss, for which nothing is asked")
 
 
 def batches_per_step(data: Any, world_size: int) -> int:

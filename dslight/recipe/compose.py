@@ -316,8 +316,8 @@ def _bases(value: Any, where: str) -> list[str]:
 
 
 def _load(path: Path, asked_by: str) -> dict[str, Any]:
-    if not path.is_file():
-        what = "is a folder, not a recipe file" if path.is_dir() else "no such recipe file"
+    if not os.path.isfile(path):  # pathlib raises for a name that is too long
+        what = "is a folder, not a recipe file" if os.path.isdir(path) else "no such recipe file"
         raise RecipeError(f"{path}: {what}" + (f", named in {asked_by}" if asked_by else ""))
     try:
         node = check_aliases(read(path), str(path))
@@ -342,6 +342,9 @@ def _load(path: Path, asked_by: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         kind = "a list" if node is not None and node.id == "sequence" else "a single value"
         raise RecipeError(f"{path}: a recipe is a mapping (key: value), this file holds {kind}")
+    for key, value in flatten(values).items():
+        if isinstance(value, str) and "\0" in value:
+            raise RecipeError(f"{path}: {key}: holds a null character, which ends the name of a file")
     return values  # type: ignore[return-value]
 
 

@@ -9,11 +9,9 @@ question.
 from __future__ import annotations
 
 import base64
-import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from math import sqrt
-from pathlib import Path
+from math import isfinite, sqrt
 from typing import Any
 
 from markupsafe import Markup
@@ -32,9 +30,8 @@ def sections(results: Sequence[Result]) -> list[Section]:
     """One section, or none where no run was diagnosed."""
     arms: dict[str, list[tuple[Result, Found]]] = {}
     for result in results:
-        file = result.path / "diagnostics.json"
-        if file.is_file():
-            arms.setdefault(result.label, []).append((result, json.loads(file.read_text(encoding="utf-8"))))
+        if result.diagnosed is not None:
+            arms.setdefault(result.label, []).append((result, result.diagnosed.found))
     if not arms:
         return []
     found = {arm: [one for _, one in runs] for arm, runs in arms.items()}
@@ -57,7 +54,7 @@ def _norms(found: Mapping[str, Sequence[Found]]) -> Iterator[Table]:
         return
     most = max(len(runs[0]["norms"]) for runs in measured.values())
     means = {arm: [_mean_norm(runs, i) for i in range(len(runs[0]["norms"]))] for arm, runs in measured.items()}
-    largest = max(relative for each in means.values() for relative, _ in each) or 1.0
+    largest = max((x for each in means.values() for x, _ in each if isfinite(x)), default=0.0) or 1.0
     lines = []
     for arm, each in means.items():
         places = [
@@ -76,12 +73,12 @@ def _norms(found: Mapping[str, Sequence[Found]]) -> Iterator[Table]:
 
 
 def _mean_norm(runs: Sequence[Found], i: int) -> tuple[float, float]:
-    norms = [one["norms"][i] for one in runs]
+    norms = [one["norms"][i] for one in runs if i < len(one["norms"])]
     return statistics.fmean(n["relative"] for n in norms), statistics.fmean(n["cosine"] for n in norms)
 
 
 def _heat(place: str, relative: float, cosine: float, largest: float) -> Markup:
-    strength = round(60 * relative / largest)
+    strength = round(60 * relative / largest) if isfinite(relative) else 0
     style = f"background: color-mix(in srgb, var(--accent) {strength}%, transparent); padding: 0.15rem 0.4rem"
     text = f"{relative:.2f} ({cosine:+.2f})".replace("-", "−")
     return Markup('<span style="{}">{}</span> <small>{}</small>').format(style, text, place)
@@ -95,8 +92,9 @@ def _own_numbers(found: Mapping[str, Sequence[Found]]) -> Iterator[Table]:
     names = dict.fromkeys(name for runs in numbers.values() for name in runs[0]["parts"]["stacking"])
     lines = []
     for arm, runs in numbers.items():
-        own = [one["parts"]["stacking"] for one in runs]
-        lines.append([arm, *(f"{statistics.fmean(o[n] for o in own):.3g}" if n in own[0] else "–" for n in names)])
+        own = [one["parts"].get("stacking", {}) for one in runs]
+        each = [[of[name] for of in own if name in of] for name in names]
+        lines.append([arm, *(f"{statistics.fmean(values):.3g}" if values else "–" for values in each)])
     yield Table(["arm", *names], lines, caption="What the stackings' own parameters are, means over seeds.")
 
 
@@ -107,7 +105,10 @@ def _comparisons(source: str, arms: Mapping[str, Sequence[tuple[Result, Found]]]
         return
     ways = {way["name"]: way["title"] for runs in compared.values() for way in runs[0][1]["comparisons"][source]}
     order = sorted(ways, key=lambda name: (name in ("permuted", "other_image"), name == "without_any"))
-    scores = {arm: [_scores(result.path, source) for result, _ in runs] for arm, runs in compared.items()}
+    scores = {
+        arm: [one.diagnosed.scores[source] for one, found in runs if one.diagnosed and found["comparisons"].get(source)]
+        for arm, runs in compared.items()
+    }
     scored = [score for runs in scores.values() for run in runs for way in run.values() for score in way.values()]
     unit = PERCENT if all(0 <= score <= 1 for score in scored) else Unit(1.0, "")
     asked = [str(len({number for run in runs for number in run["all"]})) for runs in scores.values()]
@@ -121,22 +122,12 @@ def _comparisons(source: str, arms: Mapping[str, Sequence[tuple[Result, Found]]]
     )
 
 
-def _scores(run: Path, source: str) -> dict[str, dict[int, float]]:
-    """By arm the scores by question."""
-    found: dict[str, dict[int, float]] = {}
-    for line in (run / "diagnostics" / "questions.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        for name, score in row["scores"].items() if row["source"] == source else ():
-            if score is not None:
-                found.setdefault(name, {})[row["number"]] = score
-    return found
-
-
 def _cell(runs: Sequence[Mapping[str, Mapping[int, float]]], name: str, unit: Unit) -> str:
     if name not in runs[0]:
         return "–"
     if name == "all":
         return unit(statistics.fmean(score for run in runs for score in run["all"].values()))
+    runs = [run for run in runs if name in run]
     shared = set.intersection(*(set(run[name]) & set(run["all"]) for run in runs))
     deltas = [statistics.fmean(run[name][number] - run["all"][number] for run in runs) for number in sorted(shared)]
     if not deltas:

@@ -17,6 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from dslight.texts import inert, one_line, printable
+
 Pages = Mapping[tuple[str, str | None, str], str]
 """Address of a page of questions by (arm, arm that it is compared with or ``None``, source)."""
 
@@ -104,7 +106,7 @@ def render(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"prose": prose, "svg": Markup, "cut": _cut}
-    return environment.get_template(template).render(content).lstrip()
+    return printable(environment.get_template(template).render(content).lstrip())
 
 
 def _cut(text: Any) -> str:
@@ -118,14 +120,14 @@ def link(text: str, target: str | None) -> str:
 
 
 def prose(text: str) -> Markup:
-    """Markdown as HTML; whatever looks like HTML in it is shown as it stands."""
-    return Markup(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
+    """Markdown as HTML; whatever looks like HTML in it is shown as it stands, and no picture is loaded."""
+    return Markup(MarkdownIt("commonmark", {"html": False}).enable("table").disable("image").render(text))
 
 
 def to_markdown(sections: Sequence[Section]) -> str:
     """The sections that have words, with their titles."""
     found = [(section.title, list(filter(None, map(_part_to_markdown, section.parts)))) for section in sections]
-    return "\n".join(f"## {title}\n\n" + "\n".join(parts) for title, parts in found if parts)
+    return inert("\n".join(f"## {title}\n\n" + "\n".join(parts) for title, parts in found if parts))
 
 
 def _part_to_markdown(part: Table | Figure | Gallery | Outcome | str) -> str:
@@ -157,4 +159,4 @@ def table_to_markdown(table: Table) -> str:
 def _cell_to_markdown(cell: str) -> str:
     if isinstance(cell, Markup):
         cell = Markup(re.sub("</?strong>", "**", cell)).striptags()
-    return cell.replace("|", r"\|")
+    return one_line(cell)

@@ -35,6 +35,7 @@ _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAP
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched
     "svg.hashsalt": "dslight",  # the same runs give the same file
+    "text.parse_math": False,  # a name may hold dollars
     "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": MUTED,

@@ -9,18 +9,20 @@ beside those shown.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dslight.files.atomic import write_atomically
 from dslight.report.benchmarks import Benchmarks
 from dslight.report.certainty import estimated, shown_p
+from dslight.report.forms import Line
 from dslight.report.page import Gallery, Pages, Table, render
 from dslight.report.paper import title_of
 from dslight.report.pictures import Pictures
@@ -29,6 +31,7 @@ from dslight.report.rows import PERCENT, Comparison
 from dslight.report.statistics import mcnemar
 
 RIGHT = 0.5
+_LONGEST_NAME = 120  # bytes: some file systems take 143, with what stands around a name
 _TYPES = 40  # more types than this are no table that one reads
 
 Scores = NDArray[np.float64]
@@ -39,9 +42,9 @@ class Card:
     """A question, its pictures (or why there are none), and by arm and run what was answered: lines of the files."""
 
     id: str
-    line: Mapping[str, Any]
+    line: Line
     pictures: Gallery | str
-    answers: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]
+    answers: Mapping[str, Sequence[tuple[str, Line]]]
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,13 @@ def write_pages(made: Benchmarks, pairs: Sequence[Comparison], out: Path, shown:
     pages: dict[tuple[str, str | None, str], str] = {}
     pictures = Pictures()
 
+    taken: set[str] = set()
+
     def write(folder: str, arm: str, base: str | None, source: str, page: QuestionPage) -> None:
-        name = "-".join(re.sub(r"[^\w.=]+", "_", text) for text in (arm, base, source) if text is not None)
-        while (address := f"{folder}/{name}.html") in pages.values():  # names that differ only in such characters
-            name += "_"
-        pages[arm, base, source] = address
+        name = _page_name([text for text in (arm, base, source) if text is not None], folder, taken)
+        pages[arm, base, source] = address = f"{folder}/{name}.html"
         (out / folder).mkdir(parents=True, exist_ok=True)
-        (out / address).write_text(render("questions.html", page=page, title=page.title, right=RIGHT), encoding="utf-8")
+        write_atomically(out / address, render("questions.html", page=page, title=page.title, right=RIGHT))
 
     for row, cells in zip(made.rows, made.cells, strict=True) if shown else ():
         for source, cell in cells.items():
@@ -94,6 +97,18 @@ def write_pages(made: Benchmarks, pairs: Sequence[Comparison], out: Path, shown:
         if (one.arm, one.base, one.source) not in pages:
             write("diffs", one.arm, one.base, one.source, pair_page(one, shown, pictures))
     return pages
+
+
+def _page_name(about: Sequence[str], folder: str, taken: set[str]) -> str:
+    """What the page is about as a name of a file, noted as ``taken``. A long one is cut, and one that is taken (also
+    where a file system tells no upper from lower case) gets a hash.
+    """
+    name = "-".join(re.sub(r"[^\w.=]+", "_", text) for text in about)
+    if len(name.encode()) > _LONGEST_NAME or f"{folder}/{name}".casefold() in taken:
+        begin = name.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
+        name = f"{begin}-{hashlib.sha256(repr(about).encode()).hexdigest()[:8]}"
+    taken.add(f"{folder}/{name}".casefold())
+    return name
 
 
 def arm_page(arm: str, source: str, runs: Mapping[int | None, Answers], shown: int, pictures: Pictures) -> QuestionPage:
@@ -208,7 +223,7 @@ def _cards(
         Card(
             ids[i],
             line,
-            pictures.of(run, source, str(line.get("key") or "")),
+            pictures.of(run, source, line.key or ""),
             {arm: [(seed, lines[i]) for seed, lines in each] for arm, each in said.items()},
         )
         for i, line in enumerate(first.lines(ids))

@@ -6,17 +6,16 @@ questions that all of them have a score for, found by id, so it does not matter 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dslight.recipe.errors import RecipeError
+from dslight.files.typed import FileError
+from dslight.report import forms
 
 FOLDER = "questions"
 
@@ -45,14 +44,14 @@ class Answers:
         scored = self.scores[np.isfinite(self.scores)]
         return float(scored.mean()) if len(scored) else float("nan")
 
-    def lines(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+    def lines(self, ids: Sequence[str]) -> list[forms.Line]:
         """The lines of some questions."""
         place_of = dict(zip(self.ids, self.places.tolist(), strict=True))
         with self.path.open("rb") as file:
             found = []
             for one in ids:
                 file.seek(place_of[one])
-                found.append(json.loads(file.readline()))
+                found.append(forms.line(file.readline(), f"{self.path}: {one}"))
         return found
 
 
@@ -60,7 +59,7 @@ def read_answers(run: Path) -> dict[str, Answers]:
     """The answers of a run by source; empty for a run that wrote none.
 
     Raises:
-        RecipeError: naming the file and line that is not as it should be.
+        FileError: naming the file and line that is not as it should be.
     """
     return {path.stem: _read(path) for path in sorted((run / FOLDER).glob("*.jsonl"))}
 
@@ -80,26 +79,20 @@ def aligned(runs: Sequence[Answers]) -> tuple[tuple[str, ...], NDArray[np.float6
 
 
 def _read(path: Path) -> Answers:
+    if not path.is_file():
+        raise FileError(f"{path}: is no file")
     seen: dict[str, int] = {}
     ids, scores, types, places, place = [], [], [], [], 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                try:
-                    entry = json.loads(line)
-                    one, score = str(entry["question_id"]), entry["score"]
-                    scores.append(float("nan") if score is None else float(score))
-                    if scores[-1] < 0 or scores[-1] > 1:
-                        raise ValueError(f"score: {score} is not in 0..1")
-                except (ValueError, KeyError, TypeError) as error:
-                    raise RecipeError(
-                        f"{path}:{number}: not a line of answers ({type(error).__name__}: {error}); it needs a "
-                        "question_id and a score, see dslight.run.answers"
-                    ) from error
+                entry = forms.line(line, f"{path}:{number}")
+                one = str(entry.question_id)
+                scores.append(float("nan") if entry.score is None else entry.score)
                 seen[one] = seen.get(one, 0) + 1
                 # the runs of a report have the same ids, so that they are kept once
                 ids.append(sys.intern(one if seen[one] == 1 else f"{one}#{seen[one]}"))
-                types.append(sys.intern(str(entry.get("type") or "")))
+                types.append(sys.intern(entry.type or ""))
                 places.append(place)
             place += len(line)
     return Answers(path, tuple(ids), np.array(scores, np.float64), tuple(types), np.array(places, np.int64))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dslight.files.typed import loaded
 from dslight.recipe import report_section
 from dslight.report.page import Section, Table
 from dslight.report.rows import Unit
@@ -15,7 +15,11 @@ Reference = tuple[str, float | None, str]
 
 
 def read(entries: Sequence[report_section.Reference]) -> list[Reference]:
-    """The entries of ``report.references``."""
+    """The entries of ``report.references``.
+
+    Raises:
+        FileError: a file is not JSON.
+    """
     found: list[Reference] = []
     for entry in entries:
         if entry.file is None or entry.key is None:
@@ -23,10 +27,10 @@ def read(entries: Sequence[report_section.Reference]) -> list[Reference]:
             continue
         path, node = Path(entry.file), None
         if path.is_file():
-            node = json.loads(path.read_text(encoding="utf-8"))
+            node = loaded(path.read_bytes(), path)
             for part in entry.key.split("."):
                 node = node.get(part) if isinstance(node, Mapping) else None
-        if isinstance(node, (int, float)):
+        if isinstance(node, (int, float)) and not isinstance(node, bool):
             found.append((entry.label, float(node), f"{path}: {entry.key}"))
         else:
             why = f"no {entry.key} in {path}" if path.is_file() else f"there is no {path}"

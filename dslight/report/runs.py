@@ -7,17 +7,26 @@ point of the grid it is; a run without it is an arm of its own name. Nothing her
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dslight.recipe.ablation import Ablation
+from dslight.errors import UserError
+from dslight.files.typed import FileError, understood
+from dslight.recipe.ablation import Ablation, short_names
 from dslight.recipe.compose import compose, differences, recipe_hash
 from dslight.recipe.errors import RecipeError
+from dslight.report import forms
+from dslight.report.measured import Diagnostics, read_diagnostics
 from dslight.report.questions import Answers, read_answers
+
+_LONGEST = 100
+"""Characters of an arm, or of a value of the grid, that a label holds as it is."""
+
+_IMPOSSIBLE = 1e100
+"""A number that is no measurement, and would overflow where it is added up."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,8 @@ class Result:
         versions: of the libraries, as ``result.json`` or else ``environment.json`` has them.
         commit: of the git checkout, or ``None``.
         label: the arm, and the setting where the runs that were collected have several.
+        diagnosed: what was measured in it.
+        words: for the sections and the long texts in its point.
         read: the answers, once they are.
     """
 
@@ -54,6 +65,8 @@ class Result:
     versions: dict[str, str]
     commit: str | None
     label: str
+    diagnosed: Diagnostics | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
     read: list[dict[str, Answers]] = field(default_factory=list, repr=False)
 
     @property
@@ -73,7 +86,11 @@ class Result:
     @property
     def setting(self) -> tuple[tuple[str, str], ...]:
         """The point without the seed: runs of one arm that share it differ by seed alone."""
-        return tuple((key.rpartition(".")[2], str(value)) for key, value in self.point.items() if key != "seed")
+        return tuple(
+            (key.rpartition(".")[2], self.words.get(key, str(value)))
+            for key, value in self.point.items()
+            if key != "seed"
+        )
 
     @property
     def answers(self) -> dict[str, Answers]:
@@ -87,9 +104,9 @@ class Result:
         """By source the key of the score that is its benchmark's number; the first one where the run does not say."""
         first: dict[str, str] = {}
         for key in [self.headline, *self.scores]:
-            if key.startswith("val/") and key.count("/") > 1:
+            if key.startswith("val/") and key.count("/") > 1 and not key.endswith("/loss"):
                 first.setdefault(key.split("/")[1], key)
-        return first | {source: facts["headline"] for source, facts in self.sources.items() if "headline" in facts}
+        return first | {source: key for source, facts in self.sources.items() if (key := facts.get("headline"))}
 
     def number(self, key: str) -> float | None:
         """A number of ``result.json``, ``parameters.total`` for a nested one; ``None`` if missing or not finite."""
@@ -101,7 +118,7 @@ class Result:
 
 def _finite(value: Any) -> float | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and abs(value) < float("inf") else None
+    return value if is_number and abs(value) < _IMPOSSIBLE else None
 
 
 def collect(source: Ablation | Iterable[str | Path]) -> tuple[list[Result], list[str]]:
@@ -117,16 +134,22 @@ def collect(source: Ablation | Iterable[str | Path]) -> tuple[list[Result], list
         expected = dict.fromkeys(_run_folders([Path(path) for path in source]))
     results, unfinished = [], []
     for folder, wanted in expected.items():
-        values = _read_json(folder / "result.json")
-        if values is None:
-            started = any((folder / name).exists() for name in ("run.json", "recipe.yaml"))
-            unfinished.append(f"{folder}: {'started, not finished' if started else 'not started'}")
-        elif wanted is not None and values.get("recipe_hash") != wanted:
-            unfinished.append(f"{folder}: {_other(folder, source)}")
-        else:
-            results.append(_result(folder, values))
+        try:
+            with understood(folder):
+                values = forms.read(folder / "result.json", forms.Finished)
+                if values is None:
+                    started = any((folder / name).exists() for name in ("run.json", "recipe.yaml"))
+                    unfinished.append(f"{folder}: {'started, not finished' if started else 'not started'}")
+                elif wanted is not None and values.get("recipe_hash") != wanted:
+                    unfinished.append(f"{folder}: {_other(folder, source)}")
+                else:
+                    results.append(_result(folder, values))
+        except (UserError, OSError) as error:
+            said = str(error)
+            unfinished.append(said if said.startswith(str(folder)) else f"{folder}: {said}")
+    results = _with_words(results)
     if len({result.setting for result in results}) > 1:
-        results = [replace(one, label=" ".join([one.arm, *map("=".join, one.setting)])) for one in results]
+        results = [replace(one, label=" ".join([one.label, *map("=".join, one.setting)])) for one in results]
     return results, unfinished
 
 
@@ -147,15 +170,41 @@ def _run_folders(roots: list[Path]) -> list[Path]:
             raise RecipeError(f"{root}: no such folder of runs")
         for name in ("result.json", "run.json", "recipe.yaml"):
             for file in root.rglob(name):
-                folders.setdefault(file.parent, int((_read_json(file.parent / "run.json") or {}).get("index", 0)))
+                if file.parent not in folders:
+                    folders[file.parent] = _index(file.parent)
     if not folders:
         raise RecipeError(f"{', '.join(map(str, roots))}: no runs in there (a run has a recipe.yaml and a result.json)")
     return sorted(folders, key=lambda folder: (str(folder.parent.parent), folders[folder], str(folder)))
 
 
+def _index(folder: Path) -> int:
+    try:
+        return (forms.read(folder / "run.json", forms.About) or {}).get("index", 0)
+    except FileError:  # said where the run is read
+        return 0
+
+
+def _with_words(results: list[Result]) -> list[Result]:
+    """The runs with a word for each section (as of a class) or long text in their points, told from others."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in (pair for one in results for pair in one.point.items()):
+        if isinstance(value, (dict, list)) or len(str(value)) > _LONGEST:
+            sections.setdefault(key, {})[repr(value)] = value
+    words = {key: dict(zip(found, short_names(list(found.values())), strict=True)) for key, found in sections.items()}
+    return [
+        replace(
+            one,
+            words={
+                key: words[key][repr(value)] for key, value in one.point.items() if repr(value) in words.get(key, {})
+            },
+        )
+        for one in results
+    ]
+
+
 def _result(folder: Path, values: dict[str, Any]) -> Result:
-    about = _read_json(folder / "run.json") or {}
-    environment = _read_json(folder / "environment.json") or {}
+    about = forms.read(folder / "run.json", forms.About) or {}
+    environment = forms.read(folder / "environment.json", forms.Environment) or {}
     point = about.get("point") or {}
     seed = values.get("seed", point.get("seed"))
     files = [folder / "result.json", folder / "scores.json"]
@@ -164,11 +213,11 @@ def _result(folder: Path, values: dict[str, Any]) -> Result:
     limit = (recipe.get("trainer") or {}).get("limit_val_batches")
     is_all = limit is None or (isinstance(limit, float) and limit == 1.0)
     arm = str(about.get("arm") or values.get("arm") or values.get("name") or recipe.get("name") or folder.name)
-    both = [_whole(_read_json(file) or {}, values.get("sources") or {}) for file in found]
-    return Result(
+    both = [_whole(forms.read(file, forms.Scored) or {}, values.get("sources") or {}) for file in found]
+    result = Result(
         path=folder,
         arm=arm,
-        label=arm,
+        label=arm if len(arm) <= _LONGEST else short_names([arm])[0],
         point=point,
         seed=seed if isinstance(seed, int) else None,
         values=values,
@@ -179,7 +228,10 @@ def _result(folder: Path, values: dict[str, Any]) -> Result:
         validated_on="" if is_all else f"trainer.limit_val_batches: {limit}",
         versions=values.get("versions") or environment.get("versions") or {},
         commit=values.get("git_commit") or environment.get("git_commit"),
+        diagnosed=read_diagnostics(folder),
     )
+    assert result.answers is not None  # read now, so that a bad file leaves out this run alone
+    return result
 
 
 def _whole(scored: dict[str, Any], of: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,19 +250,13 @@ def _read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     """
     if not path.exists():
         return {}
+    if not path.is_file():
+        raise FileError(f"{path}: is no file")
     logged: dict[str, list[tuple[int, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+    with understood(path), path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file, strict=True):
             for name, text in row.items():
                 if name not in (None, "step", "epoch") and text and row.get("step"):
                     logged.setdefault(name, []).append((int(float(row["step"])), float(text)))
     curves = {name: points[:-1] if name.startswith("val/") else points for name, points in logged.items()}
     return {name: sorted(dict(points).items()) for name, points in curves.items() if points}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dslight.files.sheets import cell
 from dslight.report.page import Table, link
 from dslight.report.rows import Row
 from dslight.report.runs import Result
@@ -122,12 +123,14 @@ def notes(table: Sequence[Row], baseline: str | None) -> list[str]:
 
 
 def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """A line per record; the columns are all keys, and a cell is empty where there is none."""
+    """A line per record; the columns are all keys, and a cell is empty where there is none. Texts stay texts, see
+    :mod:`dslight.files.sheets`.
+    """
     text = io.StringIO()
     fields = dict.fromkeys(key for record in records for key in record)
-    writer = csv.DictWriter(text, list(fields), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+    writer = csv.writer(text, lineterminator="\n")
+    for line in (fields, *([record.get(key) for key in fields] for record in records)):
+        writer.writerow([cell(value) for value in line])
     return text.getvalue()
 
 
@@ -146,7 +149,7 @@ def run_record(result: Result) -> dict[str, Any]:
         "headline": result.headline,
         "accuracy": result.accuracy,
         **{key: result.number(key) for key in numbers},
-        **result.values.get("scores", {}),
+        **(result.values.get("scores") or {}),
         "git_commit": result.commit,
         "path": result.path,
     }

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dslight.files.atomic import write_atomically
 from dslight.recipe.ablation import Ablation, expand
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.report_section import report_section
@@ -32,6 +33,7 @@ from dslight.report.question_pages import write_pages
 from dslight.report.rows import Row
 from dslight.report.runs import Result, collect
 from dslight.report.table import arms_table, duration, notes, run_record, runs_table, to_csv
+from dslight.texts import inert, printable
 
 _RED = "\x1b[1;31m{}\x1b[0m"
 
@@ -84,6 +86,8 @@ def report(
     else:
         home = Path(source[0] if len(source) == 1 else "report")
     out = home if out is None else Path(out)
+    if "\0" in str(out):
+        raise RecipeError(f"--out: {str(out)!r} holds a null character, which ends the name of a file")
     results, unfinished = collect(source)
     if not results:
         raise RecipeError("\n  ".join(["no finished run to report on", *unfinished]))
@@ -122,7 +126,7 @@ def report(
         Section("How to reproduce", [_commands(source, results), _facts(results)]),
     ]
     drawn = Section("", _figures(main, len(table) - len(main), known), "figures")
-    text = f"# {title}\n\n{summary}\n\n"
+    text = inert(f"# {title}\n\n{summary}\n\n")
     shown = [section for section in [*first, drawn, Section("", [asked.text]), *more] if any(section.parts)]
     board = paper.paper_table(made)
     contents = {
@@ -133,8 +137,8 @@ def report(
         "report.html": render("page.html", title=title, summary=summary, sections=shown),
     }
     for name, content in contents.items():
-        (out / name).write_text(content, encoding="utf-8")
-    print(_in_red(text + to_markdown([*first, *more[:-2]])))
+        write_atomically(out / name, printable(content))
+    print(_in_red(printable(text + to_markdown([*first, *more[:-2]]))))
     print(f"written: {', '.join(str(out / name) for name in contents)}")
     if pages:
         print(f"question by question: {_counted(len(pages), 'page')} in {out}/answers and {out}/diffs")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dslight.nn.head import narrowed
 from dslight.recipe.build import Experiment
 from dslight.types import Grid
 from dslight.upstream.torch import count_flops, fake_tensors, storage
@@ -31,6 +32,7 @@ class Costs:
         views: that the vision encoder reads.
         positions: of the sequence, visual and text.
         half: FLOPs of the language model's forward pass over half of the positions.
+        head: FLOPs of the language model's head for a position; 0, where in training it sees all of them.
     """
 
     flops: dict[str, float]
@@ -38,6 +40,7 @@ class Costs:
     views: int
     positions: int = 0
     half: float = 0.0
+    head: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,20 @@ class TrainingFlops:
         view: of a view, in encoder and projector.
         row: of a row, in blocks of cross-attention.
         position: of a position of the sequence that is no padding.
-        pair: of a pair of such positions in a row, in attention.
+        pair: of a pair of such positions in a row (of packed rows, in a document), in attention.
+        learned: of a supervised position, in the language model's head.
     """
 
     view: float
     row: float
     position: float
     pair: float
+    learned: float = 0.0
 
-    def __call__(self, views: float, rows: float, positions: float, pairs: float) -> float:
-        """FLOPs of a batch: ``pairs`` is the sum over its rows of their squared numbers of positions."""
-        return self.view * views + self.row * rows + self.position * positions + self.pair * pairs
+    def __call__(self, views: float, rows: float, positions: float, pairs: float, learned: float) -> float:
+        """FLOPs of a batch: ``pairs`` is the sum over its rows (documents) of their squared numbers of positions."""
+        spent = self.view * views + self.row * rows + self.position * positions
+        return spent + self.pair * pairs + self.learned * learned
 
 
 def training_flops(experiment: Experiment, text_tokens: int = 64) -> TrainingFlops:
@@ -82,12 +88,13 @@ def training_flops(experiment: Experiment, text_tokens: int = 64) -> TrainingFlo
     whole, length = cost.flops.get("language_model", 0.0), max(1, cost.positions)
     near = length // 2
     pair = max(0.0, whole / length - cost.half / max(1, near)) / max(1, length - near)
-    position = max(0.0, whole / length - pair * length)
+    position = max(0.0, whole / length - pair * length - cost.head)
     return TrainingFlops(
         view=(spent["vision_encoder"] + spent["projector"]) / cost.views,
         row=spent["stacking"],
         position=position * found["language_model"][0],
         pair=pair * found["language_model"][1],
+        learned=cost.head * found["language_model"][0],
     )
 
 
@@ -155,7 +162,11 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
         half = ids[:, : ids.shape[1] // 2]
         with torch.no_grad(), count_flops() as counter:
             model.language_model.logits(half, torch.ones_like(half))
-    return Costs(flops, _bytes(kept.values()), seen, ids.shape[1], counter.get_total_flops())
+        with torch.no_grad(), count_flops() as narrow, narrowed(model.language_model.head, 1, half[0, :1]):
+            model.language_model.logits(half, torch.ones_like(half))
+        short = counter.get_total_flops()
+        head = (short - narrow.get_total_flops()) / max(1, half.shape[1] - 1)
+    return Costs(flops, _bytes(kept.values()), seen, ids.shape[1], short, head)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -49,6 +49,7 @@ def _slices(data: Any, limit: int, trainer: Any) -> dict[str, Questions]:
     return {
         name: Questions(loader, data.rows, counts[name], rank, world, data.val_batch_size)
         for name, loader in loaders.items()
+        if not data.val_sources[name].loss
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +23,16 @@ from dslight.checkpoints.write import field_names, write_json, write_tensors
 from dslight.components import HFCausalLM, HFVisionEncoder
 from dslight.data.images import SingleView
 from dslight.data.sample import IMAGE_TOKEN, Turn
-from dslight.files.space import room_for
+from dslight.files.atomic import write_atomically
+from dslight.files.system import room_for
+from dslight.files.typed import read_json_if_there
 from dslight.recipe.build import Experiment, build
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
 from dslight.run.deletion import begin_folder, end_folder, give_up_folder
 from dslight.run.evaluate import load_checkpoint
 from dslight.run.folder import RunFolder, versions
+from dslight.texts import inert, one_line, printable
 from dslight.train.lora import merged
 from dslight.vlm import VLM
 
@@ -74,7 +78,7 @@ def export(
     try:
         with room_for(out, needed):
             why = _write(experiment, experiment.model, values, partial, out, wanted, shard_size)
-            (partial / "README.md").write_text(_card(experiment, values, checkpoint, out, why))
+            write_atomically(partial / "README.md", inert(printable(_card(experiment, values, checkpoint, out, why))))
             end_folder(partial, out)
     except BaseException:
         give_up_folder(partial)
@@ -253,6 +257,13 @@ def _settings(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps({**found, "model_type": config.model_type}, default=str))
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """What the card says of ``result.json``."""
+
+    scores: dict[str, float | None] = field(default_factory=dict)
+
+
 def _card(experiment: Experiment, recipe: Mapping[str, Any], checkpoint: Path, out: Path, why: str | None) -> str:
     model: Any = experiment.model
     stacking = model.stacking
@@ -263,7 +274,7 @@ def _card(experiment: Experiment, recipe: Mapping[str, Any], checkpoint: Path, o
         "tags: [dslight, multimodal" + (", deepstack]" if stacking.num_stacks else ", llava]"),
         "---",
         "",
-        f"# {recipe.get('name', out.name)}",
+        f"# {one_line(recipe.get('name', out.name))}",
         "",
         "A multimodal language model, trained with dslight.",
         "",
@@ -278,12 +289,12 @@ def _card(experiment: Experiment, recipe: Mapping[str, Any], checkpoint: Path, o
         "",
     ]
     run = RunFolder(checkpoint.parent.parent)
-    scores = (run.result() or {}).get("scores") or {}
-    if scores and checkpoint == run.latest_checkpoint():
+    result = read_json_if_there(run.result_file, _Scored)
+    if result and result.scores and checkpoint == run.latest_checkpoint():
         lines += [
             "| score | value |",
             "| --- | ---: |",
-            *(f"| {key} | {value:.4f} |" for key, value in scores.items()),
+            *(f"| {one_line(key)} | {value:.4f} |" for key, value in result.scores.items() if value is not None),
             "",
         ]
     prompt = _prompt(experiment)

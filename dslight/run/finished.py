@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
+
+from dslight.files.typed import read_json, understood
 
 
 class Run:
@@ -33,13 +34,15 @@ class Run:
         file = self.path / "result.json"
         if not file.exists():
             raise FileNotFoundError(f"{self.path}: no finished run (result.json); continue it with the same call")
-        self.result: dict[str, Any] = json.loads(file.read_text())
-        self.scores: dict[str, float] = self.result["scores"]
+        self.result: dict[str, Any] = read_json(file, dict[str, Any])
+        with understood(file):
+            self.scores: dict[str, float] = {key: float(score) for key, score in self.result["scores"].items()}
 
     @property
     def history(self) -> list[dict[str, float]]:
         """The rows of ``metrics.csv``, with what was logged at each ``step``."""
-        with (self.path / "metrics.csv").open(newline="") as file:
+        path = self.path / "metrics.csv"
+        with understood(path), path.open(newline="") as file:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
     def plot(self) -> Any:

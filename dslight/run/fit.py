@@ -21,8 +21,8 @@ from dslight.components.component import WeightsError
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.data.workers import worker_error
-from dslight.errors import UnfinishedError
-from dslight.files.space import no_space
+from dslight.errors import UnfinishedError, UserError
+from dslight.files.system import no_space
 from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections
@@ -236,7 +236,7 @@ def _logs_joined(trainer: Any, folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # of a full disk, say, which may have ended it
+        with suppress(OSError, UserError):  # of a full disk, say, which may have ended it
             join()
         raise
     join()

@@ -36,7 +36,8 @@ from zipfile import is_zipfile
 from dslight.checkpoints import complete
 from dslight.files import locks
 from dslight.files.atomic import remove_leftovers, write_atomically
-from dslight.files.typed import read_json_if_there
+from dslight.files.sheets import cell
+from dslight.files.typed import read_json_if_there, understood
 from dslight.recipe.compose import compose, differences, to_yaml
 from dslight.recipe.errors import RecipeError
 from dslight.run.deletion import LOCK, delete_checkpoint, delete_run, refuse_links
@@ -210,13 +211,17 @@ class RunFolder:
             delete_checkpoint(path)
 
     def join_logs(self) -> None:
-        """Write ``metrics.csv`` out of all attempts. A later attempt wins from the step on at which it trained."""
+        """Write ``metrics.csv`` out of all attempts. A later attempt wins from the step on at which it trained.
+
+        Raises:
+            FileError: naming a log that is none.
+        """
         rows: list[dict[str, str]] = []
-        files = sorted(
-            (self.path / "logs").glob("attempt-*/metrics.csv"), key=lambda f: int(f.parent.name.split("-")[1])
-        )
-        for file in files:
-            with file.open(newline="") as text:
+        found = [
+            (re.fullmatch(r"attempt-([0-9]+)", path.parent.name), path) for path in self.path.glob("logs/*/metrics.csv")
+        ]
+        for _, file in sorted((int(match[1]), path) for match, path in found if match):
+            with understood(file), file.open(newline="") as text:
                 new = [row for row in csv.DictReader(text) if _whole(row)]
             trained = [int(row["step"]) for row in new if any(row[key] for key in row if key.startswith("train/"))]
             if trained:  # an attempt that had only to be validated repeats no step
@@ -225,14 +230,14 @@ class RunFolder:
         columns = list(dict.fromkeys(key for row in rows for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        for row in ({name: name for name in columns}, *rows):
+            writer.writerow({name: cell(value) for name, value in row.items()})
         write_atomically(self.path / "metrics.csv", text.getvalue())
 
 
 def _whole(row: Mapping[Any, Any]) -> bool:
     """Whether a row of a log has a step and all of its cells; the last one of a killed process may not."""
-    return str(row.get("step")).isdigit() and None not in row and None not in row.values()
+    return bool(re.fullmatch("[0-9]{1,18}", str(row.get("step")))) and None not in row and None not in row.values()
 
 
 def is_complete(checkpoint: Path) -> bool:

@@ -218,7 +218,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         )
         if cost
         else None,
-        notes=[*_notes(model, context, text_tokens), *_chat_notes(experiment), *unseen(recipe)],
+        notes=[*_notes(model, context, text_tokens, counted), *_chat_notes(experiment), *unseen(recipe)],
         checkpointed=[name for name, how in [*trains.items(), *frozen.items()] if how.checkpointing],
     )  # fmt: skip
 
@@ -247,15 +247,21 @@ def _chat_notes(experiment: Experiment) -> list[str]:
     return [] if found is None else found.notes
 
 
-def _notes(model: Any, context: int, text_tokens: int) -> list[str]:
+def _notes(model: Any, context: int, text_tokens: int, counted: Costs) -> list[str]:
     """What works, but is worth a word."""
     limit = getattr(model.language_model, "max_positions", None) if isinstance(model, VLM) else None
-    if limit is None or context + text_tokens <= limit:
-        return []
-    return [
-        f"note: {context} visual + {text_tokens} text positions are more than the {limit} that the language model was "
-        f"made for (max_position_embeddings)"
-    ]
+    notes = []
+    if limit is not None and context + text_tokens > limit:
+        notes.append(
+            f"note: {context} visual + {text_tokens} text positions are more than the {limit} that the language model "
+            f"was made for (max_position_embeddings)"
+        )
+    if counted.positions and not counted.head:
+        notes.append(
+            "note: the language model's head was not found, so a training step makes logits of all positions instead "
+            "of the supervised ones"
+        )
+    return notes
 
 
 def _own(part: Any) -> list[nn.Parameter]:

@@ -17,7 +17,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 
-from dslight.files.space import room_for
+from dslight.files.system import room_for
 from dslight.train.checkpoints import Checkpoints
 from dslight.upstream.lightning import announced_by
 

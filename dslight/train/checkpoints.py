@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from dslight.errors import UserError
-from dslight.files.space import NoSpaceError, room_for
+from dslight.files.system import NoSpaceError, room_for
 from dslight.train.checkpoint_io import tensor_bytes, unreadable
 
 

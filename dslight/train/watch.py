@@ -26,6 +26,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from dslight.places import moved
 from dslight.types import Batch, DenseBatch
 from dslight.upstream.lightning import NEXT_BATCH
 
@@ -53,19 +54,19 @@ class Watch(pl.Callback):
     """Logs what the module's docstring lists.
 
     Args:
-        flops: of a batch, given (views, rows, positions, sum of the rows' squared positions); called once at the start
-            to be made, and only where the device's peak is known.
+        flops: of a batch, given (views, rows, positions, sum of the rows' or documents' squared positions, supervised
+            positions); called once at the start to be made, and only where the device's peak is known.
         waited: the Trainer's profiler, where data_wait is wanted.
     """
 
     def __init__(
-        self, flops: Callable[[], Callable[[float, float, float, float], float]] | None = None,
+        self, flops: Callable[[], Callable[[float, float, float, float, float], float]] | None = None,
         waited: DataWait | None = None,
     ) -> None:  # fmt: skip
         self.make_flops, self.waited = flops, waited
-        self._flops: Callable[[float, float, float, float], float] | None = None
+        self._flops: Callable[[float, float, float, float, float], float] | None = None
         self._peak: float | None = None
-        self._counts: Tensor | None = None  # samples, rows, views, patches; positions, visual slots, squares
+        self._counts: Tensor | None = None  # as _counted gives them
         self._seconds = self._since = self._waited = 0.0
         self._step = 0  # optimizer steps before this batch
 
@@ -129,7 +130,7 @@ class Watch(pl.Callback):
     def _rates(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, counts: list[float], seconds: float
     ) -> dict[str, float]:
-        samples, rows, views, patches, positions, visual, squares = counts
+        samples, rows, views, patches, learned, positions, visual, squares = counts
         rates = {"samples": samples}
         if positions:
             stacks = getattr(_parts(pl_module).get("stacking"), "num_stacks", 0)
@@ -139,7 +140,7 @@ class Watch(pl.Callback):
         if self.waited is not None:
             found["throughput/data_wait"] = (self.waited.seconds - self._waited) / seconds
         if self._flops is not None and self._peak:
-            spent = self._flops(views, rows, positions, squares)
+            spent = self._flops(views, rows, positions, squares, learned)
             found["throughput/mfu"] = spent / seconds / (self._peak * trainer.world_size)
         return found | {"memory/peak_gib": peak_bytes(trainer.strategy.root_device) / 2**30}
 
@@ -180,14 +181,24 @@ def _logged(trainer: pl.Trainer, step: int) -> bool:
 
 
 def _counted(batch: Any, pl_module: Any) -> Tensor:
-    """Samples, rows, views, patches, positions, visual slots, squared positions of the rows: float32 ``[7]``."""
+    """Samples, rows, views, patches, supervised positions, positions, visual slots, squared positions of the rows (of
+    packed ones, their documents): float32 ``[8]``."""
     encoder = _parts(pl_module).get("vision_encoder")
     grid = getattr(encoder, "grid", (0, 0))
     views = 0 if batch.views is None else len(batch.views.pixels)
-    known = [len(batch.keys) or len(batch), len(batch), views, views * grid[0] * grid[1]]
-    device = pl_module.device
-    counts = torch.tensor([*known, 0, 0, 0], dtype=torch.float32).to(device, non_blocking=True)
-    if hasattr(batch, "attention_mask"):
+    places = batch.places if isinstance(batch, Batch) else None
+    learned = 0 if places is None or places.supervised is None else len(places.supervised)
+    known = [len(batch.keys) or len(batch), len(batch), views, views * grid[0] * grid[1], learned]
+    counts = moved(torch.tensor([*known, 0, 0, 0], dtype=torch.float32), pl_module.device)
+    if places is not None:
         lengths = batch.attention_mask.sum(1)
-        counts[4:] = torch.stack([lengths.sum(), batch.visual_mask.sum(), lengths.square().sum()])
+        alone = lengths
+        if batch.segments is not None and places.documents is not None:
+            alone = _documents(batch.segments, places.documents)
+        counts[5:] = torch.stack([lengths.sum(), batch.visual_mask.sum(), alone.square().sum()])
     return counts
+
+
+def _documents(segments: Tensor, starts: Tensor) -> Tensor:
+    """Positions of each document; of padding, 0."""
+    return starts.diff() * (segments.flatten().index_select(0, starts[:-1]) > 0)

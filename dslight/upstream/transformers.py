@@ -25,6 +25,12 @@ def masks_windows(decoder: nn.Module) -> bool:
     return hasattr(modules[type(decoder).__module__], "create_sliding_window_causal_mask")
 
 
+def registers_attention(model: Any) -> bool:
+    """Whether a decoder takes its attention from transformers' table, where others can be registered."""
+    code = modules[type(model.get_decoder()).__module__]
+    return model._can_set_attn_implementation() and hasattr(code, "ALL_ATTENTION_FUNCTIONS")
+
+
 def recomputes_with_hooks(layer: nn.Module) -> bool:
     """Whether gradient checkpointing is on and calls the layer again together with its hooks: before 5.23, where the
     layer's ``__call__`` did it.

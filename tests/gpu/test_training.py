@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import pytest
@@ -73,3 +74,25 @@ def test_injected_logits_are_those_of_the_cpu(model):
         got = model.cuda()(batch().to("cuda")).cpu()
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
     assert not torch.allclose(expected, plain, atol=1e-1)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
+def test_forward_and_backward_pass_never_wait_for_the_device(model, packed):
+    """Packed rows by torch's variable-length kernel, which takes half precision."""
+    made = batch()
+    if packed:
+        half = made.input_ids.shape[1] // 2
+        segments = torch.where(torch.arange(2 * half) < half, 1, 2).expand_as(made.input_ids[:, : 2 * half])
+        made = replace(made, segments=torch.nn.functional.pad(segments, (0, made.input_ids.shape[1] - 2 * half)))
+    made, there = made.pin_memory(), model.cuda().train()
+    with torch.autocast("cuda", torch.bfloat16):
+        there.loss(made.to("cuda"))[0].backward()  # libraries wait once, when they are loaded
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            total, _ = there.loss(made.to("cuda"))
+            total.backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    with torch.inference_mode():
+        expected, _ = model.cpu().loss(made)
+    torch.testing.assert_close(total.detach().float().cpu(), expected, rtol=3e-2, atol=0)

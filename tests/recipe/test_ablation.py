@@ -1,5 +1,6 @@
 """Expanding ablation files: what each run gets, in which order, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -180,9 +181,17 @@ def test_a_bad_ablation_is_refused_by_variant_and_key(ablation, old, new, start)
     assert refusal(with_text(ablation, old, new)).startswith(start)
 
 
+def test_values_that_would_be_called_alike_have_folders_of_their_own(ablation):
+    Path("twins.yaml").write_text("name: twins\ngrid: {text: ['a b', 'a-b', A-b, other], seed: [0]}\n")
+    *alike, other = [str(run.run_dir) for run in expand("twins.yaml").runs]
+    assert len({folder.casefold() for folder in alike}) == 3
+    assert all(re.fullmatch(r"runs/twins/twins/text=[aA]-b-[0-9a-f]{7},seed=0", folder) for folder in alike)
+    assert other == "runs/twins/twins/text=other,seed=0"
+
+
 def test_two_runs_that_would_share_a_folder_are_refused(ablation):
-    Path("twins.yaml").write_text("name: twins\ngrid: {text: ['a b', 'a-b']}\n")
-    assert "would both be written to runs/twins/twins/text=a-b; rename one" in refusal("twins.yaml")
+    Path("twins.yaml").write_text("name: twins\nvariants: {Arm: {seed: 1}, arm: {seed: 2}}\n")
+    assert "would both be written to runs/twins/arm; rename one" in refusal("twins.yaml")
 
 
 def test_a_key_of_the_grid_on_the_command_line_is_refused_with_what_to_write(ablation):

@@ -147,7 +147,7 @@ MISSPELT = {
     "data.trian=[]": "data.trian: there is no such argument; did you mean train?",
     "data.train=[{rot: x}]": "data.train.0.rot: there is no such argument; did you mean root?; it takes root, weight",
     "data.val.pages.limits=3": "data.val.pages.limits: there is no such argument; did you mean limit?; it takes root, "
-    "limit, benchmark, protocol, suffix, max_new_tokens, metric",
+    "limit, loss, benchmark, protocol, suffix, max_new_tokens, metric",
     "data.views.init_args.row=2": "data.views.init_args.row: there is no such argument; did you mean rows?; it takes "
     "rows, cols, resample, crops_from, fit, pad_color",
     "trainer.max_step=3": "trainer.max_step: there is no such argument; did you mean max_steps?",
@@ -367,6 +367,8 @@ MISFITS = {
     "data.val.pages.benchmark=vqa2": "data.val.pages.benchmark: there is no 'vqa2'; did you mean vqav2?; there are ...",
     "data.val.pages.protocol=offical": "data.val.pages.protocol: 'offical' is not one of ...",
     "data.val.pages={root: x, benchmark: mmvet, protocol: x}": "data.val.pages.protocol: mmvet has none, so ...",
+    "data.val.pages={root: x, loss: true, suffix: x}": "data.val.pages.suffix: has no effect beside loss, for which "
+    "nothing is asked",
     "data.val.pages.max_new_tokens=0": "data.val.pages.max_new_tokens: must be at least 1, got 0",
     "data.val.pages.metric=torchmetrics.SumMetric": "data.val.pages.metric: SumMetric is not a subclass of "
     "dslight.metrics.TextMetric",
@@ -491,7 +493,8 @@ def test_files_that_are_not_there_are_named_before_a_weight_is_read(model_recipe
     )
     agree(
         refusal(model_recipe, f"data.val.pages.root={conversations}"),
-        f"data.val.pages.root: {conversations} holds no questions; its records are for training",
+        f"data.val.pages.root: {conversations} holds no questions; its records are for training, or for "
+        "their loss: `loss`",
     )
     agree(
         refusal(model_recipe, "data.global_batch_size=100"),

@@ -71,7 +71,7 @@ def test_questions_stand_by_the_difference_over_the_seeds_on_the_side_of_the_bet
     assert [(side.title, side.total) for side in page.sides] == [("deepstack is better", 3), ("low is better", 2)]
     assert [card.id for card in better.cards] == ["q0", "q3", "q5"]
     assert {card.id for card in worse.cards} == {"q1", "q4"}
-    assert [(seed, said["prediction"], said["score"]) for seed, said in better.cards[2].answers["low"]] == [
+    assert [(seed, said.prediction, said.score) for seed, said in better.cards[2].answers["low"]] == [
         ("seed 0", "low's 0", 0.0),
         ("seed 1", "low's 1", 0.0),
         ("seed 2", "low's 2", 0.6),
@@ -217,9 +217,18 @@ def test_a_key_that_is_not_there_and_a_picture_that_is_none_are_named(compared, 
 
 def test_arms_whose_names_make_the_same_file_name_get_pages_of_their_own(compared, tmp_path):
     one = compared([[1]], [[0]])
-    addresses = write_pages(NOTHING, [replace(one, arm=arm) for arm in ("a/b", "a b", "a/b")], tmp_path / "out", 9)
-    assert list(addresses.values()) == ["diffs/a_b-low-textvqa.html", "diffs/a_b-low-textvqa_.html"]
-    assert {path.name for path in (tmp_path / "out/diffs").iterdir()} == {
-        "a_b-low-textvqa.html",
-        "a_b-low-textvqa_.html",
-    }
+    pairs = [replace(one, arm=arm) for arm in ("a/b", "a b", "a/b", "A-B")]
+    first, *others = write_pages(NOTHING, pairs, tmp_path / "out", 9).values()
+    assert first == "diffs/a_b-low-textvqa.html"
+    assert all(re.fullmatch(r"diffs/[aA]_[bB]-low-textvqa-[0-9a-f]{8}\.html", other) for other in others)
+    assert {f"diffs/{path.name}" for path in (tmp_path / "out/diffs").iterdir()} == {first, *others}
+    assert len(others) == 2
+
+
+def test_names_of_pages_are_short_and_those_that_are_short_enough_stay_as_they_are(compared, tmp_path):
+    one = compared([[1]], [[0]])
+    arms = ["deepstack lr=0.002", "ä" * 300 + "1", "ä" * 300 + "2"]
+    plain, *cut = write_pages(NOTHING, [replace(one, arm=arm) for arm in arms], tmp_path / "out", 9).values()
+    assert plain == "diffs/deepstack_lr=0.002-low-textvqa.html"
+    assert len(set(cut)) == 2
+    assert max(len(name.removeprefix("diffs/").encode()) for name in cut) <= 125

@@ -90,11 +90,11 @@ def test_versions_may_stand_in_the_environment_file(tmp_path, finish):
 
 
 def test_a_number_that_is_missing_or_not_a_number_is_none(tmp_path, finish):
-    folder = finish(tmp_path / "run", accuracy=float("nan"), steps=True, step_seconds=None)
+    folder = finish(tmp_path / "run", accuracy=float("nan"), train_seconds=float("inf"), step_seconds=None)
     assert "NaN" in (folder / "result.json").read_text()
     result = collect([tmp_path])[0][0]
     assert result.number("parameters.total") == 563_000
-    for key in ("accuracy", "steps", "step_seconds", "parameters", "parameters.more", "name.first"):
+    for key in ("accuracy", "train_seconds", "step_seconds", "parameters", "parameters.more", "name.first"):
         assert result.number(key) is None
 
 

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from dslight.checkpoints import load_checkpoint
 from dslight.cli import main
 from dslight.data.sample import parse_sample
 from dslight.data.shards import ShardReader, ShardWriter
+from dslight.recipe.build import build
+from dslight.recipe.compose import compose
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +135,33 @@ def test_a_source_says_itself_how_it_is_asked_and_judged(trained, hidden, tmp_pa
     lines = [json.loads(line) for line in (trained.path / "questions" / "own.jsonl").read_text().splitlines()]
     scored = [line for line in lines if line["score"] is not None]
     assert [line["score"] for line in scored] == [float(len(line["prediction"]) < 1) for line in scored]
+
+
+def test_the_loss_on_conversations_stands_beside_the_scores(trained, pages, capsys):
+    """A mean over the supervised tokens, the same for any batch size, and on any number of processes, whose last
+    batches are filled up.
+    """
+    talk = {"root": str(pages / "train"), "loss": True, "limit": 7}
+    said = []
+    for size in (3, 7):
+        more = [f"data.val.talk={json.dumps(talk)}", f"data.val_batch_size={size}"]
+        assert main(call("validate", trained, *more)) == 0
+        said.append(trained.json("scores.json")["scores"])
+    assert list(said[0]) == [*trained.json("result.json")["scores"], "val/talk/loss"]
+    assert said[0]["val/talk/loss"] == pytest.approx(said[1]["val/talk/loss"], rel=1e-5)
+    assert list(trained.json("scores.json")["sources"]) == ["pages"]
+
+    experiment = build(compose(trained.path / "recipe.yaml", [f"data.val={{talk: {json.dumps(talk)}}}"]))
+    experiment.data.setup("validate")
+    model, data = experiment.model, experiment.data
+    load_checkpoint(model, trained.path / "checkpoints" / "step-00000031.ckpt")
+    sums = torch.zeros(2, dtype=torch.float64)
+    for rank in (0, 1):
+        data.trainer = SimpleNamespace(distributed_sampler_kwargs={"rank": rank, "num_replicas": 2})
+        with torch.inference_mode():
+            for batch in data.val_dataloader()[-1]:
+                sums += torch.stack([part.double() for part in model.eval().loss(batch)])
+    assert said[0]["val/talk/loss"] == pytest.approx(float(sums[0] / sums[1]), rel=1e-5)
 
 
 def test_a_source_whose_answers_are_all_hidden_has_a_submission_and_no_score(trained, pages, tmp_path, capsys):

@@ -6,6 +6,8 @@ these, one row per promise.
         with pytest.raises(WeightsError) as refused: ...
         outcome(refused)                 # the words of the refusal; without it the row says "held"
 
+Where the name of a test says what was tried, the promise alone will do, also once for a whole file.
+
 Every input is harmless: what would run, if anything did, makes a folder in the test's own ``tmp_path``.
 """
 
@@ -80,7 +82,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     marker = item.get_closest_marker("promise")
     if marker is not None and (report.when == "call" or report.outcome != "passed"):
         case = getattr(item, "callspec", None)
-        tried = marker.args[1] + (f": {case.id}" if case else "")
+        tried = marker.args[1] if len(marker.args) > 1 else item.name.partition("[")[0][5:].replace("_", " ")
+        tried += f": {case.id}" if case else ""
         report.user_properties.append((_ROW, (marker.args[0], tried)))
     return report
 

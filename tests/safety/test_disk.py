@@ -16,12 +16,14 @@ from lightning.pytorch.loggers import CSVLogger
 
 from dslight.cli import main
 from dslight.components.component import save_weights
-from dslight.errors import LONGEST
 from dslight.files.atomic import replacing, write_atomically
-from dslight.files.space import NoSpaceError, no_space, room_for
+from dslight.files.system import NoSpaceError, no_space, room_for
 from dslight.run.folder import RunFolder
+from dslight.texts import LONGEST
 from dslight.train.checkpoint_io import StreamedCheckpoint, tensor_bytes
 from dslight.train.finite import LossError
+
+pytestmark = pytest.mark.promise("a full disk is one sentence, and nothing is lost")
 
 
 @pytest.fixture

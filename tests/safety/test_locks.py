@@ -22,6 +22,8 @@ from dslight.run.folder import HeldError, RunFolder
 from dslight.run.sweep import sweep
 from dslight.run.sweep_worker import DONE, _train
 
+pytestmark = pytest.mark.promise("two at once in one folder do not write the same files")
+
 HOLD = """
 import sys
 from pathlib import Path

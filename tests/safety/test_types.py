@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from broken import broken
 
+from data_prep.entries import read_entries
 from data_prep.journal import Journal
 from data_prep.llava import llava_entry
 from data_prep.messages import MessagesEntry
@@ -23,10 +24,13 @@ from dslight.checkpoints.read import files_of
 from dslight.data.sample import BadSample, parse_sample
 from dslight.data.shards import MANIFEST, Manifest, ShardReader, ShardWriter
 from dslight.data.shards.format import _checksum
-from dslight.errors import LONGEST, UserError
+from dslight.errors import UserError
 from dslight.recipe.ablation import expand
 from dslight.recipe.compose import compose
 from dslight.recipe.schema import sections
+from dslight.texts import LONGEST
+
+pytestmark = pytest.mark.promise("a wrong type in a file is a sentence")
 
 
 def check(path: str, name: str, use: Callable[[], Any], *named: str) -> None:
@@ -37,10 +41,9 @@ def check(path: str, name: str, use: Callable[[], Any], *named: str) -> None:
         said = str(error)
         assert said, (path, name)
         assert max(map(len, said.splitlines())) <= LONGEST, (path, name, said)
-        key = path.rpartition(".")[2]
-        assert any(word in said for word in (*named, key) if word), (path, name, said)
+        assert any(word in said for word in (*named, *path.split(".")) if word), (path, name, said)
     except BaseException as error:
-        raise AssertionError(f"{path} = {name}: {type(error).__name__}: {str(error)[:300]}") from error
+        raise AssertionError(f"{path} = {name}: {type(error).__name__}: {str(error)[:300]}") from None
 
 
 def test_recipes(recipe, tmp_path):
@@ -71,6 +74,25 @@ def test_ablations(recipe, tmp_path):
     for path, name, text in broken(document):
         file.write_text(text)
         check(path, name, lambda: expand(file), "effect.yaml", "variants", "grid")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("grid: {'': [1, 2]}", "grid: ''"),
+        ("grid: {a..b: [1, 2]}", "grid: 'a..b'"),
+        ("grid: {a: {'': [1]}}", "grid.a: ''"),
+        ('run_dir: "a\\0b"\ngrid: {x: [1, 2]}', "run_dir: holds a null character"),
+        ("variants: {a: {x: 1, cost: .nan}}", "variants.a.cost"),
+        ("variants: {a: {x: 1, cost: true}}", "variants.a.cost"),
+        ("grid: {x: [1]}\nrun_dir: 7", "run_dir"),
+    ],
+)
+def test_names_of_ablations_that_are_none(text, key, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"name: a\n{text}\n")
+    with pytest.raises(UserError) as refused:
+        expand(tmp_path / "a.yaml")
+    assert key in str(refused.value)
 
 
 @pytest.fixture
@@ -154,15 +176,11 @@ def test_entries_of_others(convert, tmp_path):
 
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
 def test_files_of_entries(ending, tmp_path):
-    from data_prep.llava import main
-
     file = tmp_path / f"data.{ending}"
     entry = {"id": "a", "conversations": RECORD["conversations"]}
-    for number, (path, name, text) in enumerate(broken(entry)):
+    for path, name, text in broken(entry):
         file.write_text(f"[{text}, {json.dumps(entry)}]" if ending == "json" else f"{text}\n{json.dumps(entry)}\n")
-        arguments = ["--json", str(file), "--out", str(tmp_path / str(number)), "--workers", "1", "--max-bad", "0.5"]
-        if path in ("", "conversations.0.value", "id"):  # each starts processes
-            check(path, name, lambda arguments=arguments: program(lambda: main(arguments)), "data.json", "entry")
+        check(path, name, lambda: program(lambda: print(list(read_entries(file)))), "data.json")
 
 
 def test_mixes(tmp_path):

@@ -203,7 +203,8 @@ def test_utilisation_is_the_models_flops_over_the_peak(vlm, batches, monkeypatch
 
     trainer = pl.Trainer(accelerator="cpu", max_steps=1, enable_progress_bar=False, callbacks=[Watch(flops)], **QUIET)
     trainer.fit(vlm, DataLoader(batches[:1], batch_size=None))
-    assert seen == [(3, 2, 44, 2 * 22**2)]  # views, rows, positions, their squares
+    learned = int((batches[0].labels[:, 1:] != IGNORE).sum())
+    assert seen == [(3, 2, 44, 2 * 22**2, learned)]  # views, rows, positions, their squares, supervised ones
     seconds = 2 / float(trainer.callback_metrics["throughput/samples_per_second"])
     assert float(trainer.callback_metrics["throughput/mfu"]) == pytest.approx(1e6 / seconds / 1e9)
 

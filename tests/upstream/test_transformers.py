@@ -5,7 +5,7 @@
 import pytest
 import torch
 from packaging.version import Version
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers import __version__ as version
 
 from dslight.upstream.torch import fake_tensors
@@ -14,6 +14,7 @@ from dslight.upstream.transformers import (
     is_recurrent,
     masks_windows,
     recomputes_with_hooks,
+    registers_attention,
     remember_coordinates,
 )
 
@@ -89,3 +90,28 @@ def test_coordinates_that_were_asked_for_before_fake_tensors_stay_real():
         model(torch.zeros(1, 3, 48, 48))
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 48, 48)).last_hidden_state.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+def test_a_registered_attention_is_called_in_every_layer_with_the_mask_that_was_given(kind):
+    model = decoder(kind, **WIDTHS)
+    assert registers_attention(model)
+    seen: list[object] = []
+
+    def attend(module, query, key, value, attention_mask, **options):
+        seen.append(attention_mask)
+        return AttentionInterface()["sdpa"](module, query, key, value, None, is_causal=True, scaling=options["scaling"])
+
+    AttentionInterface.register("dslight_test", attend)
+    AttentionMaskInterface.register("dslight_test", AttentionMaskInterface()["sdpa"])
+    ids, given = torch.ones(1, 3, dtype=torch.int64), torch.zeros(1, 5, 6, 7, dtype=torch.int64)
+    expected = model(input_ids=ids, use_cache=False).logits
+    model.set_attn_implementation("dslight_test")
+    options = {"attention_mask": given, "position_ids": torch.arange(3)[None], "use_cache": False}
+    torch.testing.assert_close(model(input_ids=ids, **options).logits, expected)
+    assert len(seen) == 2
+    assert all(mask is given for mask in seen)
+
+
+def test_a_decoder_with_attentions_of_its_own_is_told_apart():
+    assert not registers_attention(decoder("falcon"))

@@ -12,6 +12,7 @@ as it does elsewhere (one that makes maps smaller is Flamingo's resampler). Atte
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ from dslight.components.schedulers.stack import Stack
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.layout import SlotLayout
 from dslight.nn.cross_attention import GatedCrossAttention
+from dslight.places import moved
 from dslight.types import Grid, Memory, Views, VisualTokens
 
 NAMES = {"base": "base tokens", "crops": "crop tokens", "tiles": "base and crop tokens"}
@@ -146,9 +148,10 @@ class CrossAttention(DeepStack):
         zero = self._unfilled(views.grids)
         counts = [maps.shape[1]] * len(views)
         if zero is not None:
-            filled = ~zero[-maps.shape[1] :].T
-            counts = filled.sum(1).tolist()
-            maps = maps.flatten(0, 1)[filled.flatten().nonzero().squeeze(1).to(maps.device)]
+            images = [*zip(*zero[-maps.shape[1] :], strict=True)]
+            counts = [image.count(False) for image in images]
+            kept = [i for i, empty in enumerate(chain.from_iterable(images)) if not empty]
+            maps = maps.flatten(0, 1)[moved(torch.tensor(kept, dtype=torch.int64), maps.device)]
         layout = self.layout(grid)
         memory = Memory(
             tokens=maps.flatten(0, -2),

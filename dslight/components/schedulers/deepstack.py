@@ -28,6 +28,7 @@ from dslight.components.stacking import CROPS, EncoderPass, StackingScheduler
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.layout import NEWLINE, SlotLayout
 from dslight.nn.sampling import ONE_GROUP, SamplerName
+from dslight.places import moved
 from dslight.types import Grid, ViewNeeds, Views, VisualTokens
 
 
@@ -222,13 +223,13 @@ class DeepStack(StackingScheduler):
         """See :meth:`StackingScheduler.lay_out`."""
         zero = self._unfilled(views.grids)
         if zero is not None:
-            tokens = tokens.masked_fill(zero.to(tokens.device)[:, :, None, None, None], 0)
+            tokens = tokens.masked_fill(moved(torch.tensor(zero), tokens.device)[:, :, None, None, None], 0)
         if self.base == "zero":
             tokens = torch.cat([torch.zeros_like(tokens[:1]), tokens])
         layout = self.layout((tokens.shape[2], tokens.shape[3]))
         slots = tokens.flatten(1, 3)
         if self.has_newline or self.unpad or self.fill_to:
-            slots = torch.cat([slots, self._extra(slots)], dim=1)[:, self._order(layout, views).to(slots.device)]
+            slots = torch.cat([slots, self._extra(slots)], dim=1)[:, moved(self._order(layout, views), slots.device)]
         return VisualTokens(slots, self.sites, self.operation)
 
     # --- steps of the two
@@ -290,17 +291,16 @@ class DeepStack(StackingScheduler):
         made = [(stack, self._groups(stack, seen, views, maps)) for stack in self.encoder_stacks]
         return torch.cat([groups.expand(len(s.sites), *groups.shape[1:]) for s, groups in made]).flatten(2, 3)
 
-    def _unfilled(self, grids: Sequence[Grid]) -> Tensor | None:
-        """Which maps of which level no crop fills, bool ``[levels, M]``; ``None``: all are filled."""
+    def _unfilled(self, grids: Sequence[Grid]) -> list[list[bool]] | None:
+        """Which maps of which level no crop fills, ``[levels][M]``; ``None``: all are filled."""
         if not any(stack.view == "crops" for stack in self.stacks):
             return None
-        levels = [torch.zeros(1, len(grids), dtype=torch.bool)] if self.base == "fill" else []
+        none = [False] * len(grids)
+        levels = [none] if self.base == "fill" else []
         for s in self.stacks:
             count = len(s.sites)
-            none = torch.zeros(count, len(grids), dtype=torch.bool)
-            levels.append(unfilled(grids, count, s.sampler) if s.view == "crops" else none)
-        found = torch.cat(levels)
-        return found if found.any() else None
+            levels += unfilled(grids, count, s.sampler) if s.view == "crops" else [none] * count
+        return levels if any(map(any, levels)) else None
 
     def _extra(self, slots: Tensor) -> Tensor:
         """The newline token and the token of zeros, behind all others: ``[S+1, 2, D]``."""
@@ -309,7 +309,7 @@ class DeepStack(StackingScheduler):
             return extra
         laid = [level == 0 if self.base == "fill" else False for level in range(len(slots))]
         laid = [here or (self.newline_in_stacks and level > 0) for level, here in enumerate(laid)]
-        newline = torch.tensor(laid, device=slots.device).to(slots.dtype)[:, None] * self.newline.to(slots.dtype)
+        newline = moved(torch.tensor(laid), slots.device).to(slots.dtype)[:, None] * self.newline.to(slots.dtype)
         return torch.stack([newline, extra[:, 0]], dim=1)
 
     def _order(self, layout: SlotLayout, views: Views) -> Tensor:

@@ -51,12 +51,12 @@ def make_groups(
     return torch.stack([by_image.get(i, none) for i in range(len(grids))], dim=1)
 
 
-def unfilled(grids: Sequence[Grid], count: int, sampler: SamplerName) -> Tensor:
-    """Which of ``count`` groups of each image no crop fills, bool ``[count, I]``."""
+def unfilled(grids: Sequence[Grid], count: int, sampler: SamplerName) -> list[list[bool]]:
+    """Which of ``count`` groups of each image no crop fills, ``[count][I]``."""
     sizes = [rows * cols for rows, cols in grids]
     if sampler in ONE_GROUP:
-        return torch.tensor([[size == 0 for size in sizes]] * count)
-    return torch.tensor([[group >= size for size in sizes] for group in range(count)])
+        return [[size == 0 for size in sizes]] * count
+    return [[group >= size for size in sizes] for group in range(count)]
 
 
 def placed(tokens: Tensor, position: float) -> Tensor:

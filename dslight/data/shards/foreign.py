@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -25,6 +25,7 @@ from dslight.data.shards.format import (
 from dslight.data.shards.writer import image_extension
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import file_sha256, sha256
+from dslight.files.typed import read_json_if_there
 from dslight.limits import LIMITS, at_most, limit, setting
 
 _CHUNK = 1 << 20
@@ -32,14 +33,22 @@ _CHUNK = 1 << 20
 
 class Headers:
     """A file of which tar headers are read, and no more at once than a header may have: what tells how a member is
-    called, or where its holes are, may itself be of any size.
+    called, or where its holes are, may itself be of any size. They are read forwards: the size of a member may be a
+    number below zero, which would lead back to its own header, for ever.
 
     Raises:
-        ShardError: by :meth:`read`.
+        ShardError: by :meth:`read` and :meth:`seek`.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
-        self.path, self._file, self.seek, self.tell = path, file, file.seek, file.tell
+        self.path, self._file, self.tell = path, file, file.tell
+        self._reached, self._end = 0, os.fstat(file.fileno()).st_size
+
+    def seek(self, place: int) -> int:
+        """As of a file."""
+        if place < self._reached:
+            raise ShardError(f"{self.path}: damaged after {self._reached:,} bytes: a member ends before it begins")
+        return self._file.seek(min(place, self._end))  # no system seeks to any number
 
     def read(self, size: int = -1) -> bytes:
         """As of a file."""
@@ -49,7 +58,16 @@ class Headers:
                 f"{self.path}: has a header of {size:,} bytes; at most {most:,} ({setting('header_bytes')}: "
                 f"{LIMITS['header_bytes'].bounds})"
             )
-        return self._file.read(size)
+        data = self._file.read(size)
+        self._reached = self._file.tell()
+        return data
+
+    def members(self, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        """What such a tar holds."""
+        for member in tar:
+            if member.size < 0:
+                raise ShardError(f"{self.path}: {member.name}: a member of {member.size:,} bytes")
+            yield member
 
 
 IMAGE_ENDING = re.compile(r"jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|heic|jp2|jxl|p[bgnp]m")
@@ -111,7 +129,8 @@ def index_tars(
 def _index_tar(path: Path, leave_out: Collection[str], take: Collection[str]) -> _Indexed:
     records = _scan_tar(path, leave_out, take)
     stats = path.with_name(f"{path.stem}_stats.json")
-    if stats.exists() and json.loads(stats.read_text()).get("successes", len(records)) != len(records):
+    said = read_json_if_there(stats, dict[str, Any]) or {}
+    if said.get("successes", len(records)) != len(records):
         raise ShardError(f"{path}: has {len(records)} records, {stats.name} says another number; the tar was cut")
     index = Index.build(records)
     data = index.to_bytes()
@@ -132,9 +151,12 @@ def _scan_tar(path: Path, leave_out: Collection[str], take: Collection[str]) -> 
     key, members, questions = "", [], 0
     end = 0
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, Headers(file, path)), mode="r:") as tar:
+        with (
+            path.open("rb") as file,
+            tarfile.open(fileobj=cast(BinaryIO, headers := Headers(file, path)), mode="r:") as tar,
+        ):
             whole = os.fstat(file.fileno()).st_size
-            for header in tar:
+            for header in headers.members(tar):
                 end = header.offset_data + padded(header.size)
                 # a name that is not UTF-8 comes with half surrogates, which nothing can print
                 whole_name = header.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -98,7 +98,7 @@ class Manifest:
         Raises:
             ShardError: if there is none (the writer did not finish, or these are not our shards), or it was edited.
         """
-        path = Path(root) / MANIFEST
+        path = place(Path(root), MANIFEST)
         try:
             size = path.stat().st_size
             at_most("manifest_bytes", size, f"{path}: has {size:,} bytes", ShardError)
@@ -329,12 +329,16 @@ def place(root: Path, name: str) -> Path:
     """The path of a shard or an index below ``root``.
 
     Raises:
-        ShardError: the name, or a symbolic link, leads out of it.
+        ShardError: the name, or a symbolic link, leads out of it; or there is a folder, or a pipe, which would be
+            waited for.
     """
     try:
-        return below(root, name, f"{root / MANIFEST}: the name of a file")
+        path = below(root, name, f"{root / MANIFEST}: the name of a file")
     except UnsafeNameError as error:
         raise ShardError(str(error)) from error
+    if not path.is_file() and path.exists():
+        raise ShardError(f"{path}: is no file")
+    return path
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:

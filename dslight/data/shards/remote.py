@@ -34,7 +34,7 @@ from dslight.data.shards.format import MANIFEST, Manifest, ShardError, ShardInfo
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import file_sha256, sha256
 from dslight.files.locks import FOREVER, locked
-from dslight.files.space import no_space
+from dslight.files.system import no_space
 from dslight.limits import LIMITS, limit, setting
 
 TRIES = 4

@@ -1,4 +1,4 @@
-"""Full disks: which file, what it needs, what there is."""
+"""What the system refuses, in sentences; above all full disks: which file, what it needs, what there is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from dslight.errors import UserError
+from dslight.texts import readable
 
 _FULL = {
     errno.ENOSPC: "no space left on the disk",
@@ -32,6 +35,12 @@ class NoSpaceError(OSError):
             found.append(f"{megabytes(free)} are free")
         said = f" ({', '.join(found)})" if found else ""
         return f"{self.path}: {_FULL[self.errno or errno.ENOSPC]}{said}; make room, then the same command continues"
+
+
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EMFILE, errno.ENFILE, errno.EEXIST),
+)
 
 
 @contextmanager
@@ -79,6 +88,21 @@ def _number(error: BaseException, path: Path | None, needed: int | None) -> int 
     if "inline_container.cc" in text and path is not None and needed is not None:  # all that torch's writer says
         free = _free(path)
         return errno.ENOSPC if free is not None and free < needed else None
+    return None
+
+
+def said_of(error: BaseException) -> str | None:
+    """What to tell the user of an error instead of a traceback; ``None``: it is no user's error, as far as one knows.
+
+    Such are a :class:`~dslight.errors.UserError`, a full disk, and a file that the system does not give or take.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if full := no_space(error):
+        return readable(str(full))
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
+        # of a file that takes another one's place, the place
+        return readable(f"{error.filename2 or error.filename}: {(error.strerror or '').lower()}")
     return None
 
 
