@@ -15,7 +15,7 @@ from typing import Any
 
 from dslight.data.chat_template import DAY, Messages, on_day, render
 from dslight.data.sample import BadSample
-from dslight.errors import printable
+from dslight.texts import printable
 
 _FIRST, _SECOND = "What is on the page?", "And on the other?"
 _SYSTEM = "Answer in one word."
