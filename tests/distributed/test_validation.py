@@ -72,5 +72,5 @@ def test_both_ranks_questions_are_in_the_file_in_order_and_once(pair):
     mean = sum(line["score"] for line in two.answers()) / 5
     assert mean == pytest.approx(result["scores"][SCORE])
     facts = result["sources"]["pages"]
-    assert (facts["questions"], facts["scored"], facts["limit"], facts["protocol"]) == (5, 5, 5, "deepstack_fork")
+    assert (facts["questions"], facts["scored"], facts["limit"], facts["protocol"]) == (5, 5, 5, "official")
     assert facts["questions_per_second"] > 0
