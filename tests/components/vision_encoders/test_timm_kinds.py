@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from dslight.components import TimmEncoder, TimmFeatureMaps
+from dslight.components import TimmEncoder
 from dslight.testing import VisionEncoderContract
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -115,8 +115,3 @@ class TestQwen3(VisionEncoderContract):
 class TestCaiT(VisionEncoderContract):
     def make(self):
         return make("cait_xxs24_224")
-
-
-def test_feature_maps_that_are_none_are_refused_by_name():
-    with torch.device("meta"), pytest.raises(ValueError, match=r"^name: "):
-        TimmFeatureMaps("tnt_s_patch16_224")
