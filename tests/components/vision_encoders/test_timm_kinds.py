@@ -14,7 +14,6 @@ KINDS = {  # name: arguments, prefix of the stream, prefix of the output
     "deepseek_vit_412m_enc": (TINY, 0, 0),
     "eva02_tiny_patch14_224": (TINY, 1, 1),
     "gemma4_vit_167m_enc": (TINY | {"head_dim": 16, "intermediate_size": 64, "global_pool": ""}, 0, 0),
-    "mixer_s32_224": ({"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_blocks": 3}, 0, 0),
     "naflexvit_base_patch16_gap": ({k: v for k, v in TINY.items() if k != "img_size"}, 4, 4),
     "qwen3_vit_88m": (TINY, 0, 0),
     "qwen3_vit_88m_enc": (TINY, 0, 0),
