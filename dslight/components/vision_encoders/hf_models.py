@@ -35,7 +35,13 @@ def vision_settings(pretrained: str | None, config: Mapping[str, Any] | None, tr
             "config.model_type: missing; name a vision model of transformers, e.g. clip_vision_model, dinov2"
         )
     if pretrained is None or (config is not None and on_meta()):
-        settings, key = configuration(config or {}), "config.model_type"
+        key = "config.model_type"
+        try:
+            settings = configuration(config or {})
+        except ValueError:
+            raise
+        except Exception as error:  # transformers checks types with an error of its own
+            raise ValueError(f"config: {one_line(error.__cause__ or error)}") from error
         part = getattr(settings, "vision_config", None)
         if part is not None:
             kind = getattr(part, "model_type", None)

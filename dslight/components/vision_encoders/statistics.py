@@ -68,9 +68,14 @@ def _of_checkpoint(pretrained: str | None) -> dict[str, Any]:
 
 
 def _of_kind(kind: str) -> dict[str, Any]:
-    """What the kind's own image processor does where nothing is said."""
+    """What the kind's own image processor does where nothing is said; DINO is published with other statistics than the
+    processor that it borrows.
+    """
+    from transformers import image_utils
     from transformers.models.auto import image_processing_auto
 
+    if kind.startswith(("dinov2", "dinov3")):
+        return {"image_mean": image_utils.IMAGENET_DEFAULT_MEAN, "image_std": image_utils.IMAGENET_DEFAULT_STD}
     names = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES
     for name in (kind, kind.removesuffix("_model"), kind.removesuffix("_vision_model"), kind.removesuffix("_vision")):
         classes = names.get(name)

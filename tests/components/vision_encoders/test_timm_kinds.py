@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from dslight.components import TimmEncoder, TimmFeatureMaps
+from dslight.components import TimmEncoder
 from dslight.testing import VisionEncoderContract
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -14,7 +14,6 @@ KINDS = {  # name: arguments, prefix of the stream, prefix of the output
     "deepseek_vit_412m_enc": (TINY, 0, 0),
     "eva02_tiny_patch14_224": (TINY, 1, 1),
     "gemma4_vit_167m_enc": (TINY | {"head_dim": 16, "intermediate_size": 64, "global_pool": ""}, 0, 0),
-    "mixer_s32_224": ({"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_blocks": 3}, 0, 0),
     "naflexvit_base_patch16_gap": ({k: v for k, v in TINY.items() if k != "img_size"}, 4, 4),
     "qwen3_vit_88m": (TINY, 0, 0),
     "qwen3_vit_88m_enc": (TINY, 0, 0),
@@ -115,8 +114,3 @@ class TestQwen3(VisionEncoderContract):
 class TestCaiT(VisionEncoderContract):
     def make(self):
         return make("cait_xxs24_224")
-
-
-def test_feature_maps_that_are_none_are_refused_by_name():
-    with torch.device("meta"), pytest.raises(ValueError, match=r"^name: "):
-        TimmFeatureMaps("tnt_s_patch16_224")
