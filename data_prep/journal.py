@@ -48,9 +48,10 @@ class Journal:
             return
         other = next((name for name in self.head if head.get(name) != self.head[name]), "")
         if other:
+            was, now = (shortened(repr(one.get(other)), 80) for one in (head, self.head))
             raise SystemExit(
-                f"{out}: holds unfinished shards of another job: its {other} was {_short(head.get(other))}, now it "
-                f"is {_short(self.head[other])}; run it with the same arguments, or delete the folder"
+                f"{out}: holds unfinished shards of another job: its {other} was {was}, now it is {now}; run it with "
+                "the same arguments, or delete the folder"
             )
         for line in lines:  # the last one may have been cut
             if line is not None and _intact(out, line):
@@ -77,10 +78,6 @@ class Journal:
     def bad(self) -> list[dict[str, Any]]:
         """The quarantine."""
         return [entry for line in self.ordered for entry in line["bad"]]
-
-
-def _short(value: Any) -> str:
-    return shortened(repr(value), 100)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -70,6 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--dtype", help="of the written weights, e.g. bfloat16 (default: the model's)")
     export.add_argument("--shard-size", default="5GB", help="of a weights file at most (default: 5GB)")
 
+    judge = verb("judge", "let a language model judge a run's answers to MM-Vet, MSVD-QA and ActivityNet-QA")
+    judge.add_argument("run", type=Path, help="a run's folder, after dslight validate")
+    judge.add_argument("--server", required=True, help="OpenAI-compatible, up to /v1: http://127.0.0.1:8000/v1")
+    judge.add_argument("--model", required=True, help="the judge's name on the server; it stands in the score's name")
+    judge.add_argument("--source", action="append", default=[], help="of data.val; may be repeated (default: all)")
+    judge.add_argument(
+        "--prompt", type=Path, help="a text with {question}, {reference} and {prediction}, e.g. a paper's"
+    )
+    judge.add_argument("--key-variable", default="OPENAI_API_KEY", help="of the environment (default: OPENAI_API_KEY)")
+    judge.add_argument("--concurrency", type=int, default=8, help="requests at a time (default: 8)")
+
     plan = verb("plan", "check a recipe and show its cost, without weights or data; exit code 1 if it is wrong")
     recipe(plan)
     plan.add_argument("--world-size", type=int, help="processes that share the parameters (default: the recipe's)")
@@ -84,12 +95,30 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--list", action="store_true", help="list the runs and stop")
     sweep.add_argument("--fresh", action="store_true", help="start finished and interrupted runs anew")
 
+    models = verb("models", "try every kind of decoder that transformers knows, tiny; writes docs/models.md")
+    models.add_argument(
+        "kinds", nargs="*", metavar="TYPE", help="only these, e.g. llama mixtral; the page stays as it is"
+    )
+    models.add_argument(
+        "--results", type=Path, default=Path("runs/models"), help="a file per type (default: runs/models)"
+    )
+    models.add_argument("--again", action="store_true", help="try also what was tried before with these versions")
+    models.add_argument("--page", type=Path, default=Path("docs/models.md"), help="default: docs/models.md")
+
     verb("data", "convert data in any form to shards, and look at them: convert, info, verify, inspect")
 
     report = verb("report", "one table and one page out of an ablation or of run folders")
     report.add_argument("paths", nargs="+", help="an ablation file (with its overrides), or folders of runs")
     report.add_argument("--out", type=Path, help="where report.html, its pages of questions and the tables go")
     report.add_argument("--baseline", help="the arm that others are compared with")
+    report.add_argument(
+        "--power", type=float, metavar="POINTS", help="say how many questions and seeds such a difference needs"
+    )
+
+    chat = verb("chat", "ask a trained model about pictures, in this terminal, with its stacks off and on")
+    chat.add_argument("source", type=Path, metavar="RUN", help="a run's folder, an export, or a checkpoint")
+    chat.add_argument("--recipe", type=Path, help="of a checkpoint that brings none")
+    chat.add_argument("--max-new-tokens", type=int, default=64)
 
     migrate = verb("migrate", "rewrite old recipes in today's words; what they say stays, comments too")
     migrate.add_argument("files", nargs="+", type=Path, metavar="RECIPE", help="YAML files of recipes or ablations")
@@ -225,6 +254,22 @@ def _sweep(args: argparse.Namespace) -> int:
     return sweep(ablation, jobs=args.jobs, index=args.index, fresh=args.fresh)
 
 
+def _judge(args: argparse.Namespace) -> int:
+    from dslight.run.judge import judge
+    from dslight.run.judge_server import JudgeServer
+
+    cache = args.run / "judged" / "replies.jsonl"
+    server = JudgeServer(args.server, args.model, cache, args.key_variable, args.concurrency)
+    prompt = args.prompt.read_text(encoding="utf-8") if args.prompt is not None else None
+    for source, facts in judge(args.run, server, args.source, prompt).items():
+        for key, value in facts["scores"].items():
+            print(f"{key}: {value:.4f}")
+        cost = f"{facts['asked']} requests, {facts['prompt_tokens']:,} + {facts['completion_tokens']:,} tokens"
+        unread = f", {facts['unread']} verdicts could not be read" if facts["unread"] else ""
+        print(f"{source}: {facts['questions']} questions judged by {facts['judge']} ({cost}){unread}")
+    return 0
+
+
 def _report(args: argparse.Namespace) -> int:
     from dslight.report import report
 
@@ -233,9 +278,20 @@ def _report(args: argparse.Namespace) -> int:
     if overrides and len(paths) == 1 and paths[0].is_file():  # an ablation that was swept with the same overrides
         from dslight.recipe.ablation import expand
 
-        report(expand(paths[0], overrides), out=args.out, baseline=args.baseline)
+        made = report(expand(paths[0], overrides), out=args.out, baseline=args.baseline)
     else:
-        report([Path(text) for text in args.paths], out=args.out, baseline=args.baseline)
+        made = report([Path(text) for text in args.paths], out=args.out, baseline=args.baseline)
+    if args.power is not None:
+        from dslight.report.power import lines
+
+        print("\n".join(lines(made.benchmarks, args.power)))
+    return 0
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from dslight.run.chat import chat
+
+    chat(args.source, args.recipe, args.max_new_tokens)
     return 0
 
 
@@ -247,12 +303,21 @@ def _migrate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _models(args: argparse.Namespace) -> int:
+    from dslight.matrix.run import models
+
+    return models(args.results, args.kinds, args.again, args.page)
+
+
 _VERBS = {
+    "models": _models,
+    "chat": _chat,
     "migrate": _migrate,
     "fit": _fit,
     "validate": _validate,
     "predict": _predict,
     "export": _export,
+    "judge": _judge,
     "plan": _plan,
     "sweep": _sweep,
     "report": _report,

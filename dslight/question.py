@@ -26,7 +26,7 @@ class Question:
     Example:
         >>> question = dslight.Question("7", "What is written?", references=("stop", "STOP"))
         >>> dslight.metrics.VQAAccuracy().update_questions(["stop"], [question])
-        [Verdict(score=1.0, unresolved=False)]
+        [Verdict(score=1.0, unresolved=False, unfinished=False)]
     """
 
     question_id: str

@@ -63,6 +63,7 @@ class VLM(pl.LightningModule):
         super().__init__()
         with under("stacking"):
             stacking.check(vision_encoder, language_model.depth)
+            language_model.check_sites(stacking.sites)
         self.vision_encoder = vision_encoder
         self.stacking = stacking
         with under("projector"):

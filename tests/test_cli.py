@@ -14,7 +14,7 @@ from dslight.recipe.errors import RecipeError
 RECIPES = Path(__file__).parent.parent / "recipes"
 RECIPE = str(RECIPES / "quickstart" / "low.yaml")
 ABLATION = str(RECIPES / "ablations" / "quickstart.yaml")
-VERBS = ("fit", "validate", "predict", "export", "plan", "sweep", "report")
+VERBS = ("fit", "validate", "predict", "export", "judge", "plan", "sweep", "models", "report", "chat", "migrate")
 RECIPE_VERBS = {
     "fit": [RECIPE, "--fresh"],
     "validate": [RECIPE, "--ckpt", "latest"],

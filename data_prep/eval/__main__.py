@@ -17,13 +17,15 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep.entries import file_digest
-from data_prep.eval.asked import Converter, Questions, grouped
-from data_prep.eval.files import Files, find
+from data_prep.eval.asked import Asked, Converter, Questions, grouped
+from data_prep.eval.files import Files, find, find_parquet
 from data_prep.eval.frames import Videos
+from data_prep.eval.general import rotated
 from data_prep.eval.sets import SETS
 from data_prep.images import Images
 from data_prep.ingest import Job, add_arguments, ingest, key_name
@@ -32,13 +34,15 @@ from data_prep.report import REPORT
 from dslight.data.shards import Manifest
 from dslight.data.video import SIDE, Sampling
 from dslight.files.atomic import write_atomically
+from dslight.metrics.benchmarks import BENCHMARKS
+from dslight.metrics.submission import OFFICIAL_IDS, WHOLE
 
 
 def main(argv: list[str] | None = None) -> None:
     """The program."""
     args = _parser().parse_args(argv)
     row = SETS[args.set]
-    files = Files(find(args.annotations, row.files, args.split or row.split), args.split or row.split, args.ocr)
+    read, files = _found(args)
     used = [path for paths in files.found.values() for path in paths] + ([args.ocr] if args.ocr else [])
     if not used:
         patterns = ", ".join(role.pattern for role in row.files)
@@ -50,7 +54,11 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         raise SystemExit(str(error)) from error
     try:
-        rows = grouped(row.read(files), args.limit)
+        questions = list(rotated(read(files)) if args.circular else read(files))
+        if args.circular and not any(asked.options for asked in questions):
+            raise SystemExit(f"--circular: the questions of {args.set} have no options to rotate")
+        rows = grouped(questions, args.limit)
+        ids = _whole(questions, files)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError, csv.Error) as error:
         names = ", ".join(path.name for path in used)
         raise SystemExit(f"{names}: not in the layout of {args.set}: {type(error).__name__}: {error}") from error
@@ -66,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         except ImportError:
             raise SystemExit("--images: reading videos needs PyAV; pip install 'dslight[video]'") from None
     options: dict[str, Any] = {"set": args.set, "split": files.split, "limit": args.limit}
+    options |= {"circular": True} if args.circular else {}
     options["files"] = {path.name: file_digest(path) for path in used}
     if any("video" in raw for raw in rows):
         options |= vars(sampling)
@@ -82,7 +91,26 @@ def main(argv: list[str] | None = None) -> None:
         workers=args.workers,
     )
     report = ingest(job)
-    _say(args.out, row.benchmark, entries, report)
+    if BENCHMARKS[row.benchmark].submission in WHOLE:
+        write_atomically(args.out / OFFICIAL_IDS, json.dumps(ids))
+    _say(args.out, "circular" if args.circular else row.benchmark, entries, report)
+
+
+def _found(args: argparse.Namespace) -> tuple[Callable[[Files], Iterator[Asked]], Files]:
+    """The files of a set, and who reads them: parquet files of the Hub have a reader of their own."""
+    row = SETS[args.set]
+    if row.hub is not None and (found := find_parquet(args.annotations, args.split, row.splits)):
+        paths, split = found
+        return row.hub, Files({"questions": paths}, split, args.ocr)
+    split = args.split or row.split
+    return row.read, Files(find(args.annotations, row.files, split), split, args.ocr)
+
+
+def _whole(questions: Sequence[Asked], files: Files) -> list[Any]:
+    """The official ids of the split; VQAv2's server wants those of the whole test set with an answer to test-dev."""
+    if files.split.startswith("test-dev") and files.found.get("whole"):
+        return [item["question_id"] for item in files.json("whole")["questions"]]
+    return [one.question_id if one.official_id is None else one.official_id for one in questions]
 
 
 def _say(out: Path, benchmark: str, entries: Questions, report: dict[str, Any]) -> None:
@@ -114,6 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--split", help="where the files hold or name several (default: the one that is reported)")
     parser.add_argument("--limit", type=int, help="only the first questions")
+    parser.add_argument(
+        "--circular", action="store_true", help="ask multiple choice with all rotations of the options, as MMBench does"
+    )
     parser.add_argument("--ocr", type=Path, help="TextVQA's Rosetta file: put its tokens behind the questions")
     parser.add_argument("--frames", type=int, help="of each video (default: 6)")
     parser.add_argument(

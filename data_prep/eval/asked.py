@@ -17,6 +17,7 @@ import base64
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from data_prep.check import Entry
 from data_prep.entries import Entries, RawEntry
 from data_prep.eval.frames import Videos
+from data_prep.eval.tables import Cell
 from data_prep.images import Images
 from dslight.data.sample import IMAGE_TOKEN, BadSample
 from dslight.data.video import Sampling
@@ -41,7 +43,7 @@ class Asked:
         type: key of the benchmark's breakdown.
         options: texts of the choices, in the order of their letters.
         images: paths below ``--images``.
-        inline: encoded images that stand in the file itself.
+        inline: encoded images that stand in the file itself, or where they stand there.
         video: path of a video below ``--images``; its ending may be missing.
         segment: of the video, in seconds.
         facts: kept beside the question: what its authors say about it.
@@ -56,13 +58,17 @@ class Asked:
     type: str = ""
     options: Sequence[str] = ()
     images: Sequence[str] = ()
-    inline: Sequence[bytes] = ()
+    inline: Sequence[bytes | Cell] = ()
     video: str = ""
     segment: tuple[float, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     official_id: Any = None
     suffix: str | None = None
     problem: str = ""
+
+    def changed(self, **values: Any) -> Asked:
+        """The same with other values of some attributes."""
+        return replace(self, **values)
 
     def with_answers(self, answers: Sequence[str], hidden: bool, file: str) -> Asked:
         """The same with its references; without any it is a problem, unless the split hides them."""
@@ -112,14 +118,15 @@ def grouped(questions: Iterable[Asked], limit: int | None = None) -> list[RawEnt
         if asked.question_id in ids:
             raise SystemExit(f"question {asked.question_id!r}: stands twice in the files")
         ids.add(asked.question_id)
-        own = asked.problem or asked.inline or IMAGE_TOKEN in asked.text or not (asked.images or asked.video)
-        media = asked.question_id if own else (tuple(asked.images), asked.video, asked.segment)
+        own = asked.problem or IMAGE_TOKEN in asked.text or not (asked.images or asked.video or asked.inline)
+        inline = [asked.question_id if own else _digest(one) for one in asked.inline]
+        media = asked.question_id if own else (tuple(asked.images), asked.video, asked.segment, *inline)
         if media not in rows:
-            name = asked.question_id if own else [*asked.images, asked.video][0]
+            name = asked.question_id if own or asked.inline else [*asked.images, asked.video][0]
             rows[media] = {"id": name, "image": list(asked.images), "questions": []}
             rows[media] |= {"video": asked.video, "segment": asked.segment} if asked.video else {}
             rows[media] |= {"problem": asked.problem} if asked.problem else {}
-            rows[media] |= {"inline": [base64.b64encode(x).decode() for x in asked.inline]} if asked.inline else {}
+            rows[media] |= {"inline": [_written(one) for one in asked.inline]} if asked.inline else {}
         rows[media]["questions"].append(
             {
                 "question_id": asked.question_id,
@@ -133,6 +140,20 @@ def grouped(questions: Iterable[Asked], limit: int | None = None) -> list[RawEnt
             }
         )
     return list(rows.values())
+
+
+def _digest(image: bytes | Cell) -> Any:
+    """What two pictures that are the same have in common; a cell is that of the first."""
+    return sha256(image).digest() if isinstance(image, bytes) else image
+
+
+def _written(image: bytes | Cell) -> str | list[Any]:
+    """A picture, or where it stands, in a raw entry."""
+    return base64.b64encode(image).decode() if isinstance(image, bytes) else list(image)
+
+
+def _read(inline: str | list[Any]) -> bytes:
+    return base64.b64decode(inline) if isinstance(inline, str) else Cell(*inline).read()
 
 
 @dataclass(frozen=True)
@@ -153,7 +174,7 @@ class Converter:
         """See :data:`data_prep.check.Convert`."""
         if "problem" in raw:
             raise BadSample(raw["problem"], "answer-missing")
-        images: list[str | bytes] = [base64.b64decode(data) for data in raw.get("inline", ())]
+        images: list[str | bytes] = [_read(data) for data in raw.get("inline", ())]
         images += [self.found(name) for name in raw["image"]] if self.takes_images(raw) else []
         if "video" in raw and not self.takes_images(raw):
             images += self.sampling.images(self.videos.find(raw["video"]), raw["segment"])

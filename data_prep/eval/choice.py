@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.eval.asked import Asked, letter
-from data_prep.eval.files import Files, rows
+from data_prep.eval.files import Files
+from data_prep.eval.tables import pictures, table
 from dslight.data.sample import IMAGE_TOKEN
 from dslight.metrics.benchmarks import SHORT
 
@@ -75,8 +76,24 @@ def mmmu(files: Files) -> Iterator[Asked]:
     phrase, not for a letter.
     """
     for path in files.found["questions"]:
-        for item in rows(path):
+        for item in table(path):
             yield _mmmu_question(item, files, path)
+
+
+def mmmu_pro(files: Files) -> Iterator[Asked]:
+    """MMMU-Pro (MMMU/MMMU_Pro), a folder at a time: "standard (10 options)", "standard (4 options)" as MMMU with
+    ``subject``; "vision", whose ``image`` shows question and options, so that neither is in the text."""
+    for path in files.found["questions"]:
+        for item in table(path):
+            if "question" in item:
+                yield _mmmu_question(item | {"question_type": "multiple-choice"}, files, path)
+                continue
+            yield Asked(
+                item["id"],
+                "Answer the question in the picture.",
+                facts={"subject": item.get("subject", ""), "options": _python_list(item["options"])},
+                **pictures(item["image"]),
+            ).with_answers([item["answer"]], False, path.name)
 
 
 def _mmmu_question(item: dict[str, Any], files: Files, path: Path) -> Asked:
@@ -94,8 +111,6 @@ def _mmmu_question(item: dict[str, Any], files: Files, path: Path) -> Asked:
 
     text, *options = [_MARK.sub(place, text) for text in texts]
     images = [given[number] for number in order or given]
-    inline = [image["bytes"] for image in images if isinstance(image, dict) and image.get("bytes")]
-    names = [image["path"] if isinstance(image, dict) else image for image in images] if not inline else []
     multiple = item["question_type"] == "multiple-choice"
     answers = [] if item["answer"] in ("?", None, "") else _python_list(item["answer"])
     return Asked(
@@ -103,10 +118,9 @@ def _mmmu_question(item: dict[str, Any], files: Files, path: Path) -> Asked:
         text,
         type=_DOMAIN_OF.get(subject, ""),
         options=options if multiple else [],
-        images=names,
-        inline=inline,
-        facts={"subject": subject, "question_type": item["question_type"]},
+        facts={"subject": item.get("subject") or subject, "question_type": item["question_type"]},
         suffix=None if multiple else SHORT,
+        **pictures(images),
     ).with_answers(answers, files.hides, path.name)
 
 
@@ -167,7 +181,7 @@ def egoschema(files: Files) -> Iterator[Asked]:
             ).with_answers([] if answer is None else [letter(answer)], files.split == "all", "subset_answers.json")
 
 
-_NEXTQA_TYPES = {"C": "causal", "T": "temporal", "D": "descriptive"}
+NEXTQA_TYPES = {"C": "causal", "T": "temporal", "D": "descriptive"}
 
 
 def nextqa(files: Files) -> Iterator[Asked]:
@@ -183,7 +197,7 @@ def nextqa(files: Files) -> Iterator[Asked]:
             yield Asked(
                 f"{item['video']}_{item['qid']}",
                 item["question"],
-                type=_NEXTQA_TYPES[item["type"][0]],
+                type=NEXTQA_TYPES[item["type"][0]],
                 options=[item[f"a{i}"] for i in range(5)],
                 video=paths.get(item["video"], item["video"]),
                 facts={"question_type": item["type"]},

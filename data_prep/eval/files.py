@@ -11,9 +11,6 @@ from typing import Any
 
 from dslight.limits import at_most
 
-_ROWS = 8
-"""Of a parquet file, which are unpacked together."""
-
 
 @dataclass(frozen=True)
 class Role:
@@ -62,7 +59,7 @@ class Files:
     @property
     def hides(self) -> bool:
         """Whether the answers of the split are kept by its authors."""
-        return self.split.startswith("test") and not self.split.startswith("testdev")
+        return self.split.startswith(("test", "challenge", "submission")) and not self.split.startswith("testdev")
 
 
 def load(path: Path) -> Any:
@@ -107,6 +104,39 @@ def find(given: Sequence[Path], roles: Sequence[Role], split: str) -> dict[str, 
     return {role.name: _of_role(role, files, split) for role in roles}
 
 
+def find_parquet(given: Sequence[Path], split: str | None, usual: Sequence[str]) -> tuple[list[Path], str] | None:
+    """The parquet files of one split among the given files and folders, and its name; ``None`` if there are none.
+
+    A split is what stands before ``-00000-of-00001`` in their names, the folder above them included.
+
+    Args:
+        given: as for :func:`find`.
+        split: as asked for.
+        usual: those that are taken, the first that is there, where none is asked for.
+
+    Raises:
+        SystemExit: the split is not there, or none of the usual ones is and there are several.
+    """
+    files = [path for path in given if path.suffix == ".parquet"]
+    files += sorted(path for root in given if root.is_dir() for path in root.rglob("*.parquet"))
+    if not files:
+        return None
+    splits: dict[str, list[Path]] = {}
+    for path in files:
+        splits.setdefault(path.stem.split("-0")[0], []).append(path)
+    if split is not None:
+        found = [path for path in files if split.lower() in f"{path.parent.name}/{path.name}".lower()]
+        if not found:
+            raise SystemExit(f"--split: {split!r} is none of {', '.join(splits)} (by the names of the parquet files)")
+        return found, split
+    for name in usual:
+        if there := [one for one in splits if one.lower().startswith(name)]:
+            return [path for one in there for path in splits[one]], name
+    if len(splits) > 1:
+        raise SystemExit(f"--annotations: parquet files of several splits: {', '.join(splits)}; name one with --split")
+    return files, next(iter(splits))
+
+
 def _of_role(role: Role, files: Sequence[Path], split: str) -> list[Path]:
     patterns = role.pattern.lower().split("|")
     found = [path for path in files if any(fnmatch(path.name.lower(), x) for x in patterns)]
@@ -118,28 +148,4 @@ def _of_role(role: Role, files: Sequence[Path], split: str) -> list[Path]:
     if len(found) > 1 and not role.many:
         names = ", ".join(path.name for path in found[:4])
         raise SystemExit(f"--annotations: several files are the {role.name}: {names}; name one, or a --split")
-    return found
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a parquet file, or of a json list.
-
-    Raises:
-        SystemExit: pyarrow is needed, or it is no json.
-    """
-    if path.suffix != ".parquet":
-        return load(path)
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise SystemExit(f"{path}: reading parquet needs pyarrow; pip install 'dslight[parquet]'") from None
-    found, size = [], 0
-    try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS):  # what is said of their size may be wrong
-            size += batch.nbytes
-            at_most("file_bytes", size, f"{path}: has {size:,} bytes or more, unpacked", SystemExit)
-            found += batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise SystemExit(f"{path}: not readable as parquet: {error}") from error
     return found

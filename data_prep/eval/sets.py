@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from data_prep.eval import choice, short, skills, video
+from data_prep.eval import choice, general, hub, short, skills, today, video
 from data_prep.eval.asked import Asked
 from data_prep.eval.files import Files, Role
 
@@ -19,19 +19,30 @@ class EvalSet:
         files: what belongs to it, by official name.
         benchmark: its row of ``dslight.metrics.benchmarks``.
         split: the one that papers report and that can be scored here.
+        hub: the questions of parquet files as the Hub has them, where ``read`` does not read those.
+        splits: of those files, the first that is there is read where none is asked for.
     """
 
     read: Callable[[Files], Iterator[Asked]]
     files: tuple[Role, ...]
     benchmark: str
     split: str = ""
+    hub: Callable[[Files], Iterator[Asked]] | None = None
+    splits: tuple[str, ...] = ("validation", "val", "dev", "test")
 
 
 _QUESTIONS = Role("questions", "*question*.json")
 
 SETS: dict[str, EvalSet] = {
     "vqav2": EvalSet(
-        short.vqav2, (_QUESTIONS, Role("answers", "*annotations*.json", optional=True)), "vqav2", "val2014"
+        short.vqav2,
+        (
+            _QUESTIONS,
+            Role("answers", "*annotations*.json", optional=True),
+            Role("whole", "*_test2015_questions.json", optional=True),
+        ),
+        "vqav2",
+        "val2014",
     ),
     "gqa": EvalSet(short.gqa, (_QUESTIONS,), "gqa", "testdev_balanced"),
     "textvqa": EvalSet(short.textvqa, (Role("questions", "textvqa_0*.json"),), "textvqa", "val"),
@@ -68,7 +79,11 @@ SETS: dict[str, EvalSet] = {
     ),
     "msvdqa": EvalSet(
         video.msvdqa,
-        (Role("questions", "*_qa.json"), Role("map", "youtube_mapping.txt", optional=True)),
+        (
+            Role("questions", "*_qa.json|*_q.json"),
+            Role("answers", "*_a.json", optional=True),
+            Role("map", "youtube_mapping.txt", optional=True),
+        ),
         "msvdqa",
         "test",
     ),
@@ -76,9 +91,40 @@ SETS: dict[str, EvalSet] = {
         video.activitynetqa, (Role("questions", "*_q.json"), Role("answers", "*_a.json")), "activitynetqa", "test"
     ),
     "mme": EvalSet(skills.mme, (Role("questions", "*.txt", many=True),), "mme"),
-    "mmbench": EvalSet(skills.mmbench, (Role("questions", "*mmbench*.tsv"),), "mmbench", "dev"),
+    "mmbench": EvalSet(
+        skills.mmbench, (Role("questions", "*mmbench*.tsv"),), "mmbench", "dev", skills.mmbench, ("dev", "validation")
+    ),
     "ai2d": EvalSet(skills.ai2d, (Role("questions", "*.parquet|*.json", many=True),), "ai2d", "test"),
     "ocrbench": EvalSet(skills.ocrbench, (Role("questions", "*ocrbench*.json"),), "ocrbench"),
     "vizwiz": EvalSet(skills.vizwiz, (Role("questions", "*.json"),), "vizwiz", "val"),
     "multidocvqa": EvalSet(skills.multidocvqa, (Role("questions", "*.json"),), "multidocvqa", "val"),
+}
+
+_TABLE = (Role("questions", "*.tsv|*.jsonl|*.json|*.csv", many=True),)
+
+
+def _general(read: Callable[[Files], Iterator[Asked]], benchmark: str, *splits: str) -> EvalSet:
+    """A set that a general reader reads, from any table."""
+    return EvalSet(read, _TABLE, benchmark, hub=read, splits=splits or ("test", "val", "validation", "testmini"))
+
+
+SETS |= {name: replace(row, hub=read) for name, read in hub.READERS.items() if (row := SETS[name]).hub is None} | {
+    "choice": _general(general.choice, "choice"),
+    "yes_no": _general(general.yes_no, "yes_no"),
+    "short": _general(general.short, "short"),
+    "mmstar": _general(general.choice, "mmstar"),
+    "realworldqa": _general(general.choice, "realworldqa"),
+    "blink": _general(general.choice, "blink", "val"),
+    "hrbench": _general(general.choice, "hrbench", "hr_bench_4k", "val", "test"),
+    "vstar": _general(general.choice, "vstar"),
+    "cvbench": _general(today.cvbench, "cvbench"),
+    "countbench": _general(general.short, "countbench"),
+    "mmmu_pro": _general(choice.mmmu_pro, "mmmu_pro"),
+    "hallusionbench": _general(today.hallusionbench, "hallusionbench", "image"),
+    "mathvista": _general(today.mathvista, "mathvista", "testmini"),
+    "chartqapro": _general(today.chartqapro, "chartqapro"),
+    "refcoco": _general(today.refcoco, "refcoco", "val", "test"),
+    "screenspot": _general(today.screenspot, "screenspot"),
+    "videomme": _general(today.videomme, "videomme"),
+    "mvbench": _general(today.mvbench, "mvbench"),
 }

@@ -86,10 +86,12 @@ def docvqa(files: Files) -> Iterator[Asked]:
 
     ``val_v1.0_withQT.json``: ``data`` of ``questionId``, ``question``, ``image`` (``documents/xnbl0037_1.png``),
     ``answers`` (none in test), ``question_types``. ``infographicsVQA_val_v1.0_withQT.json``: the image is
-    ``image_local_name`` (``38899.jpeg``), and ``answer_type`` stands for the types.
+    ``image_local_name`` (``38899.jpeg``), and ``answer_type``, ``evidence`` and ``operation/reasoning``, by which RRC
+    reports, stand for the types.
     """
     for item in files.json("questions")["data"]:
-        facts = {key: item[key] for key in ("question_types", "answer_type") if item.get(key)}
+        names = ("question_types", "answer_type", "evidence", "operation/reasoning")
+        facts = {name: item[name] for name in names if item.get(name)}
         yield Asked(
             str(item["questionId"]),
             item["question"],

@@ -6,18 +6,19 @@ file that is otherwise is refused by name.
 
 from __future__ import annotations
 
-import base64
-import csv
-import sys
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_prep.eval.asked import Asked, letter
-from data_prep.eval.files import Files, rows
+from data_prep.eval.files import Files
 from data_prep.eval.files import text as read
+from data_prep.eval.hub import rows as rows_of
+from data_prep.eval.tables import pictures, said, table
 from data_prep.images import EXTENSIONS
 from dslight.metrics.functional.yes_no import MME_COGNITION, MME_PERCEPTION
+from dslight.metrics.multiple_choice import ROTATION_STRIDE
 
 
 def mme(files: Files) -> Iterator[Asked]:
@@ -53,34 +54,25 @@ def _image_beside(path: Path, task: str) -> str:
 
 
 def mmbench(files: Files) -> Iterator[Asked]:
-    """MMBench (github.com/open-compass/MMBench): ``mmbench_dev_20230712.tsv`` and alike.
+    """MMBench (github.com/open-compass/MMBench): ``mmbench_dev_20230712.tsv``, ``MMBench_TEST_EN_V11.tsv`` and alike.
 
-    Columns ``index`` (a rotation of the options of question i is i + n 1,000,000), ``question``, ``hint``, ``A`` to
-    ``D`` (some empty), ``answer`` (a letter; none in test), ``category``, ``image`` (base64, or the index of the row
-    that has it). The hint goes before the question.
+    Columns ``index`` (a rotation of the options of question i is i + n 1,000,000), ``question``, ``hint``, ``A``,
+    ``B`` and so on (some empty), ``answer`` (a letter; none where it is hidden), ``category``, ``image`` (base64, or
+    the index of the row that has it). The hint goes before the question. The Hub's parquet files have the same columns.
     """
-    csv.field_size_limit(sys.maxsize)
-    images: dict[str, str] = {}
-    with files.path("questions").open(encoding="utf-8-sig", newline="") as file:
-        for item in csv.DictReader(file, delimiter="\t"):
-            images[item["index"]] = images.get(item["image"], item["image"])
-            hint = _said(item.get("hint"))
-            answer = _said(item.get("answer"))
-            yield Asked(
-                item["index"],
-                f"{hint}\n{item['question']}" if hint else item["question"],
-                type=_said(item.get("category")),
-                options=[text for c in "ABCD" if (text := _said(item.get(c)))],
-                inline=[base64.b64decode(images[item["index"]])],
-                official_id=int(item["index"]),
-                facts={"hint": hint} if hint else {},
-            ).with_answers([answer] if answer else [], files.hides, files.path("questions").name)
-
-
-def _said(value: str | None) -> str:
-    """A cell; what pandas wrote for an empty one is empty."""
-    text = (value or "").strip()
-    return "" if text.lower() == "nan" else text
+    groups: dict[int, int] = {}
+    for item, name in rows_of(files):
+        hint, answer, index = (said(item.get(key)) for key in ("hint", "answer", "index"))
+        group = groups.setdefault(int(index) % ROTATION_STRIDE, len(groups))
+        yield Asked(
+            index,
+            f"{hint}\n{item['question']}" if hint else item["question"],
+            type=said(item.get("category")),
+            options=[text for c in string.ascii_uppercase if (text := said(item.get(c)))],
+            official_id=int(index),
+            facts={"group": group, **({"hint": hint} if hint else {})},
+            **pictures(item["image"]),
+        ).with_answers([answer] if answer else [], files.hides, name)
 
 
 def ai2d(files: Files) -> Iterator[Asked]:
@@ -90,16 +82,12 @@ def ai2d(files: Files) -> Iterator[Asked]:
     ``image``, ``{"bytes", "path"}`` or a path below ``--images``. Questions have no ids, so they are numbered.
     """
     for path in files.found["questions"]:
-        for number, item in enumerate(rows(path)):
-            image = item["image"]
-            data = image.get("bytes") if isinstance(image, dict) else None
-            name = image["path"] if isinstance(image, dict) else image
+        for number, item in enumerate(table(path)):
             yield Asked(
                 f"{path.stem}-{number}",
                 item["question"],
                 options=list(item["options"]),
-                images=[] if data else [name],
-                inline=[data] if data else [],
+                **pictures(item["image"]),
             ).with_answers([letter(int(item["answer"]))], False, path.name)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from data_prep.eval.asked import Asked
 from data_prep.eval.files import Files, text
+from dslight.metrics.benchmarks import ACTIVITYNET_TYPES
 
 
 def msvdqa(files: Files) -> Iterator[Asked]:
@@ -17,8 +18,12 @@ def msvdqa(files: Files) -> Iterator[Asked]:
 
     ``test_qa.json``: a list of ``id``, ``question``, ``answer`` (a word), ``video_id`` (a number). A video is
     ``vid<number>``, or, where MSVD's ``youtube_mapping.txt`` is given (lines of a clip's name and ``vid<number>``), the
-    clip: ``-4wsuPCjDBc_5_15``.
+    clip: ``-4wsuPCjDBc_5_15``. Video-ChatGPT's form of it, ``test_q.json`` (``question_id``, ``question``,
+    ``video_name``, a clip) and ``test_a.json`` (``question_id``, ``answer``), is read as well.
     """
+    if files.has("answers"):
+        yield from _zero_shot(files)
+        return
     clips: dict[str, str] = {}
     if files.has("map"):
         lines = text(files.path("map")).splitlines()
@@ -34,10 +39,17 @@ def msvdqa(files: Files) -> Iterator[Asked]:
         ).with_answers([item["answer"]] if item.get("answer") else [], False, files.path("questions").name)
 
 
-_KINDS = (
-    "motion", "spatial relationship", "temporal relationship", "yes/no", "color", "object", "location", "number",
-    "other",
-)  # fmt: skip
+def _zero_shot(files: Files) -> Iterator[Asked]:
+    answered = {item["question_id"]: item for item in files.json("answers")}
+    for item in files.json("questions"):
+        number, answer = item["question_id"], answered.get(item["question_id"], {}).get("answer")
+        yield Asked(
+            str(number),
+            item["question"],
+            official_id=number,
+            video=item["video_name"],
+            facts={"video": item["video_name"]},
+        ).with_answers([answer] if answer else [], False, files.path("answers").name)
 
 
 def activitynetqa(files: Files) -> Iterator[Asked]:
@@ -54,7 +66,7 @@ def activitynetqa(files: Files) -> Iterator[Asked]:
         yield Asked(
             str(item["question_id"]),
             item["question"],
-            type="" if kind is None else _KINDS[int(kind)],
+            type="" if kind is None else ACTIVITYNET_TYPES[int(kind)],
             video=name if name.startswith("v_") and len(name) > 11 else f"v_{name}",  # of YouTube's 11 characters
             facts={"video": name},
             official_id=item["question_id"],

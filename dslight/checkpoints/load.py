@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from dslight.checkpoints.converted import Converted, File
 from dslight.checkpoints.names import harmless, translate
-from dslight.checkpoints.read import shapes, tensors
+from dslight.checkpoints.read import shapes
 from dslight.checkpoints.share import identity, local, share
 from dslight.components.component import Component, WeightsError
 
@@ -96,19 +97,36 @@ def load_checkpoint(
     """
     asked = [part for part in model.parts() if (part in parts if parts is not None else part != "objective")]
     own = _own_state(model, asked)
-    given = shapes(path)
-    names = _names(model, given, own, asked)
-    report = _compare(Path(path), given, names, own, others=set(model.parts()).difference(asked))
-    _follow_ties(report, own, names, path)
+    file = File(path)
+    names, report = _matched(model, file, own, asked)
+    network = getattr(model.parts()[asked[0]], "model", None) if len(asked) == 1 else None
+    if not report.fits and hasattr(network, "base_model_prefix"):
+        converted = Converted(path, network)
+        other = _matched(model, converted, own, asked)
+        if len(other[1].problems()) < len(report.problems()):
+            file, (names, report) = converted, other
+    given = file.shapes
     if strict and not report.fits:
         raise WeightsError(_refusal(report, model, asked, given))
     if read:
         fitting = set(report.loaded)
         wanted = {name: share(own[names[name]]) for name in given if names[name] in fitting}
         with torch.no_grad():
-            for name, tensor in tensors(path, wanted):
+            for name, tensor in file.tensors(wanted):
                 local(own[names[name]]).copy_(tensor)  # in the dtype of the model
     return report
+
+
+def _matched(
+    model: Composed, file: File, own: Mapping[str, Tensor], asked: Sequence[str]
+) -> tuple[dict[str, str], LoadReport]:
+    """Names in the file -> ours, and what would become of every tensor."""
+    names = _names(model, file.shapes, own, asked)
+    parts = model.parts()
+    out = [f"{part}.model.{path}." for part in asked for path in getattr(parts[part], "left_out", ())]
+    report = _compare(Path(file.path), file.shapes, names, own, set(parts).difference(asked), tuple(out))
+    _follow_ties(report, own, names, file)
+    return names, report
 
 
 def parts_in(path: str | Path) -> set[str]:
@@ -152,6 +170,7 @@ def _compare(
     names: Mapping[str, str],
     own: Mapping[str, Tensor],
     others: Container[str],
+    left_out: tuple[str, ...] = (),
 ) -> LoadReport:
     report = LoadReport(path)
     taken: set[str] = set()
@@ -160,6 +179,8 @@ def _compare(
         part = new.split(".")[0]
         if new not in own:
             reason = f"{part} was not asked for" if part in others else harmless(new)
+            if reason is None and left_out and new.startswith(left_out):
+                reason = "the language model alone is taken of a multimodal one"
             if reason is None:
                 report.unexpected[name] = shape
             else:
@@ -179,7 +200,7 @@ def _follow_ties(
     report: LoadReport,
     own: Mapping[str, Tensor],
     names: Mapping[str, str],
-    path: str | Path,
+    file: File,
 ) -> None:
     """Names of one tensor (a head that is the embedding): one in the file is enough, two must agree."""
     groups: dict[tuple[Any, ...], list[str]] = {}
@@ -193,7 +214,7 @@ def _follow_ties(
     if not twice:
         return
     wanted = {name for name, new in names.items() if new in twice}
-    read = {names[name]: (name, tensor) for name, tensor in tensors(path, dict.fromkeys(wanted))}
+    read = {names[name]: (name, tensor) for name, tensor in file.tensors(dict.fromkeys(wanted))}
     for group in tied:
         held = [name for name in group if name in read]
         for name in held[1:]:

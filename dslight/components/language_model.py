@@ -15,11 +15,10 @@ positions begin anew. A family that does not let its attention be exchanged, or 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -27,7 +26,13 @@ from torch import Tensor, nn
 
 from dslight.components import documents
 from dslight.components.component import Component, on_meta
+from dslight.components.decoders.classes import leave_out, outline, read
+from dslight.components.decoders.facts import Facts
+from dslight.components.decoders.packing import by_window, isolating_mask, mixes, positions_within
+from dslight.components.decoders.padding import behind, grouped
+from dslight.components.decoders.trials import known, positions, tried
 from dslight.components.transformers_config import (
+    as_decoder,
     check_agreement,
     check_attention,
     check_source,
@@ -40,11 +45,10 @@ from dslight.nn.cross_attention import attend
 from dslight.nn.head import at, narrowed
 from dslight.nn.injector import inject
 from dslight.nn.loss import summed_loss
-from dslight.nn.window import follow
+from dslight.nn.window import described, follow
 from dslight.places import Places
 from dslight.places import documents as document_starts
 from dslight.types import Batch, VisualTokens
-from dslight.upstream.transformers import attention_of, is_recurrent, masks_windows
 
 
 class LanguageModel(Component, ABC):
@@ -104,6 +108,27 @@ class LanguageModel(Component, ABC):
         sees supervised positions alone; ``None``: there is no such module, and logits of all positions are made.
         """
         return None
+
+    @property
+    def pads(self) -> bool:
+        """Whether :meth:`logits` of a row behind left padding are those of the row; if not, padding is moved behind."""
+        return True
+
+    @property
+    def answers_padded(self) -> bool:
+        """Whether :meth:`generate_ids` does so too; if not, rows of unequal length are answered in groups."""
+        return True
+
+    def check_sites(self, sites: Sequence[int]) -> None:
+        """Whether a stack at each of these layers can reach the tokens behind it.
+
+        Raises:
+            ValueError: naming the first layer that cannot.
+        """
+
+    def standing_for(self, input_ids: Tensor, visual_mask: Tensor) -> Tensor:
+        """The ids, with those at visual positions that the model is to see there; it reads none, mostly."""
+        return input_ids
 
     @abstractmethod
     def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -190,6 +215,15 @@ class LanguageModel(Component, ABC):
         Raises:
             ValueError: for packed rows that cannot be told apart.
         """
+        input_ids = self.standing_for(input_ids, visual_mask)
+        if segments is None:
+
+            def rows(ids: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
+                with self._injecting(mask, visual):
+                    return self.logits(ids, attention)
+
+            given = input_ids, attention_mask, visual_mask
+            return rows(*given) if self.pads else behind(attention_mask, rows, *given)
         packing = self._packing(segments, visual)
         with self._injecting(visual_mask, visual):
             return self.logits(input_ids, attention_mask, **packing)
@@ -210,12 +244,13 @@ class LanguageModel(Component, ABC):
             self._injecting(batch.visual_mask, visual, places),
             narrowed(self.head, rows, places.supervised),
         ):
-            logits = self._located_logits(batch, places, packing)
+            ids = self.standing_for(batch.input_ids, batch.visual_mask)
+            logits = self._located_logits(ids, batch, places, packing)
         return summed_loss(at(logits, rows, length, places.supervised), places.targets)
 
-    def _located_logits(self, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
+    def _located_logits(self, ids: Tensor, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
         """:meth:`logits` of a batch whose places are known, for a subclass that they spare work."""
-        return self.logits(batch.input_ids, batch.attention_mask, **packing)
+        return self.logits(ids, batch.attention_mask, **packing)
 
     @property
     def narrows_head(self) -> bool:
@@ -246,8 +281,13 @@ class LanguageModel(Component, ABC):
         """Continue left-padded prompts; arguments as in :meth:`forward`, ``options`` as in transformers'
         ``generate``.
         """
-        with self._injecting(visual_mask, visual):
-            return self.generate_ids(input_ids, attention_mask, **options)
+
+        def answer(ids: Tensor, attention: Tensor, mask: Tensor, visual: VisualTokens | None, **options: Any) -> Tensor:
+            with self._injecting(mask, visual):
+                return self.generate_ids(ids, attention, **options)
+
+        given = self.standing_for(input_ids, visual_mask), attention_mask, visual_mask, visual
+        return answer(*given, **options) if self.answers_padded else grouped(answer, *given, **options)
 
     @contextmanager
     def _injecting(
@@ -304,27 +344,31 @@ class HFCausalLM(LanguageModel):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
 
+        found: Facts | None = None
         kind, self.trust = check_source(pretrained, config, dtype), trust_remote_code
         options: dict[str, Any] = {"dtype": kind, "attn_implementation": check_attention(attention, kind, self.trust)}
         options |= {"trust_remote_code": self.trust}
         self.pretrained, self.tokenizer_path = pretrained, tokenizer or pretrained
         self.model: Any
         if config is not None and (pretrained is None or on_meta()):
-            self.model = AutoModelForCausalLM.from_config(configuration(config), **options)
+            self.model = outline(configuration(config), options)
         elif pretrained is not None:
-            settings = settings_of(pretrained, self.trust)
+            settings = as_decoder(settings_of(pretrained, self.trust))
             check_agreement(config or {}, settings, pretrained)
             with no_code(pretrained, "pretrained"):
                 if weights_wait():
-                    self.model = AutoModelForCausalLM.from_config(settings, **options)
+                    self.model = outline(settings, options)
                 else:
-                    self.model = AutoModelForCausalLM.from_pretrained(pretrained, **options)
+                    with torch.device("meta"):  # what is refused is refused before a weight is read
+                        found = known(outline(settings, options))
+                    self.model = read(pretrained, settings, options)
             if weights_wait() and not on_meta():
                 with suppress(OSError):  # a checkpoint need not have one
                     self.model.generation_config = GenerationConfig.from_pretrained(pretrained)
-        self._describe()
+        self._describe(found)
+        leave_out(self.model, self.facts.idle)
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any = None) -> HFCausalLM:
@@ -344,17 +388,51 @@ class HFCausalLM(LanguageModel):
         made._describe()
         return made
 
-    def _describe(self) -> None:
+    def _describe(self, found: Facts | None = None) -> None:
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
+        self.facts = found or known(self.model)
         self.width = int(self.model.get_input_embeddings().embedding_dim)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         self.max_positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        _find_layers(self.model)  # refused here rather than in the first step
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The decoder's own list of layers."""
-        return _find_layers(self.model)  # not kept: a second attribute would put every weight twice into the state dict
+        # not kept: a second attribute would put every weight twice into the state dict
+        return self.facts.layers_of(self.model)
+
+    @property
+    def pads(self) -> bool:
+        """See :meth:`LanguageModel.pads`; tried."""
+        return tried(self.facts, "pads")
+
+    @property
+    def answers_padded(self) -> bool:
+        """See :meth:`LanguageModel.answers_padded`; tried."""
+        return tried(self.facts, "answers padded")
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Modules of the checkpoint's model that are no part of its decoder: towers for images and sounds."""
+        return self.facts.idle
+
+    def check_sites(self, sites: Sequence[int]) -> None:
+        """See :meth:`LanguageModel.check_sites`: what uses keys and values of earlier layers passes nothing on."""
+        shared = getattr(self.model.config.get_text_config(), "num_kv_shared_layers", None) or 0
+        first = self.depth - (shared if self.facts.last > 1 else 0)
+        if late := [site for site in sites if site >= first]:
+            raise ValueError(
+                f"{described(self.model)}: a stack at layer {late[0]} would reach no token behind it: layers from "
+                f"{first} on use the keys and values of earlier layers; there are {first} to stack at"
+            )
+
+    def standing_for(self, input_ids: Tensor, visual_mask: Tensor) -> Tensor:
+        """See :meth:`LanguageModel.standing_for`: the id of padding where ids are read behind the embedding, too
+        (Gemma's embeddings per layer), as in Gemma's own multimodal model.
+        """
+        if not self.facts.reads_ids:
+            return input_ids
+        return input_ids.masked_fill(visual_mask, self.model.config.get_text_config().pad_token_id or 0)
 
     @property
     def embedding(self) -> nn.Module:
@@ -379,85 +457,55 @@ class HFCausalLM(LanguageModel):
     def logits(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``; documents of a row see only themselves where ``segments`` are."""
         if segments is None:
-            # counted over real tokens, so that left padding does not shift rotary positions; the same as arange
-            # without padding
-            return self._run(input_ids, attention_mask, (attention_mask.cumsum(-1) - 1).clamp(min=0))
+            return self._run(input_ids, attention_mask, positions(attention_mask, 0))
         if documents.supported(self.model):
             starts = document_starts(segments)
             return self._run_documents(input_ids, starts, int(starts.diff().max()), segments)
-        return self._run(
-            input_ids, self._by_window(self._isolating_mask(segments), segments.shape[1]), _positions(segments)
-        )
+        return self._run(input_ids, isolating_mask(self.model, segments), positions_within(segments))
 
-    def _located_logits(self, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
+    def _located_logits(self, ids: Tensor, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
         """Without a mask, and without asking a GPU for what the batch knows."""
-        if not places.aligned or not documents.supported(self.model) or (not packing and self._mixes_positions()):
-            return self.logits(batch.input_ids, batch.attention_mask, **packing)
+        if not places.aligned or not documents.supported(self.model) or (not packing and mixes(self.model)):
+            return self.logits(ids, batch.attention_mask, **packing)
         if places.documents is not None:
-            return self._run_documents(batch.input_ids, places.documents, places.longest, packing["segments"])
-        rows, length = batch.input_ids.shape
-        starts = torch.arange(0, (rows + 1) * length, length, device=batch.input_ids.device)
-        return self._run_documents(batch.input_ids, starts, length)
+            return self._run_documents(ids, places.documents, places.longest, packing["segments"])
+        rows, length = ids.shape
+        return self._run_documents(ids, torch.arange(0, (rows + 1) * length, length, device=ids.device), length)
 
     def _run_documents(self, input_ids: Tensor, starts: Tensor, longest: int, segments: Tensor | None = None) -> Tensor:
         documents.use(self.model)
-        masks = self._by_window(lambda window: documents.as_mask(starts, longest, window), longest)
+        masks = by_window(self.model, lambda window: documents.as_mask(starts, longest, window), longest)
         within = torch.zeros_like(input_ids) if segments is None else segments
-        return self._run(input_ids, masks, _positions(within))
+        return self._run(input_ids, masks, positions_within(within))
 
-    def _run(self, input_ids: Tensor, mask: Any, position_ids: Tensor | None) -> Tensor:
-        return self.model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
+    def _run(self, input_ids: Tensor, mask: Any, given: Tensor) -> Tensor:
+        """Logits of a pass in which positions are counted as ``given``, where the model takes them."""
+        begins = self.facts.begins(self.model)
+        options = {} if begins is None else {"position_ids": given + begins}
+        with self.facts.checked(self.model):
+            return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False, **options).logits
 
     def check_packing(self) -> None:
-        """See :meth:`LanguageModel.check_packing`: what mixes positions otherwise than by masked attention is out."""
-        if why := self._mixes_positions():
+        """See :meth:`LanguageModel.check_packing`: what mixes positions otherwise than by masked attention is out, and
+        whatever does not keep documents apart when it is tried.
+        """
+        if why := mixes(self.model) or ("" if tried(self.facts, "packs", True) else "documents of a row mix"):
             raise ValueError(f"data.order.pack: {self.model.config.model_type}: {why}; or do not pack")
 
-    def _mixes_positions(self) -> str:
-        """Why a layer cannot be told by its attention's mask alone what a position may see; empty: it can."""
-        config = self.model.config.get_text_config()
-        attention = attention_of(config)
-        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-        if attention not in ("sdpa", "eager", documents.NAME):
-            return f"attention {attention!r} takes no mask of documents; set attention to sdpa or eager"
-        if is_recurrent(self.model) or kinds:
-            return f"layers of {', '.join(sorted(kinds)) or 'recurrent state'} run on into the next document"
-        if getattr(config, "alibi", False) or "position_ids" not in signature(self.model.forward).parameters:
-            return "its positions cannot begin anew within a row"
-        if getattr(config, "sliding_window", None) and not masks_windows(self.decoder):
-            return f"how its sliding window of {config.sliding_window} is masked is not known"
-        return ""
-
-    def _by_window(self, mask: Callable[[int | None], Tensor], length: int) -> Any:
-        """What the decoder takes as its mask: ``mask(window)``, or one for each kind of layer."""
-        config = self.model.config.get_text_config()
-        window = getattr(config, "sliding_window", None)
-        if not window or window >= length:
-            return mask(None)
-        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-        if len(kinds) == 1:
-            return mask(window if kinds == {"sliding_attention"} else None)
-        return {"full_attention": mask(None), "sliding_attention": mask(window)}
-
-    def _isolating_mask(self, segments: Tensor) -> Callable[[int | None], Tensor]:
-        """Of a window, ``[B, 1, T, T]``: causal within a document. Padding is a document too, since a softmax over
-        nothing would be NaN."""
-        index = torch.arange(segments.shape[1], device=segments.device)
-        distance = index[:, None] - index
-        seen = (segments[:, :, None] == segments[:, None]) & (distance >= 0)
-        return lambda window: self._as_mask(seen if window is None else seen & (distance < window))
-
-    def _as_mask(self, seen: Tensor) -> Tensor:
-        if attention_of(self.model.config.get_text_config()) == "sdpa":
-            return seen[:, None]
-        least = torch.finfo(self.model.dtype).min  # eager attention adds its mask
-        return torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device).masked_fill(~seen, least)[:, None]
-
     def generate_ids(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        """Transformers' ``generate``: greedy unless ``options`` say otherwise."""
+        """Transformers' ``generate``: greedy unless ``options`` say otherwise. Where that does not answer as passes
+        over the whole sequence do: without a cache, or greedily only (see :meth:`LanguageModel.generate_ids`).
+        """
         training = self.model.training
         self.model.eval()
         try:
+            if self.facts.copy is not None and not tried(self.facts, "answers"):
+                if not tried(self.facts, "answers anew"):
+                    given = {name: value for name, value in options.items() if name != "use_cache"}
+                    return super().generate_ids(input_ids, attention_mask, **given)
+                options["use_cache"] = False
+            if begins := self.facts.begins(self.model):
+                options["position_ids"] = positions(attention_mask, begins)
             out = self.model.generate(
                 input_ids=input_ids, attention_mask=attention_mask, **{"do_sample": False, "use_cache": True} | options
             )
@@ -503,21 +551,3 @@ class HFCausalLM(LanguageModel):
                 f"another model's"
             )
         return tokenizer
-
-
-def _positions(segments: Tensor) -> Tensor:
-    """The position of each token within its document, int64 ``[B, T]``."""
-    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    begins = torch.ones_like(segments, dtype=torch.bool)
-    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return index - torch.where(begins, index, 0).cummax(-1).values
-
-
-def _find_layers(model: Any) -> Sequence[nn.Module]:
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if len(lists) != 1:
-        raise ValueError(
-            f"{type(model).__name__}: found {len(lists)} lists of {count} layers in its decoder, expected one"
-        )
-    return cast(Sequence[nn.Module], lists[0])

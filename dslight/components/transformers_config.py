@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dslight.components.places import check_place
 from dslight.limits import check_counts
 
 
@@ -57,9 +58,17 @@ def settings_of(name: str, trust: bool) -> Any:
         raise ValueError(
             f"pretrained: {name} holds an adapter, which names another checkpoint that would be opened; merge it first"
         )
+    check_place(name)
     with no_code(name, "pretrained"):
         check_numbers(PretrainedConfig.get_config_dict(name)[0], f"pretrained: {name}: config.json")
         return AutoConfig.from_pretrained(name, trust_remote_code=trust)
+
+
+def as_decoder(config: Any) -> Any:
+    """``config``, of a model that looks back only: BERT and its kin look ahead unless their configuration says so."""
+    if getattr(config, "is_decoder", None) is False:
+        config.is_decoder = True
+    return config
 
 
 def check_numbers(config: Mapping[str, Any], path: str) -> None:
@@ -120,11 +129,28 @@ def configuration(config: Mapping[str, Any]) -> Any:
         known = AutoConfig.for_model(kind)
     except ValueError as error:
         raise ValueError(f"config.model_type: transformers has no architecture {kind!r}") from error
+    except Exception:  # one that has no valid defaults
+        known = None
     # transformers keeps a misspelt key as an attribute that nothing reads, so it is looked for here
-    unknown = [key for key in options if not hasattr(known, key)]
+    unknown = [key for key in options if known is not None and field(known, key, _NONE) is _NONE]
     if unknown:
         raise ValueError(f"config.{unknown[0]}: {type(known).__name__} has no such field")
-    return AutoConfig.for_model(kind, **options)
+    try:
+        return AutoConfig.for_model(kind, **options)
+    except Exception as error:  # each library's own error for fields that do not go together
+        said = str(error.__cause__ or error).strip().split("\n")[-1].strip()
+        raise ValueError(f"config: {kind}: {said}") from error
+
+
+_NONE = object()
+
+
+def field(config: Any, key: str, default: Any = None) -> Any:
+    """A field of a configuration; of one that differs from layer to layer, what is written down for all."""
+    try:
+        return getattr(config, key, default)
+    except RuntimeError:  # which layer's is not said
+        return config.to_dict().get(key, default)
 
 
 def check_agreement(expected: Mapping[str, Any], actual: Any, name: str) -> None:
@@ -134,7 +160,5 @@ def check_agreement(expected: Mapping[str, Any], actual: Any, name: str) -> None
         ValueError: for the first field that differs.
     """
     for key, value in expected.items():
-        if getattr(actual, key, None) != value:
-            raise ValueError(
-                f"config.{key}: the recipe says {value!r}, the checkpoint {name} has {getattr(actual, key, None)!r}"
-            )
+        if (found := field(actual, key)) != value:
+            raise ValueError(f"config.{key}: the recipe says {value!r}, the checkpoint {name} has {found!r}")

@@ -26,7 +26,9 @@ def unread() -> Iterator[None]:
     """Every module made in here has parameters with shapes and no memory, and buffers as ever."""
 
     def drop(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
-        return None if parameter.is_meta else nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        if parameter.is_meta or not _WAITING.get():
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
     # it may return what is registered, though its annotation does not say so
     hook, token = register_module_parameter_registration_hook(cast(Any, drop)), _WAITING.set(True)
@@ -36,6 +38,17 @@ def unread() -> Iterator[None]:
     finally:
         _WAITING.reset(token)
         hook.remove()
+
+
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """What is made in here has memory, on the CPU, wherever it is made from: a model that is looked at and let go."""
+    token = _WAITING.set(False)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        _WAITING.reset(token)
 
 
 def weights_wait() -> bool:

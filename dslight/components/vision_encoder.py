@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import ClassVar, Literal
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
@@ -193,3 +194,24 @@ class VisionEncoder(Component, ABC):
             final if tap == "final" else seen[index][:, self.prefix_tokens :]
             for tap, index in zip(taps, indices, strict=True)
         ]
+
+
+def say_unseen(image_size: tuple[int, int], patch: tuple[int, int] | None, grid: Grid, key: str) -> None:
+    """Warn of rows or columns of pixels behind the last whole patch, which an encoder does not look at: in a mosaic of
+    crops they are seams.
+    """
+    if patch is None or all(side % part == 0 for side, part in zip(image_size, patch, strict=True)):
+        return
+    rest = [side - count * part for side, count, part in zip(image_size, grid, patch, strict=True)]
+    if max(rest) > 0:
+        below, above = ([n * part for n, part in zip(counts, patch, strict=True)] for counts in (grid, _more(grid)))
+        warn(
+            f"{key}: {image_size[0]} x {image_size[1]} pixels are no whole patches of {patch[0]} x {patch[1]}, so the "
+            f"last {rest[0]} rows and {rest[1]} columns of every view are not seen; {below[0]} x {below[1]} and "
+            f"{above[0]} x {above[1]} are whole",
+            stacklevel=4,
+        )
+
+
+def _more(grid: Grid) -> Grid:
+    return grid[0] + 1, grid[1] + 1

@@ -8,18 +8,22 @@ both are installed. A model in memory, as a callback has it, is wrapped by ``DSL
 
 Decided here: the "simple" interface (a context string and a function that gives the pictures), because tasks of all
 versions offer it. Questions are asked as the recipe's own validation asks them, with its template and views, but with
-the task's prompt: no suffix of ours is added. A log-likelihood is the sum over the tokens of the continuation, in nats,
-without the token that ends the turn. Importing this module does not need lmms-eval; making a ``DSLight`` does.
+the task's prompt: no suffix of ours is added. ``until`` of exactly two line breaks is what the harness puts into every
+task that names none (a paragraph is not where an answer ends), so it is not applied. A video, which tasks give as a
+path, is shown as frames, by the rule of ``dslight predict --video``. A log-likelihood is the sum over the tokens of the
+continuation, in nats, without the token that ends the turn. Importing this module does not need lmms-eval; making a
+``DSLight`` does.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from dslight.harness.shown import shown
 
 if TYPE_CHECKING:
     from dslight.data.collate import Item
@@ -34,6 +38,8 @@ else:
     except ImportError:
         _Base = object
 
+_HARNESS_UNTIL = ["\n\n"]
+"""What the harness writes for a task without an ``until``."""
 _OPTIONS = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams")
 """What of a task's ``generation_kwargs`` transformers' ``generate`` is given; ``until`` is applied to the text."""
 
@@ -55,6 +61,7 @@ class DSLight(_Base):
         ckpt: a checkpoint of the run, weights that ``dslight.checkpoints`` reads, or ``latest``.
         batch_size: questions that are answered at once.
         device: e.g. ``cuda:0``; default: a GPU where there is one.
+        frames, tile: what is made of a video, see :meth:`dslight.data.video.Sampling.of`.
         kwargs: lmms-eval passes more than every model needs; anything but ``max_batch_size`` is refused.
 
     Raises:
@@ -70,6 +77,8 @@ class DSLight(_Base):
         ckpt: str = "latest",
         batch_size: int | str = 1,
         device: str | None = None,
+        frames: int | str | None = None,
+        tile: str | None = None,
         **kwargs: Any,
     ) -> None:
         from dslight.recipe.compose import compose
@@ -77,21 +86,32 @@ class DSLight(_Base):
 
         _need_lmms_eval()
         if unknown := sorted(set(kwargs) - {"max_batch_size"}):
-            raise ValueError(f"--model_args: {', '.join(unknown)}: dslight takes recipe, ckpt, batch_size and device")
+            raise ValueError(
+                f"--model_args: {', '.join(unknown)}: dslight takes recipe, ckpt, batch_size, device, frames and tile"
+            )
         file = Path(recipe)
         experiment = trained(compose(file / "recipe.yaml" if file.is_dir() else file, []), ckpt, device)
-        self._wrap(cast(Any, experiment.model), experiment.data, batch_size)
+        self._wrap(cast(Any, experiment.model), experiment.data, batch_size, frames, tile)
 
     @classmethod
-    def live(cls, model: VLM, data: ShardData, batch_size: int = 1) -> DSLight:
+    def live(
+        cls, model: VLM, data: ShardData, batch_size: int = 1, frames: int | None = None, tile: str | None = None
+    ) -> DSLight:
         """A model in memory with its connected data module, e.g. in the middle of a training; it is left as it was."""
         _need_lmms_eval()
         made = cls.__new__(cls)
-        made._wrap(model, data, batch_size)
+        made._wrap(model, data, batch_size, frames, tile)
         return made
 
-    def _wrap(self, model: VLM, data: ShardData, batch_size: int | str) -> None:
+    def _wrap(
+        self, model: VLM, data: ShardData, batch_size: int | str, frames: int | str | None, tile: str | None
+    ) -> None:
+        from dslight.data.video import Sampling
+
         super().__init__()
+        if frames is not None and (not str(frames).isdigit() or int(frames) < 1):
+            raise ValueError(f"--model_args: frames: a number is needed, got {frames!r}")
+        self.sampling = Sampling.of(None if frames is None else int(frames), tile)
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise ValueError(f"--batch_size: a number of questions is needed, got {batch_size!r}")
         self.vlm, self.data, self.batch_size = model, data, int(batch_size)
@@ -155,7 +175,7 @@ class DSLight(_Base):
 
     def _pictures(self, doc_to_visual: Any, task: str, split: str, doc_id: Any) -> list[bytes]:
         visuals = doc_to_visual(self.task_dict[task][split][doc_id]) if doc_to_visual else None
-        return [_encoded(visual, f"{task}/{doc_id}") for visual in visuals or []]
+        return [image for visual in visuals or [] for image in shown(visual, f"{task}/{doc_id}", self.sampling)]
 
     def _question(self, text: str, images: Sequence[bytes], key: str) -> Item:
         from dslight.data.sample import Sample
@@ -189,6 +209,7 @@ class DSLight(_Base):
 
     def _known(self, options: Mapping[str, Any]) -> dict[str, Any]:
         until = options.get("until") or []
+        until = [] if until == _HARNESS_UNTIL else until
         known: dict[str, Any] = {"max_new_tokens": 1024, "until": [until] if isinstance(until, str) else list(until)}
         known |= {key: options[key] for key in _OPTIONS if options.get(key) is not None}
         if not known.get("temperature"):  # 0, or not given: greedy
@@ -205,21 +226,6 @@ class DSLight(_Base):
 def _need_lmms_eval() -> None:
     if _Base is object:
         raise ImportError("lmms-eval is not installed: pip install lmms-eval")
-
-
-def _encoded(visual: Any, key: str) -> bytes:
-    """A picture as the data path takes it; PNG keeps every pixel."""
-    from PIL import Image
-
-    if isinstance(visual, str | Path) and Path(visual).is_file():
-        return Path(visual).read_bytes()
-    if not isinstance(visual, Image.Image):
-        raise TypeError(f"{key}: its doc_to_visual gave a {type(visual).__name__}; dslight takes pictures")
-    if visual.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"):
-        visual = visual.convert("RGB")
-    file = io.BytesIO()
-    visual.save(file, format="png", compress_level=1)
-    return file.getvalue()
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

@@ -180,4 +180,4 @@ class SubstringAccuracy(MeanScore):
             (row, kind, self.score(pred, refs, types is not None and types[row] in self.ignore_spaces_types))
             for row, pred, refs, kind in self._rows(preds, target, valid, types)
         ]
-        self._add(scored, len(preds))
+        self._add(scored, preds)

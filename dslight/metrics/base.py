@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from dslight.metrics.functional.thinking import Unfinished, spoken
+
 if TYPE_CHECKING:
     from dslight.types import Question
 
@@ -53,10 +55,12 @@ class Verdict(NamedTuple):
     Attributes:
         score: in 0..1, ``None`` for an answer that is not scored (no references, a repeat, judged elsewhere).
         unresolved: the protocol could read nothing from the answer; its score is 0.
+        unfinished: the reply ended among the model's thoughts (``<think>``), so it is unresolved.
     """
 
     score: float | None = None
     unresolved: bool = False
+    unfinished: bool = False
 
 
 class Answer(NamedTuple):
@@ -104,7 +108,11 @@ class TextMetric(Metric):
             raise ValueError(f"types: {list(self.types)} names a type twice")
 
     def update_questions(self, preds: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
-        """Add the answers to a batch of questions, the same call for every metric; returns the verdict on each."""
+        """Add the answers to a batch of questions, the same call for every metric; returns the verdict on each.
+
+        Thoughts (``<think> ... </think>``) are cut off first.
+        """
+        preds = [spoken(prediction) for prediction in preds]
         self.update(
             preds,
             [question.references for question in questions],
@@ -112,6 +120,8 @@ class TextMetric(Metric):
             types=[question.type for question in questions],
             **self._more(questions),
         )
+        pairs = zip(preds, self.verdicts, strict=True)
+        self.verdicts = [found._replace(unfinished=isinstance(said, Unfinished)) for said, found in pairs]
         return self.verdicts
 
     def _more(self, questions: Sequence[Question]) -> dict[str, Any]:
@@ -208,7 +218,7 @@ class MeanScore(TextMetric):
         """
         self._add(
             [(row, kind, self.score(pred, refs)) for row, pred, refs, kind in self._rows(preds, target, valid, types)],
-            len(preds),
+            preds,
         )
 
     def compute(self) -> dict[str, Tensor]:
@@ -219,9 +229,10 @@ class MeanScore(TextMetric):
             result[self._type_key(name)] = ratio(total[index], count[index] * SCALE)
         return result | {"unresolved": ratio(self.unresolved, sum(count))}
 
-    def _add(self, scored: Sequence[tuple[int, int, float | None]], rows: int) -> None:
-        """Sum up (row, type, score) of the valid ones of ``rows`` rows."""
-        self.verdicts = [Verdict()] * rows
+    def _add(self, scored: Sequence[tuple[int, int, float | None]], preds: Sequence[str]) -> None:
+        """Sum up (row, type, score) of the valid ones among the answers ``preds``."""
+        self.verdicts = [Verdict()] * len(preds)
+        scored = [(row, kind, None if isinstance(preds[row], Unfinished) else score) for row, kind, score in scored]
         total, count = [0] * len(self.count), [0] * len(self.count)
         for row, kind, score in scored:
             self.verdicts[row] = verdict(score)

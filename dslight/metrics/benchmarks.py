@@ -1,9 +1,10 @@
 """The table of benchmarks: how each asks for its answer, how long the answer may be, and which metric judges it.
 
 A number is comparable only with numbers of the same protocol, prompt and answer length, so the three stand in one row.
-The protocols are those of the data sets' authors where they score text, else those behind the numbers in papers: GQA's
-script on answers converted as LLaVA submits them, SEED by the first letter (its own script ranks likelihoods), OCRBench
-and NExT-QA as lmms-eval reads them. The suffixes and lengths are those of LLaVA and lmms-eval. TextVQA is asked without
+The protocols are those behind the numbers in papers, which are mostly those of the data sets' authors: VQAv2 on
+normalised answers, with the score of the bare official script beside it; GQA's and ActivityNet-QA's scripts on answers
+converted as LLaVA submits them; SEED by the first letter (its own script ranks likelihoods); NExT-QA as lmms-eval reads
+it. The suffixes and lengths are those of LLaVA and lmms-eval. TextVQA is asked without
 OCR tokens. MMBench is scored as its authors do, circularly: a question counts if all its rotations are right.
 
 Decoding is greedy. A question may bring a suffix of its own, which then stands instead of the table's.
@@ -13,52 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 from dslight.metrics.answers import ANLS, ExactMatch, RelaxedAccuracy, SubstringAccuracy
 from dslight.metrics.base import JudgedElsewhere, TextMetric
+from dslight.metrics.benchmark import LETTER, SHORT, UNANSWERABLE, Benchmark
+from dslight.metrics.benchmarks_today import TODAY
 from dslight.metrics.multiple_choice import MultipleChoiceAccuracy
 from dslight.metrics.vqa import VQAAccuracy
 from dslight.metrics.yes_no import MMEScore, POPEMetric
 
-SHORT = "\nAnswer the question using a single word or phrase."
-LETTER = "\nAnswer with the option's letter from the given choices directly."
-UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One row of the table.
-
-    Attributes:
-        metric: makes the metric; its protocol and types are bound.
-        suffix: what the prompt ends with, after the question (and its options).
-        max_new_tokens: the longest answer.
-        submission: the format of ``dslight.metrics.submission`` for a server, a judge, or the authors' own script.
-        hidden: splits of which only a server knows the answers.
-        judge: the language model that judges, where one does; then nothing is scored here.
-
-    Example:
-        >>> dslight.metrics.BENCHMARKS["docvqa"].max_new_tokens
-        32
-        >>> from dslight.metrics import ExactMatch
-        >>> dslight.metrics.Benchmark(ExactMatch, suffix="\\nAnswer briefly.").build().headline
-        'exact_match'
-    """
-
-    metric: Callable[..., TextMetric]
-    suffix: str = SHORT
-    max_new_tokens: int = 16
-    submission: str | None = None
-    hidden: str = ""
-    judge: str = ""
-
-    def build(self, **overrides: Any) -> TextMetric:
-        """A fresh metric; ``overrides`` replace its arguments (``protocol``, ``types``, ...)."""
-        return self.metric(**overrides)
-
+ACTIVITYNET_TYPES = (
+    "motion", "spatial relationship", "temporal relationship", "yes/no", "color", "object", "location", "number",
+    "other",
+)  # fmt: skip
+"""Kinds of ActivityNet-QA's questions, by their numbers in its files."""
 
 _choice = MultipleChoiceAccuracy
 _MMBENCH_QUESTIONS = 10_000
@@ -87,11 +59,11 @@ _OCRBENCH_TYPES = (
 
 BENCHMARKS: dict[str, Benchmark] = {
     # any questions of one's own, asked as they are, with any number of references
-    "vqa": Benchmark(partial(VQAAccuracy, protocol="official"), suffix=""),
+    "vqa": Benchmark(partial(VQAAccuracy, protocol="lmms_eval"), suffix=""),
     "exact": Benchmark(partial(ExactMatch, protocol="strict"), suffix=""),
     # short answers
     "vqav2": Benchmark(
-        partial(VQAAccuracy, protocol="official", types=("yes/no", "number", "other")),
+        partial(VQAAccuracy, protocol="lmms_eval", types=("yes/no", "number", "other"), beside="official"),
         submission="vqav2",
         hidden="test-dev, test",
     ),
@@ -103,7 +75,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         hidden="test",
     ),
     "gqa": Benchmark(
-        partial(ExactMatch, protocol="llava", types=("binary", "open")), submission="gqa", hidden="test, challenge"
+        partial(ExactMatch, protocol="llava", types=("binary", "open")),
+        submission="gqa",
+        hidden="test, challenge, submission",
     ),
     "docvqa": Benchmark(partial(ANLS, protocol="rrc"), max_new_tokens=32, submission="docvqa", hidden="test"),
     "infovqa": Benchmark(partial(ANLS, protocol="rrc"), max_new_tokens=32, submission="docvqa", hidden="test"),
@@ -112,7 +86,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "chartqa": Benchmark(partial(RelaxedAccuracy, protocol="pix2struct", types=("human", "augmented"))),
     "ocrbench": Benchmark(
-        partial(SubstringAccuracy, ignore_spaces_types=(_OCRBENCH_FORMULAS,), types=_OCRBENCH_TYPES),
+        partial(
+            SubstringAccuracy, protocol="official", ignore_spaces_types=(_OCRBENCH_FORMULAS,), types=_OCRBENCH_TYPES
+        ),
         suffix="",
         max_new_tokens=128,
     ),
@@ -128,7 +104,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         partial(_choice, protocol="mmbench", circular_groups=_MMBENCH_QUESTIONS),
         suffix=LETTER,
         submission="mmbench",
-        hidden="test",
     ),
     "mmmu": Benchmark(
         partial(_choice, protocol="mmmu", types=_MMMU_DOMAINS), suffix=LETTER, submission="mmmu", hidden="test"
@@ -147,8 +122,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "msvdqa": Benchmark(JudgedElsewhere, max_new_tokens=64, submission="video_judge", judge="GPT-3.5 (Video-ChatGPT)"),
     "activitynetqa": Benchmark(
-        JudgedElsewhere, max_new_tokens=64, submission="video_judge", judge="GPT-3.5 (Video-ChatGPT)"
+        partial(ExactMatch, protocol="llava", types=ACTIVITYNET_TYPES),
+        submission="video_judge",
+        judge="GPT-3.5 (Video-ChatGPT)",
     ),
+    **TODAY,
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dslight.metrics.base import MeanScore, check_protocol, ratio
+from dslight.metrics.functional.exact_match import exact_match
 from dslight.metrics.functional.mmmu_open import mmmu_open_match
 from dslight.metrics.functional.multiple_choice import (
     CHOICE_PROTOCOLS,
@@ -35,6 +36,7 @@ class MultipleChoiceAccuracy(MeanScore):
         types: subjects or dimensions of the breakdown.
         circular_groups: MMBench's circular evaluation: the number of base questions (group ids are below it). A base
             question is right only if all its rotations are; ``compute()`` then leads with ``circular_accuracy``.
+        open_answers: questions without options are judged by the answer itself, without case and punctuation.
         kwargs: of ``torchmetrics.Metric``.
 
     Example:
@@ -52,12 +54,14 @@ class MultipleChoiceAccuracy(MeanScore):
         protocol: ChoiceProtocol = "letter",
         types: Sequence[str] | None = None,
         circular_groups: int | None = None,
+        open_answers: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(types, **kwargs)
         check_protocol(protocol, CHOICE_PROTOCOLS)
         self.protocol: ChoiceProtocol = protocol
         self.circular_groups = circular_groups
+        self.open_answers = open_answers
         if circular_groups is not None:
             self._add_counts("rotations", circular_groups, 2)  # right, asked
             self.headline = "circular_accuracy"
@@ -68,6 +72,8 @@ class MultipleChoiceAccuracy(MeanScore):
         """1.0 or 0.0, ``None`` if no letter is found. MMMU's questions without options are judged as open ones."""
         if self.protocol in ("mmmu", "mmmu_lmms_eval") and options is not None and not options:
             return mmmu_open_match(prediction, references)
+        if self.open_answers and options is not None and not options:
+            return exact_match(prediction, references, "lmms_eval")
         letter = parse_choice(prediction, options or _ANY_LETTER, self.protocol)
         return None if letter is None else float(letter in references)
 
@@ -111,7 +117,7 @@ class MultipleChoiceAccuracy(MeanScore):
         ]
         if groups is not None and self.circular_groups is not None:
             self._add_rotations([(groups[row], score) for row, _, score in scored])
-        self._add(scored, len(preds))
+        self._add(scored, preds)
 
     def _add_rotations(self, asked: Sequence[tuple[int, float | None]]) -> None:
         for group, _ in asked:
@@ -122,9 +128,11 @@ class MultipleChoiceAccuracy(MeanScore):
         self.rotations = self.rotations.index_add(0, index.to(self.device), right.view(len(asked), 2).to(self.device))
 
     def _more(self, questions: Sequence[Question]) -> dict[str, Any]:
-        """Options are read from the questions' texts, groups from their ids (see ``ROTATION_STRIDE``)."""
-        options = [parse_options(question.text) for question in questions]
-        if "mmmu" not in self.protocol and not all(options):
+        """Options are read from the questions' texts, or are their ``options`` where the picture shows them; groups are
+        their ``group``, else from their ids (see ``ROTATION_STRIDE``).
+        """
+        options = [parse_options(question.text) or _unseen(question) for question in questions]
+        if "mmmu" not in self.protocol and not self.open_answers and not all(options):
             without = next(question for question, found in zip(questions, options, strict=True) if not found)
             raise ValueError(
                 f"question {without.question_id!r}: its text lists no options as lines 'A. ...' or '(A) ...': "
@@ -145,7 +153,44 @@ class MultipleChoiceAccuracy(MeanScore):
         return {"circular_accuracy": circular} | plain
 
 
+class CVBenchAccuracy(MultipleChoiceAccuracy):
+    """CV-Bench's number: the mean of its 2D part, which is the mean of ADE20K and COCO, and of its 3D part, Omni3D.
+
+    Args:
+        protocol: how the letter is read.
+        kwargs: of :class:`MultipleChoiceAccuracy`.
+
+    Example:
+        >>> from dslight.metrics.multiple_choice import CVBenchAccuracy
+        >>> metric = CVBenchAccuracy("letter")
+        >>> metric.update(["A", "B", "A"], [["A"]] * 3, types=["ADE20K", "COCO", "Omni3D"])
+        >>> float(metric.compute()["cv_bench"])
+        0.75
+    """
+
+    headline = "cv_bench"
+
+    def __init__(self, protocol: ChoiceProtocol = "mmbench", **kwargs: Any) -> None:
+        super().__init__(protocol, types=("ADE20K", "COCO", "Omni3D"), **kwargs)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``cv_bench``, ``accuracy`` over all questions and per source. A part without questions is left out."""
+        found = super().compute()
+        plain = {key.replace("cv_bench", "accuracy"): value for key, value in found.items()}
+        flat = [float(found[f"cv_bench/{name}"]) for name in ("ADE20K", "COCO")]
+        flat = [value for value in flat if value == value]
+        parts = [sum(flat) / len(flat)] if flat else []
+        parts += [value for value in [float(found["cv_bench/Omni3D"])] if value == value]
+        return {"cv_bench": ratio(sum(parts), len(parts)), **plain}
+
+
+def _unseen(question: Question) -> dict[str, str]:
+    return dict(zip(string.ascii_uppercase, question.extra.get("options") or (), strict=False))
+
+
 def _base_question(question: Question) -> int:
+    if "group" in question.extra:
+        return int(question.extra["group"])
     if not question.question_id.isdecimal():
         raise ValueError(f"question {question.question_id!r}: circular evaluation needs MMBench's index as its id")
     return int(question.question_id) % ROTATION_STRIDE

@@ -3,9 +3,10 @@
 Needed where the references are hidden (VQAv2's test splits, DocVQA's, MMBench's, ...) or a language model judges
 (MM-Vet, MSVD-QA, ActivityNet-QA). Where they are public, the file still goes through the authors' own script.
 
-Answers are written as the model gave them, stripped and not normalised: the servers normalise, and LLaVA's numbers on
-VQAv2 and VizWiz, which it normalises before uploading, may differ a little. Where a letter or an index is wanted, it is
-the one that the benchmark's protocol reads; an answer that names none is "" or -1, never a guess.
+Answers are written as the model gave them, stripped and without its thoughts. Only those to VQAv2 and VizWiz are
+normalised, by the VQA answer processor, as LLaVA does before it uploads them; GQA's are converted as LLaVA does. Where
+a letter or an index is wanted, it is the one that the benchmark's protocol reads; an answer that names none is "" or
+-1, never a guess.
 
 Known from code (of the authors, of LLaVA or of lmms-eval): vqav2, vizwiz, gqa, docvqa, multidocvqa, seed, mmbench,
 mmmu, mmvet, egoschema, mme, pope, video_judge (Video-ChatGPT's script). From memory: textvqa (EvalAI takes VQAv2's
@@ -21,6 +22,9 @@ from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dslight.metrics.functional.multiple_choice import ChoiceProtocol, parse_choice, parse_options
+from dslight.metrics.functional.thinking import spoken
+from dslight.metrics.functional.vqa import normalize_vqa_m4c
+from dslight.question import Question
 
 if TYPE_CHECKING:
     from dslight.metrics.base import Answer
@@ -29,19 +33,37 @@ Files = dict[str, bytes]
 """File name -> content."""
 
 
-def submission(form: str, answers: Sequence[Answer]) -> Files:
+WHOLE = ("vqav2", "textvqa", "vizwiz", "gqa", "docvqa", "multidocvqa")
+"""Formats whose servers want a row for every question of the split."""
+OFFICIAL_IDS = "official_ids.json"
+"""Beside the shards of a set: the ids of every question of the split's file, a JSON list."""
+
+
+def submission(form: str, answers: Sequence[Answer], official_ids: Sequence[Any] = ()) -> Files:
     """The files of a submission.
 
     Args:
         form: one of ``FORMATS``.
         answers: in the order of the questions.
+        official_ids: of the whole split: questions that were not asked (a limit, a picture that could not be read, the
+            rest of the test set beside its test-dev) get an empty answer in the formats of :data:`WHOLE`.
 
     Raises:
         ValueError: an unknown format; a question without what its format needs.
     """
     if form not in FORMATS:
         raise ValueError(f"submission: {form!r} is not one of {', '.join(FORMATS)}")
-    return FORMATS[form](answers)
+    said = [one._replace(prediction=spoken(one.prediction)) for one in answers]
+    if form in WHOLE:
+        known = {one.question.official_id for one in answers}
+        said += [_silent(number) for number in official_ids if number not in known]
+    return FORMATS[form](said)
+
+
+def _silent(official_id: Any) -> Answer:
+    from dslight.metrics.base import Answer, Verdict
+
+    return Answer(Question(str(official_id), "", (), extra={"official_id": official_id}), "", Verdict())
 
 
 def _json(content: Any, name: str = "submission.json") -> Files:
@@ -63,14 +85,20 @@ def _letter(answer: Answer, protocol: ChoiceProtocol) -> str | None:
 
 
 def vqav2(answers: Sequence[Answer]) -> Files:
-    """``[{"question_id": 1, "answer": "red"}]``: VQAv2 (EvalAI), TextVQA."""
+    """``[{"question_id": 1, "answer": "red"}]``: VQAv2 (EvalAI), normalised: against references that are all alike its
+    script compares letter by letter."""
+    return _json([{"question_id": _number(one), "answer": normalize_vqa_m4c(one.prediction)} for one in answers])
+
+
+def textvqa(answers: Sequence[Answer]) -> Files:
+    """As ``vqav2``, but as the model said it: this server normalises."""
     return _json([{"question_id": _number(one), "answer": one.prediction} for one in answers])
 
 
 def vizwiz(answers: Sequence[Answer]) -> Files:
-    """``[{"image": "VizWiz_test_00000000.jpg", "answer": "red"}]``; the image is the question's ``image``, else its
-    id."""
-    return _json([{"image": _image(one), "answer": one.prediction} for one in answers])
+    """``[{"image": "VizWiz_test_00000000.jpg", "answer": "red"}]``, normalised; the image is the question's ``image``,
+    else its id."""
+    return _json([{"image": _image(one), "answer": normalize_vqa_m4c(one.prediction)} for one in answers])
 
 
 def gqa(answers: Sequence[Answer]) -> Files:
@@ -209,7 +237,7 @@ def _text(sheet: Any, text: str) -> Any:
 
 FORMATS: dict[str, Callable[[Sequence[Answer]], Files]] = {
     "vqav2": vqav2,
-    "textvqa": vqav2,
+    "textvqa": textvqa,
     "vizwiz": vizwiz,
     "gqa": gqa,
     "docvqa": docvqa,

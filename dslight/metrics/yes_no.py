@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dslight.metrics.base import TextMetric, Verdict, check_protocol, ratio
+from dslight.metrics.functional.thinking import Unfinished
 from dslight.metrics.functional.yes_no import (
     MME_COGNITION,
     MME_PERCEPTION,
@@ -84,7 +85,9 @@ class POPEMetric(TextMetric):
         self.verdicts = [Verdict()] * len(preds)
         counts = torch.zeros(len(self.types) + 1, 2, 3, dtype=torch.int64)
         for row, pred, refs, subset in self._rows(preds, target, valid, types):
-            label, answer = _label(refs), parse_yes_no_pope(pred, self.protocol)
+            label, answer = _label(refs), None
+            if not isinstance(pred, Unfinished):  # to the official script, silence is a yes
+                answer = parse_yes_no_pope(pred, self.protocol)
             self.verdicts[row] = Verdict(float(answer == label), answer is None)
             counts[subset, _ANSWERS[label], _ANSWERS[answer]] += 1
         self.counts = self.counts + counts.to(self.device)

@@ -54,6 +54,8 @@ class _Positions:
         """Flat indices into ``hidden`` ``[b, t, D]``, and which of the N packed values go there (``None``: all, in
         their order); ``None``: nothing to do.
         """
+        if hidden.ndim != 3:
+            raise ValueError(f"injector: a layer is called with {list(hidden.shape)}, not with [b, t, D]")
         rows, length = hidden.shape[:2]
         start = self.window.start(length)
         if start >= self.length or len(self) == 0:
@@ -161,9 +163,11 @@ def inject(
     def adder(index: int, values: Tensor) -> Callable[..., Any]:
         change = None if operation is None else partial(operation, index)
         watch = None if wanted.watch is None else partial(wanted.watch, index)
+        visits: set[int] = set()
 
         def add(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = first_input(args, kwargs)
+            positions.window.visit(sites[index], visits)
             added = positions.add(hidden, values, change, watch)
             return None if added is hidden else with_first_input(args, kwargs, added)
 

@@ -44,6 +44,7 @@ class Window:
         self._passing: tuple[int, int] | None = None  # the first column of the running pass, and how many it computes
         self._held: list[tuple[Any, int]] = []  # caches that cannot say how many tokens they hold, and how many
         self._model: nn.Module | None = None
+        self._passes = 0
 
     @property
     def _name(self) -> str:
@@ -71,6 +72,22 @@ class Window:
             )
         return start + width - count
 
+    def visit(self, layer: int, before: set[int]) -> None:
+        """Note that ``layer`` is called in the running pass; ``before``: the passes that called it.
+
+        Raises:
+            RuntimeError: the running pass did already, so that what is added there would be added again.
+        """
+        if self._passing is None:
+            return
+        if self._passes in before:
+            raise RuntimeError(
+                f"window: layer {layer} of {self._name} is called twice in a pass, so a stack would be added once per "
+                "loop"
+            )
+        before.clear()
+        before.add(self._passes)
+
     def enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A pass of ``model`` begins, called like this.
 
@@ -78,6 +95,7 @@ class Window:
             RuntimeError: when nothing tells which part of the sequence it computes.
         """
         self._model = model
+        self._passes += 1
         width = _width(args, kwargs)
         if width is None:
             raise RuntimeError(f"window: {self._name} was called without input_ids or inputs_embeds")

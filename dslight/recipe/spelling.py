@@ -125,7 +125,8 @@ def _fault(path: str, value: Any, given: int) -> str | None:
 
 @cache
 def _constructor(class_path: str) -> _Constructor | None:
-    found = _class(*class_path.rpartition(".")[::2], _DEEPEST)
+    module, _, name = class_path.rpartition(".")
+    found = _class(module, name, _DEEPEST)
     return None if found is None else _taken(*found, _DEEPEST)
 
 

@@ -87,7 +87,7 @@ def benchmarks(results: Sequence[Result], baseline: str | None = None, resamples
 def estimate_all(table: Sequence[Row], resamples: int = RESAMPLES) -> list[Estimate | None]:
     """The mean score per question of each row on the source of its metric; ``None`` without answers to that."""
     answers = [[one.answers[row.source] for one in row.results if row.source in one.answers] for row in table]
-    return _estimates([aligned(runs) if runs else None for runs in answers], SCORE, resamples)
+    return _estimates([(*aligned(runs), runs[0]) if runs else None for runs in answers], SCORE, resamples)
 
 
 def compare(table: Sequence[Row], resamples: int = RESAMPLES) -> list[Comparison | None]:
@@ -107,8 +107,8 @@ def compare(table: Sequence[Row], resamples: int = RESAMPLES) -> list[Comparison
     return compared
 
 
-_Table = tuple[tuple[str, ...], NDArray[np.float64]]
-"""Ids ``[Q]`` and scores, or differences, ``[R, Q]``."""
+_Table = tuple[tuple[str, ...], NDArray[np.float64], Answers]
+"""Ids ``[Q]``, scores, or differences, ``[R, Q]``, and answers that say which questions share a picture."""
 
 
 def _shared(row: Row) -> dict[int | None, tuple[Answers, Answers]]:
@@ -125,17 +125,18 @@ def _differences(pairs: Sequence[tuple[Answers, Answers]]) -> _Table | None:
     if not pairs:
         return None
     ids, scores = aligned([answers for side in zip(*pairs, strict=True) for answers in side])
-    return ids, scores[: len(pairs)] - scores[len(pairs) :]
+    return ids, scores[: len(pairs)] - scores[len(pairs) :], pairs[0][0]
 
 
 def _estimates(jobs: Sequence[_Table | None], limits: Limits, resamples: int) -> list[Estimate | None]:
     """Of every table; those about the same questions share the draws."""
-    by_questions: dict[tuple[str, ...], list[tuple[int, NDArray[np.float64]]]] = {}
+    by_questions: dict[tuple[str, ...], list[tuple[int, NDArray[np.float64], Answers]]] = {}
     for number, job in enumerate(jobs):
         if job is not None and job[0]:
-            by_questions.setdefault(job[0], []).append((number, job[1]))
+            by_questions.setdefault(job[0], []).append((number, *job[1:]))
     found: list[Estimate | None] = [None] * len(jobs)
-    for same in by_questions.values():
-        for (number, _), one in zip(same, estimates([table for _, table in same], limits, resamples), strict=True):
+    for ids, same in by_questions.items():
+        made = estimates([table for _, table, _ in same], limits, resamples, clusters=same[0][2].clusters(ids))
+        for (number, *_), one in zip(same, made, strict=True):
             found[number] = one
     return found

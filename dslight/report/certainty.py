@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dslight.report import plots
+from dslight.report import corpus, plots
 from dslight.report.benchmarks import Benchmarks
 from dslight.report.page import Figure, Pages, Section, Table, link
 from dslight.report.paper import paper_table, title_of
@@ -73,6 +73,9 @@ def said_of_intervals(made: Benchmarks) -> list[str]:
         )
     elif made.comparisons:
         said.append("One seed says nothing about another.")
+    pairs = [cell.estimate for cells in made.cells for cell in cells.values() if cell.estimate is not None]
+    if any(one.clusters < one.questions for one in pairs):
+        said.append("Questions about one picture are drawn together.")
     if any(one.difference.seeds == 2 for one in made.comparisons):
         said.append("Two seeds say very little about a third, so these intervals can be wide.")
     return said + said_of_other_metrics(made)
@@ -93,10 +96,24 @@ def said_of_other_metrics(made: Benchmarks) -> list[str]:
         if any(not cell.is_mean and cell.estimate is not None for cell in cells):
             name = cells[0].headline.rpartition("/")[2]
             said.append(
-                f"{title_of(source)}: its number, {name}, is no mean over questions, so it has no interval and no "
-                "mark; what is said question by question is of the mean score per question."
+                f"{title_of(source)}: its number, {name}, is no mean over questions, so it has no "
+                f"{'mark' if (own := _own(made, source)) else 'interval and no mark'}; what is said question by "
+                f"question is of the mean score per question.{own}"
             )
     return said
+
+
+def _own(made: Benchmarks, source: str) -> str:
+    """The intervals of a number that is no mean, where it can be computed from the answers."""
+    said = []
+    for row, cells in zip(made.rows, made.cells, strict=True):
+        cell = cells.get(source)
+        if cell is not None and cell.mean is not None:
+            runs = [one.answers[source] for one in cell.results if source in one.answers]
+            limits = corpus.interval(runs, cell.headline, cell.mean)
+            if limits is not None:
+                said.append(f"{row.label} {cell.unit(cell.mean)} {cell.unit.interval(Interval(*limits, 1.0))}")
+    return f" Its own 95 %, other pictures: {'; '.join(said)}." if said else ""
 
 
 def estimated(value: float, interval: Interval, signed: bool = False) -> str:

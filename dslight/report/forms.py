@@ -91,6 +91,7 @@ class Line:
     question: str | None = None
     prompt: str | None = None
     prediction: str | None = None
+    unresolved: bool | None = None
     references: list[Name] | None = None
 
 

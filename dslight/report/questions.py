@@ -30,6 +30,7 @@ class Answers:
         scores: float64 ``[Q]`` in 0..1, nan for an answer that was not scored (hidden, or judged elsewhere).
         types: by question, "" for none.
         places: int64 ``[Q]``, where the lines begin.
+        keys: by question, of the record that it stands in with its picture; "" if the line does not say.
     """
 
     path: Path
@@ -37,12 +38,20 @@ class Answers:
     scores: NDArray[np.float64]
     types: tuple[str, ...]
     places: NDArray[np.int64] = field(repr=False)
+    keys: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
         """Mean score of the answers that were scored; nan if none was."""
         scored = self.scores[np.isfinite(self.scores)]
         return float(scored.mean()) if len(scored) else float("nan")
+
+    def clusters(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """``[Q]``: of some questions, which are about the same picture, numbered from 0."""
+        key_of = dict(zip(self.ids, self.keys, strict=True)) if self.keys else {}
+        numbers: dict[tuple[bool, str], int] = {}
+        keys = [(True, key) if (key := key_of.get(one)) else (False, one) for one in ids]
+        return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
     def lines(self, ids: Sequence[str]) -> list[forms.Line]:
         """The lines of some questions."""
@@ -82,7 +91,7 @@ def _read(path: Path) -> Answers:
     if not path.is_file():
         raise FileError(f"{path}: is no file")
     seen: dict[str, int] = {}
-    ids, scores, types, places, place = [], [], [], [], 0
+    ids, scores, types, places, keys, place = [], [], [], [], [], 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -94,5 +103,7 @@ def _read(path: Path) -> Answers:
                 ids.append(sys.intern(one if seen[one] == 1 else f"{one}#{seen[one]}"))
                 types.append(sys.intern(entry.type or ""))
                 places.append(place)
+                keys.append(sys.intern(entry.key or ""))
             place += len(line)
-    return Answers(path, tuple(ids), np.array(scores, np.float64), tuple(types), np.array(places, np.int64))
+    numbers = np.array(places, np.int64)
+    return Answers(path, tuple(ids), np.array(scores, np.float64), tuple(types), numbers, tuple(keys))

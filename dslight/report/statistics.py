@@ -10,6 +10,10 @@ be made from it, and they have intervals of their own:
 * ``retrained``: how *the method* does when it is trained again. To every resampled mean a draw of the seeds' error is
   added, (standard deviation of the seeds' means) / sqrt(seeds) times Student's t with seeds - 1 degrees of freedom.
 
+Questions about one picture stand or fall together, so they are drawn together: what is resampled are the pictures, each
+with all its questions (the cluster bootstrap; its standard error is the clustered one, Miller 2024). Where every
+question has a picture of its own, that is the same as resampling questions.
+
 Decided here: seeds are not resampled. A bootstrap of two or three runs stays between the lowest and the highest of them
 and so covers the truth in only 50 or 75 % of experiments; Student's t is exact when the seeds are all that varies, and
 what is left of it is the questions' bootstrap when they do not vary. In between the interval errs on the wide side, as
@@ -60,6 +64,7 @@ class Estimate:
         over_questions: its interval for these trained models and other questions.
         over_seeds: its interval for other questions and other seeds; ``None`` for a single seed.
         seeds, questions: how many there are.
+        clusters: pictures that the questions are about.
     """
 
     value: float
@@ -67,6 +72,7 @@ class Estimate:
     over_seeds: Interval | None
     seeds: int
     questions: int
+    clusters: int = 0
 
 
 def estimates(
@@ -74,6 +80,7 @@ def estimates(
     limits: Limits = SCORE,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    clusters: Any = None,
 ) -> list[Estimate]:
     """The means of tables of scores about the same Q questions, with intervals whose draws they share.
 
@@ -82,6 +89,7 @@ def estimates(
         limits: between which a score (:data:`SCORE`) or a difference (:data:`DIFFERENCE`) lies.
         resamples: draws of the bootstrap.
         seed: the same seed gives the same numbers.
+        clusters: ``[Q]``, from 0: which questions are about the same picture; default: none.
 
     Raises:
         ValueError: there is no question, or a score is not finite, or beyond the limits.
@@ -94,7 +102,14 @@ def estimates(
         raise ValueError("scores: there is no question to resample")
     if not ((limits[0] <= runs) & (runs <= limits[1])).all():  # nan is not
         raise ValueError(f"scores: some are not in {limits[0]:g}..{limits[1]:g}; leave out what was not scored")
-    means = resampled_means(np.hstack([runs, np.tile(limits, (len(runs), 1))]), resamples, seed)
+    count = runs.shape[1]
+    groups = np.arange(count) if clusters is None else np.asarray(clusters, dtype=np.int64)
+    pictures = int(groups.max()) + 1
+    # the two that are added weigh as much as a picture does
+    size = max(1, round(count / pictures))
+    ends = np.repeat(np.tile(limits, (len(runs), 1)), size, axis=1)
+    groups = np.concatenate([groups, np.repeat([pictures, pictures + 1], size)])
+    means = resampled_means(np.hstack([runs, ends]), resamples, seed, groups)
     found, row = [], 0
     for table in tables:
         # the mean over the seeds of each resample of the questions
@@ -107,14 +122,23 @@ def estimates(
                 value,
                 _interval(drawn, limits),
                 None if retrained is None else _interval(retrained, limits),
-                *table.shape,
+                len(table),
+                table.shape[1],
+                pictures,
             )
         )
     return found
 
 
-def resampled_means(scores: Scores, resamples: int, seed: int) -> Scores:
-    """``[resamples, K]``: the means of K runs over questions drawn with replacement, the same draw for all runs."""
+def resampled_means(scores: Scores, resamples: int, seed: int, clusters: NDArray[np.int64] | None = None) -> Scores:
+    """``[resamples, K]``: the means of K runs over questions drawn with replacement, the same draw for all runs.
+
+    With ``clusters`` ``[Q]``, numbered from 0, all questions of a cluster are drawn together.
+    """
+    sizes = np.ones(scores.shape[1])
+    if clusters is not None and len(clusters) != int(clusters.max()) + 1:
+        sizes = np.bincount(clusters).astype(np.float64)
+        scores = np.stack([np.bincount(clusters, weights=run).astype(np.float64) for run in scores])
     questions = scores.shape[1]
     generator = np.random.default_rng(seed)
     at_a_time = max(1, _CHUNK // questions)
@@ -124,7 +148,8 @@ def resampled_means(scores: Scores, resamples: int, seed: int) -> Scores:
         drawn = generator.integers(0, questions, (count, questions), dtype=np.int32)
         drawn += np.arange(count, dtype=np.int32)[:, None] * questions
         weights = np.bincount(drawn.ravel(), minlength=count * questions).reshape(count, questions)
-        means[start : start + count] = weights.astype(np.float64) @ scores.T / questions
+        weights = weights.astype(np.float64)
+        means[start : start + count] = weights @ scores.T / (weights @ sizes)[:, None]
     return means.round(12)  # so that a resample in which two models do equally well is a tie, not 1e-17
 
 

@@ -5,9 +5,10 @@
     submissions/SOURCE/...       in the format of the benchmark (``dslight.metrics.submission``)
 
 A line is ``{"question_id", "source", "benchmark", "type", "question", "prompt", "prediction", "references", "score",
-"unresolved", "key"}``: ``question`` as its authors ask it, ``prompt`` with what the benchmark puts behind it, ``score``
-in 0..1 or null for an answer that is not scored here (hidden, or judged by a language model), ``unresolved`` for one
-that says nothing which the protocol could read, ``key`` of the sample in its shards. The scores are those that the
+"unresolved", "unfinished", "key"}``: ``question`` as its authors ask it, ``prompt`` with what the benchmark puts behind
+it, ``score`` in 0..1 or null for an answer that is not scored here (hidden, or judged by a language model),
+``unresolved`` for one that says nothing which the protocol could read, ``unfinished`` for one that ended among the
+model's thoughts (thoughts stay in ``prediction``), ``key`` of the sample in its shards. The scores are those that the
 metric has added up.
 """
 
@@ -21,7 +22,7 @@ from typing import Any, cast
 from dslight.files.atomic import write_atomically
 from dslight.metrics.base import Answer, TextMetric
 from dslight.metrics.benchmarks import Benchmark
-from dslight.metrics.submission import submission
+from dslight.metrics.submission import OFFICIAL_IDS, submission
 from dslight.names import below
 from dslight.recipe.build import Experiment
 from dslight.run.folder import RunFolder
@@ -42,7 +43,11 @@ def write_answers(experiment: Experiment, folder: RunFolder, trainer: Any) -> di
         answers, seconds = gather(model, source, trainer)
         benchmark = model.asked[source]
         facts[source] = described(experiment, source, answers, seconds)
-        files = submission(benchmark.submission, answers) if benchmark.submission and answers else {}
+        files = (
+            submission(benchmark.submission, answers, _ids(experiment, source))
+            if benchmark.submission and answers
+            else {}
+        )
         facts[source]["submission"] = [f"submissions/{source}/{name}" for name in files]
         if trainer.is_global_zero:
             rows = lines(source, facts[source]["benchmark"], benchmark, answers)
@@ -55,6 +60,12 @@ def write_answers(experiment: Experiment, folder: RunFolder, trainer: Any) -> di
                 place.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(place, content)
     return facts
+
+
+def _ids(experiment: Experiment, source: str) -> list[Any]:
+    """The ids of all questions of the split, where the source's folder says them."""
+    file = Path(experiment.data.val_sources[source].root) / OFFICIAL_IDS
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
 def _place(questions: Path, source: str, count: int) -> Path:
@@ -94,6 +105,7 @@ def lines(source: str, name: str, benchmark: Benchmark, answers: Sequence[Answer
             "references": list(question.references),
             "score": verdict.score,
             "unresolved": verdict.unresolved,
+            "unfinished": verdict.unfinished,
             "key": question.key,
         }
         for question, prediction, verdict in answers
@@ -117,6 +129,7 @@ def described(experiment: Experiment, source: str, answers: Sequence[Answer], se
         "questions": len(answers),
         "scored": sum(verdict.score is not None for _, _, verdict in answers),
         "unresolved": sum(verdict.unresolved for _, _, verdict in answers),
+        "unfinished": sum(verdict.unfinished for _, _, verdict in answers),
         "seconds": seconds,
         "questions_per_second": len(answers) / seconds if seconds else None,
     }

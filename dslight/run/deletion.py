@@ -28,6 +28,7 @@ OWN = re.compile(
             r"weights/[^/]+\.safetensors",
             r"questions/(limited/)?[^/]+\.jsonl",
             r"submissions/[^/]+/.+",
+            r"judged/[^/]+\.jsonl?",
             r"diagnostics/(questions\.jsonl|[^/]+-\d+\.png)",
             r"([^/]+/)*\.[^/]+\.([0-9a-f]{8}\.tmp|\d+\.partial)",
         )

@@ -88,6 +88,7 @@ def _said(source: str, facts: Mapping[str, Any]) -> str:
         f"{facts['benchmark']} by the protocol {facts['protocol']}" if facts["protocol"] else facts["benchmark"],
         f"{hidden} not scored" if hidden else "",
         f"{facts['unresolved']} unresolved" if facts["unresolved"] else "",
+        f"{facts['unfinished']} still thinking" if facts["unfinished"] else "",
         f"{facts['questions_per_second']:.1f} questions/s" if facts["seconds"] else "",
     ]
     return f"{source}: {', '.join(filter(None, parts))}"

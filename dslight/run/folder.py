@@ -10,6 +10,7 @@
     weights/           PART.safetensors of every part that trained
     questions/         SOURCE.jsonl: every validation question with its answer and its score
     submissions/       what official servers read, of the benchmarks that have one
+    judged/            what a language model said about the answers, and what it said before (``dslight judge``)
     diagnostics.json   what was measured where the recipe has ``diagnostics``; questions and pictures in diagnostics/
     result.json        written last: the run is finished
 

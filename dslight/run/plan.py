@@ -20,6 +20,7 @@ from dslight.recipe.build import world_size as named_world_size
 from dslight.recipe.errors import RecipeError
 from dslight.run.cost import Costs, costs
 from dslight.run.unseen import unseen
+from dslight.train.lora import coverage
 from dslight.train.strategy import copies_of
 from dslight.types import Grid
 from dslight.vlm import VLM
@@ -249,8 +250,12 @@ def _chat_notes(experiment: Experiment) -> list[str]:
 
 def _notes(model: Any, context: int, text_tokens: int, counted: Costs) -> list[str]:
     """What works, but is worth a word."""
+    notes = [
+        f"note: LoRA in {name} stands beside {coverage(part)}"
+        for name, part in model.parts().items()
+        if getattr(part, "adapted", False)
+    ]
     limit = getattr(model.language_model, "max_positions", None) if isinstance(model, VLM) else None
-    notes = []
     if limit is not None and context + text_tokens > limit:
         notes.append(
             f"note: {context} visual + {text_tokens} text positions are more than the {limit} that the language model "

@@ -102,6 +102,45 @@ def merged(part: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[s
     return found
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """What adapters stand beside, and what they do not.
+
+    Attributes:
+        adapted: parameters of the layers that have adapters.
+        parameters: of the part, without the adapters.
+        left: kind of matrix without adapters (the end of its name) -> parameters; the largest first.
+    """
+
+    adapted: int
+    parameters: int
+    left: dict[str, int]
+
+    def __str__(self) -> str:
+        """A sentence without its subject."""
+        said = f"{self.adapted:,} of {self.parameters:,} parameters ({self.adapted / max(1, self.parameters):.0%})"
+        left = [f"{name} ({count:,})" for name, count in list(self.left.items())[:4]]
+        more = f" and {len(self.left) - 4} more" if len(self.left) > 4 else ""
+        return f"{said}; without adapters are {', '.join(left)}{more}" if left else said
+
+
+def coverage(part: nn.Module) -> Coverage:
+    """How much of an adapted part its adapters reach. Experts that are one parameter of three dimensions get none: peft
+    adapts layers.
+    """
+    adapted, parameters, left = 0, 0, {}
+    for name, parameter in part.named_parameters():
+        if ".lora_" in name or name.startswith("objective."):
+            continue
+        parameters += parameter.numel()
+        if name.endswith(".base_layer.weight"):
+            adapted += parameter.numel()
+        elif parameter.ndim >= 2:
+            kind = ".".join([word for word in name.split(".") if not word.isdigit() and word != "weight"][-2:])
+            left[kind] = left.get(kind, 0) + parameter.numel()
+    return Coverage(adapted, parameters, dict(sorted(left.items(), key=lambda item: -item[1])))
+
+
 def _targets(part: Any, wanted: list[str] | str) -> list[str]:
     """The full names of the wanted layers."""
     from transformers import Conv1D

@@ -31,6 +31,18 @@ def fake_tensors() -> AbstractContextManager[Any]:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
+def watch_operations(see: Callable[[str, Any, bool], None]) -> AbstractContextManager[Any]:
+    """While the block runs, call ``see(name, args, random)`` at every operation of ATen, e.g. ``aten.cat.default``."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            see(str(func), args, torch.Tag.nondeterministic_seeded in func.tags)
+            return func(*args, **(kwargs or {}))
+
+    return Watch()
+
+
 def count_flops() -> Any:
     """torch's ``FlopCounterMode``; before 2.15 it takes attention on CPUs for nothing."""
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count

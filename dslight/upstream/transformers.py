@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
 from sys import modules
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def attention_of(config: Any) -> str | None:
@@ -39,13 +42,73 @@ def recomputes_with_hooks(layer: nn.Module) -> bool:
     return bool(checkpointed) and type(layer).__call__ is not nn.Module.__call__
 
 
-def remember_coordinates(grid: tuple[int, int]) -> None:
-    """Let DINOv3 compute the coordinates of the patches on the CPU once.
+def remember_coordinates(model: nn.Module, grid: tuple[int, int]) -> None:
+    """Let models with DINOv3's positions compute the coordinates of the patches on the CPU once.
 
     Transformers keeps them by shape and device. Were the first to ask a pass on fake tensors, later ones in the same
     process would get the fake ones.
     """
     import torch
-    from transformers.models.dinov3_vit import modeling_dinov3_vit
 
-    modeling_dinov3_vit.get_patches_center_coordinates(*grid, dtype=torch.float32, device=torch.device("cpu"))
+    with torch.device("cpu"):
+        for module in {modules[type(part).__module__] for part in model.modules()}:
+            if compute := getattr(module, "get_patches_center_coordinates", None):
+                compute(*grid, dtype=torch.float32, device=torch.device("cpu"))
+
+
+@dataclass
+class Joined:
+    """Tensors of a checkpoint that are one of a model, or several: experts that stand one by one in a file and in one
+    tensor in memory, a projection that is split; mostly one tensor under another name.
+
+    Attributes:
+        target: the model's name (of several: the first).
+        sources: transformers' pattern -> the file's names, in their order.
+    """
+
+    target: str
+    sources: dict[str, list[str]] = field(default_factory=dict)
+    transform: Any = None
+
+    def made(self, model: Any, tensor: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """The model's tensors by name, given the file's by name."""
+        if self.transform is None:
+            (names,) = self.sources.values()
+            return {self.target: tensor(names[0])}
+        transform = deepcopy(self.transform)
+        for pattern, names in self.sources.items():
+            for name in names:
+                transform.add_tensor(self.target, name, pattern, lambda name=name: tensor(name))
+        made = transform.convert(self.target, model=model, config=model.config)
+        return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+
+
+def joined(model: Any, names: Iterable[str]) -> list[Joined]:
+    """What transformers makes of a checkpoint's tensors when it reads them into ``model``, which may be without memory;
+    nothing where this version has no such table.
+    """
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import (
+            WeightConverter,
+            WeightRenaming,
+            dot_natural_key,
+            rename_source_key,
+        )
+    except ImportError:
+        return []
+    table = get_model_conversion_mapping(model)
+    renamings = [entry for entry in table if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in table if isinstance(entry, WeightConverter)]
+    of_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    own, prefix = model.state_dict(), model.base_model_prefix
+    found: dict[str, Joined] = {}
+    for name in sorted(names, key=dot_natural_key):
+        target, pattern = rename_source_key(name, renamings, converters, prefix, own)
+        if target not in own and name in own:
+            target, pattern = name, None
+        group = found.setdefault(target, Joined(target))
+        if pattern is not None:
+            group.transform = of_pattern[pattern]
+        group.sources.setdefault(pattern or name, []).append(name)
+    return list(found.values())

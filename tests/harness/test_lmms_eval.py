@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import sys
 from pathlib import Path
@@ -11,37 +12,9 @@ import torch
 from PIL import Image
 from processes import completed
 
-from dslight.data.sample import parse_sample
-from dslight.data.shards import ShardReader
-from dslight.recipe.build import build
-from dslight.recipe.compose import compose, to_yaml
+from dslight.recipe.compose import compose
 
 HERE = Path(__file__).parent
-QUICKSTART = HERE.parents[1] / "recipes" / "quickstart" / "deepstack_l.yaml"
-
-
-@pytest.fixture(scope="module")
-def run(pages, tmp_path_factory) -> Path:
-    """A run's folder as a training leaves it, with random weights of which all answers differ."""
-    folder = tmp_path_factory.mktemp("harness") / "run"
-    recipe = compose(
-        QUICKSTART,
-        [
-            f"data.train=[{pages / 'train'}]", f"data.val.pages.root={pages / 'val'}", f"run_dir={folder}",
-            f"model.language_model.init_args.tokenizer={pages / 'tokenizer'}",
-        ],
-    )  # fmt: skip
-    del recipe["weights"]
-    torch.manual_seed(0)
-    model = build(recipe).model
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=0.3)
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(to_yaml(recipe))
-    torch.save({"state_dict": model.state_dict()}, folder / "checkpoints" / "step-00000001.ckpt")
-    return folder
 
 
 @pytest.fixture
@@ -56,19 +29,6 @@ def harness(monkeypatch):
 def _forget(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "lmms_eval"] + ["dslight.harness.lmms_eval"]:
         monkeypatch.delitem(sys.modules, name, raising=False)
-
-
-@pytest.fixture(scope="module")
-def docs(pages):
-    """The validation questions as the documents of somebody else's task."""
-    reader = ShardReader(pages / "val")
-    found = []
-    for i in range(len(reader)):
-        sample = parse_sample(str(i), reader.read(i))
-        picture = Image.open(io.BytesIO(sample.images[0]))
-        found += [{"q": q.text, "a": q.references, "picture": picture, "id": q.question_id} for q in sample.questions]
-    assert len(found) == 24
-    return found
 
 
 def text(doc):
@@ -99,32 +59,15 @@ def test_it_is_importable_without_the_harness_and_says_what_is_missing(run, tmp_
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_a_task_gets_the_answers_that_validation_gets(harness, run, docs, batch_size):
+def test_a_task_gets_the_answers_that_validation_gets(harness, run, docs, validated, batch_size):
     from lmms_eval.evaluator import evaluate
 
     lm = harness.DSLight.create_from_arg_string(f"recipe={run}", {"batch_size": batch_size, "max_batch_size": None})
     assert isinstance(lm, sys.modules["lmms_eval.api.model"].lmms)
     replies, score = evaluate(lm, "pages", docs, text, pictures, right, {"max_new_tokens": 16, "until": ["\n\n"]})
-    validated = _validated(run)
     assert replies == [validated[doc["id"]] for doc in docs]
     assert len(set(replies)) > 3
     assert score == sum(validated[doc["id"]] in doc["a"] for doc in docs) / len(docs)
-
-
-def _validated(run) -> dict[str, str]:
-    """The replies of the validation loop by question."""
-    from dslight.run.evaluate import trained
-
-    experiment = trained(compose(run / "recipe.yaml", []))
-    experiment.data.setup("validate")
-    model = experiment.model.eval()
-    (source,) = model.generation
-    replies = {}
-    with torch.inference_mode():
-        for batch in experiment.data.val_dataloader()[0]:
-            found = model.answer_batch(batch, **model.generation[source])
-            replies |= {q.question_id: reply for q, reply in zip(batch.questions, found, strict=True)}
-    return replies
 
 
 def test_a_task_may_stop_answers_and_sample(harness, run, docs):
@@ -139,6 +82,62 @@ def test_a_task_may_stop_answers_and_sample(harness, run, docs):
     torch.manual_seed(0)
     sampled, _ = evaluate(lm, "pages", docs, text, pictures, right, {"max_new_tokens": 12, "temperature": 5.0})
     assert sampled != whole
+
+
+def test_the_harness_own_until_cuts_no_answer(harness, run):
+    """It is written into every task that names none; a task's own stays."""
+    lm = harness.DSLight(recipe=str(run))
+    assert lm._known({"until": ["\n\n"]})["until"] == []
+    assert lm._known({"until": ["\n\n", "User:"]})["until"] == ["\n\n", "User:"]
+    assert lm._known({"until": "\n"})["until"] == ["\n"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_video_is_shown_as_predict_shows_it(harness, run, tmp_path, batch_size):
+    from lmms_eval.evaluator import evaluate
+
+    from dslight.data.video import Sampling
+
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for i in range(8):
+        Image.new("RGB", (64, 64), (30 * i, 90, 200 - 20 * i)).save(folder / f"{i}.png")
+    videos = [folder]
+    if importlib.util.find_spec("av") is not None:
+        videos.append(_clip(tmp_path / "clip.mp4"))
+    lm = harness.DSLight(recipe=str(run), batch_size=batch_size, frames="4", tile="2x2")
+    for video in videos:
+        replies, _ = evaluate(
+            lm, "clips", [{"q": "What?", "a": []}] * 2, text, lambda doc, video=video: [str(video)], right,
+            {"max_new_tokens": 6},
+        )  # fmt: skip
+        (mosaic,) = Sampling.of(4, "2x2").images(video)
+        shown, _ = evaluate(
+            lm, "clips", [{"q": "What?", "a": []}], text, lambda doc, data=mosaic: [Image.open(io.BytesIO(data))],
+            right, {"max_new_tokens": 6},
+        )  # fmt: skip
+        assert replies == shown * 2
+    with pytest.raises(FileNotFoundError, match=r"clips/0: its doc_to_visual names .*gone\.mp4"):
+        evaluate(lm, "clips", [{"q": "?", "a": []}], text, lambda doc: [str(tmp_path / "gone.mp4")], right, {})
+    with pytest.raises(ValueError, match="frames: a number is needed, got 'all'"):
+        harness.DSLight(recipe=str(run), frames="all")
+
+
+def _clip(path):
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for i in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), i * 30, np.uint8), format="rgb24")
+            for packet in stream.encode(frame):
+                file.mux(packet)
+        for packet in stream.encode():
+            file.mux(packet)
+    return path
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
@@ -175,7 +174,7 @@ def _by_hand(lm, doc, choice) -> float:
     return total
 
 
-def test_a_live_model_is_left_as_it_was(harness, run, docs):
+def test_a_live_model_is_left_as_it_was(harness, run, docs, validated):
     from lmms_eval.evaluator import evaluate
 
     from dslight.run.evaluate import trained
@@ -189,19 +188,18 @@ def test_a_live_model_is_left_as_it_was(harness, run, docs):
     lm.clean()
     assert {name: module.training for name, module in model.named_modules()} == before
     assert lm.vlm is model
-    validated = _validated(run)
     assert replies == [validated[doc["id"]] for doc in docs]
 
 
 def test_what_it_cannot_take_is_named(harness, run, docs):
     from lmms_eval.evaluator import evaluate
 
-    with pytest.raises(ValueError, match="conv_template: dslight takes recipe, ckpt, batch_size and device"):
+    with pytest.raises(ValueError, match="conv_template: dslight takes recipe, ckpt, batch_size"):
         harness.DSLight(recipe=str(run), conv_template="vicuna_v1")
     with pytest.raises(ValueError, match="--batch_size: a number of questions is needed, got 'auto'"):
         harness.DSLight(recipe=str(run), batch_size="auto")
     lm = harness.DSLight(recipe=str(run))
-    with pytest.raises(TypeError, match="pages/0: its doc_to_visual gave a dict; dslight takes pictures"):
+    with pytest.raises(TypeError, match="pages/0: its doc_to_visual gave a dict; dslight takes pictures and videos"):
         evaluate(lm, "pages", docs[:1], text, lambda doc: [{"audio": 1}], right, {})
 
 

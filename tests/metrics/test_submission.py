@@ -45,7 +45,8 @@ def test_vqav2_loads_as_a_result_file_of_its_api():
     for form in ("vqav2", "textvqa"):
         loaded = json.loads(only(submission(form, answers)))
         assert {row["question_id"] for row in loaded} == {262148000, 262148001}
-        assert {row["question_id"]: row["answer"] for row in loaded}[262148001] == "“2” cats\n"
+        said = {"vqav2": "“2” cats", "textvqa": "“2” cats\n"}[form]  # TextVQA's server normalises
+        assert {row["question_id"]: row["answer"] for row in loaded}[262148001] == said
         assert all(set(row) == {"question_id", "answer"} for row in loaded)
 
 
@@ -176,3 +177,13 @@ def test_the_same_answers_give_the_same_bytes(form):
     assert all(files.values())
     if form != "mmbench":  # a sheet holds the time at which it was made
         assert submission(form, answers) == files
+
+
+def test_a_server_gets_a_row_for_every_question_of_the_split():
+    answers = answered([("2", (), "red", {"extra": {"official_id": 2}})])
+    rows = json.loads(only(submission("vqav2", answers, [1, 2, 3])))
+    assert {row["question_id"]: row["answer"] for row in rows} == {1: "", 2: "red", 3: ""}
+    answers = answered([("a.jpg", (), "red", {})])
+    rows = json.loads(only(submission("vizwiz", answers, ["a.jpg", "b.jpg"])))
+    assert rows == [{"image": "a.jpg", "answer": "red"}, {"image": "b.jpg", "answer": ""}]
+    assert len(json.loads(only(submission("mmvet", answers, ["a.jpg", "b.jpg"])))) == 1

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dslight.nn.injector import inject, record
+from dslight.nn.window import follow
 
 ROWS, LENGTH, WIDTH, DEPTH = 3, 7, 8, 4
 
@@ -367,3 +368,37 @@ def test_an_operation_in_float32_acts_on_a_bf16_stream():
         out = layers[0](hidden)
     assert out.dtype == torch.bfloat16
     assert torch.equal(out[mask], hidden[mask] + 0.5 * stacks[0].bfloat16())
+
+
+class Looped(nn.Module):
+    """Runs through its layers twice in a pass."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.layers, self.times = layers_(), times
+
+    def forward(self, inputs_embeds):
+        for _ in range(self.times):
+            inputs_embeds = run(self.layers, inputs_embeds)
+        return inputs_embeds
+
+
+def test_a_layer_that_is_called_twice_in_a_pass_is_an_error_and_not_two_stacks():
+    mask, hidden = mask_(), torch.randn(ROWS, LENGTH, WIDTH)
+    stacks = torch.randn(1, int(mask.sum()), WIDTH)
+    for model in (Looped(1), Looped(2)):
+        with follow(model, LENGTH) as window, inject(model.layers, mask, stacks, (2,), window=window):
+            if model.times == 1:
+                assert torch.equal(model(inputs_embeds=hidden), model(inputs_embeds=hidden))  # two passes
+            else:
+                with pytest.raises(RuntimeError, match=r"layer 2 of Looped.* is called twice in a pass"):
+                    model(inputs_embeds=hidden)
+
+
+def test_a_stream_of_another_shape_is_an_error():
+    layer, mask = nn.Identity(), mask_()
+    with (
+        inject([layer], mask, torch.randn(1, int(mask.sum()), WIDTH), (0,)),
+        pytest.raises(ValueError, match=rf"called with \[{ROWS}, {LENGTH}, 4, {WIDTH}\], not with \[b, t, D\]"),
+    ):
+        layer(torch.randn(ROWS, LENGTH, 4, WIDTH))

@@ -33,7 +33,9 @@ def answer_fixture():
     return answer
 
 
-def answer(folder: Path, source: str, scores: Sequence[float | None], key: str = "page-{}", **fields) -> Path:
+def answer(
+    folder: Path, source: str, scores: Sequence[float | None], key: str | Sequence[str] = "page-{}", **fields
+) -> Path:
     """The per-question file of a run: question ``i`` is called ``q<i>``; ``fields`` are the same in all lines, or a
     list with one entry per line. The benchmark's number in ``result.json`` becomes the mean score, also as accuracy.
     """
@@ -51,7 +53,7 @@ def answer(folder: Path, source: str, scores: Sequence[float | None], key: str =
             "references": ["right"],
             "score": None if score is None else float(score),
             "unresolved": False,
-            "key": key.format(i),
+            "key": key.format(i) if isinstance(key, str) else key[i],
         }
         lines.append(json.dumps(entry | own, ensure_ascii=False))
     file = folder / "questions" / f"{source}.jsonl"

@@ -12,6 +12,7 @@ from dslight.checkpoints import load_checkpoint
 from dslight.cli import main
 from dslight.data.sample import parse_sample
 from dslight.data.shards import ShardReader, ShardWriter
+from dslight.metrics.functional.vqa import normalize_vqa_m4c
 from dslight.recipe.build import build
 from dslight.recipe.compose import compose
 
@@ -87,11 +88,11 @@ def test_several_sources_are_scored_at_once_with_how_they_were_asked(trained, hi
     assert list(written["sources"]) == ["few", "pages"]
     facts = written["sources"]["few"]
     assert facts["suffix"] == "\nAnswer the question using a single word or phrase."
-    assert (facts["benchmark"], facts["protocol"], facts["max_new_tokens"]) == ("vqav2", "official", 16)
+    assert (facts["benchmark"], facts["protocol"], facts["max_new_tokens"]) == ("vqav2", "lmms_eval", 16)
     assert (facts["questions"], facts["scored"]) == (6, 3)
     assert facts["questions_per_second"] == pytest.approx(6 / facts["seconds"])
     said = capsys.readouterr().out
-    assert "few: 6 questions, vqav2 by the protocol official, 3 not scored, " in said
+    assert "few: 6 questions, vqav2 by the protocol lmms_eval, 3 not scored, " in said
 
     lines = [json.loads(line) for line in (trained.path / "questions" / "few.jsonl").read_text().splitlines()]
     assert [line["question_id"] for line in lines] == [str(100 + row) for row in range(6)]
@@ -102,11 +103,12 @@ def test_several_sources_are_scored_at_once_with_how_they_were_asked(trained, hi
     assert ends == [facts["suffix"]] * 2 + [" C3"] + [facts["suffix"]] * 3
     assert set(lines[0]) == {
         "question_id", "source", "benchmark", "type", "question", "prompt", "prediction", "references", "score",
-        "unresolved", "key",
+        "unresolved", "unfinished", "key",
     }  # fmt: skip
     (file,) = facts["submission"]
     submitted = json.loads((trained.path / file).read_text())
-    assert submitted == [{"question_id": 100 + row, "answer": lines[row]["prediction"]} for row in range(6)]
+    said = [normalize_vqa_m4c(line["prediction"]) for line in lines]
+    assert submitted == [{"question_id": 100 + row, "answer": said[row]} for row in range(6)]
     assert {answer["question"]: answer["prediction"] for answer in answers(trained)} == plain
 
 

@@ -160,6 +160,14 @@ def test_ranks_that_hold_a_copy_of_the_model_share_it_among_fewer(values):
     assert copies.micro_batch_size == shared.micro_batch_size
 
 
+def test_a_head_that_is_not_found_is_noted(recipe, capsys, monkeypatch):
+    assert main(["plan", str(recipe)]) == 0
+    assert "logits of all positions" not in capsys.readouterr().out
+    monkeypatch.setattr(HFCausalLM, "head", None)
+    assert main(["plan", str(recipe)]) == 0
+    assert "note: the language model's head was not found" in capsys.readouterr().out
+
+
 THINKS = (
     "{% for m in messages %}<{{ m.role }}> {% if loop.last and m.role == 'assistant' %}<think> </think> {% endif %}"
     "{{ m.content }} <eos> {% endfor %}{% if add_generation_prompt %}<assistant> "
@@ -182,11 +190,3 @@ def test_what_the_tokenizers_template_does_is_found_out(recipe, pages, tmp_path,
     assert "only the last answer of a conversation is learnt" in capsys.readouterr().out
     assert main(["plan", str(recipe), "--no-cost", "data.thinking=false", "data.template=bare"]) == 1
     assert "data.thinking: false, which only data.template: tokenizer has, not bare" in capsys.readouterr().err
-
-
-def test_a_head_that_is_not_found_is_noted(recipe, capsys, monkeypatch):
-    assert main(["plan", str(recipe)]) == 0
-    assert "logits of all positions" not in capsys.readouterr().out
-    monkeypatch.setattr(HFCausalLM, "head", None)
-    assert main(["plan", str(recipe)]) == 0
-    assert "note: the language model's head was not found" in capsys.readouterr().out

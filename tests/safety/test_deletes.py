@@ -38,6 +38,7 @@ def run(tmp_path) -> RunFolder:
         "checkpoints/step-00000002.ckpt/meta.pt", "checkpoints/step-00000002.ckpt/complete.json",
         "checkpoints/.step-00000003.partial", "weights/projector.safetensors", "questions/pages.jsonl",
         "questions/limited/pages.jsonl", "submissions/pages/submission.json", "diagnostics.json",
+        "judged/replies.jsonl", "judged/mmvet.gpt-4.json", "judged/mmvet.gpt-4.jsonl",
         "diagnostics/questions.jsonl", "diagnostics/pages-3.png", ".result.json.17.partial",
     ):  # fmt: skip
         file = folder.path / name

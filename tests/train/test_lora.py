@@ -8,13 +8,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from dslight.cli import main
-from dslight.components import CrossAttention, DeepStackL, MLPProjector
+from dslight.components import CrossAttention, DeepStackL, HFCausalLM, MLPProjector
 from dslight.components.component import Component, save_weights
+from dslight.matrix.tiny import tiny
 from dslight.nn.loss import next_token_loss
 from dslight.recipe.build import build
 from dslight.recipe.compose import compose
 from dslight.run.evaluate import trained
-from dslight.train.lora import LoRA, merged
+from dslight.train.lora import LoRA, coverage, merged
 from dslight.train.optim import PartTraining, Stage
 from dslight.types import IGNORE, Batch
 from dslight.vlm import VLM
@@ -177,3 +178,17 @@ def test_a_run_with_adapters_hands_over_and_exports_merged_weights(fit, tmp_path
     assert main(["export", str(folder), str(tmp_path / "out")]) == 0
     exported = build(compose(tmp_path / "out" / "dslight.yaml"), opens=None).model
     torch.testing.assert_close(exported.eval()(batch), logits, atol=2e-5, rtol=1e-5)
+
+
+def test_how_much_of_a_part_is_adapted_is_said():
+    """Experts that are one parameter of three dimensions are no layers, and get none."""
+    lm = HFCausalLM(config=tiny("mixtral"))
+    Stage({"language_model": PartTraining(0.1, lora=LoRA())}).freeze({"language_model": lm})
+    found = coverage(lm)
+    names = dict(lm.named_parameters())
+    assert found.parameters == sum(p.numel() for name, p in names.items() if ".lora_" not in name)
+    assert found.adapted == sum(p.numel() for name, p in names.items() if name.endswith(".base_layer.weight"))
+    experts = [p.numel() for name, p in names.items() if name.endswith("experts.gate_up_proj")]
+    assert found.left["experts.gate_up_proj"] == sum(experts) > found.adapted > 0
+    assert f"of {found.parameters:,} parameters" in str(found)
+    assert "without adapters are experts.gate_up_proj (" in str(found)

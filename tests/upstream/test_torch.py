@@ -25,6 +25,7 @@ from dslight.upstream.torch import (
     piece_of_a_checkpoint,
     replace_tensors,
     storage,
+    watch_operations,
 )
 
 
@@ -123,3 +124,12 @@ def test_the_store_of_the_processes_is_shared_over_another_connection(tmp_path):
         assert one.compare_set("key", "", "late") == b"value"
     finally:
         dist.destroy_process_group()
+
+
+def test_operations_are_seen_by_name_with_their_tensors_and_whether_they_draw():
+    seen = []
+    with torch.device("meta"), watch_operations(lambda name, args, random: seen.append((name, len(args), random))):
+        torch.cat([torch.empty(1, 2), torch.empty(1, 3)], dim=1)
+        torch.rand(3).argsort()
+    assert ("aten.cat.default", 2, False) in seen
+    assert [name for name, _, random in seen if random] == ["aten.rand.default"]

@@ -10,8 +10,10 @@ from transformers import __version__ as version
 
 from dslight.upstream.torch import fake_tensors
 from dslight.upstream.transformers import (
+    Joined,
     attention_of,
     is_recurrent,
+    joined,
     masks_windows,
     recomputes_with_hooks,
     registers_attention,
@@ -85,7 +87,7 @@ def test_checkpointed_layers_are_known_by_whether_they_recompute_their_hooks():
 def test_coordinates_that_were_asked_for_before_fake_tensors_stay_real():
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model = AutoModel.from_config(AutoConfig.for_model("dinov3_vit", image_size=48, patch_size=16, **shape)).eval()
-    remember_coordinates((3, 3))
+    remember_coordinates(model, (3, 3))
     with fake_tensors():
         model(torch.zeros(1, 3, 48, 48))
     with torch.no_grad():
@@ -115,3 +117,19 @@ def test_a_registered_attention_is_called_in_every_layer_with_the_mask_that_was_
 
 def test_a_decoder_with_attentions_of_its_own_is_told_apart():
     assert not registers_attention(decoder("falcon"))
+
+
+def test_experts_of_a_file_are_joined_as_transformers_joins_them():
+    widths = {"intermediate_size": 16, "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    with torch.device("meta"):
+        model = decoder("mixtral", **widths)
+    at = "model.layers.1.block_sparse_moe.experts"
+    names = [f"{at}.{expert}.w{which}.weight" for expert in (1, 0) for which in (3, 2, 1)]
+    groups = {group.target: group for group in joined(model, [*names, "lm_head.weight"])}
+    assert groups["lm_head.weight"] == Joined("lm_head.weight", {"lm_head.weight": ["lm_head.weight"]})
+    fused = groups["model.layers.1.mlp.experts.gate_up_proj"]
+    parts = {name: torch.randn(16, 16) for name in names}
+    ((name, tensor),) = fused.made(model, parts.__getitem__).items()
+    assert name == fused.target
+    expected = [torch.cat([parts[f"{at}.{expert}.w{which}.weight"] for which in (1, 3)]) for expert in (0, 1)]
+    assert torch.equal(tensor, torch.stack(expected))

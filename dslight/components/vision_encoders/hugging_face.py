@@ -1,89 +1,67 @@
-"""Vision transformers of the transformers library: CLIP, SigLIP, DINOv2 and DINOv3.
+"""Vision transformers of the transformers library: any whose layers take and give one stream ``[B, N, C]``.
 
 Decided here:
 
 - ``model`` is the transformer itself, so its weights have transformers' own names (``embeddings.``,
-  ``encoder.layers.``): of a CLIP or SigLIP checkpoint with text and vision the vision part is read.
+  ``encoder.layers.``): of a checkpoint with text and vision, CLIP or a whole multimodal model, the vision part is read.
+- What it is, is found out on the meta device (:mod:`~dslight.components.vision_encoders.discovery`), not looked up.
 - What the patches do not use (SigLIP's pooling head, DINO's mask token) is dropped, because no gradient would reach it.
 - ``final`` has the last norm. CLIP itself applies it to the class token only; here it goes over the patches too.
-- The whole depth runs through the model's own ``forward``; where less is needed, its parts are called one by one.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from functools import partial
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dslight.components.component import WeightsError, on_meta
-from dslight.components.transformers_config import (
-    check_agreement,
-    check_attention,
-    check_source,
-    configuration,
-    no_code,
-    settings_of,
-)
+from dslight.components.component import WeightsError
+from dslight.components.transformers_config import check_attention, check_source, no_code
 from dslight.components.unread import weights_wait
-from dslight.components.vision_encoder import Tap, VisionEncoder
+from dslight.components.vision_encoder import Tap, VisionEncoder, say_unseen
+from dslight.components.vision_encoders.discovery import discover, remembered
+from dslight.components.vision_encoders.hf_models import (
+    IN_A_WHOLE_MODEL,
+    build,
+    grid_of,
+    has_table,
+    instead,
+    options_at,
+    output_of,
+    pair,
+    resize_positions,
+    vision_settings,
+)
+from dslight.components.vision_encoders.statistics import statistics
+from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers
 from dslight.upstream.transformers import remember_coordinates
 
 
-@dataclass(frozen=True)
-class _Family:
-    """Where an architecture of transformers keeps things."""
-
-    layers: str
-    norm: str
-    statistics: str  # of its published preprocessing, in transformers.image_utils
-    pre_norm: str | None = None
-    prefix: int = 1  # without registers
-    normed: bool = True  # whether last_hidden_state comes with the last norm
-    positions: str | None = None  # a table that does not follow the image's size by itself
-    rotary: str | None = None
-    arguments: tuple[str, ...] = ()  # that a layer insists on, and gets None for
-
-
-_FAMILIES = {
-    "clip_vision_model": _Family(
-        "encoder.layers", "post_layernorm", "OPENAI_CLIP", pre_norm="pre_layrnorm", normed=False,
-        positions="embeddings.position_embedding", arguments=("attention_mask",),
-    ),
-    "siglip_vision_model": _Family(
-        "encoder.layers", "post_layernorm", "IMAGENET_STANDARD", prefix=0,
-        positions="embeddings.position_embedding", arguments=("attention_mask",),
-    ),
-    "dinov2": _Family("encoder.layer", "layernorm", "IMAGENET_DEFAULT"),
-    "dinov2_with_registers": _Family("encoder.layer", "layernorm", "IMAGENET_DEFAULT"),
-    "dinov3_vit": _Family("model.layer", "norm", "IMAGENET_DEFAULT", rotary="rope_embeddings"),
-}  # fmt: skip
-
-
 class HFVisionEncoder(VisionEncoder):
-    """CLIP, SigLIP (and SigLIP2 at a fixed resolution), DINOv2 (with and without registers) or DINOv3 ViT.
+    """A vision transformer of transformers: CLIP, SigLIP (and SigLIP2 at a fixed resolution), DINOv2, DINOv3, ViT,
+    BEiT, AIMv2, InternVL, RADIO and others; ``dslight models`` lists which.
 
     A DINOv3 that trains rescales its patch coordinates at random in every pass (``pos_embed_rescale``), as its authors
     trained it; frozen, it does not.
 
     Args:
-        pretrained: hub name or local folder; weights and configuration come from there.
+        pretrained: hub name or local folder; weights and configuration come from there. Of a model with text and
+            vision, the vision part.
         config: the configuration of the vision part, ``{model_type: clip_vision_model, hidden_size: ..., ...}``. Alone:
             random weights. With ``pretrained``: what the checkpoint must be, so that a recipe can be planned and
             checked without reading it.
         dtype: of the weights, e.g. ``bfloat16``.
         attention: transformers' ``attn_implementation``: ``sdpa``, ``eager``, ``flash_attention_2``, ..., or ``auto``.
         image_size: height and width in pixels of one view; default: the configuration's. At another one the position
-            embedding of CLIP and SigLIP is resized once (bicubic, as transformers' ``interpolate_pos_encoding``), DINO
-            does so by itself.
+            embedding is resized as transformers does it (``interpolate_pos_encoding``; CLIP's and SigLIP's once).
         extra_layers: new layers of the same kind behind those of the checkpoint, with random weights, before the last
             norm: DeepStack-V needs them where its sites go beyond the encoder's depth (5, at CLIP-L, in the paper's
             code). Negative taps count from the new end.
-        mean: normalisation, per channel; default: the checkpoint's own, or what its family is published with.
+        mean: normalisation, per channel; default: the checkpoint's own, or what its kind is published with.
         std: normalisation, per channel.
         trust_remote_code: run code that the checkpoint brings along, or that ``attention`` fetches from the hub. It can
             do all that you can; without it, such a checkpoint is refused.
@@ -120,132 +98,123 @@ class HFVisionEncoder(VisionEncoder):
         options |= {"trust_remote_code": trust_remote_code}
         if extra_layers < 0:
             raise ValueError(f"extra_layers: must be at least 0, got {extra_layers}")
-        settings = _settings(pretrained, config, trust_remote_code)
-        self._family = _FAMILIES[settings.model_type]
-        layers = settings.num_hidden_layers
-        settings.num_hidden_layers = layers + extra_layers
+        settings, key = vision_settings(pretrained, config, trust_remote_code)
+        layers: Any = getattr(settings, "num_hidden_layers", None)
+        if extra_layers and not isinstance(layers, int):
+            raise ValueError(f"extra_layers: {type(settings).__name__} has no num_hidden_layers that could be more")
+        if extra_layers:
+            settings.num_hidden_layers = layers + extra_layers
+        size, sized = _image_size(image_size, settings, key), image_size is not None
+        named = f"{type(settings).__module__} {settings.to_json_string(use_diff=False)} {size} {implementation}"
+        self._stream, self._options, resized = remembered(
+            f"transformers {named}", lambda: _discover(settings, size, options, key, sized)
+        )
+        self.image_size = cast(tuple[int, int], size)
         missing: set[str] = set()
         if pretrained is None or weights_wait():
-            model = AutoModel.from_config(settings, **options)
+            model = build(settings, options)
         else:
             with no_code(pretrained, "pretrained"):
                 model, report = AutoModel.from_pretrained(
-                    pretrained, config=settings, output_loading_info=True, **options
+                    pretrained, config=settings, output_loading_info=True, key_mapping=IN_A_WHOLE_MODEL, **options
                 )
             missing = set(report["missing_keys"])
         self.model: Any = getattr(model, "vision_model", model)  # transformers before 5.17 wraps CLIP's and SigLIP's
-        _drop_unused(self.model)
+        drop(self.model, self._stream.dropped)
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
-        new = {f"{self._family.layers}.{layers + i}." for i in range(extra_layers)}
+        self._refuse_missing(missing, pretrained, extra_layers)
+        self.width, self.grid, self.prefix_tokens = self._stream.width, self._stream.grid, self._stream.prefix
+        if resized:
+            resize_positions(self.model.embeddings, self.image_size[0], self.grid, self.prefix_tokens)
+        remember_coordinates(self.model, self.grid)
+        patch = getattr(settings, "patch_size", None)
+        say_unseen(self.image_size, pair(patch) if patch else None, self.grid, "image_size")
+        self.mean, self.std = statistics(pretrained, settings.model_type, mean, std, self._stream.normalises)
+
+    def _refuse_missing(self, missing: set[str], pretrained: str | None, extra: int) -> None:
+        path, depth = self._stream.layers, self.depth
+        new = tuple(f"{path}.{index}." for index in range(depth - extra, depth))
         lacking = [
             name
             for name, _ in self.model.named_parameters()
-            if {name, f"vision_model.{name}"} & missing and not name.startswith(tuple(new))
+            if {name, f"vision_model.{name}"} & missing and not name.startswith(new)
         ]
         if lacking:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             raise WeightsError(f"pretrained: the checkpoint {pretrained} lacks {', '.join(lacking[:3])}{more}")
-        self.width = int(settings.hidden_size)
-        self.prefix_tokens = self._family.prefix + int(getattr(settings, "num_register_tokens", 0))
-        patch = _pair(settings.patch_size)
-        self.image_size = _pair(image_size or settings.image_size)
-        self.grid = (self.image_size[0] // patch[0], self.image_size[1] // patch[1])
-        if min(self.grid) < 1:
-            raise ValueError(f"image_size: {image_size} pixels are less than one patch of {max(patch)}")
-        if self._family.positions is not None and self.image_size != _pair(settings.image_size):
-            _resize_positions(self.model.embeddings, self.image_size[0], self.grid, self._family.prefix)
-        if self._family.rotary is not None:
-            remember_coordinates(self.grid)
-        self.mean, self.std = _statistics(pretrained, self._family, mean, std)
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The model's own list of layers."""
-        return cast(Sequence[nn.Module], self.model.get_submodule(self._family.layers))
+        return cast(Sequence[nn.Module], self.model.get_submodule(self._stream.layers))
 
     @property
     def norm(self) -> nn.Module:
-        """The last norm."""
-        return self.model.get_submodule(self._family.norm)
+        """The last norm; ``nn.Identity`` where the model has none."""
+        path = self._stream.norm or (self._stream.behind[-1] if self._stream.behind else None)
+        return nn.Identity() if path is None else self.model.get_submodule(path)
 
     def unused(self, tap: Tap) -> list[nn.Module]:
         """Behind a tap before the end lies the last norm too."""
-        return super().unused(tap) + ([] if tap == "final" else [self.norm])
+        behind = [self.model.get_submodule(path) for path in self._stream.behind]
+        return super().unused(tap) + ([] if tap == "final" else behind)
 
     def encode(self, pixels: Tensor, depth: int) -> Tensor | None:
         """The model's own forward pass, or only its first layers."""
-        family = self._family
-        if depth == self.depth:
-            final = self.model(pixels, return_dict=True).last_hidden_state
-            return (final if family.normed else self.norm(final))[:, self.prefix_tokens :]
-        hidden = self.model.embeddings(pixels)
-        if family.pre_norm is not None:
-            hidden = self.model.get_submodule(family.pre_norm)(hidden)
-        options: dict[str, Any] = dict.fromkeys(family.arguments)
-        if family.rotary is not None:
-            options["position_embeddings"] = self.model.get_submodule(family.rotary)(pixels)
-        for layer in self.layers[:depth]:
-            hidden = layer(hidden, **options)
+        with first_layers(self.model, self._stream.layers, depth if self._stream.early else self.depth):
+            output = output_of(self.model, pixels, self._options)
+        if depth < self.depth:
+            return None
+        if self._stream.norm is not None:
+            output = self.model.get_submodule(self._stream.norm)(output)
+        return self._stream.patches(output)
+
+
+def _image_size(given: int | None, settings: Any, key: str) -> tuple[int, int] | None:
+    """As given or configured; ``None`` where neither says it."""
+    size: Any = given or getattr(settings, "image_size", None) or getattr(settings, "img_size", None)
+    patch: Any = getattr(settings, "patch_size", None)
+    if size is None:
         return None
+    try:
+        found = pair(size)
+        short = patch is not None and min(side // part for side, part in zip(found, pair(patch), strict=True)) < 1
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key}: image_size {size!r} and patch_size {patch!r} are no sizes in pixels") from error
+    if short:
+        raise ValueError(f"image_size: {min(found)} pixels are less than one patch of {max(pair(patch or 1))}")
+    return found
 
 
-def _settings(pretrained: str | None, config: dict[str, Any] | None, trust: bool) -> Any:
-    """The configuration of the vision part."""
-    known = ", ".join(_FAMILIES)
-    if config is not None and "model_type" not in config:
-        raise ValueError(f"config.model_type: missing; name one of {known}")
-    if config is not None and config["model_type"] not in _FAMILIES:
-        kind = config["model_type"]
-        part = f"{kind}_vision_model"
-        hint = f"; describe the vision part alone, {part}" if part in _FAMILIES else ""
-        raise ValueError(f"config.model_type: {kind!r} is none of {known}{hint}")
-    if pretrained is None or (config is not None and on_meta()):
-        return configuration(config or {})
-    whole = settings_of(pretrained, trust)
-    settings = getattr(whole, "vision_config", whole)
-    if settings.model_type not in _FAMILIES:
-        raise ValueError(f"pretrained: {pretrained} is a {settings.model_type!r}, none of {known}")
-    check_agreement(config or {}, settings, pretrained)
-    return settings
+def _shadow(settings: Any, options: dict[str, Any]) -> Any:
+    """The model without memory, in the attention that runs anywhere."""
+    plain = options | {"dtype": torch.float32}
+    if plain["attn_implementation"] not in (None, "eager", "sdpa"):  # which may need a device
+        plain["attn_implementation"] = None
+    with torch.device("meta"):
+        model = build(deepcopy(settings), plain)
+    return getattr(model, "vision_model", model)
 
 
-def _drop_unused(model: Any) -> None:
-    """Take out what has nothing to do with the features of patches."""
-    if getattr(model, "use_head", False):  # SigLIP's attention pooling
-        model.use_head = False
-        del model.head
-    if getattr(model.embeddings, "mask_token", None) is not None:  # of DINO's own pretraining
-        model.embeddings.mask_token = None
-
-
-def _resize_positions(embeddings: Any, size: int, grid: tuple[int, int], prefix: int) -> None:
-    """Resize the position table ``[prefix + P, C]`` of CLIP's and SigLIP's embeddings to another (square) image."""
-    table = embeddings.position_embedding.weight.detach()
-    side = math.isqrt(len(table) - prefix)
-    patches = table[prefix:].float().T.view(1, -1, side, side)
-    patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
-    table = torch.cat([table[:prefix], patches.flatten(2)[0].T.to(table.dtype)])
-    embeddings.position_embedding = nn.Embedding.from_pretrained(table, freeze=False)
-    count = len(table)
-    embeddings.register_buffer("position_ids", torch.arange(count, device=table.device)[None], persistent=False)
-    embeddings.image_size, embeddings.num_patches, embeddings.num_positions = size, count - prefix, count
-
-
-def _statistics(
-    pretrained: str | None, family: _Family, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation of pixels: as given, else the checkpoint's, else the family's."""
-    from transformers import ImageProcessingMixin, image_utils
-
-    given: dict[str, Any] = {}
-    if pretrained is not None and not on_meta():
-        try:
-            given, _ = ImageProcessingMixin.get_image_processor_dict(pretrained)
-        except OSError:  # a checkpoint without preprocessing
-            given = {}
-    published = [getattr(image_utils, f"{family.statistics}_{name}") for name in ("MEAN", "STD")]
-    return mean or given.get("image_mean") or published[0], std or given.get("image_std") or published[1]
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+def _discover(
+    settings: Any, size: tuple[int, int] | None, options: dict[str, Any], key: str, sized: bool
+) -> tuple[Stream, dict[str, Any], bool]:
+    """What the model is, what its forward is called with, and whether its table of positions has to be resized."""
+    try:
+        model = _shadow(settings, options)
+        native = getattr(settings, "image_size", None)
+        other = native is not None and size is not None and pair(native) != size
+        resized = other and has_table(model)
+        more = options_at(model, other and not resized)
+        if size is None:
+            raise ValueError("says no image_size; name height and width in pixels of one view")
+        if resized:
+            rows, columns = (side // part for side, part in zip(size, pair(settings.patch_size), strict=True))
+            resize_positions(model.embeddings, size[0], (rows, columns), None)
+        pixels = torch.empty(VIEWS, 3, *size, device="meta")
+        run = partial(output_of, model, pixels, more)
+        return discover(model, run, lambda seen, tokens: grid_of(seen, pixels, settings), True), more, resized
+    except ValueError as error:
+        if sized and size is not None and "cannot be run" in str(error):
+            key = f"image_size: {size[0]} x {size[1]} pixels"
+        raise ValueError(f"{key}: {settings.model_type} {error}{instead(settings)}") from error

@@ -7,13 +7,16 @@ whole answer. What lies behind that stage is not built.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dslight.components.vision_encoder import VisionEncoder
-from dslight.components.vision_encoders.timm_vit import create_timm_model
+from dslight.components.component import on_meta
+from dslight.components.vision_encoder import VisionEncoder, say_unseen
+from dslight.components.vision_encoders.stream import one_line
+from dslight.components.vision_encoders.timm_models import create_timm_model
 
 
 class TimmFeatureMaps(VisionEncoder):
@@ -54,20 +57,27 @@ class TimmFeatureMaps(VisionEncoder):
             settings = shadow.pretrained_cfg
             size = image_size or settings["input_size"][1:]
             self.image_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+            height, width = self.image_size
             try:
-                (features,) = shadow(torch.empty(1, 3, *self.image_size))
-            except (AssertionError, RuntimeError) as error:
-                height, width = self.image_size
-                raise ValueError(f"image_size: {name} cannot see {height} x {width} pixels: {error}") from error
+                (features,) = shadow(torch.empty(1, 3, height, width))
+            except Exception as error:  # whatever timm's models raise
+                said = f"image_size: {name} cannot see {height} x {width} pixels: {one_line(error)}"
+                raise ValueError(said) from error
+            if features.ndim != 4 or not features.requires_grad:
+                raise ValueError(f"name: {name} gives {list(features.shape)}, and no map that learns")
             features.sum().backward()  # tells what does not matter to this map
         self.mean, self.std = mean or settings["mean"], std or settings["std"]
-        self.model: Any = _feature_maps(name, pretrained, stage, model_args)
-        _drop(self.model, {name for name, parameter in shadow.named_parameters() if parameter.grad is None})
+        idle = {name for name, parameter in shadow.named_parameters() if parameter.grad is None}
+        shadow.zero_grad()
+        self.model: Any = shadow.train() if on_meta() else _feature_maps(name, pretrained, stage, model_args)
+        _drop(self.model, idle)
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         rows, columns, self.width = (
             features.shape[1:] if self._channels_last else features.permute(0, 2, 3, 1).shape[1:]
         )
         self.grid = (int(rows), int(columns))
+        stride = int(shadow.feature_info.reduction()[-1])
+        say_unseen(self.image_size, (stride, stride), self.grid, "image_size")
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -93,15 +103,23 @@ def _feature_maps(name: str, pretrained: bool, stage: int, model_args: dict[str,
 
     try:
         model = create_timm_model(name, pretrained, model_args, features_only=True, out_indices=(stage,))
-    except (AssertionError, IndexError):
-        with torch.device("meta"):
-            count = len(create_timm_model(name, False, model_args, features_only=True).feature_info.info)
-        if -count <= stage < count:
+    except (ValueError, IndexError, RuntimeError) as error:
+        count = _count(name, model_args)
+        if count is not None and not -count <= stage < count:
+            raise ValueError(f"stage: {stage} is beyond the {count} feature maps of {name}, 0 to {count - 1}") from None
+        if isinstance(error, ValueError) or (pretrained and not on_meta()):
             raise
-        raise ValueError(f"stage: {stage} is beyond the {count} feature maps of {name}, 0 to {count - 1}") from None
+        raise ValueError(f"name: timm has no feature maps of {name}: {one_line(error)}") from error
     if isinstance(model, FeatureHookNet):  # it keeps and runs what lies behind the stage, and no gradient gets there
         raise ValueError(f"name: timm reads {name} by hooks and keeps all of it; choose a model that it can cut off")
     return model
+
+
+def _count(name: str, model_args: dict[str, Any] | None) -> int | None:
+    """How many feature maps there are, if that can be known."""
+    with torch.device("meta"), suppress(ValueError, IndexError, RuntimeError):
+        return len(create_timm_model(name, False, model_args, features_only=True).feature_info.info)
+    return None
 
 
 def _drop(model: nn.Module, names: set[str], prefix: str = "") -> None:

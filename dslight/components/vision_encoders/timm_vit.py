@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dslight.components.component import on_meta
-from dslight.components.vision_encoder import Tap, VisionEncoder
-from dslight.limits import check_counts
+from dslight.components.vision_encoder import Tap, VisionEncoder, say_unseen
+from dslight.components.vision_encoders.discovery import discover, remembered
+from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers
+from dslight.components.vision_encoders.timm_models import create_timm_model, image_size_of
+from dslight.types import Grid
+
+MAPS = "TimmFeatureMaps reads the feature maps of such a model"
+"""How the refusal of a model ends whose feature maps can be read."""
 
 
 class TimmEncoder(VisionEncoder):
-    """Any timm vision transformer that has ``blocks`` (ViT, DeiT, CLIP, SigLIP, DINOv2/v3, EVA, BEiT and others).
+    """Any timm vision transformer whose layers take and give one stream ``[B, N, C]`` (ViT, DeiT, CLIP, SigLIP,
+    DINOv2/v3, EVA, BEiT, AIMv2, the towers of Qwen3-VL and DeepSeek, and others): found out by a pass that computes
+    nothing, before any weight is read. ``dslight models`` lists which do.
 
     Args:
         name: timm's model name, e.g. ``vit_large_patch14_clip_336.openai``.
@@ -26,6 +33,9 @@ class TimmEncoder(VisionEncoder):
         std: normalisation, per channel.
         sincos_position: initialise the position embedding with this amplitude times the 2-D sine-cosine code (random
             weights only). It helps a small encoder to find neighbouring patches early.
+
+    Raises:
+        ValueError: starting with the argument to change.
 
     Example:
         >>> encoder = dslight.TimmEncoder("vit_tiny_patch16_224")  # pretrained=True reads timm's weights
@@ -43,39 +53,29 @@ class TimmEncoder(VisionEncoder):
         sincos_position: float | None = None,
     ) -> None:
         super().__init__()
-        from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
-
+        if sincos_position is not None and pretrained:
+            raise ValueError("sincos_position: initialises random weights, but pretrained is true")
+        path, self._stream, self.image_size = _facts(name, model_args)
         self.model: Any = create_timm_model(name, pretrained, model_args, num_classes=0)
-        if not isinstance(getattr(self.model, "blocks", None), nn.ModuleList | nn.Sequential):
-            raise ValueError(
-                f"name: {name} has no transformer blocks, so there is nothing to tap or to stack on; TimmFeatureMaps "
-                f"reads the feature maps of such a model"
-            )
-        # pooling heads are not run; left in, they would be parameters that no gradient ever reaches
-        for head, replacement in (("attn_pool", None), ("fc_norm", nn.Identity())):
-            if getattr(self.model, head, None) is not None:
-                setattr(self.model, head, replacement)
-        self.width = int(self.model.num_features)
-        self.grid = tuple(self.model.patch_embed.grid_size)
-        self.image_size = tuple(self.model.patch_embed.img_size)
-        self.prefix_tokens = int(getattr(self.model, "num_prefix_tokens", 0))
-        self.mean = mean or self.model.pretrained_cfg.get("mean", (0.5, 0.5, 0.5))
-        self.std = std or self.model.pretrained_cfg.get("std", (0.5, 0.5, 0.5))
+        settings = self.model.pretrained_cfg
+        self.model = self.model.get_submodule(path)
+        drop(self.model, self._stream.dropped)
+        self.width, self.grid, self.prefix_tokens = self._stream.width, self._stream.grid, self._stream.prefix
+        self.mean = mean or settings.get("mean") or (0.5, 0.5, 0.5)
+        self.std = std or settings.get("std") or (0.5, 0.5, 0.5)
+        say_unseen(self.image_size, _patch(self.model), self.grid, "model_args.img_size")
         if sincos_position is not None:
-            if pretrained:
-                raise ValueError("sincos_position: initialises random weights, but pretrained is true")
-            code = build_sincos2d_pos_embed(list(self.grid), self.width)
-            with torch.no_grad():
-                self.model.pos_embed[:, -len(code) :] = sincos_position * code
+            _write_positions(self.model, name, sincos_position, self.grid, self.width)
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """The model's ``blocks``."""
-        return self.model.blocks
+        """The model's own list of layers."""
+        return cast(Sequence[nn.Module], self.model.get_submodule(self._stream.layers))
 
     def unused(self, tap: Tap) -> list[nn.Module]:
         """Behind a tap before the end lies the last norm too."""
-        return super().unused(tap) + ([] if tap == "final" else [self.model.norm])
+        behind = [self.model.get_submodule(path) for path in self._stream.behind]
+        return super().unused(tap) + ([] if tap == "final" else behind)
 
     def read(
         self, pixels: Tensor, taps: Sequence[Tap], stacks: Tensor | None, sites: Sequence[int]
@@ -99,32 +99,92 @@ class TimmEncoder(VisionEncoder):
 
     def encode(self, pixels: Tensor, depth: int) -> Tensor | None:
         """The whole network, or only its first layers."""
-        if depth < self.depth:
-            self.model.forward_intermediates(
-                pixels, indices=[depth - 1], stop_early=True, intermediates_only=True, norm=False, output_fmt="NLC"
-            )
-            return None
-        return self.model.forward_features(pixels)[:, self.prefix_tokens :]
+        with first_layers(self.model, self._stream.layers, depth if self._stream.early else self.depth):
+            output = self.model.forward_features(pixels)
+        return self._stream.patches(output) if depth == self.depth else None
 
 
-def create_timm_model(name: str, pretrained: bool, model_args: dict[str, Any] | None, **options: Any) -> Any:
-    """``timm.create_model``, with errors that begin with the argument to change; on the meta device nothing is read.
-
-    Raises:
-        ValueError: for a name or an argument that timm does not know.
-    """
-    import timm
-
-    if ":" in name:
-        raise ValueError(f"name: {name} is a place and no model of timm; name the model, and its file under `weights`")
-    for key in ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir"):
-        if key in (model_args or {}):
-            raise ValueError(f"model_args.{key}: weights are read from what `weights` names, and checked there")
-    check_counts(model_args or {}, "model_args")
-    if not timm.is_model(name):
-        close = ", ".join(get_close_matches(name.split(".")[0], timm.list_models())) or "see timm.list_models()"
-        raise ValueError(f"name: timm has no model {name!r}; similar: {close}")
+def _facts(name: str, args: dict[str, Any] | None) -> tuple[str, Stream, tuple[int, int]]:
+    """The path of the encoder in timm's model, what it is, and the size of its images."""
     try:
-        return timm.create_model(name, pretrained=pretrained and not on_meta(), **{**options, **(model_args or {})})
-    except TypeError as error:
-        raise ValueError(f"model_args: timm's {name} refuses {model_args}: {error}") from error
+        key = f"timm {name} {json.dumps(args, sort_keys=True)}"
+    except TypeError:  # a class or a function among the arguments
+        key = None
+    return remembered(key, lambda: _discover(name, args))
+
+
+def _discover(name: str, args: dict[str, Any] | None) -> tuple[str, Stream, tuple[int, int]]:
+    with torch.device("meta"):
+        model = create_timm_model(name, False, args, num_classes=0)
+        size = image_size_of(model, args)
+        refusals = []
+        for path in ("", "encoder"):  # timm's wrappers pool what their encoder gives
+            part = model.get_submodule(path) if path == "" or hasattr(model, path) else None
+            if hasattr(part, "forward_features"):
+                try:
+                    return path, _stream(part, size, model.pretrained_cfg), size
+                except ValueError as error:
+                    refusals.append(str(error))
+    said = refusals[0] if refusals else "has no forward_features"
+    raise ValueError(f"name: {name} {said}, so there is nothing to tap or to stack on; {_else(name, args)}")
+
+
+def _stream(model: Any, size: tuple[int, int], settings: dict[str, Any]) -> Stream:
+    channels = int(settings.get("input_size", (3,))[0])
+    if channels != 3:
+        raise ValueError(f"sees {channels} channels, and no colours")
+    pixels = torch.empty(VIEWS, 3, *size)
+    return discover(model, lambda: model.forward_features(pixels), lambda seen, tokens: _grid(model, size))
+
+
+def _else(name: str, model_args: dict[str, Any] | None) -> str:
+    """Whether its feature maps can be read."""
+    from dslight.components.vision_encoders.timm_features import TimmFeatureMaps
+
+    try:
+        with torch.device("meta"):
+            TimmFeatureMaps(name, model_args=model_args)
+    except ValueError as error:
+        return f"nor does TimmFeatureMaps read it ({error})"
+    return MAPS
+
+
+def _grid(model: Any, size: tuple[int, int]) -> Grid:
+    """(rows, columns) of patches: of timm's own maps, else what the patch embedding says."""
+    try:
+        with torch.no_grad():
+            pixels = torch.empty(1, 3, *size)
+            options = {"indices": [0], "stop_early": True, "intermediates_only": True, "output_fmt": "NCHW"}
+            maps = model.forward_intermediates(pixels, **options)
+        rows, columns = maps[0].shape[2:]
+        return int(rows), int(columns)
+    except Exception:  # where it has none, or where these ask for values
+        patch = _patch(model)
+        if patch is None:
+            raise ValueError("does not say how its patches lie") from None
+        return size[0] // patch[0], size[1] // patch[1]
+
+
+def _patch(model: Any) -> tuple[int, int] | None:
+    """(height, width) in pixels of a patch; ``None`` where it pads images to whole patches, or has none of one size."""
+    embed = getattr(model, "patch_embed", None) or getattr(model, "embeds", None)
+    patch = getattr(embed, "patch_size", None) or getattr(model, "patch_size", None)
+    if patch is None or getattr(embed, "dynamic_img_pad", False):
+        return None
+    return (patch, patch) if isinstance(patch, int) else (int(patch[0]), int(patch[1]))
+
+
+def _write_positions(model: Any, name: str, amplitude: float, grid: Grid, width: int) -> None:
+    from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+
+    table: Any = getattr(model, "pos_embed", None)
+    rows = grid[0] * grid[1]
+    fits = isinstance(table, nn.Parameter) and table.ndim == 3 and rows <= table.shape[1] <= rows + 16
+    if not fits or table.shape[-1] != width or width % 4:
+        raise ValueError(
+            f"sincos_position: {name} has no table with one learnt position for each of its {rows} patches, so there "
+            f"is nothing to initialise"
+        )
+    code = build_sincos2d_pos_embed(list(grid), width)
+    with torch.no_grad():
+        table[:, -len(code) :] = amplitude * code

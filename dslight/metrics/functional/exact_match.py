@@ -1,4 +1,4 @@
-"""Exact match of short answers (GQA), in the four normalisations in use.
+"""Exact match of short answers (GQA), in the normalisations in use.
 
 ``strict``
     GQA's own script: equal or not, upper and lower case and full stops included.
@@ -8,15 +8,18 @@
     Stripped, lower case, all ASCII punctuation deleted on both sides ("t-shirt" = "tshirt").
 ``vlmevalkit``
     Stripped and lower case (also Qwen-VL).
+``number``
+    The first number of each, a word up to twenty or digits (CountBench).
 """
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-ExactMatchProtocol = Literal["strict", "llava", "lmms_eval", "vlmevalkit"]
+ExactMatchProtocol = Literal["strict", "llava", "lmms_eval", "vlmevalkit", "number"]
 EXACT_MATCH_PROTOCOLS: tuple[str, ...] = get_args(ExactMatchProtocol)
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -38,11 +41,25 @@ def _vlmevalkit(text: str) -> str:
     return text.strip().lower()
 
 
+_NUMBER_WORDS: Sequence[str] = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty
+""".split()  # noqa: SIM905
+
+
+def _number(text: str) -> str:
+    match = re.search(rf"\d+|\b(?:{'|'.join(_NUMBER_WORDS)})\b", text.lower())
+    if match is None:
+        return text.strip().lower()
+    return str(_NUMBER_WORDS.index(match[0])) if match[0] in _NUMBER_WORDS else str(int(match[0]))
+
+
 _NORMALIZE: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
     "strict": (_unchanged, _unchanged),
     "llava": (_llava, _unchanged),
     "lmms_eval": (_lmms_eval, _lmms_eval),
     "vlmevalkit": (_vlmevalkit, _vlmevalkit),
+    "number": (_number, _number),
 }
 
 

@@ -22,8 +22,12 @@ random (MMMU) or asks a language model (MMBench), the answer stays unresolved he
     lmms-eval's: "B....", or the letter without case and punctuation.
 ``mvbench``
     lmms-eval's: "B. ..." or the first letter A to E that stands alone once punctuation is gone ("a cat" is A).
+``videomme``
+    Video-MME's: the first capital A to D anywhere, after "The answer is" and the like are deleted.
+``lmms_eval``
+    The reader that lmms-eval's tasks share since 2026 (see ``dslight.metrics.functional.choice_phrases``).
 ``egoschema``
-    lmms-eval's: the letter forms of ``mmmu_lmms_eval`` at once, and the one that comes first.
+    lmms-eval's: the letter forms of ``mmmu_lmms_eval`` at once, each where it stands last, and of those the first.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
+from dslight.metrics.functional.choice_phrases import read_letter
 from dslight.metrics.functional.vqa import strip_marks_python3
 
 ChoiceProtocol = Literal[
@@ -48,6 +53,8 @@ ChoiceProtocol = Literal[
     "ai2d",
     "mvbench",
     "egoschema",
+    "videomme",
+    "lmms_eval",
 ]
 CHOICE_PROTOCOLS: tuple[str, ...] = get_args(ChoiceProtocol)
 READS_OPTION_TEXTS = ("mmmu", "mmmu_lmms_eval", "mmbench", "mmbench_lmms_eval", "egoschema")
@@ -108,10 +115,10 @@ def _mmmu_lmms_eval(answer: str, options: Options) -> str | None:
 def _egoschema(answer: str, options: Options) -> str | None:
     answer = _strip_mmmu(answer.strip())
     forms = ("({})", "{} ", "{}.")
-    found = [(answer.find(f.format(letter)), letter) for letter in options for f in forms if f.format(letter) in answer]
+    found = [(answer.rfind(form), letter) for letter in options for f in forms if (form := f.format(letter)) in answer]
     if not found and len(answer.split()) > 5:
         answer = answer.lower()
-        found = [(answer.find(text.lower()), letter) for letter, text in options.items() if text.lower() in answer]
+        found = [(answer.rfind(text.lower()), letter) for letter, text in options.items() if text.lower() in answer]
     return min(found)[1] if found else None
 
 
@@ -188,6 +195,19 @@ def _mvbench(answer: str, options: Options) -> str | None:
     return match[1].upper() if match else None
 
 
+_VIDEOMME_WORDS = (
+    "The best answer is", "The correct answer is", "The answer is", "The answer",
+    "The best option isThe correct option is", "Best answer:Best option:",  # two commas are missing there
+)  # fmt: skip
+
+
+def _videomme(answer: str, options: Options) -> str | None:
+    for words in _VIDEOMME_WORDS:
+        answer = answer.replace(words, "")
+    match = re.search("[A-D]", answer)
+    return match[0] if match else None
+
+
 _READERS: dict[str, Callable[[str, Options], str | None]] = {
     "letter": _letter,
     "first_char": _first_char,
@@ -200,6 +220,8 @@ _READERS: dict[str, Callable[[str, Options], str | None]] = {
     "scienceqa_lmms_eval": _scienceqa_lmms_eval,
     "ai2d": _ai2d,
     "mvbench": _mvbench,
+    "videomme": _videomme,
+    "lmms_eval": read_letter,
     "egoschema": _egoschema,
 }
 

@@ -28,6 +28,8 @@ YES_NO_PROTOCOLS: tuple[str, ...] = get_args(YesNoProtocol)
 MME_PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
 )  # fmt: skip
+_PAIR = 2
+"""Questions about an image of MME."""
 MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 
@@ -114,15 +116,16 @@ def mme_scores(images: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, flo
 
     Args:
         images: per task, for each image the pair (questions answered right, questions asked). Accuracy is over
-            questions, accuracy+ over images of which all questions (two in the released set) are right.
+            questions, accuracy+ over images of which both are right. An image of which only one question was asked (a
+            limit has cut its pair) is left out: it would get full accuracy+ for half the work.
 
     Returns:
         ``total``, ``perception`` (at most 2000), ``cognition`` (at most 800) and one entry per given task. A task
-        without questions is nan and adds nothing; a sum over tasks that are all nan is nan.
+        without a pair is nan and adds nothing; a sum over tasks that are all nan is nan.
     """
     tasks = {}
     for task, pairs in images.items():
-        asked = [(right, count) for right, count in pairs if count]
+        asked = [(right, count) for right, count in pairs if count >= _PAIR]
         if not asked:
             tasks[task] = float("nan")
             continue

@@ -269,13 +269,17 @@ def test_a_plan_on_fake_tensors_leaves_nothing_behind():
     ("options", "message"),
     [
         ({}, "pretrained: name a checkpoint, or give a `config`"),
-        ({"config": SHAPE}, "config.model_type: missing; name one of clip_vision_model"),
+        ({"config": SHAPE}, "config.model_type: missing; name a vision model, e.g. clip_vision_model"),
         ({"config": CONFIGS["CLIP"] | {"hiden_size": 3}}, "config.hiden_size: CLIPVisionConfig has no such field"),
         (
             {"config": {"model_type": "siglip"}},
-            "config.model_type: 'siglip' is none of .*; describe the vision part alone, siglip_vision_model",
+            "config.model_type: 'siglip' is more than vision; describe the vision part alone, siglip_vision_model",
         ),
-        ({"config": {"model_type": "llama"}}, "config.model_type: 'llama' is none of [^;]*$"),
+        ({"config": {"model_type": "llama"}}, "config.model_type: llama is called with no pixel_values"),
+        (
+            {"config": CONFIGS["CLIP"] | {"image_size": [32, "a"]}},
+            "config.model_type: image_size .* are no sizes in pixels",
+        ),
         ({"config": CONFIGS["CLIP"], "dtype": "float33"}, "dtype: 'float33' is no torch dtype"),
         ({"config": CONFIGS["CLIP"], "extra_layers": -1}, "extra_layers: must be at least 0, got -1"),
         ({"config": CONFIGS["DINOv3"], "image_size": 3}, "image_size: 3 pixels are less than one patch of 4"),
@@ -294,9 +298,14 @@ def test_a_checkpoint_other_than_described_is_refused(family, checkpoint):
 
 
 def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
-    transformers.ViTConfig(**SHAPE).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"pretrained: .* is a 'vit', none of clip_vision_model"):
+    transformers.ResNetConfig(depths=[1, 1], hidden_sizes=[8, 16], embedding_size=8).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"pretrained: .*: resnet .*; timm has resnet"):
         HFVisionEncoder(str(tmp_path))
+
+
+def test_a_missing_folder_is_called_one(tmp_path):
+    with pytest.raises(ValueError, match=r"pretrained: there is no folder .*missing"):
+        HFVisionEncoder(str(tmp_path / "missing"))
 
 
 class TestCLIP(VisionEncoderContract):

@@ -1,13 +1,6 @@
-"""What a vision encoder promises, as tests that its author runs: pytest collects a subclass like any test class.
-
-    class TestMyEncoder(VisionEncoderContract):
-        def make(self):
-            return MyEncoder(depth=3)        # the real class, as small as it can be made
-
-Every clause is what some part of the library relies on: stacking on taps and shapes, recipes on building without
-memory, sharding on gradients that reach every parameter. A failure says which promise is broken and what to do about
-it. Decided here: an encoder is judged from outside, through ``forward`` and ``layers``, so that any way to write one
-may pass; and pytest is not imported, so that this module needs no more than the library does.
+"""What a vision encoder promises: stacking relies on taps and shapes, recipes on building without memory, sharding on
+gradients that reach every parameter. It is judged through ``forward`` and ``layers``, so that any way to write one may
+pass.
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+"""Rows of the table of benchmarks: those of 2024 and later, and the general ones for any set of the same kind.
+
+Their protocols are those of VLMEvalKit and lmms-eval, by which their leaderboards are made, without the language model
+that both ask where no rule reads an answer: such an answer is unresolved here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from dslight.metrics.answers import ExactMatch
+from dslight.metrics.benchmark import LETTER, Benchmark
+from dslight.metrics.boxes import BoxAccuracy
+from dslight.metrics.charts import ChartQAProAccuracy
+from dslight.metrics.mathvista import MathVistaAccuracy
+from dslight.metrics.multiple_choice import CVBenchAccuracy, MultipleChoiceAccuracy
+from dslight.metrics.yes_no_groups import YesNoAccuracy
+
+_choice = partial(MultipleChoiceAccuracy, protocol="mmbench", open_answers=True)
+_GROUPS = 10_000
+"""Above the number of questions whose options are rotated."""
+BOX = "\nAnswer with the bounding box as [x1, y1, x2, y2], in thousandths of the picture's width and height."
+POINT = "\nAnswer with the point to click at as [x, y], in thousandths of the picture's width and height."
+
+TODAY: dict[str, Benchmark] = {
+    # any set of the kind
+    "choice": Benchmark(_choice, suffix=LETTER),
+    "circular": Benchmark(partial(_choice, circular_groups=_GROUPS), suffix=LETTER),
+    "yes_no": Benchmark(YesNoAccuracy),
+    "short": Benchmark(partial(ExactMatch, protocol="lmms_eval")),
+    # multiple choice
+    "mmstar": Benchmark(_choice, suffix=LETTER),
+    "realworldqa": Benchmark(_choice, suffix=LETTER),
+    "blink": Benchmark(_choice, suffix=LETTER),
+    "hrbench": Benchmark(_choice, suffix=LETTER),
+    "vstar": Benchmark(_choice, suffix=LETTER),
+    "cvbench": Benchmark(CVBenchAccuracy, suffix=LETTER),
+    "mmmu_pro": Benchmark(partial(MultipleChoiceAccuracy, protocol="mmmu"), suffix=LETTER),
+    "videomme": Benchmark(
+        partial(MultipleChoiceAccuracy, protocol="videomme", types=("short", "medium", "long")), suffix=LETTER
+    ),
+    "mvbench": Benchmark(partial(MultipleChoiceAccuracy, protocol="mvbench"), suffix=LETTER),
+    # yes or no
+    "hallusionbench": Benchmark(partial(YesNoAccuracy, groups=("figure", "question"), types=("VD", "VS"))),
+    # numbers and words
+    "countbench": Benchmark(partial(ExactMatch, protocol="number")),
+    "mathvista": Benchmark(MathVistaAccuracy, suffix="", max_new_tokens=1024),
+    "chartqapro": Benchmark(ChartQAProAccuracy, max_new_tokens=64),
+    # places
+    "refcoco": Benchmark(BoxAccuracy, suffix=BOX, max_new_tokens=64),
+    "screenspot": Benchmark(
+        partial(BoxAccuracy, rule="point", types=("text", "icon")), suffix=POINT, max_new_tokens=64
+    ),
+}

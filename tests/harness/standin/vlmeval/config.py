@@ -1,0 +1,3 @@
+"""Models by name."""
+
+supported_VLM: dict = {}  # noqa: N816
