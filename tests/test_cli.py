@@ -146,7 +146,8 @@ def test_plan_into_a_pipe_that_closes_is_no_error():
     script = f"{sys.executable} -m dslight plan {RECIPE} | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, timeout=240)
     assert done.stdout == "quickstart/low\n"
-    assert done.stderr == ""
+    said = [line for line in done.stderr.splitlines() if not line.startswith("dslight: not tested with ")]
+    assert said == []
 
 
 @pytest.mark.parametrize("drawn", [True, False])

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
+from threading import RLock
 from typing import Any
 
 import torch
@@ -94,6 +95,9 @@ class Facts:
 
 _KNOWN: dict[str, Facts] = {}
 
+ONE_AT_A_TIME = RLock()
+"""Held while a copy runs: threads that generate with one model share it."""
+
 
 def discover(model: Any) -> Facts:
     """What is known of ``model``, a decoder of transformers with its head; nothing of it is run.
@@ -101,9 +105,10 @@ def discover(model: Any) -> Facts:
     A refusal is in ``why``, and says no name.
     """
     key = f"{type(model).__qualname__} {json.dumps(model.config.to_dict(), sort_keys=True, default=str)}"
-    if key not in _KNOWN:
-        with quiet():
-            _KNOWN[key] = _discovered(model)
+    with ONE_AT_A_TIME:
+        if key not in _KNOWN:
+            with quiet():
+                _KNOWN[key] = _discovered(model)
     return _KNOWN[key]
 
 

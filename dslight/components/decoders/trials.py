@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dslight.components.decoders.facts import Facts, alike, discover, passed, probe, quiet
+from dslight.components.decoders.facts import ONE_AT_A_TIME, Facts, alike, discover, passed, probe, quiet
 from dslight.components.decoders.packing import isolating_mask, positions_within
 from dslight.nn.window import described
 
@@ -38,12 +38,13 @@ def tried(facts: Facts, question: str, unknown: bool = False) -> bool:
     """Whether the answer to a question (a function below) is yes; of a model without a copy it is ``unknown``."""
     if facts.copy is None:
         return unknown
-    if question not in facts.tried:
-        with quiet():
-            try:
-                facts.tried[question] = _QUESTIONS[question](facts)
-            except Exception:  # whatever a library raises where it cannot do a thing
-                facts.tried[question] = False
+    with ONE_AT_A_TIME:
+        if question not in facts.tried:
+            with quiet():
+                try:
+                    facts.tried[question] = _QUESTIONS[question](facts)
+                except Exception:  # whatever a library raises where it cannot do a thing
+                    facts.tried[question] = False
     return facts.tried[question]
 
 

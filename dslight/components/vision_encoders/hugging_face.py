@@ -37,7 +37,7 @@ from dslight.components.vision_encoders.hf_models import (
     vision_settings,
 )
 from dslight.components.vision_encoders.statistics import statistics
-from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers
+from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers, whole_layers
 from dslight.upstream.transformers import remember_coordinates
 
 
@@ -146,7 +146,7 @@ class HFVisionEncoder(VisionEncoder):
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The model's own list of layers."""
-        return cast(Sequence[nn.Module], self.model.get_submodule(self._stream.layers))
+        return whole_layers(self.model, self._stream.layers)
 
     @property
     def norm(self) -> nn.Module:

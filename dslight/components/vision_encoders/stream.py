@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -223,20 +224,30 @@ class Stream:
         return output.flatten(1, 2) if self.channels == -1 else output.flatten(2).transpose(1, 2)
 
 
+_SHORTENED = RLock()
+"""Held while a model has some of its layers only: another thread waits until it is whole again."""
+
+
+def whole_layers(model: nn.Module, path: str) -> Sequence[nn.Module]:
+    """The list of layers at ``path``, all of them, whatever passes run in other threads."""
+    with _SHORTENED:
+        return cast(Sequence[nn.Module], model.get_submodule(path))
+
+
 @contextmanager
 def first_layers(model: nn.Module, path: str, depth: int) -> Iterator[None]:
     """While the block runs, the model has its first ``depth`` layers only."""
     owner, _, name = path.rpartition(".")
-    parent = model.get_submodule(owner)
-    layers = cast(Any, getattr(parent, name))
-    if depth == len(layers):
-        yield
-        return
-    setattr(parent, name, layers[:depth])
-    try:
-        yield
-    finally:
-        setattr(parent, name, layers)
+    with _SHORTENED:
+        parent = model.get_submodule(owner)
+        layers = cast(Any, getattr(parent, name))
+        if depth < len(layers):
+            setattr(parent, name, layers[:depth])
+        try:
+            yield
+        finally:
+            if depth < len(layers):
+                setattr(parent, name, layers)
 
 
 def drop(model: nn.Module, dropped: Sequence[tuple[str, str]]) -> None:

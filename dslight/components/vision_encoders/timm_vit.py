@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dslight.components.vision_encoder import Tap, VisionEncoder, say_unseen
 from dslight.components.vision_encoders.discovery import discover, remembered
-from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers
+from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers, whole_layers
 from dslight.components.vision_encoders.timm_models import create_timm_model, image_size_of
 from dslight.types import Grid
 
@@ -70,7 +70,7 @@ class TimmEncoder(VisionEncoder):
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The model's own list of layers."""
-        return cast(Sequence[nn.Module], self.model.get_submodule(self._stream.layers))
+        return whole_layers(self.model, self._stream.layers)
 
     def unused(self, tap: Tap) -> list[nn.Module]:
         """Behind a tap before the end lies the last norm too."""
