@@ -286,6 +286,8 @@ def _recipe_of(path: Path, named: str | Path | None) -> tuple[dict[str, Any], Pa
     beside = RunFolder(path.resolve().parent.parent).recipe_file
     if beside.is_file():
         return compose(beside), path
+    if path.is_dir() and not (path / "meta.pt").is_file():
+        raise RecipeError(f"{path}: holds no run, export or checkpoint (no recipe.yaml, dslight.yaml or meta.pt)")
     try:
         kept = unpickled(path / "meta.pt" if path.is_dir() else path)
     except WeightsError as error:
