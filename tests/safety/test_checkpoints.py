@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
 
 import pytest
 import torch
 
 from dslight.checkpoints.read import unpickled
+from dslight.cli import main
 from dslight.errors import UserError, WeightsError
 from dslight.run.evaluate import load_checkpoint
 from dslight.run.python import load
+from dslight.texts import LONGEST
 
 pytestmark = pytest.mark.promise("a wrong type in a file is a sentence")
 
@@ -54,3 +57,55 @@ def test_a_folder_that_is_neither_run_nor_export_nor_checkpoint(tmp_path, outcom
     with pytest.raises(UserError, match=r"holds no run, export or checkpoint") as refused:
         load(tmp_path)
     outcome(refused)
+
+
+@pytest.mark.parametrize("text", ["a: 1", "model: []", "model: {language_model: {init_args: {}}}\nweights: x", "- 1"])
+def test_recipes_of_exports(text, tmp_path, outcome):
+    (tmp_path / "dslight.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"dslight\.yaml") as refused:
+        load(tmp_path)
+    outcome(refused)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("tokenizer.json", "[" * 100_000), ("tokenizer_config.json", "[1]"), ("tokenizer_config.json", "[" * 100_000)],
+)
+def test_tokenizers(name, text, pages, tmp_path, tiny_lm, outcome):
+    shutil.copytree(pages / "tokenizer", tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / name).write_text(text)
+    model = tiny_lm()
+    model.tokenizer_path = str(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="tokenizer: ") as refused:
+        model.load_tokenizer()
+    outcome(refused)
+
+
+PARTS = {
+    "state_dict": {"a": torch.zeros(1)},
+    "optimizer_states": [7],
+    "loops": "x",
+    "callbacks": [1],
+    "lr_schedulers": [{"a": 1}],
+}
+
+
+@pytest.fixture(scope="module")
+def interrupted(recipe, tmp_path_factory):
+    """A run that is to be continued."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["fit", str(recipe), f"run_dir={folder}"]) == 0
+    (folder / "result.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_run_that_cannot_be_continued(part, interrupted, recipe, tmp_path, capsys, outcome):
+    run = shutil.copytree(interrupted, tmp_path / "run")
+    for file in (run / "checkpoints").glob("*.ckpt"):
+        torch.save(torch.load(file, weights_only=True) | {part: PARTS[part]}, file)
+    assert main(["fit", str(recipe), f"run_dir={run}"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "step-00000003.ckpt: the run cannot be continued from it" in said
+    assert len(said) <= LONGEST + len("dslight: ")
+    outcome(said)
