@@ -50,8 +50,8 @@ def write_answers(experiment: Experiment, folder: RunFolder, trainer: Any) -> di
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, text)
         root = Path(experiment.data.val_sources[source].root)
-        wanted = benchmark.submission and answers
-        files = submission(benchmark.submission, answers, official_ids(root)) if wanted else {}
+        form = benchmark.submission if answers else None
+        files = submission(form, answers, official_ids(root)) if form else {}
         facts[source]["submission"] = [f"submissions/{source}/{name}" for name in files]
         if trainer.is_global_zero:
             for name, content in files.items():
