@@ -33,7 +33,7 @@ def checkpoint(kind: str, folder: Path) -> None:
     torch.manual_seed(0)
     fields = tiny(kind)
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     with torch.no_grad():  # transformers' init (0.02) leaves all logits nearly equal at this size
         for parameter in model.parameters():
             if parameter.ndim >= 2:
