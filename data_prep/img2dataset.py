@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from data_prep.ingest import MAX_BAD
-from data_prep.processes import begin_worker, program
+from data_prep.processes import begin_worker, check_numbers, program
 from data_prep.report import QUARANTINE, REPORT, json_lines, shortened
 from dslight.data.sample import BadSample, check_image, image_members, is_beside, parse_sample
 from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
@@ -270,6 +270,7 @@ def index_folder(
     Raises:
         SystemExit: with what is wrong.
     """
+    check_numbers(max_bad, workers=workers)
     if finished_by_img2dataset:
         _refuse(list(unfinished(root)))
         if any(root.glob("*.parquet")) and find_spec("pyarrow") is None:

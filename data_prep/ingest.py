@@ -39,7 +39,7 @@ from data_prep.entries import Entries, RawEntry, Source, SourceError
 from data_prep.images import Images
 from data_prep.journal import Journal
 from data_prep.media import UNREAD
-from data_prep.processes import begin_worker
+from data_prep.processes import begin_worker, check_numbers
 from data_prep.report import QUARANTINE, REPORT, described, gigabytes, json_lines, listing, shortened
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
@@ -160,11 +160,7 @@ def _finished(job: Job) -> Manifest:
 
 
 def _check(job: Job) -> None:
-    for name, value in (("--workers", job.workers), ("--shard-entries", job.shard_entries)):
-        if value < 1:
-            raise SystemExit(f"{name}: {value}; 1 or more")
-    if not 0 <= job.max_bad <= 1:
-        raise SystemExit(f"--max-bad: {job.max_bad}; a share from 0 to 1")
+    check_numbers(job.max_bad, workers=job.workers, shard_entries=job.shard_entries)
     try:
         check_key(_key(job, 0))
     except ValueError as error:

@@ -143,6 +143,8 @@ class Mix:
         _known(f"{path}", content, {field.name for field in fields(cls)})
         if not isinstance(content.get("sources"), dict) or not content["sources"]:
             raise SystemExit(f"{path}: sources: names no source")
+        if "" in content["sources"]:
+            raise SystemExit(f"{path}: sources: '' is no name; its shards lie in a folder of that name")
         try:
             with understood(path):
                 sources = {name: _source(f"{path}: sources.{name}", body) for name, body in content["sources"].items()}

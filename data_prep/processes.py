@@ -33,6 +33,19 @@ def program(main: Callable[[], None]) -> None:
         raise SystemExit(said) from None
 
 
+def check_numbers(max_bad: float, **counts: int) -> None:
+    """Refuse options that mean nothing, by name.
+
+    Raises:
+        SystemExit: a count below 1, a share outside of 0..1.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise SystemExit(f"--{name.replace('_', '-')}: {value}; 1 or more")
+    if not 0 <= max_bad <= 1:
+        raise SystemExit(f"--max-bad: {max_bad}; a share from 0 to 1")
+
+
 def begin_worker(parent: int) -> None:
     """Set up a worker process of process ``parent``: it ends with that one, and is silent about odd images."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop

@@ -255,12 +255,12 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _judge(args: argparse.Namespace) -> int:
-    from dslight.run.judge import judge
+    from dslight.run.judge import judge, prompt_of
     from dslight.run.judge_server import JudgeServer
 
     cache = args.run / "judged" / "replies.jsonl"
     server = JudgeServer(args.server, args.model, cache, args.key_variable, args.concurrency)
-    prompt = args.prompt.read_text(encoding="utf-8") if args.prompt is not None else None
+    prompt = None if args.prompt is None else prompt_of(args.prompt)
     for source, facts in judge(args.run, server, args.source, prompt).items():
         for key, value in facts["scores"].items():
             print(f"{key}: {value:.4f}")

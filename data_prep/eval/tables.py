@@ -113,11 +113,21 @@ def table(path: Path) -> Iterator[dict[str, Any]]:
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     seen: dict[bytes, Cell] = {}
     number = 0
-    for batch in _parquet(path).iter_batches(_ROWS):  # what is said of their size may be wrong
+    for batch in _batches(path):  # what is said of their size may be wrong
         at_most("file_bytes", batch.nbytes, f"{path}: {_ROWS} rows have {batch.nbytes:,} bytes", SystemExit)
         for item in batch.to_pylist():
             yield {name: _as_cells(value, Cell(str(path), number, name), seen) for name, value in item.items()}
             number += 1
+
+
+def _batches(path: Path) -> Iterator[Any]:
+    file = _parquet(path)
+    from pyarrow import ArrowException
+
+    try:
+        yield from file.iter_batches(_ROWS)
+    except (ArrowException, OSError) as error:
+        raise SystemExit(f"{path}: not readable as parquet: {error}") from error
 
 
 def _as_cells(value: Any, cell: Cell, seen: dict[bytes, Cell]) -> Any:

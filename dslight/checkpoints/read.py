@@ -8,6 +8,7 @@ refused. Shapes are known before a tensor is read, and shards are read one at a 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -132,6 +133,13 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
+_DAMAGED = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, struct.error),
+)
+"""What torch's reader raises where a pickle's steps make no sense."""
+
+
 def unpickled(source: Path | IO[bytes], name: str = "") -> Any:
     """What ``torch.save`` wrote: tensors and plain containers on the CPU.
 
@@ -160,7 +168,7 @@ def unpickled(source: Path | IO[bytes], name: str = "") -> Any:
             f"{name} holds more than tensors, and reading that could run any code ({why}). Nothing of it was run. "
             f"If you trust it, convert it where it was made: safetensors.torch.save_file(state_dict, ...)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except _DAMAGED as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{name} is no PyTorch file ({type(error).__name__}: {error})") from error

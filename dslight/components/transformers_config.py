@@ -30,7 +30,8 @@ def check_source(pretrained: str | None, config: Mapping[str, Any] | None, dtype
 
 @contextmanager
 def no_code(name: str, key: str) -> Iterator[None]:
-    """Say in a sentence that a checkpoint or a tokenizer needs code which it brings along, where transformers says so.
+    """Say in a sentence that a checkpoint or a tokenizer needs code which it brings along, where transformers says so,
+    or that its files hold something else than they should, where transformers trips over them.
 
     Raises:
         ValueError: beginning with ``key``.
@@ -44,6 +45,9 @@ def no_code(name: str, key: str) -> Iterator[None]:
             f"{key}: {name} can only be opened by running code that it brings along, and none of it was run; set "
             f"trust_remote_code: true if you have read that code and trust it"
         ) from None
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{key}: a file of {name} is not built as it should be ({why})") from error
 
 
 def settings_of(name: str, trust: bool) -> Any:

@@ -193,6 +193,10 @@ def _question(key: str, number: int, fields: Mapping[str, Any]) -> Question:
     if isinstance(answers, str) or bool(answers) == bool(fields.get("hidden")):
         rule = "must be none, as they are hidden" if fields.get("hidden") else "must be a list of one or more"
         raise BadSample(f"question {number}: answers {rule}, not {answers!r}")
+    for name in ("question_id", "question", "answers"):
+        for value in answers if name == "answers" else [fields[name]]:
+            if not isinstance(value, str | int | float):
+                raise BadSample(f"question {number}: {name} holds {value!r}, where a text belongs")
     suffix = fields.get("suffix")
     return Question(
         question_id=str(fields["question_id"]),

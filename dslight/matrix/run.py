@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dslight.files.typed import read_json
 from dslight.matrix.decoders import kinds, tried
 from dslight.matrix.page import page
 from dslight.matrix.verdict import CRASHED, REFUSED, WORKS, Verdict
@@ -39,7 +40,7 @@ def verdicts(root: Path, wanted: Iterable[str] | None = None, again: bool = Fals
             partial = path.with_suffix(f".{os.getpid()}.partial")
             partial.write_text(json.dumps(_apart(kind).to_dict(), indent=1) + "\n")
             partial.replace(path)
-        yield Verdict(**json.loads(path.read_text()))
+        yield read_json(path, Verdict)
 
 
 def _apart(kind: str) -> Verdict:

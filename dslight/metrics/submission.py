@@ -19,8 +19,10 @@ import io
 import json
 import re
 from collections.abc import Callable, Container, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dslight.files.typed import read_json_if_there
 from dslight.metrics.functional.multiple_choice import ChoiceProtocol, parse_choice, parse_options
 from dslight.metrics.functional.thinking import spoken
 from dslight.metrics.functional.vqa import normalize_vqa_m4c
@@ -37,6 +39,15 @@ WHOLE = ("vqav2", "textvqa", "vizwiz", "gqa", "docvqa", "multidocvqa")
 """Formats whose servers want a row for every question of the split."""
 OFFICIAL_IDS = "official_ids.json"
 """Beside the shards of a set: the ids of every question of the split's file, a JSON list."""
+
+
+def official_ids(root: Path) -> list[str | int]:
+    """The ids of all questions of the split, where the folder of a source says them.
+
+    Raises:
+        FileError: it holds something else.
+    """
+    return read_json_if_there(root / OFFICIAL_IDS, list[str | int]) or []
 
 
 def submission(form: str, answers: Sequence[Answer], official_ids: Sequence[Any] = ()) -> Files:

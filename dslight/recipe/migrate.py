@@ -11,6 +11,7 @@ have to be equal, or nothing is written.
 from __future__ import annotations
 
 import re
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from dslight.files.atomic import write_atomically
 from dslight.recipe.ablation import expand
 from dslight.recipe.compose import compose
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.expansion import read
 from dslight.recipe.forms import HOMES, RENAMED
 
 _PACKAGES = sorted({*HOMES.values(), "dslight.metrics", "dslight.train"}, key=len, reverse=True)
@@ -55,18 +57,16 @@ def migrate_files(paths: Sequence[str | Path]) -> list[tuple[Path, bool]]:
     """
     done = []
     for path in map(Path, paths):
-        old = path.read_text(encoding="utf-8") if path.is_file() else None
-        if old is None:
+        if not path.is_file():
             raise RecipeError(f"{path}: no such recipe file")
-        new = migrate(old)
         before = _meaning(path)
+        old = read(path)
+        new = migrate(old)
         if new != old:
-            trial = path.with_name(f".{path.stem}.migrated.yaml")
-            try:
-                trial.write_text(new, encoding="utf-8")
-                after = _meaning(trial)
-            finally:
-                trial.unlink(missing_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".migrated.yaml") as trial:
+                trial.write(new.encode())
+                trial.flush()
+                after = _meaning(Path(trial.name))
             if after != before:
                 raise RecipeError(f"{path}: rewritten, it would say something else; change it by hand")
             write_atomically(path, new)
@@ -76,9 +76,13 @@ def migrate_files(paths: Sequence[str | Path]) -> list[tuple[Path, bool]]:
 
 def _meaning(path: Path) -> Any:
     """What a file says, composed: of an ablation all of its runs."""
+    try:
+        text = read(path)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: no recipe, but something else than UTF-8 ({error})") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # old names are what is looked for
-        if re.search(r"^(variants|grid):", path.read_text(encoding="utf-8"), re.M):
+        if re.search(r"^(variants|grid):", text, re.M):
             made = expand(path)
             return [(run.arm, run.point, dict(run.recipe)) for run in made.runs]
         return dict(compose(path))

@@ -22,7 +22,7 @@ from typing import Any, cast
 from dslight.files.atomic import write_atomically
 from dslight.metrics.base import Answer, TextMetric
 from dslight.metrics.benchmarks import Benchmark
-from dslight.metrics.submission import OFFICIAL_IDS, submission
+from dslight.metrics.submission import official_ids, submission
 from dslight.names import below
 from dslight.recipe.build import Experiment
 from dslight.run.folder import RunFolder
@@ -43,29 +43,22 @@ def write_answers(experiment: Experiment, folder: RunFolder, trainer: Any) -> di
         answers, seconds = gather(model, source, trainer)
         benchmark = model.asked[source]
         facts[source] = described(experiment, source, answers, seconds)
-        files = (
-            submission(benchmark.submission, answers, _ids(experiment, source))
-            if benchmark.submission and answers
-            else {}
-        )
-        facts[source]["submission"] = [f"submissions/{source}/{name}" for name in files]
-        if trainer.is_global_zero:
+        if trainer.is_global_zero:  # first: what follows may refuse
             rows = lines(source, facts[source]["benchmark"], benchmark, answers)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             file = _place(folder.path / "questions", source, len(rows))
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, text)
+        root = Path(experiment.data.val_sources[source].root)
+        form = benchmark.submission if answers else None
+        files = submission(form, answers, official_ids(root)) if form else {}
+        facts[source]["submission"] = [f"submissions/{source}/{name}" for name in files]
+        if trainer.is_global_zero:
             for name, content in files.items():
                 place = below(folder.path / "submissions" / source, name, f"data.val.{source}: a file for its server")
                 place.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(place, content)
     return facts
-
-
-def _ids(experiment: Experiment, source: str) -> list[Any]:
-    """The ids of all questions of the split, where the source's folder says them."""
-    file = Path(experiment.data.val_sources[source].root) / OFFICIAL_IDS
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
 def _place(questions: Path, source: str, count: int) -> Path:

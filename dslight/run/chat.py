@@ -35,9 +35,11 @@ def chat(path: str | Path, ckpt_recipe: Path | None = None, max_new_tokens: int 
     Raises:
         RecipeError: it cannot be opened.
     """
+    from dslight.run.evaluate import check_length
     from dslight.run.python import load
     from dslight.vlm import VLM
 
+    check_length(max_new_tokens)
     try:
         model = load(path, recipe=ckpt_recipe)
     except (FileNotFoundError, ValueError) as error:

@@ -121,6 +121,7 @@ def predict(
     from dslight.data.sample import BadSample, decode_image
     from dslight.run.fit import users_errors
 
+    check_length(max_new_tokens)
     _checkpoint(RunFolder(run_dir(recipe)), ckpt)  # refused before pictures are read
     for path in images:
         if not path.is_file():
@@ -135,6 +136,16 @@ def predict(
     model: Any = trained(recipe, ckpt).model
     with users_errors():
         return model.answer(question, shown, max_new_tokens=max_new_tokens)
+
+
+def check_length(max_new_tokens: int) -> None:
+    """Refuse an answer that has no token.
+
+    Raises:
+        RecipeError: naming the option.
+    """
+    if max_new_tokens < 1:
+        raise RecipeError(f"--max-new-tokens: {max_new_tokens}; 1 or more")
 
 
 def _frames(videos: Sequence[Path], frames: int | None, tile: str | None) -> list[bytes]:
@@ -203,7 +214,7 @@ def load_checkpoint(model: Any, path: Path) -> None:
     Nothing is unpickled but tensors and plain containers.
 
     Raises:
-        RecipeError: it holds more than that, or is damaged.
+        RecipeError: it holds more than that, is damaged, or of another model.
     """
     try:
         if path.is_dir():
@@ -215,7 +226,12 @@ def load_checkpoint(model: Any, path: Path) -> None:
                 raise WeightsError(f"{path} is no checkpoint of a run: it has no state_dict")
     except WeightsError as error:
         raise RecipeError(f"--ckpt: {error}") from error
-    model.load_state_dict(state["state_dict"])
+    try:
+        model.load_state_dict(state["state_dict"])
+    except (RuntimeError, AttributeError, TypeError) as error:  # names that are none are taken apart as texts
+        raise RecipeError(
+            f"--ckpt: {path} is of another model than the recipe's: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _weights_from(checkpoint: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ for bit.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,10 @@ FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "h
 """Pillow's numbers, which preprocessor_config.json holds."""
 
 
+_SIZE = re.compile(r"0*[1-9]\d{0,9}[KMGT]B", re.IGNORECASE | re.ASCII)
+"""Of a weights file."""
+
+
 def export(
     source: Path, out: Path, recipe: Path | None = None, dtype: str | None = None, shard_size: str = "5GB"
 ) -> str | None:
@@ -60,8 +65,11 @@ def export(
         RecipeError: naming the argument, before anything is written.
         NoSpaceError: the disk is full; nothing stays of what was written.
     """
-    if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise RecipeError(f"--dtype: {dtype!r} is no torch dtype; bfloat16, float16 and float32 are")
+    found = None if dtype is None else getattr(torch, dtype, None)
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise RecipeError(f"--dtype: {dtype!r} is no torch dtype of weights; bfloat16, float16 and float32 are")
+    if not _SIZE.fullmatch(shard_size):
+        raise RecipeError(f"--shard-size: {shard_size!r}; a number above 0 and KB, MB, GB or TB, as in 5GB")
     if out.is_symlink():
         raise RecipeError(f"OUT: {out} is a symbolic link; name the folder itself")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -11,7 +11,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -203,6 +203,27 @@ def users_errors() -> Iterator[None]:
 
 
 @contextmanager
+def _restored(trainer: Any, checkpoint: Path) -> Iterator[None]:
+    """Name a checkpoint whose parts are not built as Lightning expects: what it raises before the training starts."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    started: list[bool] = []
+
+    def start(*_: Any) -> None:
+        started.append(True)
+
+    trainer.callbacks.append(LambdaCallback(on_train_start=start, on_validation_start=start))
+    try:
+        yield
+    except (RuntimeError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        if started or worker_error(error) or no_space(error):
+            raise
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = f"{checkpoint}: the run cannot be continued from it ({why}); delete it, or name another run_dir"
+        raise RecipeError(said) from error
+
+
+@contextmanager
 def _first(kept: FirstError) -> Iterator[None]:
     """Of several errors, raise the one that ended the training."""
     try:
@@ -314,7 +335,8 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     if trainer.is_global_zero:
         start = f"continuing from {checkpoint}" if checkpoint else "training " + ", ".join(_trained(experiment))
         print(f"{folder.path}: {start}")
-    with _handlers_kept(), _logs_joined(trainer, folder), users_errors(), _first(first):
+    restored = nullcontext() if checkpoint is None else _restored(trainer, checkpoint)
+    with _handlers_kept(), _logs_joined(trainer, folder), users_errors(), restored, _first(first):
         trainer.fit(model, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True)
         if stop.asked:  # in the validation after the last step
             raise KeyboardInterrupt

@@ -28,6 +28,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from dslight.checkpoints import complete
 from dslight.files import locks
 from dslight.files.atomic import remove_leftovers, write_atomically
 from dslight.files.sheets import cell
-from dslight.files.typed import read_json_if_there, understood
+from dslight.files.typed import FileError, read_json, read_json_if_there, understood
 from dslight.recipe.compose import compose, differences, to_yaml
 from dslight.recipe.errors import RecipeError
 from dslight.run.deletion import LOCK, delete_checkpoint, delete_run, refuse_links
@@ -55,6 +56,7 @@ PACKAGES = (
     "jsonargparse",
 )
 
+_ID = re.compile(r"[\w-]{1,64}")
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -66,6 +68,13 @@ class HeldError(RecipeError):
             f"run_dir: {path} is being trained by {holder}; wait until it has ended, or choose another run_dir"
         )
         self.holder = holder
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is read of ``environment.json``."""
+
+    id: str
 
 
 class RunFolder:
@@ -84,8 +93,9 @@ class RunFolder:
         nothing or the run begins anew.
         """
         if self._id is None and not fresh:
-            with suppress(OSError, ValueError, AttributeError):
-                self._id = json.loads((self.path / "environment.json").read_text()).get("id")
+            with suppress(OSError, FileError):
+                found = read_json(self.path / "environment.json", _Known).id
+                self._id = found if _ID.fullmatch(found) else None  # loggers make a name or an address of it
         self._id = self._id or uuid4().hex[:8]
         return self._id
 

@@ -15,14 +15,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from dslight.files.atomic import write_atomically
+from dslight.files.typed import parse_json
 from dslight.metrics.functional.judged import KINDS, PROMPTS, Judgement, Kind, filled, parse_judgement
 from dslight.metrics.functional.thinking import spoken
 from dslight.run.judge_server import JudgeError, JudgeServer
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What is judged of a line of ``questions/SOURCE.jsonl``."""
+
+    question_id: str | int
+    benchmark: str
+    question: str
+    prediction: str
+    references: list[str]
 
 
 def judge(folder: Path, server: JudgeServer, sources: Sequence[str] = (), prompt: str | None = None) -> dict[str, Any]:
@@ -39,6 +52,7 @@ def judge(folder: Path, server: JudgeServer, sources: Sequence[str] = (), prompt
 
     Raises:
         JudgeError: there is nothing to judge, or the server fails.
+        FileError: naming the file and line of an answer that is none.
     """
     files = {path.stem: path for path in sorted((folder / "questions").glob("*.jsonl"))}
     if missing := [name for name in sources if name not in files]:
@@ -47,8 +61,9 @@ def judge(folder: Path, server: JudgeServer, sources: Sequence[str] = (), prompt
         raise JudgeError("--prompt: {prediction} does not stand in it, so every answer would get the same verdict")
     found = {}
     for name, path in files.items():
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        benchmark = str(rows[0]["benchmark"] if rows else "")
+        lines = enumerate(path.read_bytes().splitlines(), 1)
+        rows = [parse_json(line, _Answered, f"{path}:{number}") for number, line in lines]
+        benchmark = rows[0].benchmark if rows else ""
         benchmark = benchmark if benchmark in KINDS else name
         if name in sources and benchmark not in KINDS:
             raise JudgeError(f"{name}: its benchmark is none of {', '.join(KINDS)}, which a language model judges")
@@ -59,14 +74,25 @@ def judge(folder: Path, server: JudgeServer, sources: Sequence[str] = (), prompt
     return found
 
 
+def prompt_of(file: Path) -> str:
+    """The text of ``--prompt``.
+
+    Raises:
+        JudgeError: it cannot be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise JudgeError(f"--prompt: {file}: cannot be read as a text ({error})") from error
+
+
 def _source(
-    folder: Path, name: str, kind: Kind, rows: Sequence[dict[str, Any]], server: JudgeServer, prompt: str | None
+    folder: Path, name: str, kind: Kind, rows: Sequence[_Answered], server: JudgeServer, prompt: str | None
 ) -> dict[str, Any]:
-    rows = [row for row in rows if row["references"]]
+    rows = [row for row in rows if row.references]
     text = PROMPTS[kind] if prompt is None else prompt
     prompts = [
-        filled(text, row["question"], " or ".join(row["references"]), spoken(row["prediction"]) or "(no answer)")
-        for row in rows
+        filled(text, row.question, " or ".join(row.references), spoken(row.prediction) or "(no answer)") for row in rows
     ]
     before = [server.asked, *server.tokens]
     replies = server.replies(prompts, lambda reply: parse_judgement(kind, reply) is not None)
@@ -92,9 +118,9 @@ def _source(
     return facts
 
 
-def _line(row: dict[str, Any], verdict: Judgement | None, reply: str) -> dict[str, Any]:
+def _line(row: _Answered, verdict: Judgement | None, reply: str) -> dict[str, Any]:
     return {
-        "question_id": row["question_id"],
+        "question_id": row.question_id,
         "score": None if verdict is None else verdict.score,
         "quality": None if verdict is None else verdict.quality,
         "reply": reply,

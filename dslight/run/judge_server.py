@@ -10,27 +10,50 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from dslight.errors import UserError
+from dslight.files.typed import FileError, parse_json
 
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
 _LONGEST = 2**20
 """Bytes of a reply."""
+_PRINTED = re.compile(r"[!-~]*")
+"""What stands in an address or in a key."""
 
 
 class JudgeError(UserError):
     """The server cannot be asked, or answers with an error."""
+
+
+class _Stays(HTTPRedirectHandler):
+    """Follows no redirection: the key would go along, to a server that nobody named."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+_open = build_opener(_Stays).open
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is read of a line of the cache."""
+
+    key: str
+    reply: str
 
 
 @dataclass
@@ -66,16 +89,25 @@ class JudgeServer:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
-        if urlsplit(self.url).scheme not in ("http", "https"):
+        try:
+            parts = urlsplit(self.url)
+            named = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port)
+        except ValueError:
+            named = False
+        if not named or not _PRINTED.fullmatch(self.url):
             raise JudgeError(f"--server: {self.url!r}; an address such as http://127.0.0.1:8000/v1 is needed")
+        if not _PRINTED.fullmatch(os.environ.get(self.key_variable, "")):
+            raise JudgeError(f"{self.key_variable}: holds characters that are of no key, such as a line break")
         if self.concurrency < 1:
             raise JudgeError(f"--concurrency: {self.concurrency}; 1 or more")
+        if linked := next((one for one in (self.cache.parent, self.cache) if one.is_symlink()), None):
+            raise JudgeError(f"{linked}: is a symbolic link, through which nothing is written; remove it")
         if self.cache.exists():
-            for line in self.cache.read_text(encoding="utf-8").splitlines():
+            for line in self.cache.read_bytes().splitlines():
                 try:
-                    row = json.loads(line)
-                    self._known[row["key"]] = row["reply"]
-                except (ValueError, KeyError, TypeError):
+                    row = parse_json(line, _Kept, self.cache)
+                    self._known[row.key] = row.reply
+                except FileError:
                     continue  # a line that was cut when a run was stopped
 
     def replies(self, prompts: Sequence[str], usable: Callable[[str], bool]) -> list[str]:
@@ -127,15 +159,16 @@ class JudgeServer:
         request = Request(address, json.dumps(body).encode(), headers)
         for attempt in range(self.retries + 1):
             try:
-                with urlopen(request, timeout=self.timeout) as response:
+                with _open(request, timeout=self.timeout) as response:
                     return self._read(response.read(_LONGEST))
             except HTTPError as error:
                 said = error.read(300).decode(errors="replace")
                 if error.code not in _AGAIN or attempt == self.retries:
                     raise JudgeError(f"--server {address}: HTTP {error.code}: {said}") from error
-            except (URLError, TimeoutError, ConnectionError) as error:
+            except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
                 if attempt == self.retries:
-                    raise JudgeError(f"--server {address}: {getattr(error, 'reason', error)}") from error
+                    said = getattr(error, "reason", error)
+                    raise JudgeError(f"--server {address}: {type(error).__name__}: {said}") from error
             time.sleep(self.wait * 2**attempt * (1 + random.random() / 4))
         raise AssertionError("unreachable")
 
@@ -143,11 +176,11 @@ class JudgeServer:
         try:
             found: dict[str, Any] = json.loads(content)
             reply = found["choices"][0]["message"]["content"] or ""
-        except (ValueError, LookupError, TypeError) as error:
+            usage = found.get("usage") or {}
+            tokens = [int(usage.get(f"{what}_tokens") or 0) for what in ("prompt", "completion")]
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise JudgeError(f"--server {self.url}: not a chat completion: {content[:200]!r}") from error
-        usage = found.get("usage") or {}
         with self._lock:
             self.asked += 1
-            self.tokens[0] += int(usage.get("prompt_tokens") or 0)
-            self.tokens[1] += int(usage.get("completion_tokens") or 0)
+            self.tokens = [had + more for had, more in zip(self.tokens, tokens, strict=True)]
         return str(reply)

@@ -148,6 +148,10 @@ class Plan:
         return "\n".join(lines + (["", *self.notes] if self.notes else []))
 
 
+_LONGEST = 2**24
+"""Text positions of a sample for which costs are counted."""
+
+
 def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: int = 64, cost: bool = True) -> Plan:
     """Check a recipe and count its cost.
 
@@ -160,6 +164,10 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
     Raises:
         RecipeError: when the recipe is wrong.
     """
+    if world_size is not None and world_size < 1:
+        raise RecipeError(f"--world-size: {world_size}; 1 or more")
+    if not 0 <= text_tokens <= _LONGEST:
+        raise RecipeError(f"--text-tokens: {text_tokens}; from 0 to {_LONGEST:,}")
     experiment = check(recipe)
     world_size = world_size or named_world_size(recipe)
     sharers = world_size // _copies(recipe, world_size)

@@ -24,6 +24,7 @@ from dslight.data.datamodule import ShardData
 from dslight.data.dense import DenseLabelData
 from dslight.data.shards import ShardError
 from dslight.diagnostics.settings import Diagnostics
+from dslight.files.typed import understood
 from dslight.recipe.build import Experiment, apply_stage, check_experiment, connect
 from dslight.recipe.compose import Layer, compose, flatten
 from dslight.recipe.errors import RecipeError
@@ -277,15 +278,18 @@ def _recipe_of(path: Path, named: str | Path | None) -> tuple[dict[str, Any], Pa
         return compose(run.recipe_file), newest
     if (path / "dslight.yaml").is_file():  # an export; it may have been moved
         made = compose(path / "dslight.yaml")
-        lm = made["model"]["language_model"].get("init_args", {})
-        if lm.get("tokenizer") == made["weights"]["model"]:
-            lm["tokenizer"] = str(path)
+        with understood(path / "dslight.yaml"):
+            lm = made["model"]["language_model"].get("init_args", {})
+            if lm.get("tokenizer") == made["weights"]["model"]:
+                lm["tokenizer"] = str(path)
         return made, path
     if not path.exists():
         raise RecipeError(f"{path}: there is no such run, export or checkpoint")
     beside = RunFolder(path.resolve().parent.parent).recipe_file
     if beside.is_file():
         return compose(beside), path
+    if path.is_dir() and not (path / "meta.pt").is_file():
+        raise RecipeError(f"{path}: holds no run, export or checkpoint (no recipe.yaml, dslight.yaml or meta.pt)")
     try:
         kept = unpickled(path / "meta.pt" if path.is_dir() else path)
     except WeightsError as error:
