@@ -144,6 +144,8 @@ def _is_picture(value: Any) -> bool:
 
 def _text_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(sys.maxsize)
+    size = path.stat().st_size
+    at_most("file_bytes", size, f"{path}: has {size:,} bytes", SystemExit)
     with path.open(encoding="utf-8-sig", newline="") as file:
         delimiter = "\t" if path.suffix == ".tsv" else ","
         found: list[dict[str, Any]] = [

@@ -197,9 +197,15 @@ class RunFolder:
             delete_checkpoint(path)
 
     def set_aside(self, after: int) -> None:
-        """Rename the checkpoints behind step ``after``, which was the newest complete one, to ``*.incomplete``."""
+        """Rename the checkpoints behind step ``after``, which was the newest complete one, to ``*.incomplete``, and say
+        so.
+        """
         for step, path in self._saved():
             if step > after:
+                print(
+                    f"{path}: damaged, or cut off while it was written; kept as *.incomplete, and the run goes on from "
+                    f"step {after}"
+                )
                 delete_checkpoint(path.with_suffix(".incomplete"))
                 path.rename(path.with_suffix(".incomplete"))
         for path in self.checkpoints.glob(".step-*.partial"):

@@ -82,13 +82,14 @@ def test_the_newest_by_step_are_kept_and_nothing_else_is_touched(tmp_path):
     assert sorted(path.name for path in run.checkpoints.iterdir()) == [best.name, "step-00001000.ckpt"]
 
 
-def test_damaged_ones_behind_the_start_do_not_push_out_those_of_the_run_that_goes_on(tmp_path):
+def test_damaged_ones_behind_the_start_do_not_push_out_those_of_the_run_that_goes_on(tmp_path, capsys):
     run = RunFolder(tmp_path)
     sharded(run.checkpoints / "step-00000003.ckpt")
     damaged = sharded(run.checkpoints / "step-00000009.ckpt")
     (damaged / "meta.pt").unlink()
     sharded(run.partial(12))
     run.set_aside(after=3)
+    assert capsys.readouterr().out.startswith(f"{damaged}: damaged, or cut off while it was written")
     sharded(run.checkpoints / "step-00000006.ckpt")
     run.keep(2)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == [

@@ -290,6 +290,15 @@ def test_json_that_is_nested_too_deeply_is_refused_in_a_line(tmp_path, outcome):
     outcome(refused)
 
 
+@pytest.mark.promise(READ, "a table of text that is larger than the limit")
+def test_a_table_of_text_is_read_up_to_the_limit(tmp_path, small, outcome):
+    (tmp_path / "a.tsv").write_text("index\tquestion\n" + "1\tx\n" * 1000)
+    small(file_bytes=100)
+    with refusal(SystemExit, r"a\.tsv: has [\d,]+ bytes; at most 100") as refused:
+        list(table(tmp_path / "a.tsv"))
+    outcome(refused)
+
+
 @pytest.mark.promise(READ, "a parquet file that unpacks to more than the limit")
 def test_a_parquet_file_is_unpacked_up_to_the_limit(tmp_path, small, outcome):
     pyarrow = pytest.importorskip("pyarrow")
