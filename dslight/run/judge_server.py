@@ -66,7 +66,8 @@ class JudgeServer:
         cache: a file of JSON lines.
         key_variable: the variable of the environment that holds the key; not set: none is sent.
         concurrency: requests at a time.
-        retries: of a request that failed for now (429, 5xx, no connection).
+        retries: of a request that was told to come again (429, 5xx) or found no connection, and of a reply that is of
+            no use.
         timeout: seconds to wait for a reply.
         wait: seconds before the first retry; doubled every time.
         max_tokens: of a reply.
