@@ -26,8 +26,8 @@ FAULTS = (
     ("nn/sampling.py", ".mean(0, keepdim=True)", ".sum(0, keepdim=True)", "nn components"),
     (
         "nn/injector.py",
-        "row, column, chosen = self.row, self.column - start, None",
-        "row, column, chosen = self.row, self.column, None",
+        "self.flat % self.length - start",
+        "self.flat % self.length",
         "nn components",
     ),
     ("nn/injector.py", "row[:, None] * repeats + beam", "row[:, None] + beam * self.batch", "nn components"),
@@ -39,7 +39,7 @@ FAULTS = (
     ),
     ("nn/window.py", "return start + width - count", "return start", "nn components"),
     ("nn/window.py", "return said.pop()", "return 0", "nn components"),
-    ("types.py", "IGNORE = -100", "IGNORE = -1", "nn data test_vlm.py"),
+    ("places.py", "IGNORE = -100", "IGNORE = -1", "nn data test_vlm.py"),
     ("nn/cross_attention.py", "gate.tanh() * change", "gate.sigmoid() * change", "nn components"),
     ("data/plan.py", "done = consumed - consumed % self.global_batch", "done = consumed", "data"),
     (

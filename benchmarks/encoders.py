@@ -90,7 +90,7 @@ def verdicts(
     library: str, names: Sequence[str], make: Callable[[str], Any], again: bool = False, results: Path = RESULTS
 ) -> Iterator[dict[str, Any]]:
     """Those of ``names``, tried now unless they were before with this version."""
-    file = results / f"{library}-{version(library)}.jsonl"
+    file = results / f"{library}-{version(library)}-torch-{version('torch')}.jsonl"
     known = read(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--list", action="store_true", help="list the runs and stop")
     sweep.add_argument("--fresh", action="store_true", help="start finished and interrupted runs anew")
 
-    models = verb("models", "try every kind of decoder that transformers knows, tiny; writes docs/models.md")
+    models = verb("models", "try every kind of decoder that transformers knows, tiny")
     models.add_argument(
         "kinds", nargs="*", metavar="TYPE", help="only these, e.g. llama mixtral; the page stays as it is"
     )
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--results", type=Path, default=Path("runs/models"), help="a file per type (default: runs/models)"
     )
     models.add_argument("--again", action="store_true", help="try also what was tried before with these versions")
-    models.add_argument("--page", type=Path, default=Path("docs/models.md"), help="default: docs/models.md")
+    models.add_argument("--page", type=Path, help="where the table goes, e.g. docs/models.md")
 
     verb("data", "convert data in any form to shards, and look at them: convert, info, verify, inspect")
 

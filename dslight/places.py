@@ -56,7 +56,7 @@ class Places:
         if batch.labels is not None:
             found = replace(found, **dict(zip(("supervised", "targets"), supervised(batch.labels), strict=True)))
         if batch.segments is not None:
-            starts = documents(batch.segments)
+            starts = document_starts(batch.segments)
             found = replace(found, documents=starts, longest=int(starts.diff().max()))
         return found
 
@@ -75,7 +75,7 @@ def supervised(labels: Tensor) -> tuple[Tensor, Tensor]:
     return found, following.index_select(0, found)
 
 
-def documents(segments: Tensor) -> Tensor:
+def document_starts(segments: Tensor) -> Tensor:
     """Where the documents of packed rows ``[B, T]`` begin, and the end: :class:`Places`' ``[d + 1]``."""
     begins = torch.ones(segments.shape[0], segments.shape[1] + 1, dtype=torch.bool, device=segments.device)
     begins[:, 1:-1] = segments[:, 1:] != segments[:, :-1]

@@ -13,54 +13,52 @@ from dslight.metrics.benchmarks import BENCHMARKS
 
 _LMMS = "lmms-eval 0.7.3"
 _KIT = "VLMEvalKit, 18 Aug 2026"
-_RAN = "Dec 2026"
 
-SOURCES: dict[str, tuple[str, str, str]] = {
-    "vqav2": ("visualqa.org; Hub: VQAv2", "lmms-eval; the bare official script beside it", _RAN),
-    "textvqa": ("textvqa.org; Hub: textvqa", f"m4c, {_LMMS}", _RAN),
-    "vizwiz": ("vizwiz.org; Hub: VizWiz-VQA", "m4c", _RAN),
-    "gqa": ("cs.stanford.edu/people/dorarad/gqa; Hub: GQA", "its script on LLaVA's conversion", _RAN),
-    "docvqa": ("rrc.cvc.uab.es, 17.1; Hub: DocVQA", f"RRC's script, {_KIT}", _RAN),
-    "infovqa": ("rrc.cvc.uab.es, 17.3; Hub: DocVQA", f"RRC's script, {_KIT}", _RAN),
-    "multidocvqa": ("rrc.cvc.uab.es, 17.4; Hub: MP-DocVQA", "its repository's evaluator", _RAN),
-    "chartqa": ("vis-nlp/ChartQA; Hub: ChartQA", f"pix2struct, {_KIT}", _RAN),
-    "ocrbench": ("MultimodalOCR; Hub: OCRBench", "its rule; times 1000 is its score", _RAN),
-    "mmvet": ("yuweihao/MM-Vet; Hub: MMVet", "a judge: `dslight judge`", ""),
-    "pope": ("AoiDragon/POPE; Hub: POPE", "its script", _RAN),
-    "mme": ("MME's release; Hub: MME", "its eval_tool, where pairs are whole", _RAN),
-    "seed": ("AILab-CVC/SEED-Bench; Hub: SEED-Bench", _LMMS, _RAN),
-    "mmbench": ("open-compass/MMBench TSVs, V1.1 too; Hub: MMBench", f"{_KIT}, without its language model", _RAN),
-    "mmmu": ("Hub: MMMU/MMMU", "its evaluator, without its random guesses", _RAN),
-    "scienceqa": ("lupantech/ScienceQA; Hub: ScienceQA", "LLaVA's script", _RAN),
-    "ai2d": ("Hub: ai2d", _LMMS, _RAN),
-    "egoschema": ("egoschema/EgoSchema; Hub: egoschema", "lmms-eval of Aug 2026", _RAN),
-    "nextqa": ("doc-doc/NExT-QA; Hub: NExTQA", _LMMS, _RAN),
-    "msvdqa": ("MSVD-QA, both forms; Hub", "a judge: `dslight judge`", ""),
-    "activitynetqa": ("MILVLG/activitynet-qa; Hub: ActivityNetQA", "its script on LLaVA's conversion; or a judge", ""),
-    "mmstar": ("VLMEvalKit TSV; Hub: MMStar", f"{_KIT}, without its language model", _RAN),
-    "realworldqa": ("VLMEvalKit TSV; Hub: RealworldQA", f"{_KIT}, without its language model", _RAN),
-    "blink": ("VLMEvalKit TSV; Hub: BLINK", f"{_KIT}, without its language model", _RAN),
-    "hrbench": ("VLMEvalKit TSV; Hub: HR-Bench", f"{_KIT}, without its language model", _RAN),
-    "vstar": ("Hub: vstar_bench", f"{_KIT}, without its language model", _RAN),
-    "cvbench": ("Hub: CV-Bench", "its formula over 2D and 3D; VLMEvalKit's reader of letters", ""),
-    "mmmu_pro": ("Hub: MMMU_Pro, a folder at a time", "MMMU's evaluator, without its random guesses", _RAN),
-    "videomme": ("Hub: Video-MME", "its script, as in lmms-eval until 2025; `lmms_eval`: of Aug 2026", _RAN),
-    "mvbench": ("Hub: MVBench (json)", _LMMS, _RAN),
-    "hallusionbench": ("VLMEvalKit TSV; Hub: HallusionBench", "VLMEvalKit's reader of answers", _RAN),
-    "countbench": ("Hub: CountBenchQA", "the number", ""),
+SOURCES: dict[str, tuple[str, str]] = {
+    "vqav2": ("visualqa.org; Hub: VQAv2", "lmms-eval; the bare official script beside it"),
+    "textvqa": ("textvqa.org; Hub: textvqa", f"m4c, {_LMMS}"),
+    "vizwiz": ("vizwiz.org; Hub: VizWiz-VQA", "m4c"),
+    "gqa": ("cs.stanford.edu/people/dorarad/gqa; Hub: GQA", "its script on LLaVA's conversion"),
+    "docvqa": ("rrc.cvc.uab.es, 17.1; Hub: DocVQA", f"RRC's script, {_KIT}"),
+    "infovqa": ("rrc.cvc.uab.es, 17.3; Hub: DocVQA", f"RRC's script, {_KIT}"),
+    "multidocvqa": ("rrc.cvc.uab.es, 17.4; Hub: MP-DocVQA", "its repository's evaluator"),
+    "chartqa": ("vis-nlp/ChartQA; Hub: ChartQA", f"pix2struct, {_KIT}"),
+    "ocrbench": ("MultimodalOCR; Hub: OCRBench", "its rule; times 1000 is its score"),
+    "mmvet": ("yuweihao/MM-Vet; Hub: MMVet", "a judge: `dslight judge`"),
+    "pope": ("AoiDragon/POPE; Hub: POPE", "its script"),
+    "mme": ("MME's release; Hub: MME", "its eval_tool, where pairs are whole"),
+    "seed": ("AILab-CVC/SEED-Bench; Hub: SEED-Bench", _LMMS),
+    "mmbench": ("open-compass/MMBench TSVs, V1.1 too; Hub: MMBench", f"{_KIT}, without its language model"),
+    "mmmu": ("Hub: MMMU/MMMU", "its evaluator, without its random guesses"),
+    "scienceqa": ("lupantech/ScienceQA; Hub: ScienceQA", "LLaVA's script"),
+    "ai2d": ("Hub: ai2d", _LMMS),
+    "egoschema": ("egoschema/EgoSchema; Hub: egoschema", "lmms-eval of Aug 2026"),
+    "nextqa": ("doc-doc/NExT-QA; Hub: NExTQA", _LMMS),
+    "msvdqa": ("MSVD-QA, both forms; Hub", "a judge: `dslight judge`"),
+    "activitynetqa": ("MILVLG/activitynet-qa; Hub: ActivityNetQA", "its script on LLaVA's conversion; or a judge"),
+    "mmstar": ("VLMEvalKit TSV; Hub: MMStar", f"{_KIT}, without its language model"),
+    "realworldqa": ("VLMEvalKit TSV; Hub: RealworldQA", f"{_KIT}, without its language model"),
+    "blink": ("VLMEvalKit TSV; Hub: BLINK", f"{_KIT}, without its language model"),
+    "hrbench": ("VLMEvalKit TSV; Hub: HR-Bench", f"{_KIT}, without its language model"),
+    "vstar": ("Hub: vstar_bench", f"{_KIT}, without its language model"),
+    "cvbench": ("Hub: CV-Bench", "its formula over 2D and 3D; VLMEvalKit's reader of letters"),
+    "mmmu_pro": ("Hub: MMMU_Pro, a folder at a time", "MMMU's evaluator, without its random guesses"),
+    "videomme": ("Hub: Video-MME", "its script, as in lmms-eval until 2025; `lmms_eval`: of Aug 2026"),
+    "mvbench": ("Hub: MVBench (json)", _LMMS),
+    "hallusionbench": ("VLMEvalKit TSV; Hub: HallusionBench", "VLMEvalKit's reader of answers"),
+    "countbench": ("Hub: CountBenchQA", "the number"),
     "mathvista": (
         "Hub: MathVista, testmini",
         "lmms-eval's normalisation, Aug 2026; extraction without GPT is ours",
-        _RAN,
     ),
-    "chartqapro": ("Hub: ChartQAPro", "lmms-eval of Aug 2026; its script leaves the exact matches out", _RAN),
-    "refcoco": ("Hub: RefCOCO, RefCOCOplus, RefCOCOg", "accuracy at IoU 0.5", ""),
-    "screenspot": ("Hub: ScreenSpot; SeeClick's json", "the point in the box", ""),
-    "choice": ("any TSV, parquet or JSON with options", f"{_KIT}, without its language model", _RAN),
-    "yes_no": ("any TSV, parquet or JSON with yes or no", _KIT, _RAN),
-    "short": ("any TSV, parquet or JSON with answers", "exact match without case and punctuation", ""),
+    "chartqapro": ("Hub: ChartQAPro", "lmms-eval of Aug 2026; its script leaves the exact matches out"),
+    "refcoco": ("Hub: RefCOCO, RefCOCOplus, RefCOCOg", "accuracy at IoU 0.5"),
+    "screenspot": ("Hub: ScreenSpot; SeeClick's json", "the point in the box"),
+    "choice": ("any TSV, parquet or JSON with options", f"{_KIT}, without its language model"),
+    "yes_no": ("any TSV, parquet or JSON with yes or no", _KIT),
+    "short": ("any TSV, parquet or JSON with answers", "exact match without case and punctuation"),
 }
-"""By set: where its files come from, to whose numbers ours are equal, and when that was tried."""
+"""By set: where its files come from, and whose rules ours are; what of that is tried against their code is in tests."""
 
 _HEAD = """# Benchmarks
 
@@ -71,9 +69,10 @@ parquet files of the Hub with the pictures inside; `data.val: {NAME: DIR}` asks 
 `yes_no` and `short` read any other set of their kind, and `--circular` asks every rotation of the options
 (`benchmark: circular`).
 Where an evaluator asks a language model what an answer without a letter means, such an answer is `unresolved` here, and
-wrong. The protocols are described in `dslight/metrics/functional/`; a source takes another by `protocol:`.
+wrong. The protocols are described in `dslight/metrics/functional/`; a source takes another by `protocol:`, where the
+metric has several.
 
-| name | files | score | protocol | equal to | tried |
+| name | files | score | protocol | whose rules | answers hidden |
 | --- | --- | --- | --- | --- | --- |
 """
 
@@ -81,11 +80,11 @@ wrong. The protocols are described in `dslight/metrics/functional/`; a source ta
 def lines() -> Iterator[str]:
     """The rows of the table."""
     for name, row in SETS.items():
-        files, equal, tried = SOURCES[name]
+        files, rules = SOURCES[name]
         benchmark = BENCHMARKS[row.benchmark]
         metric = benchmark.build()
         protocol = getattr(metric, "protocol", None) or getattr(metric, "rule", None) or "–"
-        yield f"| `{name}` | {files} | {metric.headline} | {protocol} | {equal} | {tried or '–'} |"
+        yield f"| `{name}` | {files} | {metric.headline} | {protocol} | {rules} | {benchmark.hidden or '–'} |"
 
 
 def page() -> str:

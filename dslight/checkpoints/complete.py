@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dslight.errors import WeightsError
+from dslight.files.atomic import write_atomically
 from dslight.limits import at_most
 from dslight.names import UnsafeNameError, below
 
@@ -29,9 +30,8 @@ def is_sharded(path: Path) -> bool:
 def seal(folder: Path) -> None:
     """Write ``complete.json``: all files are there."""
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
-    partial = folder / f".{COMPLETE}.partial"
-    partial.write_text(json.dumps({"format": _FORMAT, "version": 1, "files": sizes}, indent=1) + "\n")
-    partial.replace(folder / COMPLETE)
+    content = json.dumps({"format": _FORMAT, "version": 1, "files": sizes}, indent=1) + "\n"
+    write_atomically(folder / COMPLETE, content)
 
 
 def is_complete(folder: Path) -> bool:

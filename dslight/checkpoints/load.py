@@ -19,7 +19,8 @@ from dslight.checkpoints.converted import Converted, File
 from dslight.checkpoints.names import harmless, translate
 from dslight.checkpoints.read import shapes
 from dslight.checkpoints.share import identity, local, share
-from dslight.components.component import Component, WeightsError
+from dslight.components.component import Component
+from dslight.errors import WeightsError
 
 SHOWN = 20
 

@@ -18,7 +18,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 import torch
 from torch import Tensor
 
-from dslight.components.component import WeightsError
+from dslight.errors import WeightsError
 from dslight.limits import at_most
 from dslight.names import UnsafeNameError, below
 

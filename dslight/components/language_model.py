@@ -25,6 +25,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from dslight.components import documents
+from dslight.components.checkpoint_names import check_folder
 from dslight.components.component import Component, on_meta
 from dslight.components.decoders.classes import leave_out, outline, read
 from dslight.components.decoders.facts import Facts
@@ -46,8 +47,7 @@ from dslight.nn.head import at, narrowed
 from dslight.nn.injector import inject
 from dslight.nn.loss import summed_loss
 from dslight.nn.window import described, follow
-from dslight.places import Places
-from dslight.places import documents as document_starts
+from dslight.places import Places, document_starts
 from dslight.types import Batch, VisualTokens
 
 
@@ -251,13 +251,6 @@ class LanguageModel(Component, ABC):
     def _located_logits(self, ids: Tensor, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
         """:meth:`logits` of a batch whose places are known, for a subclass that they spare work."""
         return self.logits(ids, batch.attention_mask, **packing)
-
-    @property
-    def narrows_head(self) -> bool:
-        """Whether :meth:`loss` makes logits of supervised positions alone; found out by a pass over two tokens."""
-        ids = torch.zeros(1, 2, dtype=torch.int64, device=next(self.parameters()).device)
-        with torch.no_grad(), narrowed(self.head, 1, ids[0, :1]):
-            return self.logits(ids, torch.ones_like(ids)).shape[1] == 1
 
     def _packing(self, segments: Tensor | None, visual: VisualTokens | None) -> dict[str, Tensor]:
         if segments is None:
@@ -536,9 +529,7 @@ class HFCausalLM(LanguageModel):
             return self.tokenizer
         if self.tokenizer_path is None:
             raise ValueError("tokenizer: a model made from a `config` needs a `tokenizer` (hub name or folder)")
-        path = Path(self.tokenizer_path)
-        if self.tokenizer_path.startswith(("/", ".", "runs/")) and not path.exists():
-            raise ValueError(f"tokenizer: there is no folder {path}")
+        check_folder(self.tokenizer_path, "tokenizer")
         with no_code(self.tokenizer_path, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_path, trust_remote_code=self.trust)
         if len(tokenizer) > self.vocabulary:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dslight.components.places import check_place
+from dslight.components.checkpoint_names import check_checkpoint
 from dslight.limits import check_counts
 
 
@@ -62,7 +62,7 @@ def settings_of(name: str, trust: bool) -> Any:
         raise ValueError(
             f"pretrained: {name} holds an adapter, which names another checkpoint that would be opened; merge it first"
         )
-    check_place(name)
+    check_checkpoint(name)
     with no_code(name, "pretrained"):
         check_numbers(PretrainedConfig.get_config_dict(name)[0], f"pretrained: {name}: config.json")
         return AutoConfig.from_pretrained(name, trust_remote_code=trust)

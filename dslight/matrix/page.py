@@ -9,7 +9,7 @@ from dslight.matrix.verdict import CRASHED, REFUSED, WORKS, WRONG, Verdict
 
 HEAD = """# Models
 
-What of other libraries works here, as `dslight models` tried it; that command remakes this page when a library moves.
+What of other libraries works here, as `dslight models` tried it; `make matrix` remakes this page when a library moves.
 
 ## Decoders
 
@@ -17,10 +17,11 @@ Every type of transformers' causal-LM mapping, tiny and random, written as a che
 `HFCausalLM`. A type is refused before a weight is read. Checked are:
 
 - (a) it builds;
-- (b) a stack of zeros changes no bit, any other the columns at and behind it alone, at every layer;
+- (b) a stack of zeros changes no bit, any other the columns at and behind it alone, at every layer up to the last
+  that can be stacked at;
 - (c) a row behind left padding is the row alone;
 - (d) answers with a cache are those of whole passes, and a batch's those of its rows, wherever an image stands;
-- (e) every slot gets a gradient, and the same one with gradient checkpointing;
+- (e) every slot of three stacks gets a gradient, and the same one with gradient checkpointing;
 - (f) documents that share a row are the documents alone, or packing is refused.
 """
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import resource
 import signal
 from collections.abc import Iterable, Iterator
@@ -16,18 +15,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dslight.files.atomic import write_atomically
 from dslight.files.typed import read_json
 from dslight.matrix.decoders import kinds, tried
 from dslight.matrix.page import page
 from dslight.matrix.verdict import CRASHED, REFUSED, WORKS, Verdict
 
+LIBRARIES = ("transformers", "torch")
 LIMIT = 180
 """Seconds of CPU that a kind may take; asleep it may be for four times as long."""
 
 
 def folder(root: Path) -> Path:
-    """Of the verdicts with the library that is installed."""
-    return root / f"transformers-{version('transformers')}"
+    """Of the verdicts with the libraries that are installed."""
+    return root / "-".join(f"{name}-{version(name)}" for name in LIBRARIES)
 
 
 def verdicts(root: Path, wanted: Iterable[str] | None = None, again: bool = False) -> Iterator[Verdict]:
@@ -37,9 +38,7 @@ def verdicts(root: Path, wanted: Iterable[str] | None = None, again: bool = Fals
     for kind in kinds() if wanted is None else wanted:
         path = place / f"{kind}.json"
         if again or not path.is_file():
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps(_apart(kind).to_dict(), indent=1) + "\n")
-            partial.replace(path)
+            write_atomically(path, json.dumps(_apart(kind).to_dict(), indent=1) + "\n")
         yield read_json(path, Verdict)
 
 
@@ -85,6 +84,5 @@ def models(root: Path, wanted: list[str], again: bool, write: Path | None) -> in
         print(f"{verdict.kind:<26}{verdict.verdict:<9}{verdict.checked:<8}{verdict.seconds:6.1f} s  {said}", flush=True)
         found.append(verdict)
     if write is not None and not wanted:
-        libraries = ", ".join(f"{name} {version(name)}" for name in ("transformers", "torch"))
-        write.write_text(page(found, libraries))
+        write_atomically(write, page(found, ", ".join(f"{name} {version(name)}" for name in LIBRARIES)))
     return 0 if all(verdict.verdict in (WORKS, REFUSED) for verdict in found) else 1

@@ -10,6 +10,8 @@ from dslight.metrics.base import TextMetric
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
+GROUPS = 10_000
+"""Above the number of every base question that is asked with its options rotated (MMBench has about 3,000)."""
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from dslight.metrics.answers import ANLS, ExactMatch, RelaxedAccuracy, SubstringAccuracy
 from dslight.metrics.base import JudgedElsewhere, TextMetric
-from dslight.metrics.benchmark import LETTER, SHORT, UNANSWERABLE, Benchmark
+from dslight.metrics.benchmark import GROUPS, LETTER, SHORT, UNANSWERABLE, Benchmark
 from dslight.metrics.benchmarks_today import TODAY
 from dslight.metrics.multiple_choice import MultipleChoiceAccuracy
 from dslight.metrics.vqa import VQAAccuracy
@@ -33,8 +33,6 @@ ACTIVITYNET_TYPES = (
 """Kinds of ActivityNet-QA's questions, by their numbers in its files."""
 
 _choice = MultipleChoiceAccuracy
-_MMBENCH_QUESTIONS = 10_000
-"""Above the number of every base question (there are about 3,000)."""
 _MMMU_DOMAINS = (
     "Art and Design",
     "Business",
@@ -101,7 +99,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         partial(_choice, protocol="first_char", types=("image", "video")), suffix=LETTER, submission="seed"
     ),
     "mmbench": Benchmark(
-        partial(_choice, protocol="mmbench", circular_groups=_MMBENCH_QUESTIONS),
+        partial(_choice, protocol="mmbench", circular_groups=GROUPS),
         suffix=LETTER,
         submission="mmbench",
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from dslight.metrics.answers import ExactMatch
-from dslight.metrics.benchmark import LETTER, Benchmark
+from dslight.metrics.benchmark import GROUPS, LETTER, Benchmark
 from dslight.metrics.boxes import BoxAccuracy
 from dslight.metrics.charts import ChartQAProAccuracy
 from dslight.metrics.mathvista import MathVistaAccuracy
@@ -17,7 +17,6 @@ from dslight.metrics.multiple_choice import CVBenchAccuracy, MultipleChoiceAccur
 from dslight.metrics.yes_no_groups import YesNoAccuracy
 
 _choice = partial(MultipleChoiceAccuracy, protocol="mmbench", open_answers=True)
-_GROUPS = 10_000
 """Above the number of questions whose options are rotated."""
 BOX = "\nAnswer with the bounding box as [x1, y1, x2, y2], in thousandths of the picture's width and height."
 POINT = "\nAnswer with the point to click at as [x, y], in thousandths of the picture's width and height."
@@ -25,7 +24,7 @@ POINT = "\nAnswer with the point to click at as [x, y], in thousandths of the pi
 TODAY: dict[str, Benchmark] = {
     # any set of the kind
     "choice": Benchmark(_choice, suffix=LETTER),
-    "circular": Benchmark(partial(_choice, circular_groups=_GROUPS), suffix=LETTER),
+    "circular": Benchmark(partial(_choice, circular_groups=GROUPS), suffix=LETTER),
     "yes_no": Benchmark(YesNoAccuracy),
     "short": Benchmark(partial(ExactMatch, protocol="lmms_eval")),
     # multiple choice

@@ -23,8 +23,7 @@ class ChartQAProAccuracy(FactScore):
         kwargs: of ``torchmetrics.Metric``.
 
     Example:
-        >>> from dslight.metrics.charts import ChartQAProAccuracy
-        >>> metric = ChartQAProAccuracy()
+        >>> metric = dslight.metrics.ChartQAProAccuracy()
         >>> metric.update(["['3', 'blue']"], [["[3, blue]"]], types=["Factoid"])
         >>> float(metric.compute()["relaxed_accuracy"])
         1.0

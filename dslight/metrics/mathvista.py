@@ -17,8 +17,7 @@ class MathVistaAccuracy(FactScore):
         kwargs: of ``torchmetrics.Metric``.
 
     Example:
-        >>> from dslight.metrics.mathvista import MathVistaAccuracy
-        >>> metric = MathVistaAccuracy()
+        >>> metric = dslight.metrics.MathVistaAccuracy()
         >>> metric.update(["It is 1.25 m."], [["1.2"]], facts=[{"answer_type": "float", "precision": 1}])
         >>> float(metric.compute()["accuracy"])
         1.0

@@ -30,8 +30,7 @@ class YesNoAccuracy(MeanScore):
         kwargs: of ``torchmetrics.Metric``.
 
     Example:
-        >>> from dslight.metrics.yes_no_groups import YesNoAccuracy
-        >>> metric = YesNoAccuracy(groups=["figure"])
+        >>> metric = dslight.metrics.YesNoAccuracy(groups=["figure"])
         >>> metric.update(["Yes.", "yes"], [["yes"], ["no"]], groups=[[0, 0]])
         >>> float(metric.compute()["accuracy"]), float(metric.compute()["accuracy_figure"])
         (0.5, 0.0)

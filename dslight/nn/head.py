@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dslight.nn.hooks import before
+from dslight.nn.hooks import before, first_input, with_first_input
 
 
 @contextmanager
@@ -28,12 +28,10 @@ def narrowed(head: nn.Module | None, rows: int, positions: Tensor) -> Iterator[N
     """
 
     def select(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = "" if args else next(iter(kwargs))
-        hidden = kwargs[name] if name else args[0]
+        hidden = first_input(args, kwargs)
         if hidden.ndim != 3 or hidden.shape[0] != rows:  # not what it is taken for: the model gives logits of all
             return None
-        chosen = hidden.flatten(0, 1).index_select(0, positions)[None]
-        return ((), {**kwargs, name: chosen}) if name else ((chosen, *args[1:]), kwargs)
+        return with_first_input(args, kwargs, hidden.flatten(0, 1).index_select(0, positions)[None])
 
     if head is None:
         yield

@@ -55,8 +55,8 @@ def refuse_recomputed(layers: Sequence[nn.Module]) -> None:
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden states that a layer is called with, ``[b, t, D]``."""
-    return args[0] if args else kwargs["hidden_states"]
+    """The hidden states that a layer is called with, ``[b, t, D]``, by whatever name."""
+    return args[0] if args else kwargs[_named_first(kwargs)]
 
 
 def with_first_input(
@@ -65,4 +65,8 @@ def with_first_input(
     """The arguments with other hidden states."""
     if args:
         return (value, *args[1:]), kwargs
-    return args, {**kwargs, "hidden_states": value}
+    return args, {**kwargs, _named_first(kwargs): value}
+
+
+def _named_first(kwargs: dict[str, Any]) -> str:
+    return "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))

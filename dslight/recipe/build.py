@@ -23,7 +23,6 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from dslight.checkpoints import load_checkpoint, parts_in
 from dslight.checkpoints.read import files_of
 from dslight.components import Component
-from dslight.components.component import WeightsError
 from dslight.data.conversation import default_template
 from dslight.data.datamodule import ShardData, micro_size
 from dslight.data.dense import DenseLabelData
@@ -32,6 +31,7 @@ from dslight.data.plan import accumulation
 from dslight.data.shards import ShardError
 from dslight.data.template_habits import Habits, check_habits
 from dslight.diagnostics.settings import Diagnostics
+from dslight.errors import WeightsError
 from dslight.layout import SlotLayout
 from dslight.limits import at_most, limit
 from dslight.metrics.benchmarks import BENCHMARKS, row_of

@@ -34,8 +34,6 @@ _ITEM = re.compile(
     r"^(?P<lead> *)- class_path: *(?P<path>[\w.]+) *\n(?:(?P=lead)  init_args:(?P<rest>[^\n]*)\n)?", re.M
 )
 _FLOW = re.compile(r"\{class_path: *(?P<path>[\w.]+)(?:, *init_args: *(?P<rest>\{[^{}]*\}))?\}")
-_WORDS = {"diffs": "questions"}
-"""Keys of ``report`` -> what they are called now."""
 
 
 def migrate(text: str) -> str:
@@ -46,7 +44,7 @@ def migrate(text: str) -> str:
     for (kind, old), new in RENAMED.items():
         text = re.sub(rf"(\b{kind}:\s*\{{[^{{}}]*?)\b{old}:", rf"\g<1>{new}:", text)
         text = re.sub(rf"^( *)({kind}:[^\n]*\n(?:\1 +[^\n]*\n)*?\1 +){old}:", rf"\g<1>\g<2>{new}:", text, flags=re.M)
-    return re.sub(r"^report:\n(?: +[^\n]*\n)+", lambda found: _renamed(found[0]), text, flags=re.M)
+    return text
 
 
 def migrate_files(paths: Sequence[str | Path]) -> list[tuple[Path, bool]]:
@@ -75,7 +73,7 @@ def migrate_files(paths: Sequence[str | Path]) -> list[tuple[Path, bool]]:
 
 
 def _meaning(path: Path) -> Any:
-    """What a file says, composed: of an ablation all of its runs."""
+    """What a file says, composed: of an ablation all of its runs, and its report."""
     try:
         text = read(path)
     except UnicodeDecodeError as error:
@@ -84,7 +82,7 @@ def _meaning(path: Path) -> Any:
         warnings.simplefilter("ignore", FutureWarning)  # old names are what is looked for
         if re.search(r"^(variants|grid):", text, re.M):
             made = expand(path)
-            return [(run.arm, run.point, dict(run.recipe)) for run in made.runs]
+            return made.report, [(run.arm, run.point, dict(run.recipe)) for run in made.runs]
         return dict(compose(path))
 
 
@@ -97,9 +95,3 @@ def _name(path: str) -> str:
 def _line(found: re.Match[str], lead: str, comment: str = "") -> str:
     arguments = " {}" if found["rest"] is None else found["rest"]
     return f"{lead}{_name(found['path'])}:{arguments}{comment.rstrip()}\n"
-
-
-def _renamed(section: str) -> str:
-    for old, new in _WORDS.items():
-        section = re.sub(rf"^( +){old}:", rf"\g<1>{new}:", section, flags=re.M)
-    return section

@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from dslight.checkpoints import load_checkpoint
 from dslight.components import Component, HFCausalLM, HFVisionEncoder, LanguageModel, VisionEncoder
-from dslight.components.component import WeightsError
+from dslight.errors import WeightsError
 from dslight.recipe.schema import Section, sections
 from dslight.vlm import VLM
 

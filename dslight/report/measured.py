@@ -17,12 +17,10 @@ class Diagnostics:
     """Of a run.
 
     Attributes:
-        folder: that holds the heat maps.
         found: ``diagnostics.json``, with all keys of its form.
         scores: by source and by way to run the model, the scores by the number of the question.
     """
 
-    folder: Path
     found: Mapping[str, Any]
     scores: Mapping[str, Mapping[str, Mapping[int, float]]]
 
@@ -56,4 +54,4 @@ def read_diagnostics(run: Path) -> Diagnostics | None:
     for source, ways in found["comparisons"].items():
         if ways and not scores[source].get("all"):
             raise FileError(f"{file}: has no scores of {source} with all stacks, which the others are compared with")
-    return Diagnostics(run / "diagnostics", found, scores)
+    return Diagnostics(found, scores)

@@ -10,7 +10,7 @@ from typing import Any
 from dslight.checkpoints.complete import is_sharded
 from dslight.checkpoints.read import unpickled
 from dslight.checkpoints.sharded import load_state
-from dslight.components.component import WeightsError
+from dslight.errors import WeightsError
 from dslight.files.atomic import write_atomically
 from dslight.limits import at_most
 from dslight.recipe.build import Experiment, build

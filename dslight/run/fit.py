@@ -17,11 +17,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from dslight.components.component import WeightsError
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.data.workers import worker_error
-from dslight.errors import UnfinishedError, UserError
+from dslight.errors import UnfinishedError, UserError, WeightsError
 from dslight.files.system import no_space
 from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
@@ -205,6 +204,7 @@ def users_errors() -> Iterator[None]:
 @contextmanager
 def _restored(trainer: Any, checkpoint: Path) -> Iterator[None]:
     """Name a checkpoint whose parts are not built as Lightning expects: what it raises before the training starts."""
+    import torch
     from lightning.pytorch.callbacks import LambdaCallback
 
     started: list[bool] = []
@@ -216,10 +216,11 @@ def _restored(trainer: Any, checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, LookupError, TypeError, AttributeError, AssertionError) as error:
-        if started or worker_error(error) or no_space(error):
+        not_its_fault = isinstance(error, torch.OutOfMemoryError | torch.distributed.DistError)
+        if started or not_its_fault or worker_error(error) or no_space(error):
             raise
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        said = f"{checkpoint}: the run cannot be continued from it ({why}); delete it, or name another run_dir"
+        said = f"{checkpoint}: the run cannot be continued from it ({why}); move it away, or name another run_dir"
         raise RecipeError(said) from error
 
 

@@ -1,8 +1,8 @@
 """A language model behind an OpenAI-compatible server (``/chat/completions``): OpenAI, vLLM, SGLang, llama.cpp, ...
 
 Nothing is sent to anybody who was not named. The key is read from a variable of the environment and goes into the
-header of the requests alone. What is answered once is kept on disk, by model and prompt, so that a second run or an
-interrupted one asks only what is missing.
+header of the requests alone. What is answered once is kept on disk, by server, model and prompt, so that a second run
+or an interrupted one asks only what is missing.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class JudgeServer:
     max_tokens: int = 256
     tokens: list[int] = field(default_factory=lambda: [0, 0])
     asked: int = 0
+    _cut: bool = field(default=False, repr=False)
     _known: dict[str, str] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -104,7 +105,9 @@ class JudgeServer:
         if linked := next((one for one in (self.cache.parent, self.cache) if one.is_symlink()), None):
             raise JudgeError(f"{linked}: is a symbolic link, through which nothing is written; remove it")
         if self.cache.exists():
-            for line in self.cache.read_bytes().splitlines():
+            content = self.cache.read_bytes()
+            self._cut = not content.endswith(b"\n") and content != b""
+            for line in content.splitlines():
                 try:
                     row = parse_json(line, _Kept, self.cache)
                     self._known[row.key] = row.reply
@@ -119,16 +122,16 @@ class JudgeServer:
             JudgeError: the server refuses, or cannot be reached.
         """
         with ThreadPoolExecutor(self.concurrency) as pool:
-            futures = [pool.submit(self._reply, prompt, usable) for prompt in prompts]
+            futures = {prompt: pool.submit(self._reply, prompt, usable) for prompt in dict.fromkeys(prompts)}
             try:
-                return [future.result() for future in futures]
+                return [futures[prompt].result() for prompt in prompts]
             except BaseException:
-                for future in futures:
+                for future in futures.values():
                     future.cancel()
                 raise
 
     def _reply(self, prompt: str, usable: Callable[[str], bool]) -> str:
-        key = sha256(json.dumps([self.model, prompt, self.max_tokens]).encode()).hexdigest()
+        key = sha256(json.dumps([self.url, self.model, prompt, self.max_tokens]).encode()).hexdigest()
         with self._lock:
             if key in self._known:
                 return self._known[key]
@@ -143,6 +146,8 @@ class JudgeServer:
             self._known[key] = reply
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             with self.cache.open("a", encoding="utf-8") as file:
+                file.write("\n" * self._cut)  # behind a line that was cut
+                self._cut = False
                 file.write(json.dumps({"key": key, "model": self.model, "reply": reply}) + "\n")
         return reply
 

@@ -19,11 +19,11 @@ from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from dslight.checkpoints import load_checkpoint as read_weights
 from dslight.checkpoints.read import unpickled
 from dslight.components import Component, Objective
-from dslight.components.component import WeightsError
 from dslight.data.datamodule import ShardData
 from dslight.data.dense import DenseLabelData
 from dslight.data.shards import ShardError
 from dslight.diagnostics.settings import Diagnostics
+from dslight.errors import WeightsError
 from dslight.files.typed import understood
 from dslight.recipe.build import Experiment, apply_stage, check_experiment, connect
 from dslight.recipe.compose import Layer, compose, flatten

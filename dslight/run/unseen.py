@@ -34,6 +34,9 @@ def _missing(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _pretrained(path: str, node: Any) -> Iterator[tuple[str, str]]:
     """Checkpoints and tokenizers of the parts; a hub's name may be in its cache, and is not asked for."""
+    if isinstance(node, list):
+        for i, one in enumerate(node):
+            yield from _pretrained(f"{path}.{i}", one)
     if not isinstance(node, Mapping):
         return
     for key, value in node.items():

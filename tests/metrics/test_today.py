@@ -57,6 +57,13 @@ def test_places_in_pixels():
     assert parse_place("[64, 24, 128, 48]", (128, 48)) == pytest.approx((0.5, 0.5, 1.0, 1.0))
 
 
+def test_answers_in_pixels_are_judged_in_those_of_the_picture_that_was_shown():
+    for pixels, right in ((None, 0.0), ((200, 100), 1.0)):
+        metric = BoxAccuracy(pixels=pixels)
+        metric.update(["[20, 10, 100, 50]"], [["[0.1, 0.1, 0.5, 0.5]"]])
+        assert float(metric.compute()["accuracy"]) == right
+
+
 def test_overlap():
     assert iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
     assert iou((0, 0, 1, 1), (1, 0, 2, 1)) == iou((0, 0, 0, 1), (0, 0, 1, 1)) == 0.0

@@ -196,3 +196,32 @@ def test_what_a_reply_says(kind, reply, expected):
 def test_braces_in_an_answer_stay():
     for prompt in PROMPTS.values():
         assert "{reference}" in filled(prompt, "q", "r", "say {reference}")
+
+
+def asked(server, tmp_path, *prompts):
+    return JudgeServer(server.url, "m", tmp_path / "cache.jsonl", wait=0.0).replies(prompts, usable=bool)
+
+
+def test_a_line_that_was_cut_costs_no_reply_but_its_own(server, tmp_path):
+    server.says = "yes"
+    asked(server, tmp_path, "one", "two")
+    cache = tmp_path / "cache.jsonl"
+    cache.write_bytes(cache.read_bytes()[:-9])
+    asked(server, tmp_path, "one", "two", "three")
+    assert len(server.requests) == 4
+    asked(server, tmp_path, "one", "two", "three")
+    assert len(server.requests) == 4
+
+
+def test_a_prompt_that_stands_twice_is_asked_once(server, tmp_path):
+    server.says = "yes"
+    assert asked(server, tmp_path, "one", "one", "two") == ["yes"] * 3
+    assert len(server.requests) == 2
+
+
+def test_another_server_of_the_same_model_name_is_asked_itself(server, tmp_path):
+    server.says = "yes"
+    asked(server, tmp_path, "one")
+    other = JudgeServer(server.url + "/", "m", tmp_path / "cache.jsonl", wait=0.0)
+    assert other.replies(["one"], usable=bool) == ["yes"]
+    assert len(server.requests) == 2

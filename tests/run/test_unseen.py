@@ -30,3 +30,10 @@ def test_every_file_that_is_not_here_is_named_and_none_that_is(recipe, tmp_path,
         "not looked at: data.train.0 (no shards at mine)",
         "not looked at: data.val.pages (no shards at runs/quickstart/data/val)",
     ]
+
+
+def test_parts_within_a_list_are_looked_at_too():
+    encoders = [{"class_path": "x.Y", "init_args": {"pretrained": "nowhere/a/b"}}]
+    model = {"vision_encoder": {"class_path": "dslight.components.FusedEncoder", "init_args": {"encoders": encoders}}}
+    (said,) = unseen({"model": model})
+    assert "model.vision_encoder.init_args.encoders.0.init_args.pretrained (nowhere/a/b: not on this disk)" in said

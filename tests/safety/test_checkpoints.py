@@ -99,6 +99,17 @@ def interrupted(recipe, tmp_path_factory):
     return folder
 
 
+def test_a_checkpoint_is_not_blamed_for_what_the_device_says(interrupted, recipe, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    run = shutil.copytree(interrupted, tmp_path / "run")
+    monkeypatch.setattr("dslight.vlm.VLM.configure_optimizers", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        main(["fit", str(recipe), f"run_dir={run}"])
+    assert "cannot be continued" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_run_that_cannot_be_continued(part, interrupted, recipe, tmp_path, capsys, outcome):
     run = shutil.copytree(interrupted, tmp_path / "run")

@@ -71,9 +71,9 @@ class Facts:
         if self.copy is not None or self.watched:
             yield
             return
-        self.watched = True
         with watched(model) as seen:
             yield
+        self.watched = True
         size, width = len(model.get_submodule(self.layers)), model.get_input_embeddings().embedding_dim
         mine = [call for call in seen if call.path == self.layers]
         batch, length = mine[0].shape[:2] if mine else (0, 0)
@@ -123,7 +123,7 @@ def _discovered(model: Any) -> Facts:
         copy = copy_of(model)
     except Exception:  # sizes that were not known to go together
         return _by_name(model)
-    ids = probe(copy)
+    ids = probe()
     sizes = {path: len(each) for path, each in copy.named_modules() if isinstance(each, nn.ModuleList)}
     try:
         with watched(copy) as seen, named(copy) as ran:
@@ -210,7 +210,7 @@ def _at(copy: Any, ids: Tensor, offset: int) -> Tensor:
         return torch.full((*ids.shape, 1), torch.nan)
 
 
-def probe(copy: Any, rows: int = BATCH, length: int = LENGTH) -> Tensor:
+def probe(rows: int = BATCH, length: int = LENGTH) -> Tensor:
     """Ids ``[rows, length]`` that are none of the special ones."""
     generator = torch.Generator().manual_seed(1)
     return torch.randint(5, 55, (rows, length), generator=generator)

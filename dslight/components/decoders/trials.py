@@ -59,7 +59,7 @@ def _pads(facts: Facts) -> bool:
 
 def _packs(facts: Facts) -> bool:
     """Documents of a row give the logits that they give alone. The row is longer than the copy's windows."""
-    ids = probe(facts.copy, 1, 16)
+    ids = probe(1, 16)
     segments = torch.tensor([[1] * 9 + [2] * 7])
     options = {"position_ids": positions_within(segments) + (facts.offset or 0)}
     logits = passed(facts.copy, ids, isolating_mask(facts.copy, segments), **options)
@@ -69,7 +69,7 @@ def _packs(facts: Facts) -> bool:
 
 def _answers(facts: Facts) -> bool:
     """``generate`` says of a row what passes over all of it say."""
-    ids = probe(facts.copy, 2, ROWS[0])
+    ids = probe(2, ROWS[0])
     return alike(*_compared(facts, ids, torch.ones_like(ids), *ids[:, None]))
 
 
@@ -81,7 +81,7 @@ def _answers_padded(facts: Facts) -> bool:
 
 def _answers_anew(facts: Facts) -> bool:
     """``generate`` does so without a cache."""
-    ids = probe(facts.copy, 2, ROWS[0])
+    ids = probe(2, ROWS[0])
     return alike(*_compared(facts, ids, torch.ones_like(ids), *ids[:, None], use_cache=False))
 
 
@@ -110,7 +110,7 @@ def generated(facts: Facts, ids: Tensor, mask: Tensor, **options: Any) -> Any:
 
 
 def _padded(copy: Any) -> tuple[Tensor, Tensor]:
-    ids = probe(copy, len(ROWS), ROWS[0])
+    ids = probe(len(ROWS), ROWS[0])
     mask = torch.ones_like(ids)
     for row, length in enumerate(ROWS):
         mask[row, : ROWS[0] - length] = 0

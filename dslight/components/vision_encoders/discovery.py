@@ -139,7 +139,7 @@ def _drop_idle(model: nn.Module, run: Run, found: Stream, seen: Pass, final: Ten
     if not reached:
         raise ValueError("gives features that no gradient reaches")
     idle, behind = set(learnt) - reached, reached - _reached(inner, learnt)
-    whole, single = _covering(model, idle)
+    whole, single = covering(model, idle)
     dropped = []
     for path in whole:
         calls = [
@@ -156,7 +156,7 @@ def _drop_idle(model: nn.Module, run: Run, found: Stream, seen: Pass, final: Ten
         how = "none" if _still(model, run, path, None, final) else "buffer"
         drop(model, [(path, how)])
         dropped.append((path, how))
-    modules, _ = _covering(model, behind)
+    modules, _ = covering(model, behind)
     return replace(found, dropped=tuple(dropped), behind=tuple(modules))
 
 
@@ -195,7 +195,7 @@ def _works(run: Run, shape: Any = None) -> bool:
     return False
 
 
-def _covering(model: nn.Module, names: Iterable[str], prefix: str = "") -> tuple[list[str], list[str]]:
+def covering(model: nn.Module, names: Iterable[str], prefix: str = "") -> tuple[list[str], list[str]]:
     """The fewest modules that have no learnt parameters but these, and the parameters that are in none of them."""
     names, modules = set(names), []
     single = [f"{prefix}{name}" for name, _ in model.named_parameters(recurse=False) if f"{prefix}{name}" in names]
@@ -204,7 +204,7 @@ def _covering(model: nn.Module, names: Iterable[str], prefix: str = "") -> tuple
         if own and own <= names:
             modules.append(f"{prefix}{child}")
         elif own & names:
-            below, rest = _covering(module, names, f"{prefix}{child}.")
+            below, rest = covering(module, names, f"{prefix}{child}.")
             modules, single = modules + below, single + rest
     return modules, single
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dslight.components.component import on_meta
-from dslight.components.transformers_config import check_agreement, configuration, no_code, settings_of
+from dslight.components.transformers_config import check_agreement, configuration, settings_of
 from dslight.components.vision_encoders.stream import Pass, one_line
 from dslight.types import Grid
 
@@ -36,12 +36,7 @@ def vision_settings(pretrained: str | None, config: Mapping[str, Any] | None, tr
         )
     if pretrained is None or (config is not None and on_meta()):
         key = "config.model_type"
-        try:
-            settings = configuration(config or {})
-        except ValueError:
-            raise
-        except Exception as error:  # transformers checks types with an error of its own
-            raise ValueError(f"config: {one_line(error.__cause__ or error)}") from error
+        settings = configuration(config or {})
         part = getattr(settings, "vision_config", None)
         if part is not None:
             kind = getattr(part, "model_type", None)
@@ -64,8 +59,7 @@ def build(settings: Any, options: Mapping[str, Any]) -> Any:
     from transformers import AutoModel
 
     try:
-        with no_code(settings.model_type, "pretrained"):
-            return AutoModel.from_config(settings, **options)
+        return AutoModel.from_config(settings, **options)
     except Exception as error:  # transformers lists all that it knows
         if "Unrecognized configuration class" in str(error):
             raise ValueError(

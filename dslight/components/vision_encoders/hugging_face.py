@@ -19,7 +19,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dslight.components.component import WeightsError
 from dslight.components.transformers_config import check_attention, check_source, no_code
 from dslight.components.unread import weights_wait
 from dslight.components.vision_encoder import Tap, VisionEncoder, say_unseen
@@ -38,6 +37,7 @@ from dslight.components.vision_encoders.hf_models import (
 )
 from dslight.components.vision_encoders.statistics import statistics
 from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers, whole_layers
+from dslight.errors import WeightsError
 from dslight.upstream.transformers import remember_coordinates
 
 

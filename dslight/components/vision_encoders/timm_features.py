@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dslight.components.component import on_meta
 from dslight.components.vision_encoder import VisionEncoder, say_unseen
-from dslight.components.vision_encoders.stream import one_line
+from dslight.components.vision_encoders.discovery import covering
+from dslight.components.vision_encoders.stream import drop, one_line
 from dslight.components.vision_encoders.timm_models import create_timm_model
 
 
@@ -70,7 +71,7 @@ class TimmFeatureMaps(VisionEncoder):
         idle = {name for name, parameter in shadow.named_parameters() if parameter.grad is None}
         shadow.zero_grad()
         self.model: Any = shadow.train() if on_meta() else _feature_maps(name, pretrained, stage, model_args)
-        _drop(self.model, idle)
+        drop(self.model, [(path, "identity") for path in covering(self.model, idle)[0]])
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         rows, columns, self.width = (
             features.shape[1:] if self._channels_last else features.permute(0, 2, 3, 1).shape[1:]
@@ -120,13 +121,3 @@ def _count(name: str, model_args: dict[str, Any] | None) -> int | None:
     with torch.device("meta"), suppress(ValueError, IndexError, RuntimeError):
         return len(create_timm_model(name, False, model_args, features_only=True).feature_info.info)
     return None
-
-
-def _drop(model: nn.Module, names: set[str], prefix: str = "") -> None:
-    """Take out the modules that have no parameters but these: some models keep what lies behind the stage."""
-    for child, module in model.named_children():
-        own = {f"{prefix}{child}.{name}" for name, _ in module.named_parameters()}
-        if own and own <= names:
-            setattr(model, child, nn.Identity())
-        else:
-            _drop(module, names, f"{prefix}{child}.")

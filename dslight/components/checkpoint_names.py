@@ -5,16 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def check_place(name: str, key: str = "pretrained") -> None:
-    """Refuse a path that leads nowhere, and a folder without a configuration. A hub name is one word, or two with a
-    slash.
+def check_checkpoint(name: str) -> None:
+    """Refuse a path that leads nowhere, and a folder without a configuration.
+
+    Raises:
+        ValueError: beginning with ``pretrained``.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ValueError(f"pretrained: the folder {name} has no config.json, so it is no checkpoint of transformers")
+    check_folder(name, "pretrained")
+
+
+def check_folder(name: str, key: str) -> None:
+    """Refuse a path that leads nowhere. A hub name is one word, or two with a slash.
 
     Raises:
         ValueError: beginning with ``key``.
     """
     path = Path(name).expanduser()
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise ValueError(f"{key}: the folder {name} has no config.json, so it is no checkpoint of transformers")
     if path.exists():
         return
     meant = name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name or name.endswith("/")
