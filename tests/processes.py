@@ -5,6 +5,7 @@ A forked process has imported everything already, which is most of what a tiny r
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -83,6 +84,9 @@ def agent(options: list[str], arguments: list[str]) -> None:
 
 
 def _alone(what: Callable[..., None], arguments: tuple[Any, ...], variables: dict[str, str], *outs: Path) -> None:
+    # garbage of the tests before is theirs: Python before 3.11.8 fails to parse anything while a finalizer's traceback
+    # is being written, and this process parses a lot
+    gc.freeze()
     os.setsid()
     os.environ.update(variables)
     for number, out in enumerate(outs, start=1):
