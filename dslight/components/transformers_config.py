@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -38,6 +39,8 @@ def no_code(name: str, key: str) -> Iterator[None]:
     """
     try:
         yield
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{key}: {_culprit(name)} is not built as it should be ({error})") from error
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
@@ -48,6 +51,20 @@ def no_code(name: str, key: str) -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"{key}: a file of {name} is not built as it should be ({why})") from error
+
+
+def _culprit(name: str) -> str:
+    """The text file of a folder that cannot be read, of which transformers says only where in it."""
+    for file in sorted(path for path in Path(name).glob("*") if path.suffix in (".json", ".jinja", ".txt")):
+        try:
+            text = file.read_bytes().decode()
+            if file.suffix == ".json":
+                json.loads(text)
+        except ValueError:
+            return str(file)
+        except (OSError, RecursionError):
+            continue
+    return f"a file of {name}"
 
 
 def settings_of(name: str, trust: bool) -> Any:

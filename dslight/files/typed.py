@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 from annotated_types import Ge, Lt
 
 from dslight.errors import UserError
+from dslight.limits import at_most
 
 Form = TypeVar("Form")
 
@@ -33,13 +34,15 @@ def read_json(path: Path, form: type[Form]) -> Form:
     """What is in a file.
 
     Raises:
-        FileError: it cannot be read, is not JSON, or has not this form.
+        FileError: it cannot be read, is larger than the limit, is not JSON, or has not this form.
         FileNotFoundError: there is none.
         NotADirectoryError: nor could there be.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
             raise FileError(f"{path}: is no file")  # a pipe would be waited for
+        at_most("file_bytes", found.st_size, f"{path}: has {found.st_size:,} bytes", FileError)
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise

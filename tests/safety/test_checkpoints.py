@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import zipfile
 
@@ -12,6 +13,7 @@ import torch
 from dslight.checkpoints.read import unpickled
 from dslight.cli import main
 from dslight.errors import UserError, WeightsError
+from dslight.files.typed import FileError, read_json
 from dslight.run.evaluate import load_checkpoint
 from dslight.run.python import load
 from dslight.texts import LONGEST
@@ -69,15 +71,31 @@ def test_recipes_of_exports(text, tmp_path, outcome):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("tokenizer.json", "[" * 100_000), ("tokenizer_config.json", "[1]"), ("tokenizer_config.json", "[" * 100_000)],
-)
+    [
+        ("tokenizer.json", b"[" * 100_000), ("tokenizer.json", b"{nope"), ("tokenizer_config.json", b"[1]"),
+        ("tokenizer_config.json", b"[" * 100_000), ("chat_template.jinja", b"\xff\xfe\x00 binary"),
+    ],
+)  # fmt: skip
 def test_tokenizers(name, text, pages, tmp_path, tiny_lm, outcome):
     shutil.copytree(pages / "tokenizer", tmp_path / "tokenizer")
-    (tmp_path / "tokenizer" / name).write_text(text)
+    (tmp_path / "tokenizer" / name).write_bytes(text)
     model = tiny_lm()
     model.tokenizer_path = str(tmp_path / "tokenizer")
     with pytest.raises(ValueError, match="tokenizer: ") as refused:
         model.load_tokenizer()
+    if text.startswith((b"{", b"\xff")):
+        assert f"/tokenizer/{name} " in str(refused.value)
+    outcome(refused)
+
+
+def test_a_file_that_is_larger_than_json_may_be(tmp_path, monkeypatch, outcome):
+    monkeypatch.setenv("DSLIGHT_MAX_FILE_BYTES", "1000")
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({"a": "b" * 1000}))
+    with pytest.raises(
+        FileError, match=r"result\.json: has 1,009 bytes; at most 1,000 \(DSLIGHT_MAX_FILE_BYTES"
+    ) as refused:
+        read_json(file, dict)
     outcome(refused)
 
 
