@@ -15,7 +15,7 @@ WORKERS ?= logical
 SPREAD = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 PYTEST = $(ONE) $(COMPILED) $(BIN)/python -m pytest $(SPREAD)
 
-.PHONY: install lock test test-all test-oldest test-locked test-newest safety docs matrix lint quickstart quickstart-data clean
+.PHONY: install lock test test-all test-oldest test-locked test-newest safety docs notebook matrix lint quickstart quickstart-data clean
 
 install: $(VENV)/.installed
 
@@ -52,6 +52,11 @@ safety: install
 # the pages of docs/ and the Python reference as a site in build/docs; a link that leads nowhere is an error
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
+
+# runs docs/first.ipynb and writes its page; the programs for that are installed beside, for this alone
+notebook: install
+	$(BIN)/python -m pip install --quiet --upgrade --target build/notebook nbclient nbconvert ipykernel
+	$(ONE) PYTHONPATH=$(CURDIR)/build/notebook JUPYTER_PATH=$(CURDIR)/build/notebook/share/jupyter $(BIN)/python .ci/notebook.py
 
 # what of other libraries works here: docs/models.md and docs/encoders.md; an hour, resumable
 matrix: install

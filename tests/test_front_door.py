@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_world
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
@@ -309,6 +310,19 @@ def test_an_interrupted_fit_is_continued_by_the_same_call():
     assert losses[0] == pytest.approx(losses[1])
 
 
+def test_sources_and_stages_may_be_said_as_in_a_recipe():
+    asked = {"root": "data/eval/textvqa", "benchmark": "textvqa", "max_new_tokens": 2, "limit": 2}
+    data = shards(train=[{"root": "data/mine", "weight": 2}], val={"x": asked})
+    assert data.sources == [dslight.Source("data/mine", 2)]
+    assert data.val_sources == {"x": dslight.ValSource(**asked)}
+    stage = {"train": {"projector": 1e-2, "language_model": {"lr": 1e-3}}, "schedule": "constant"}
+    run = dslight.fit(make(), data, stage, QUICK, "runs/said")
+    assert run.scores["val/x/vqa_accuracy"] >= 0
+    recipe = yaml.safe_load(Path("runs/said/recipe.yaml").read_text())
+    assert recipe["stage"]["train"]["projector"]["lr"] == 1e-2
+    assert recipe["data"]["val"]["x"] == asked
+
+
 REFUSED = {
     "nothing trains": (lambda: {"stage": None}, 'stage: nothing trains; name parts and learning rates: stage={"proj'),
     "a misspelt part": (lambda: {"stage": {"projecter": 1e-3}}, "stage.train.projecter: there is no such part; the pa"),
@@ -323,6 +337,12 @@ REFUSED = {
         lambda: {"data": "data/mine"},
         "data: expected a dslight.Data, or another data module of Lightning, got",
     ),
+    "a misspelt argument of a source": (
+        lambda: {"data": {"val": {"x": {"root": "data/eval/textvqa", "benchmrk": "exact"}}}},
+        "data.val.x.benchmrk: is no argument of a source; they are root, limit, loss, benchmark",
+    ),
+    "a source without a folder": (lambda: {"data": {"train": [{"weight": 2}]}}, "data.train[0].root: missing"),
+    "a source that is none": (lambda: {"data": {"train": [3]}}, "data.train[0]: expected a folder or a mapping of"),
     "no benchmark": (
         lambda: {"data": shards(val={"x": dslight.ValSource("data/eval/textvqa", benchmark="textvqu")})},
         "data.val.x.benchmark: there is no 'textvqu'; did you mean textvqa?",
@@ -339,7 +359,7 @@ REFUSED = {
 def test_a_wrong_call_is_refused_in_the_words_of_python(change, said):
     call = {"data": shards(), "stage": {"projector": 1e-3}, "trainer": QUICK, "run_dir": "runs/refused", **change()}
     with pytest.raises(ValueError, match=f"^{re.escape(said)}") as refused:
-        dslight.fit(make(), **call)
+        dslight.fit(make(), **{**call, "data": shards(**data) if isinstance(data := call["data"], dict) else data})
     assert "init_args" not in str(refused.value)
     assert not Path("runs/refused").exists()
 

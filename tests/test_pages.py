@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import pytest
 from PIL import Image
 
@@ -70,3 +72,29 @@ def test_the_way_from_your_own_files_to_a_scored_run_is_open(tmp_path):
             data = check(compose(tmp_path / "row.yaml")).data
             assert isinstance(data, ShardData)
             assert "own" in data.val_sources
+
+
+NOTEBOOK = ROOT / "docs" / "first.ipynb"
+
+
+def cells() -> list[dict[str, Any]]:
+    """The notebook's cells of code."""
+    return [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_page_of_the_notebook_is_the_notebook_run_from_first_to_last():
+    code = ["".join(cell["source"]) for cell in cells()]
+    assert re.findall(r"```python\n(.*?)\n```", NOTEBOOK.with_suffix(".md").read_text(), re.S) == code
+    assert [cell["execution_count"] for cell in cells()] == list(range(1, len(code) + 1))
+    assert not any(output["output_type"] == "error" for cell in cells() for output in cell["outputs"])
+
+
+@pytest.mark.slow
+def test_the_notebook_says_today_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    said: dict[str, Any] = {}
+    for cell in cells():
+        exec("".join(cell["source"]), said)
+    low, deepstack = (said["runs"][name].scores["val/pages/exact_match"] for name in ("low", "deepstack"))
+    assert low < 0.25 < 0.7 < deepstack

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
@@ -81,6 +81,30 @@ class ValSource:
     suffix: str | None = None
     max_new_tokens: int | None = None
     metric: Metric | None = None
+
+
+Kind = TypeVar("Kind")
+
+
+def source_of(kind: type[Kind], source: Any, key: str) -> Kind:
+    """A source in any of its forms: made already, its folder alone, or a mapping of its arguments as in a recipe.
+
+    Raises:
+        ValueError: beginning with ``key``.
+    """
+    if isinstance(source, kind):
+        return source
+    if isinstance(source, str | Path):
+        return kind(root=str(source))
+    if not isinstance(source, Mapping):
+        raise ValueError(f"{key}: expected a folder or a mapping of arguments, got {source!r}")
+    known = [field.name for field in fields(cast(Any, kind))]
+    for name in source:
+        if name not in known:
+            raise ValueError(f"{key}.{name}: is no argument of a source; they are {', '.join(known)}")
+    if "root" not in source:
+        raise ValueError(f"{key}.root: missing; the folder of the shards, or its URL")
+    return kind(**source)
 
 
 class ShardData(LightningDataModule, Written):
@@ -156,9 +180,9 @@ class ShardData(LightningDataModule, Written):
         super().__init__()
         if thinking is not None and template is not None:
             template_named(template, thinking)
-        self.sources = [Source(source) if isinstance(source, str) else source for source in train or ()]
+        self.sources = [source_of(Source, source, f"data.train[{i}]") for i, source in enumerate(train or ())]
         self.val_sources = {
-            name: ValSource(source) if isinstance(source, str) else source for name, source in (val or {}).items()
+            name: source_of(ValSource, source, f"data.val.{name}") for name, source in (val or {}).items()
         }
         self.views: Any = views
         self.pixels: Pixels = pixels

@@ -15,7 +15,16 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from dslight.data.arena import joined
-from dslight.data.datamodule import Source, ValSource, make_plan, open_shards, open_train, rank_and_world, train_loader
+from dslight.data.datamodule import (
+    Source,
+    ValSource,
+    make_plan,
+    open_shards,
+    open_train,
+    rank_and_world,
+    source_of,
+    train_loader,
+)
 from dslight.data.images import ViewPolicy
 from dslight.data.loader import EvalLoader, TrainLoader
 from dslight.data.records import OnBad, TrainRecords, read_sample
@@ -131,8 +140,10 @@ class DenseLabelData(LightningDataModule, Written):
             raise ValueError(f"data.views: {name} makes fine crops, which have no labels; take AspectGridViews")
         if views.fit != "squash":
             raise ValueError(f"data.views.fit: {views.fit}; labels lie over the whole view, so it must be squash")
-        self.sources = [Source(source) if isinstance(source, str) else source for source in train]
-        self.val_sources = dict(val or {})
+        self.sources = [source_of(Source, source, f"data.train[{i}]") for i, source in enumerate(train)]
+        self.val_sources = {
+            name: source_of(ValSource, source, f"data.val.{name}") for name, source in (val or {}).items()
+        }
         self.views, self.global_batch_size, self.micro_batch_size = views, global_batch_size, micro_batch_size
         self.val_batch_size, self.workers, self.seed = val_batch_size, Workers(num_workers), seed
         self.on_bad: OnBad = on_bad

@@ -2,6 +2,7 @@
 
     stacking: {DeepStackL: {crops: 4}}        # short, of this library, or {my_package.Mine: {...}}
     projector: MLPProjector                   # without arguments
+    train: {projector: 1.0e-3}                # of a stage: a part's learning rate alone, for {lr: 1.0e-3}
     stacking: {class_path: dslight.components.DeepStackL, init_args: {crops: 4}}      # in full
 
 A short form is written out where a layer is read, so it merges with a full one, and
@@ -34,6 +35,7 @@ HOMES = {
 RENAMED = {("DeepStackL", "num_stacks"): "crops", ("DeepStackV", "num_stacks"): "crops"}
 """(class, old argument) -> its name now."""
 
+_LEARNING_RATE = re.compile(r"stage\.train\.[^.]+")
 _CLASS = re.compile(r"([A-Za-z_]\w*\.)*[A-Z]\w*")
 _OF_OURS = {"lightning.pytorch.strategies.Sharded": "dslight.train.Sharded"}
 
@@ -102,6 +104,8 @@ def _written_out(value: Any, at: str, short: dict[str, str]) -> Any:
         path = name if "." in name else f"{home}.{name}"
         short[at] = name
         value = {"class_path": _OF_OURS.get(path, path), **({"init_args": arguments} if arguments else {})}
+    if _LEARNING_RATE.fullmatch(at) and isinstance(value, int | float) and not isinstance(value, bool):
+        return {"lr": value}
     if not isinstance(value, Mapping):
         return value
     value = renamed(value, value.get("class_path"), at)

@@ -28,6 +28,7 @@ from dslight.files.typed import understood
 from dslight.recipe.build import Experiment, apply_stage, check_experiment, connect
 from dslight.recipe.compose import Layer, compose, flatten
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.forms import written_out
 from dslight.recipe.schema import Section
 from dslight.run.evaluate import WHOLE, ask, load_checkpoint, ready_to_ask, trained, write_scores
 from dslight.run.finished import Run
@@ -238,7 +239,7 @@ def _experiment(model: Any, data: Any, trainer: Mapping[str, Any], said: Mapping
 
 def _stage(stage: Any) -> Stage:
     if isinstance(stage, Mapping) and "train" in stage:  # as a recipe says it
-        return Section("stage", Stage, stage).build()
+        return Section("stage", Stage, written_out({"stage": stage}, {})["stage"]).build()
     try:
         return Stage.of(stage)
     except (ValueError, TypeError) as error:

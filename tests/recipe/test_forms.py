@@ -104,6 +104,14 @@ def test_an_old_argument_works_with_a_word_and_never_beside_its_new_name(tmp_pat
         composed(tmp_path, "model: {stacking: {DeepStackL: {num_stacks: 3, crops: 3}}}")
 
 
+def test_a_number_is_a_parts_learning_rate(tmp_path):
+    short = composed(tmp_path, "stage: {train: {projector: 2.0e-3}}", "stage.train.language_model=5e-4")
+    train = short["stage"]["train"]
+    assert train["projector"] == {"lr": 2e-3, "weight_decay": 0.02}  # what the base says of it stays
+    assert train["language_model"] == {"lr": 5e-4, "weight_decay": 0.02}
+    check(short)
+
+
 def test_a_short_form_in_a_grid_and_a_variant(tmp_path):
     (tmp_path / "ablation.yaml").write_text(
         f"""bases: [{QUICKSTART / "deepstack_l.yaml"}]
