@@ -95,7 +95,7 @@ def source_of(kind: type[Kind], source: Any, key: str) -> Kind:
     if isinstance(source, kind):
         return source
     if isinstance(source, str | Path):
-        return kind(root=str(source))
+        source = {"root": str(source)}
     if not isinstance(source, Mapping):
         raise ValueError(f"{key}: expected a folder or a mapping of arguments, got {source!r}")
     known = [field.name for field in fields(cast(Any, kind))]
