@@ -26,7 +26,8 @@ class PixelShuffleMLPProjector(MapProjector):
     This is the order of Qwen's mergers and of InternVL's pixel shuffle, whose projectors it equals:
 
     - Qwen2-VL: ``hidden: merged, norm: pre``; Qwen3-VL the same with ``stack_norm: post, per_level: true``;
-    - InternVL: ``norm: post, eps: 1.0e-5``.
+    - InternVL: ``norm: post, eps: 1.0e-5``;
+    - Idefics 3 and SmolVLM: ``layers: 1, bias: false``.
 
     Args:
         in_widths: C of each level.
@@ -38,6 +39,7 @@ class PixelShuffleMLPProjector(MapProjector):
         stack_norm: the same for every level but the first, with ``per_level``; ``None``: as ``norm``.
         eps: of the layer norm.
         per_level: see :class:`MapProjector`.
+        bias: whether the linear layers have one.
 
     Example:
         >>> dslight.PixelShuffleMLPProjector([16], 32, factor=2)([torch.randn(1, 4, 4, 16)]).shape
@@ -55,7 +57,9 @@ class PixelShuffleMLPProjector(MapProjector):
         stack_norm: Norm | None = None,
         eps: float = 1e-6,
         per_level: bool = False,
+        bias: bool = True,
     ) -> None:
+        self.bias = bias
         self.factor, self.layers, self.hidden, self.eps = _at_least_one(factor), layers, hidden, eps
         self.norm, self.stack_norm = norm, stack_norm or norm
         if self.stack_norm != norm and not per_level:
@@ -73,7 +77,7 @@ class PixelShuffleMLPProjector(MapProjector):
         if norm != "none":
             parts["norm"] = nn.LayerNorm(width if norm == "pre" else merged, self.eps)
             parts.move_to_end("norm", last=norm == "post")
-        parts["mlp"] = mlp(merged, self.out_width, self.layers, hidden)
+        parts["mlp"] = mlp(merged, self.out_width, self.layers, hidden, bias=self.bias)
         return nn.Sequential(parts)
 
     def out_grid(self, grid: Grid) -> Grid:
