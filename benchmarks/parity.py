@@ -152,6 +152,15 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
+HEAD = f"""# Parity
+
+Released families against what `dslight import` makes of them, as `python -m benchmarks.parity` measured it: a tiny
+random checkpoint of each is written by transformers, imported by the command, opened by `dslight.load`, and asked
+beside transformers' own model, in float32 on a CPU. The batch is left-padded: a row with one image, one with {max(ROWS)} of
+different shapes, one of text alone.
+"""
+
+
 @dataclass(frozen=True)
 class Compared:
     """What came out.
@@ -251,13 +260,7 @@ def tried(name: str, folder: Path) -> Compared:
 def page(found: dict[str, Compared]) -> str:
     """docs/parity.md."""
     lines = [
-        "# Parity",
-        "",
-        "Released families against what `dslight import` makes of them, as `python -m benchmarks.parity` measured it: a",
-        "tiny random checkpoint of each is written by transformers, imported by the command, opened by `dslight.load`, and",
-        "asked beside transformers' own model, in float32 on a CPU. The batch is left-padded: a row with one image, one",
-        f"with {max(ROWS)} of different shapes, one of text alone.",
-        "",
+        HEAD,
         f"With transformers {transformers.__version__}, torch {torch.__version__.partition('+')[0]}, dslight "
         f"{dslight.__version__}.",
         "",

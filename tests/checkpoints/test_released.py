@@ -53,6 +53,7 @@ def test_a_family_is_its_own_model(name, tmp_path):
     assert found.same
     assert len({token for row in found.ids[0] for token in row}) > 3
     made = batch(ours)
+    assert made.views is not None
     mirrored = replace(made.views, pixels=made.views.pixels.flip(-1))
     moved = (ours(replace(made, views=mirrored)) - ours(made)).abs().amax((1, 2))
     assert moved[:2].min() > 1e-3  # it does look at the images, and only where there are some
