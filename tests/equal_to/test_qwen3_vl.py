@@ -1,6 +1,6 @@
 """Qwen3-VL's DeepStack against transformers' ``Qwen3VLForConditionalGeneration`` on the same random weights.
 
-Compared, for images of one size (our encoders have a fixed grid) and one frame:
+Compared, for images of one size and one frame; then, whole, for images of a size each (:class:`NativeVisionEncoder`):
 
 - vision path: what the encoder gives at the taps, against its blocks' outputs; and the projected levels, against
   ``get_image_features``: the merger's tokens and ``deepstack_features``;
@@ -17,22 +17,37 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dslight.components import DeepStack, DeepStackTaps, LanguageModel, PixelShuffleMLPProjector, Stack, VisionEncoder
-from dslight.types import Batch, Views, VisualTokens
+from dslight.components import (
+    DeepStack,
+    DeepStackTaps,
+    LanguageModel,
+    NativeVisionEncoder,
+    PixelShuffleMLPProjector,
+    Stack,
+    VisionEncoder,
+)
+from dslight.data.native import NativeViews
+from dslight.types import Batch, Grid, Views, VisualTokens
 from dslight.vlm import VLM
 
 transformers = pytest.importorskip("transformers")
 if not hasattr(transformers, "Qwen3VLForConditionalGeneration"):
     pytest.skip("this version of transformers has no Qwen3-VL", allow_module_level=True)
 
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil  # noqa: E402
+
 IMAGE, START, END, VIDEO = 60, 61, 62, 63
 GRID = (4, 6)
 PATCH = 8
 INDEXES = [0, 2, 3]
+HALF = (0.5, 0.5, 0.5)
+VISION = ("depth", "hidden_size", "intermediate_size", "num_heads", "patch_size", "num_position_embeddings")
+"""Of its vision transformer, what the part without mergers has to be told."""
 
 
 class QwenVision(VisionEncoder):
@@ -76,12 +91,13 @@ class QwenVision(VisionEncoder):
 class QwenText(LanguageModel):
     """Qwen3-VL's text transformer and head. Told the images' shapes, it makes three-dimensional positions itself."""
 
-    def __init__(self, model: Any, images: int | None) -> None:
+    def __init__(self, model: Any, images: int | None, grids: Sequence[Grid] | None = None) -> None:
         super().__init__()
         self.model = copy.deepcopy(model)
         del self.model.model.visual
         self.width, self.vocabulary = self.embedding.embedding_dim, self.embedding.num_embeddings
         self.images = images
+        self.grids = grids or [GRID] * (images or 0)
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -99,7 +115,7 @@ class QwenText(LanguageModel):
         if self.images is None:
             return {}
         return {
-            "image_grid_thw": torch.tensor([[1, *GRID]] * self.images),
+            "image_grid_thw": torch.tensor([[1, *grid] for grid in self.grids]),
             "mm_token_type_ids": (input_ids == IMAGE).int(),
         }
 
@@ -274,3 +290,61 @@ def test_the_whole_model_is_the_whole_model(theirs, batch):
     ids = ours.generate(batch, max_new_tokens=8)
     assert ids.tolist() == generated.tolist()
     assert len(set(ids.flatten().tolist())) > 3
+
+
+# --- images of a size each
+
+
+SIZES = [(40, 100), (33, 31), (90, 50)]
+"""Of the images, (height, width): 3 x 6, 2 x 2 and 5 x 3 merged tokens within the budget."""
+
+
+@pytest.fixture
+def pictures() -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+
+
+@pytest.fixture
+def native(theirs) -> VLM:
+    """The released model as a recipe would write it, with its own weights."""
+    visual = theirs.model.visual
+    settings = {key: value for key, value in visual.config.to_dict().items() if key in VISION}
+    encoder = NativeVisionEncoder(config={"model_type": "qwen3_vl_vision", **settings}, mean=HALF, std=HALF)
+    encoder.model.load_state_dict(visual.state_dict(), strict=False)
+    model = VLM(encoder, make_projector(theirs), make_stacking(), QwenText(theirs, 3, [(0, 0)]))
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def test_images_of_a_size_each_make_the_whole_model(theirs, native, pictures):
+    """From pictures to logits and generated ids: our views and its own processor, our slots and its own expansion."""
+    views, least, most = NativeViews(16 * 16, 4096), 16 * 16, 4096
+    made = [views(picture, native.vision_encoder.image_size) for picture in pictures]
+    pieces = [views.pieces(picture.shape[:2], (16, 16)) for picture in pictures]
+    assert len(set(pieces)) == 3
+    seen = Views(torch.cat([pixels for pixels, _ in made]), [grid for _, grid in made], sizes=SIZES, pieces=pieces)
+    layout = native.stacking.slot_layout(native.vision_encoder, native.projector)
+    images = [[START, *[IMAGE] * layout((0, 0), size, each), END] for size, each in zip(SIZES, pieces, strict=True)]
+    rows = [[5, 6, *images[0], 7, 8, 9, 10], [11, *images[1], 12, 13, *images[2], 14, 15]]
+    length = max(map(len, rows))
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
+    attention = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    batch = Batch(ids, attention, ids == IMAGE, views=seen)
+
+    processor = Qwen2VLImageProcessorPil(
+        size={"shortest_edge": least, "longest_edge": most}, patch_size=PATCH, merge_size=2,
+        image_mean=[0.5] * 3, image_std=[0.5] * 3,
+    )  # fmt: skip
+    inputs = {"input_ids": ids, "attention_mask": attention, "mm_token_type_ids": (ids == IMAGE).int()}
+    inputs |= dict(processor(pictures, return_tensors="pt"))
+    assert inputs["image_grid_thw"].tolist() == [[1, rows * 2, cols * 2] for rows, cols in pieces]
+    native.language_model.grids = [(rows * 2, cols * 2) for rows, cols in pieces]
+
+    real = attention.bool()
+    expected = theirs(**inputs).logits[real]
+    assert expected.std() > 0.1
+    torch.testing.assert_close(native(batch)[real], expected, atol=1e-5, rtol=1e-5)
+    generated = theirs.generate(**inputs, max_new_tokens=8, do_sample=False)[:, length:]
+    assert native.generate(batch, max_new_tokens=8).tolist() == generated.tolist()
+    assert len(set(generated.flatten().tolist())) > 3
