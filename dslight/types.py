@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dslight.places import IGNORE as IGNORE
-from dslight.places import Places, moved
+from dslight.places import Places, TokenGrid, moved
 from dslight.question import Question
 
 Grid = tuple[int, int]
@@ -269,12 +269,15 @@ class VisualTokens:
         operation: what is added instead of the stack itself, given (index of the stack, residual stream at the slots
             ``[n, D]``, the stack there ``[n, D]``): a gate, for instance.
         memory: what stands beside the sequence, if anything does.
+        grids: of the N tokens in their order, for a language model whose positions have several axes; empty: not told,
+            and they count as text.
     """
 
     slots: Tensor
     sites: tuple[int, ...] = ()
     operation: Callable[[int, Tensor, Tensor], Tensor] | None = None
     memory: Memory | None = None
+    grids: tuple[TokenGrid, ...] = ()
 
     @property
     def base(self) -> Tensor:
@@ -289,7 +292,7 @@ class VisualTokens:
     def none(self) -> VisualTokens:
         """The same without a token, of no image; whatever made the tokens stays in the graph."""
         memory = self.memory and replace(self.memory, tokens=self.memory.tokens[:0], counts=(), slots=())
-        return replace(self, slots=self.slots[:, :0], memory=memory)
+        return replace(self, slots=self.slots[:, :0], memory=memory, grids=())
 
 
 @dataclass

@@ -27,6 +27,8 @@ from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
 from dslight.metrics import benchmarks
 from dslight.metrics.base import Answer, TextMetric
+from dslight.places import TokenGrid
+from dslight.positions import token_grids
 from dslight.processor import Processor
 from dslight.train.optim import Stage, under
 from dslight.train.parallel import materialise, shard, states_by_name, states_by_number
@@ -251,7 +253,14 @@ class VLM(pl.LightningModule):
         seen = views if views is not None else self._blank()
         maps = self.stacking(self.vision_encoder, seen)  # per level [M, height, width, C]
         visual = self.stacking.lay_out(self.projector(maps), seen)  # slots [S+1, N, D]
-        return visual if views is not None else visual.none()
+        if views is None:
+            return visual.none()
+        return replace(visual, grids=self._token_grids(views)) if self.language_model.axes > 1 else visual
+
+    def _token_grids(self, views: Views) -> tuple[TokenGrid, ...]:
+        layout = self.stacking.slot_layout(self.vision_encoder, self.projector)
+        images = zip(views.grids, views.sizes or [None] * len(views), views.base_pieces, strict=True)
+        return tuple(grid for image in images for grid in token_grids(layout, *image))
 
     def answer(self, question: str | Sequence[str], images: Any = None, **options: Any) -> Any:
         """What the model says: no Trainer is needed, and every module stays in the mode that it is in.
