@@ -156,8 +156,8 @@ HEAD = f"""# Parity
 
 Released families against what `dslight import` makes of them, as `python -m benchmarks.parity` measured it: a tiny
 random checkpoint of each is written by transformers, imported by the command, opened by `dslight.load`, and asked
-beside transformers' own model, in float32 on a CPU. The batch is left-padded: a row with one image, one with {max(ROWS)} of
-different shapes, one of text alone.
+beside transformers' own model, in float32 on a CPU. The batch is left-padded: a row with one image, one with
+{max(ROWS)} of different shapes, one of text alone.
 """
 
 

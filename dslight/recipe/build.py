@@ -70,7 +70,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if isinstance(self.model, VLM) and isinstance(self.data, ShardData):
-            self.data.views = self.data.views or views_for(self.model.stacking.needs)
+            self.data.views = self.data.views or views_for(self.model.needs)
 
     @property
     def of_shards(self) -> bool:

@@ -46,6 +46,8 @@ class PixelShuffleMLPProjector(MapProjector):
         torch.Size([1, 1, 2, 2, 32])
     """
 
+    local = True
+
     def __init__(
         self,
         in_widths: Sequence[int],
@@ -103,6 +105,8 @@ class AveragePoolProjector(MapProjector):
         >>> dslight.AveragePoolProjector([16], 32, factor=2).out_grid((24, 24))
         (12, 12)
     """
+
+    local = True
 
     def __init__(
         self,

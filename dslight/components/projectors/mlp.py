@@ -55,6 +55,8 @@ class MLPProjector(MapProjector):
         )
     """
 
+    local = True
+
     def __init__(self, in_widths: Sequence[int], out_width: int, layers: int = 2, per_level: bool = False) -> None:
         self.layers = layers
         super().__init__(in_widths, out_width, per_level)
@@ -75,6 +77,8 @@ class IdentityProjector(MapProjector):
         >>> dslight.IdentityProjector([32], 32)([torch.ones(1, 4, 4, 32)]).shape
         torch.Size([1, 1, 4, 4, 32])
     """
+
+    local = True
 
     def __init__(self, in_widths: Sequence[int], out_width: int) -> None:
         if wrong := sorted(set(in_widths) - {out_width}):
