@@ -73,6 +73,15 @@ def by_row(encoder: Any, views: Views) -> dict[str, Tensor]:
     return {"pixel_values": torch.stack(rows)}
 
 
+def by_patch(encoder: Any, views: Views) -> dict[str, Tensor]:
+    """Qwen's: the patches of all images, each twice as deep, piece by piece, and their grids."""
+    merge, side = encoder.grid[0], encoder.image_size[0] // encoder.grid[0]
+    patches = encoder.normalise(views.pixels).unflatten(-1, (merge, side)).unflatten(-3, (merge, side))
+    patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)[:, :, None].expand(-1, -1, 2, -1, -1)
+    grids = [[1, rows * merge, columns * merge] for rows, columns in views.pieces]
+    return {"pixel_values": patches.flatten(1), "image_grid_thw": torch.tensor(grids)}
+
+
 @dataclass(frozen=True)
 class Case:
     """A released family, tiny.
@@ -89,6 +98,24 @@ class Case:
     inputs: Inputs = by_view
     axes: bool = False
 
+
+ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
+AXES: dict[str, Any] = {**TEXT, "rope_parameters": ROPE, "tie_word_embeddings": False}
+WIDE = {**AXES, "head_dim": 12}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
+COMPASS = {
+    **AXES, "sliding_window": 9, "logit_scale": 0.5, "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+    "rope_parameters": {"sliding_attention": ROPE, "full_attention": None},
+}  # fmt: skip
+NATIVE: dict[str, Any] = {
+    "depth": 5, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2,
+    "out_hidden_size": 48, "num_position_embeddings": 25, "deepstack_visual_indexes": [0, 2, 3],
+}  # fmt: skip
+WINDOWS = {
+    "depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2,
+    "out_hidden_size": 48, "window_size": 16, "fullatt_block_indexes": [1, 3],
+}  # fmt: skip
+TOKENS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
 
 CASES: dict[str, Case] = {
     "llava": Case(
@@ -148,6 +175,25 @@ CASES: dict[str, Case] = {
             "text_config": {"model_type": "llama", **TEXT, "tie_word_embeddings": True}, "tie_word_embeddings": True,
         },
         by_row,
+    ),
+    "qwen2_vl": Case(
+        "Qwen2VL",
+        {
+            "vision_config": {
+                "depth": 3, "embed_dim": 32, "hidden_size": 48, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4,
+            },
+            "text_config": AXES, **TOKENS,
+        },
+        by_patch, axes=True,
+    ),
+    "qwen2_5_vl": Case("Qwen2_5_VL", {"vision_config": WINDOWS, "text_config": AXES, **TOKENS}, by_patch, axes=True),
+    "qwen3_vl": Case("Qwen3VL", {"vision_config": NATIVE, "text_config": WIDE, **TOKENS}, by_patch, axes=True),
+    "qwen3_vl_moe": Case(
+        "Qwen3VLMoe", {"vision_config": NATIVE, "text_config": {**WIDE, **EXPERTS}, **TOKENS}, by_patch, axes=True
+    ),
+    "cosmos3_omni": Case("Cosmos3Omni", {"vision_config": NATIVE, "text_config": WIDE, **TOKENS}, by_patch, axes=True),
+    "cohere_compass": Case(
+        "CohereCompass", {"vision_config": NATIVE, "text_config": COMPASS, **TOKENS}, by_patch, axes=True
     ),
 }  # fmt: skip
 
@@ -232,7 +278,8 @@ def batch(model: Any) -> Batch:
 
 
 def _slots(views: Views, layout: Any) -> list[int]:
-    return [layout(grid, size) for grid, size in zip(views.grids, views.sizes, strict=True)]
+    images = zip(views.grids, views.sizes, views.base_pieces, strict=True)
+    return [layout(grid, size, pieces) for grid, size, pieces in images]
 
 
 @torch.no_grad()
@@ -242,6 +289,7 @@ def compare(case: Case, theirs: Any, ours: Any, new: int = 8) -> Compared:
     assert made.views is not None
     inputs = {"input_ids": made.input_ids, "attention_mask": made.attention_mask}
     inputs |= case.inputs(ours.vision_encoder, made.views)
+    inputs |= {"mm_token_type_ids": made.visual_mask.int()} if case.axes else {}
     placed = {} if case.axes else {"position_ids": (made.attention_mask.cumsum(-1) - 1).clamp(min=0)}
     real = made.attention_mask.bool()
     expected, found = theirs(**inputs, **placed).logits[real], ours(made)[real]

@@ -51,15 +51,13 @@ def import_release(source: str, out: Path) -> list[str]:
     try:
         config = settings_of(source, trust=False)
         family = family_of(config.model_type)
-        recipe = _recipe(family, config, out)
+        family.model(config)
     except (ValueError, OSError) as error:
         raise RecipeError(str(error)) from error
     folder = _folder(source)
+    recipe = _recipe(family, config, folder, out)
     partial = begin_folder(out)
     try:
-        pixels = _statistics(folder)
-        if pixels:
-            next(iter(recipe["model"]["vision_encoder"].values())).update(pixels)
         lines = _tokenizer(source, folder, partial, out, recipe)
         (partial / RECIPE).write_text(to_yaml(recipe))
         made = {key: value for key, value in compose(partial / RECIPE).items() if key != "weights"}
@@ -83,11 +81,14 @@ def _auto() -> Any:
     return AutoModelForImageTextToText
 
 
-def _recipe(family: Family, config: Any, out: Path) -> dict[str, Any]:
-    model = family.model(config)
+def _recipe(family: Family, config: Any, folder: Path, out: Path) -> dict[str, Any]:
+    model, pixels = family.model(config), _pixels(folder)
+    if isinstance(pixels.get("image_mean"), list) and isinstance(pixels.get("image_std"), list):
+        encoder = next(iter(model["vision_encoder"].values()))
+        encoder.update(mean=pixels["image_mean"], std=pixels["image_std"])
     next(iter(model["language_model"].values()))["tokenizer"] = str(out)
     recipe: dict[str, Any] = {"name": out.name, "model": model, "weights": {"model": str(out)}}
-    views = family.views(config)
+    views = family.views(config, pixels)
     return {**recipe, "data": {"views": views}} if views else recipe
 
 
@@ -100,15 +101,12 @@ def _folder(source: str) -> Path:
     return Path(snapshot_download(source, allow_patterns=list(READ)))
 
 
-def _statistics(folder: Path) -> Section:
-    """Mean and standard deviation of pixels, where a checkpoint says its own."""
+def _pixels(folder: Path) -> Section:
+    """What a checkpoint says of its image processor."""
     for name in ("preprocessor_config.json", "processor_config.json"):
-        if not (folder / name).is_file():
-            continue
-        said = json.loads((folder / name).read_text())
-        said = said.get("image_processor", said)
-        if isinstance(said.get("image_mean"), list) and isinstance(said.get("image_std"), list):
-            return {"mean": said["image_mean"], "std": said["image_std"]}
+        if (folder / name).is_file():
+            said = json.loads((folder / name).read_text())
+            return said.get("image_processor", said)
     return {}
 
 

@@ -120,7 +120,7 @@ def test_pickled_weights_are_not_opened(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("mllama", r"model type 'mllama' is not known; known: granite4_vision, idefics3, internvl, .*"),
+        ("mllama", r"model type 'mllama' is not known; known: .*granite4_vision, idefics3, internvl, .*"),
         ("paligemma", "a paligemma cannot be a recipe: its prompt attends in both directions"),
         ("gemma3", "a gemma3 cannot be a recipe: the tokens of an image attend to each other in both directions"),
     ],
@@ -152,35 +152,64 @@ def shards(root: Path) -> Path:
     return root
 
 
-def ablation(folder: Path, own: Any, none: Any) -> Path:
-    """Two arms from one import: its own stack, and ``none``."""
-    made = {
-        "bases": [str(folder / "imported" / "dslight.yaml")],
-        "name": "arms",
-        "run_dir": str(folder / "arms"),
-        "data": {"train": [str(shards(folder / "data"))], "global_batch_size": 2, "template": "bare"},
-        "stage": {"train": {"projector": {"lr": 1e-3}}},
-        "trainer": {"max_steps": 1, "accelerator": "cpu", "enable_progress_bar": False},
-        "variants": {"own": own, "none": none},
-    }
-    (folder / "ablation.yaml").write_text(yaml.safe_dump(made))
-    return folder / "ablation.yaml"
-
-
 def test_an_ablation_of_an_imported_model_takes_its_stack_away(tmp_path, capsys):
-    """Through the command: import, plan, sweep. The Q-Formers of absent stacks are said to be left out."""
-    checkpoint(CASES["granite4_vision"], tmp_path / "released")
+    """Qwen3-VL through the commands, with images of several sizes: import, sweep of two arms, and both opened again."""
+    checkpoint(CASES["qwen3_vl"], tmp_path / "released")
     assert main(["import", str(tmp_path / "released"), "--out", str(tmp_path / "imported")]) == 0
-    out = capsys.readouterr().out
-    assert "are the projector, and train and freeze as one" in out
-    few = {"queries_from": ["area"]}  # as docs/weights.md has it
-    none = {"model": {"stacking": {"LowResolution": {}}, "projector": {"init_args": few}}}
-    assert main(["plan", f"{tmp_path}/imported/dslight.yaml", "--no-cost"]) == 0
-    assert main(["sweep", str(ablation(tmp_path, {}, none))]) == 0
-    steps = [json.loads((run / "result.json").read_text()) for run in sorted((tmp_path / "arms").iterdir())]
-    assert len(steps) == 2
-    opened = {run.name: dslight.load(run, device="cpu") for run in sorted((tmp_path / "arms").iterdir())}
-    assert sorted(model.stacking.num_stacks for model in opened.values()) == [0, 6]
+    said = capsys.readouterr().out
+    assert "its mergers (visual.merger, visual.deepstack_merger_list) are the projector" in said
+    made = {
+        "bases": [str(tmp_path / "imported" / "dslight.yaml")],
+        "name": "arms",
+        "run_dir": str(tmp_path / "arms"),
+        "data": {
+            "train": [str(shards(tmp_path / "data"))],
+            "val": {"held_out": {"root": str(tmp_path / "data"), "loss": True}},
+            "global_batch_size": 2,
+            "template": "bare",
+        },
+        "stage": {"train": {"projector": {"lr": 1e-2}}},
+        "trainer": {"max_steps": 2, "accelerator": "cpu", "enable_progress_bar": False},
+        "variants": {"own": {}, "none": {"model": {"stacking": {"LowResolution": {"tap": -1}}}}},
+    }
+    (tmp_path / "ablation.yaml").write_text(yaml.safe_dump(made))
+    assert main(["sweep", str(tmp_path / "ablation.yaml")]) == 0
+    runs = sorted((tmp_path / "arms").iterdir())
+    scores = [json.loads((run / "result.json").read_text())["scores"]["val/held_out/loss"] for run in runs]
+    assert len(set(scores)) == 2
+    before = load_file(tmp_path / "imported" / "model.safetensors")
+    for run, stacks in zip(runs, (0, 3), strict=True):
+        model = dslight.load(run, device="cpu")
+        assert model.stacking.num_stacks == stacks
+        assert model.language_model.axes == 3
+        state = {f"projector.{name}": tensor for name, tensor in model.projector.state_dict().items()}
+        assert {name for name in before if name.startswith("projector.")} >= set(state)
+        assert not any(torch.equal(tensor, before[name]) for name, tensor in state.items())  # all mergers train
+        tower = model.vision_encoder.state_dict()
+        assert all(torch.equal(tensor, before[f"vision_encoder.{name}"]) for name, tensor in tower.items())
+
+
+@pytest.mark.parametrize("indexes", [[2, 0], [3, 0, 3]])
+def test_the_order_of_qwen_s_indexes_chooses_mergers_and_no_layers(indexes, tmp_path):
+    """Block 0 enters first, merged by the merger that stands where its index stands; a second one is never called."""
+    vision = {**CASES["qwen3_vl"].config["vision_config"], "deepstack_visual_indexes": indexes}
+    theirs, ours, said = imported("qwen3_vl", tmp_path, vision_config=vision)
+    assert ours.stacking.taps() == [-1, *(index + 1 for index in sorted(set(indexes)))]
+    found = compare(CASES["qwen3_vl"], theirs, ours)
+    assert found.difference < 1e-5
+    assert found.same
+    assert any("deepstack_merger_list.2" in line and "no block is merged by it" in line for line in said) == (
+        len(indexes) == 3
+    )
+
+
+def test_the_budget_of_pixels_is_the_checkpoint_s(tmp_path):
+    checkpoint(CASES["qwen2_vl"], tmp_path / "released")
+    size = {"size": {"shortest_edge": 256, "longest_edge": 1024}}
+    (tmp_path / "released" / "preprocessor_config.json").write_text(json.dumps(size))
+    import_release(str(tmp_path / "released"), tmp_path / "imported")
+    views = dslight.load(tmp_path / "imported", device="cpu").processor.rows.views
+    assert (views.min_pixels, views.max_pixels) == (256, 1024)
 
 
 def test_a_folder_without_a_tokenizer_says_where_one_is_named(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dslight.checkpoints.families.family import Family
 from dslight.checkpoints.families.granite import GRANITE4_VISION
 from dslight.checkpoints.families.llava import LLAVA, LLAVA_NEXT
+from dslight.checkpoints.families.qwen import COMPASS, QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from dslight.checkpoints.families.shuffled import IDEFICS3, INTERNVL
 
 FAMILIES: dict[str, Family] = {
@@ -14,6 +15,12 @@ FAMILIES: dict[str, Family] = {
     "internvl": INTERNVL,
     "idefics3": IDEFICS3,
     "smolvlm": IDEFICS3,
+    "qwen2_vl": QWEN2_VL,
+    "qwen2_5_vl": QWEN2_5_VL,
+    "qwen3_vl": QWEN3_VL,
+    "qwen3_vl_moe": QWEN3_VL,
+    "cosmos3_omni": QWEN3_VL,
+    "cohere_compass": COMPASS,
 }
 
 REFUSED: dict[str, str] = {

@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dslight.components.transformers_config import unread
+
 Section = dict[str, Any]
 """Of a recipe."""
 
@@ -37,7 +39,7 @@ class Family:
         title: what people call it.
         model: its configuration as the section ``model`` of a recipe, classes named in short.
         names: (what a name in transformers' memory begins with, what stands there in ours); the first that fits counts.
-        views: its configuration as ``data.views``; ``None``: what the stacking asks for.
+        views: its configuration and its image processor's as ``data.views``; ``None``: what the stacking asks for.
         levels: names that depend on the configuration: of the nets of levels. They count before the others.
         left_out: (pattern of a name in transformers' memory, why the recipe has no place for it).
         changed: of a tensor (our name, the tensor, configuration), what is written instead.
@@ -47,7 +49,7 @@ class Family:
     title: str
     model: Callable[[Any], Section]
     names: Names
-    views: Callable[[Any], Section | None] = lambda config: None
+    views: Callable[[Any, Section], Section | None] = lambda config, pixels: None
     levels: Callable[[Any], Names] = lambda config: ()
     left_out: Names = ()
     changed: Callable[[str, Tensor, Any], Tensor] = lambda name, tensor, config: tensor
@@ -69,9 +71,12 @@ _NOT_SAID = ("architectures", "transformers_version", "dtype", "torch_dtype", "_
 
 
 def written(config: Any, **changes: Any) -> Section:
-    """A configuration of transformers as a recipe has it: what differs from its defaults, and its type."""
-    fields = {key: value for key, value in config.to_diff_dict().items() if key not in _NOT_SAID}
-    return json.loads(json.dumps({"model_type": config.model_type, **fields, **changes}, default=str))
+    """A configuration of transformers as a recipe has it: its type, and what differs from its defaults; without keys
+    that no configuration of its type has, which a file may hold and nothing reads.
+    """
+    fields = {"model_type": config.model_type, **config.to_diff_dict(), **changes}
+    left = {*_NOT_SAID, *unread(fields["model_type"], fields)} - {"model_type"}
+    return json.loads(json.dumps({key: value for key, value in fields.items() if key not in left}, default=str))
 
 
 def dtype_of(config: Any) -> str:

@@ -74,7 +74,7 @@ GRANITE4_VISION = Family(
         HEAD,
     ),
     levels=_levels,
-    views=lambda config: {"AnyResViews": {"grids": grids(config), "fit": "pad"}},
+    views=lambda config, pixels: {"AnyResViews": {"grids": grids(config), "fit": "pad"}},
     left_out=BEHIND,
     remarks=(
         "the Q-Formers (layerwise_projectors, spatial_projectors) are the projector, and train and freeze as one",

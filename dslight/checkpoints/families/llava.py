@@ -52,7 +52,7 @@ LLAVA = Family(
     title="LLaVA-1.5",
     model=lambda config: _parts(config, {"LowResolution": {"tap": config.vision_feature_layer}}, "llava"),
     names=NAMES,
-    views=lambda config: {"SingleView": {"fit": "pad", "pad_color": [122, 116, 104]}},
+    views=lambda config, pixels: {"SingleView": {"fit": "pad", "pad_color": [122, 116, 104]}},
     left_out=BEHIND,
     remarks=(
         "views are padded to a square, as LLaVA-1.5 was trained; transformers' processor crops the centre instead",
@@ -67,6 +67,6 @@ LLAVA_NEXT = Family(
         "llava_next",
     ),
     names=NAMES,
-    views=lambda config: {"AnyResViews": {"grids": grids(config), "fit": "pad"}},
+    views=lambda config, pixels: {"AnyResViews": {"grids": grids(config), "fit": "pad"}},
     left_out=BEHIND,
 )

@@ -46,7 +46,7 @@ INTERNVL = Family(
         TEXT,
         HEAD,
     ),
-    views=lambda config: {"SingleView": {"fit": "squash"}},
+    views=lambda config, pixels: {"SingleView": {"fit": "squash"}},
     left_out=((r"model\.vision_tower\.embeddings\.mask_token", "it stands for hidden patches in training"), *BEHIND),
     remarks=("one view per image; the release also cuts large images into tiles, which stand in front of that view",),
 )
@@ -93,7 +93,7 @@ IDEFICS3 = Family(
         (r"model\.text_model\.", "language_model.model.model."),
         HEAD,
     ),
-    views=lambda config: {"SingleView": {"fit": "squash"}},
+    views=lambda config, pixels: {"SingleView": {"fit": "squash"}},
     changed=_table,
     remarks=(
         "one view per image; the release also cuts large images into tiles between markers of text, which stand in "
