@@ -8,7 +8,6 @@ it. ``dslight chat``, ``predict`` and :func:`dslight.load` open it; a recipe or 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from dslight.checkpoints.families import family_of
 from dslight.checkpoints.families.family import Family, Section
 from dslight.checkpoints.released import account, convert, opened, write_shards
 from dslight.components.transformers_config import settings_of
+from dslight.data.chat_template import image_marks
 from dslight.files.atomic import write_atomically
 from dslight.files.system import room_for
 from dslight.recipe.build import check
@@ -58,7 +58,7 @@ def import_release(source: str, out: Path) -> list[str]:
     recipe = _recipe(family, config, folder, out)
     partial = begin_folder(out)
     try:
-        lines = _tokenizer(source, folder, partial, out, recipe)
+        lines = _tokenizer(family, config, source, folder, partial, out, recipe)
         (partial / RECIPE).write_text(to_yaml(recipe))
         made = {key: value for key, value in compose(partial / RECIPE).items() if key != "weights"}
         model = cast(VLM, check(made).model)
@@ -110,18 +110,28 @@ def _pixels(folder: Path) -> Section:
     return {}
 
 
-def _tokenizer(source: str, folder: Path, partial: Path, out: Path, recipe: Mapping[str, Any]) -> list[str]:
-    """Write the tokenizer beside the recipe; returns what there is to say."""
+def _tokenizer(
+    family: Family, config: Any, source: str, folder: Path, partial: Path, out: Path, recipe: dict[str, Any]
+) -> list[str]:
+    """Write the tokenizer beside the recipe, and what stands around images; returns what there is to say."""
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         next(iter(recipe["model"]["language_model"].values())).pop("tokenizer")
         return [f"{source} has no tokenizer; name one in {out / RECIPE}: model.language_model.init_args.tokenizer"]
     try:
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(partial)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise RecipeError(f"{source}: its tokenizer cannot be read: {error}") from error
-    return []
+    tokenizer.save_pretrained(partial)
+    image = tokenizer.convert_ids_to_tokens(config.image_token_id)
+    marks = image_marks(tokenizer, image) if tokenizer.chat_template else None
+    before, after = marks or ("", "")
+    before, after = before + family.around[0], family.around[1] + after
+    if before or after:
+        recipe.setdefault("data", {})["image_marks"] = [before, after]
+    shown = f"around an image stand {before!r} and {after!r}"
+    return [f"{shown} (data.image_marks)" + ("" if marks else "; its chat template does not say what should")]
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import dslight
-from benchmarks.parity import CASES, batch, checkpoint, compare, tokenizer
+from benchmarks.parity import CASES, IMAGE, batch, checkpoint, compare, pictures, tokenizer
 from data_prep.digits import png
 from dslight.checkpoints.families.shuffled import buckets
 from dslight.cli import main
@@ -210,6 +210,42 @@ def test_the_budget_of_pixels_is_the_checkpoint_s(tmp_path):
     import_release(str(tmp_path / "released"), tmp_path / "imported")
     views = dslight.load(tmp_path / "imported", device="cpu").processor.rows.views
     assert (views.min_pixels, views.max_pixels) == (256, 1024)
+
+
+TEXTS = "{% if m.content is string %}{{ m.content }}{% else %}"
+BODY = (
+    "{% for c in m.content %}{% if c.type == 'image' %}<start><image><end>{% else %}{{ c.text }}{% endif %}{% endfor %}"
+)
+ASKS = "</s>\n{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+BEGIN = "{% for m in messages %}<s>{{ m.role }}\n"
+CHAT, PARTS = BEGIN + TEXTS + BODY + "{% endif %}" + ASKS, BEGIN + BODY + ASKS
+
+
+@pytest.mark.parametrize("written", [CHAT, PARTS], ids=["texts or parts", "parts alone"])
+def test_a_question_is_written_as_the_release_writes_it(written, tmp_path):
+    """Also where its chat template takes lists of parts alone, as those of multimodal models may."""
+    checkpoint(CASES["qwen3_vl"], tmp_path / "released")
+    theirs = tokenizer()
+    theirs.chat_template = written
+    theirs.save_pretrained(tmp_path / "released")
+    said = import_release(str(tmp_path / "released"), tmp_path / "imported")
+    assert "around an image stand '<start>' and '<end>' (data.image_marks)" in said
+    ours = dslight.load(tmp_path / "imported", device="cpu")
+    asked = ours.processor.ask("What is it?", pictures()[0])
+    content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    messages = [{"role": "user", "content": content}]
+    text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    expected = theirs(text.replace("<image>", "<image>" * int(asked.visual_mask.sum()))).input_ids
+    assert asked.input_ids.masked_fill(asked.visual_mask, IMAGE).tolist() == [expected]
+    assert ours.processor.to_recipe()["image_marks"] == ["<start>", "<end>"]
+
+
+def test_what_a_processor_puts_around_an_image_is_there_too(tmp_path):
+    checkpoint(CASES["smolvlm"], tmp_path / "released")
+    said = import_release(str(tmp_path / "released"), tmp_path / "imported")
+    marks = ["<fake_token_around_image><global-img>", "<fake_token_around_image>"]
+    assert said[-1].startswith(f"around an image stand {marks[0]!r} and {marks[1]!r} (data.image_marks); its chat")
+    assert dslight.load(tmp_path / "imported", device="cpu").processor.to_recipe()["image_marks"] == marks
 
 
 def test_a_folder_without_a_tokenizer_says_where_one_is_named(tmp_path):

@@ -48,6 +48,7 @@ INTERNVL = Family(
     ),
     views=lambda config, pixels: {"SingleView": {"fit": "squash"}},
     left_out=((r"model\.vision_tower\.embeddings\.mask_token", "it stands for hidden patches in training"), *BEHIND),
+    around=("<img>", "</img>"),
     remarks=("one view per image; the release also cuts large images into tiles, which stand in front of that view",),
 )
 
@@ -95,6 +96,7 @@ IDEFICS3 = Family(
     ),
     views=lambda config, pixels: {"SingleView": {"fit": "squash"}},
     changed=_table,
+    around=("<fake_token_around_image><global-img>", "<fake_token_around_image>"),
     remarks=(
         "one view per image; the release also cuts large images into tiles between markers of text, which stand in "
         "front of that view",
