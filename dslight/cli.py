@@ -89,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     recipe(plan)
     plan.add_argument("--world-size", type=int, help="processes that share the parameters (default: the recipe's)")
     plan.add_argument("--text-tokens", type=int, default=64, help="text positions assumed for FLOPs and memory")
+    plan.add_argument(
+        "--image",
+        metavar="HxW",
+        help="of the image that the numbers are of, where each has its size (default: largest)",
+    )
+    plan.add_argument("--sizes", type=Path, metavar="SHARDS", help="also how long the images of a folder of shards are")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.add_argument("--no-cost", action="store_true", help="leave out FLOPs and memory: parts, tokens and sites only")
 
@@ -248,9 +254,14 @@ def _import(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     from dslight.run.plan import plan
+    from dslight.run.sizes import height_and_width, sizes
 
-    made = plan(recipe, args.world_size, args.text_tokens, cost=not args.no_cost)
-    print(made.to_json() if args.json else made.to_text())
+    image = None if args.image is None else height_and_width(args.image)
+    made = plan(recipe, args.world_size, args.text_tokens, cost=not args.no_cost, image=image)
+    found = None if args.sizes is None else sizes(recipe, args.sizes)
+    print(made.to_json(found) if args.json else made.to_text())
+    if found is not None and not args.json:
+        print(f"\n{found.to_text()}")
     return 0
 
 

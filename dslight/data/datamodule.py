@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from dslight.data.collate import Item, OnUnusable
 from dslight.data.conversation import TemplateName, default_template
 from dslight.data.conversation import template as template_named
-from dslight.data.images import ViewPolicy, views_for
+from dslight.data.images import views_for
 from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
@@ -31,6 +31,7 @@ from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
 from dslight.data.template_habits import check_habits
 from dslight.data.tokens import Tokens, tokens_of
+from dslight.data.view_policy import ViewPolicy
 from dslight.data.workers import Start, Workers
 from dslight.layout import SlotLayout
 from dslight.processor import Processor

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from dslight.data.arena import joined
 from dslight.data.datamodule import Source, ValSource, make_plan, open_shards, open_train, rank_and_world, train_loader
-from dslight.data.images import ViewPolicy
 from dslight.data.loader import EvalLoader, TrainLoader
 from dslight.data.records import OnBad, TrainRecords, read_sample
 from dslight.data.sample import BadSample, Pixels, Sample, decode_image
 from dslight.data.shards import Check, ShardReader
+from dslight.data.view_policy import ViewPolicy
 from dslight.data.workers import Workers
 from dslight.types import DenseBatch, Grid, Views
 from dslight.written import Written

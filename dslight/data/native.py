@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from dslight.data.arena import empty
-from dslight.data.images import CropsFrom, ViewPolicy
 from dslight.data.pixels import Resample, cut, picture
 from dslight.data.sample import BadSample, Pixels
+from dslight.data.view_policy import CropsFrom, ViewPolicy
 from dslight.types import Grid
 
 MOST_STRETCHED = 200
@@ -56,9 +56,9 @@ class AnySizeViews(ViewPolicy):
         """(rows, columns) of pieces of (height, width) ``size`` for an image of (height, width) ``image_size``."""
 
     @property
-    def largest(self) -> tuple[int, int] | None:
-        """(height, width) of an image whose base view is as large as any, for a plan; ``None``: there is no limit."""
-        return None
+    def largest(self) -> tuple[int, int]:
+        """(height, width) of an image whose base view is about as large as any; without a limit, 1024 x 1024."""
+        return 1024, 1024
 
     def grids(self) -> list[Grid]:
         """See :meth:`ViewPolicy.grids`."""
@@ -132,7 +132,7 @@ class NativeViews(AnySizeViews):
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
 
     @property
-    def largest(self) -> tuple[int, int] | None:
+    def largest(self) -> tuple[int, int]:
         """See :attr:`AnySizeViews.largest`: a square."""
         side = math.isqrt(self.max_pixels)
         return side, side
@@ -213,7 +213,7 @@ class PixtralViews(AnySizeViews):
         self.longest_edge = longest_edge
 
     @property
-    def largest(self) -> tuple[int, int] | None:
+    def largest(self) -> tuple[int, int]:
         """See :attr:`AnySizeViews.largest`: a square."""
         return self.longest_edge, self.longest_edge
 

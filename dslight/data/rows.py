@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Item
 from dslight.data.conversation import Encoded, Template
-from dslight.data.images import ViewPolicy
 from dslight.data.sample import Alpha, BadSample, Exif, Pixels, Sample, decode_image, to_rgb
+from dslight.data.view_policy import ViewPolicy
 from dslight.types import Question
 
 

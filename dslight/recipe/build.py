@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from dslight.checkpoints import load_checkpoint, parts_in
 from dslight.checkpoints.read import files_of
 from dslight.components import Component
+from dslight.components.stacking import EncoderPass
 from dslight.data.conversation import default_template
 from dslight.data.datamodule import ShardData, micro_size
 from dslight.data.dense import DenseLabelData
@@ -60,6 +61,7 @@ class Experiment:
         data: its data module.
         trainer: the section that makes the Trainer.
         diagnostics: what is measured behind validations, if anything is.
+        image: (height, width) of the image that costs are of, where its size matters; default: the largest.
     """
 
     recipe: Mapping[str, Any]
@@ -67,6 +69,7 @@ class Experiment:
     data: Any
     trainer: Section
     diagnostics: Diagnostics | None = None
+    image: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.model, VLM) and isinstance(self.data, ShardData):
@@ -105,6 +108,22 @@ class Experiment:
         return max(self.grids, key=lambda grid: (grid[0] * grid[1], -abs(grid[0] - grid[1])))
 
     @property
+    def pieces(self) -> Grid:
+        """(rows, columns) of the pieces of the base view of ``image``: one, unless images have sizes of their own."""
+        views: Any = getattr(self.data, "views", None)
+        if not getattr(views, "native", False):
+            return (1, 1)
+        return views.pieces(self.image or views.largest, self.encoder.image_size)
+
+    def views_of(self, run: EncoderPass) -> list[Grid]:
+        """Of each view that passes the encoder in one of its runs over that image, its (rows, columns) of pieces."""
+        (rows, cols), (up, _) = self.pieces, self.largest_grid
+        if not self.encoder.native:
+            return [(1, 1)] * run.views
+        base, enlarged = [(rows, cols)], [(rows * up, cols * up)]
+        return {1: base, up * up: enlarged if up > 1 else base}.get(run.views, base + enlarged)
+
+    @property
     def slots(self) -> SlotLayout | None:
         """How many positions of the sequence an image takes; ``None`` for a component alone."""
         if not isinstance(self.model, VLM):
@@ -117,7 +136,8 @@ class Experiment:
         into the largest grid; empty for a component alone.
         """
         grid, (height, width) = self.largest_grid, self.encoder.image_size
-        return self.slots.order(grid, (grid[0] * height, grid[1] * width)) if self.slots else ()
+        size = (grid[0] * height, grid[1] * width)
+        return self.slots.order(grid, size, self.pieces) if self.slots else ()
 
 
 def check(recipe: Mapping[str, Any], trains: bool = True) -> Experiment:

@@ -28,10 +28,12 @@ from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.components.vision_encoders.hf_models import IN_A_WHOLE_MODEL, vision_settings
 from dslight.components.vision_encoders.statistics import statistics
 from dslight.components.vision_encoders.stream import first_layers, one_line, whole_layers
+from dslight.components.vision_encoders.views_attention import geometry, use
 from dslight.errors import WeightsError
 from dslight.nn.injector import inject, record
 from dslight.places import moved
 from dslight.types import Grid
+from dslight.upstream.torch import real_tensors
 from dslight.upstream.transformers import from_settings
 
 KINDS = (
@@ -57,8 +59,8 @@ class NativeVisionEncoder(VisionEncoder):
         config: the configuration of the vision part, ``{model_type: qwen3_vl_vision, hidden_size: ..., ...}``. Alone:
             random weights. With ``pretrained``: what the checkpoint must be.
         dtype: of the weights, e.g. ``bfloat16``.
-        attention: transformers' ``attn_implementation``; ``flash_attention_2`` takes all views at once, the others
-            view by view.
+        attention: transformers' ``attn_implementation``; default: all views at once where a kernel does so, else views
+            of equal length at once.
         mean: normalisation, per channel; default: the checkpoint's own, or what its kind is published with.
         std: normalisation, per channel.
         trust_remote_code: see :class:`HFVisionEncoder`.
@@ -121,6 +123,8 @@ class NativeVisionEncoder(VisionEncoder):
         if lacking:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             raise WeightsError(f"pretrained: the checkpoint {pretrained} lacks {', '.join(lacking[:3])}{more}")
+        if implementation in (None, "sdpa"):
+            use(self.model)
         merge, self._patch, self._frames = (
             int(getattr(settings, name)) for name in ("spatial_merge_size", "patch_size", "temporal_patch_size")
         )
@@ -165,9 +169,9 @@ class NativeVisionEncoder(VisionEncoder):
         patches = pixels.unflatten(-1, (wide, patch)).unflatten(-3, (high, patch))
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # [V * P, 3, patch, patch], piece by piece
         frames = patches.unsqueeze(2).expand(-1, -1, self._frames, -1, -1).flatten(1)
-        grids = torch.tensor([[1, rows * high, columns * wide] for rows, columns in pieces or [(1, 1)] * len(pixels)])
+        views = [(rows * high, columns * wide) for rows, columns in pieces or [(1, 1)] * len(pixels)]
         with first_layers(self.model, _LAYERS, depth):
-            self.model(frames, moved(grids, pixels.device))
+            self.model(frames, **geometry(self.model, views, pixels.device))
         return None
 
 
@@ -196,4 +200,5 @@ def _windows(views: tuple[Grid, ...], side: int) -> Tensor:
         first = len(order)
         places = sorted((y // side, x // side, y, x) for y in range(rows) for x in range(columns))
         order += [first + y * columns + x for _, _, y, x in places]
-    return torch.tensor(order, dtype=torch.int64)
+    with real_tensors():  # it is kept, whatever pass asks first
+        return torch.tensor(order, dtype=torch.int64)
