@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         LowResolution,
         MapProjector,
         MLPProjector,
+        NativeVisionEncoder,
         Objective,
         Operation,
         PatchClassification,
@@ -58,8 +59,10 @@ if TYPE_CHECKING:
     from dslight.data.datamodule import ShardData as Data
     from dslight.data.datamodule import Source, ValSource
     from dslight.data.dense import DenseLabelData
-    from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView, ViewPolicy
+    from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView
+    from dslight.data.native import AnySizeViews, NaFlexViews, NativeViews, PixtralViews
     from dslight.data.plan import Order
+    from dslight.data.view_policy import ViewPolicy
     from dslight.run.finished import Run
     from dslight.run.python import fit, load, validate
     from dslight.train.lora import LoRA

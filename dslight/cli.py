@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--dtype", help="of the written weights, e.g. bfloat16 (default: the model's)")
     export.add_argument("--shard-size", default="5GB", help="of a weights file at most (default: 5GB)")
 
+    released = verb("import", "begin from a released multimodal model: write it as a recipe and weights")
+    released.add_argument("source", metavar="FOLDER_OR_NAME", help="a checkpoint of transformers, here or on the Hub")
+    released.add_argument("--out", type=Path, required=True, help="the folder to write")
+
     judge = verb("judge", "let a language model judge a run's answers to MM-Vet, MSVD-QA and ActivityNet-QA")
     judge.add_argument("run", type=Path, help="a run's folder, after dslight validate")
     judge.add_argument("--server", required=True, help="OpenAI-compatible, up to /v1: http://127.0.0.1:8000/v1")
@@ -85,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     recipe(plan)
     plan.add_argument("--world-size", type=int, help="processes that share the parameters (default: the recipe's)")
     plan.add_argument("--text-tokens", type=int, default=64, help="text positions assumed for FLOPs and memory")
+    plan.add_argument(
+        "--image",
+        metavar="HxW",
+        help="of the image that the numbers are of, where each has its size (default: largest)",
+    )
+    plan.add_argument("--sizes", type=Path, metavar="SHARDS", help="also how long the images of a folder of shards are")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.add_argument("--no-cost", action="store_true", help="leave out FLOPs and memory: parts, tokens and sites only")
 
@@ -231,12 +241,27 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _import(args: argparse.Namespace) -> int:
+    from dslight.run.release import import_release
+    from dslight.texts import printable
+
+    for line in import_release(args.source, args.out):
+        print(printable(line))
+    print(f"{args.out}: written; dslight plan {args.out}/dslight.yaml shows it")
+    return 0
+
+
 def _plan(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     from dslight.run.plan import plan
+    from dslight.run.sizes import height_and_width, sizes
 
-    made = plan(recipe, args.world_size, args.text_tokens, cost=not args.no_cost)
-    print(made.to_json() if args.json else made.to_text())
+    image = None if args.image is None else height_and_width(args.image)
+    made = plan(recipe, args.world_size, args.text_tokens, cost=not args.no_cost, image=image)
+    found = None if args.sizes is None else sizes(recipe, args.sizes)
+    print(made.to_json(found) if args.json else made.to_text())
+    if found is not None and not args.json:
+        print(f"\n{found.to_text()}")
     return 0
 
 
@@ -317,6 +342,7 @@ _VERBS = {
     "validate": _validate,
     "predict": _predict,
     "export": _export,
+    "import": _import,
     "judge": _judge,
     "plan": _plan,
     "sweep": _sweep,

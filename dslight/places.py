@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,27 @@ IGNORE = -100
 """Label of a position that is not supervised (the value that torch's cross entropy and every Hugging Face model
 use).
 """
+
+
+class TokenGrid(NamedTuple):
+    """Visual tokens that form a grid, in the order frames, rows, columns; see :mod:`dslight.positions`.
+
+    Attributes:
+        frames: 1 for an image.
+        rows: of tokens, as they stand in the sequence.
+        columns: see ``rows``.
+        step: how many positions its frames stand apart.
+    """
+
+    frames: int
+    rows: int
+    columns: int
+    step: float = 1.0
+
+    @property
+    def tokens(self) -> int:
+        """How many they are."""
+        return self.frames * self.rows * self.columns
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ positions begin anew. A family that does not let its attention be exchanged, or 
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,8 +47,10 @@ from dslight.nn.cross_attention import attend
 from dslight.nn.head import at, narrowed
 from dslight.nn.injector import inject
 from dslight.nn.loss import summed_loss
-from dslight.nn.window import described, follow
+from dslight.nn.positions import placed
+from dslight.nn.window import Window, described, follow
 from dslight.places import Places, document_starts
+from dslight.positions import axis_positions
 from dslight.types import Batch, VisualTokens
 
 
@@ -61,6 +64,8 @@ class LanguageModel(Component, ABC):
         vocabulary: the number of token ids.
         max_positions: the longest sequence that it was made for, where that is known.
         tokenizer: Hugging Face's, a fast one; or :meth:`load_tokenizer` reads it.
+        axes: of its positions: 3 for time, height and width (M-RoPE). :attr:`decoder` then takes ``position_ids``
+            ``[3, B, T]``, and gets them wherever it is told the grids of visual tokens.
 
     Example:
         >>> class Mine(dslight.LanguageModel):  # `net` is any decoder that gives logits [B, T, vocabulary]
@@ -81,6 +86,7 @@ class LanguageModel(Component, ABC):
     vocabulary: int
     max_positions: int | None = None
     tokenizer: Any = None
+    axes: int = 1
 
     @property
     @abstractmethod
@@ -118,6 +124,15 @@ class LanguageModel(Component, ABC):
     def answers_padded(self) -> bool:
         """Whether :meth:`generate_ids` does so too; if not, rows of unequal length are answered in groups."""
         return True
+
+    def position_ids(self, counts: Tensor, axes: Tensor) -> Tensor:
+        """What :attr:`decoder` takes as ``position_ids``.
+
+        Args:
+            counts: int64 ``[B, ...]``, how many tokens of its document stand before each.
+            axes: int64 ``[3, B, ...]``, see :mod:`dslight.positions`.
+        """
+        return axes
 
     def check_sites(self, sites: Sequence[int]) -> None:
         """Whether a stack at each of these layers can reach the tokens behind it.
@@ -219,13 +234,13 @@ class LanguageModel(Component, ABC):
         if segments is None:
 
             def rows(ids: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
-                with self._injecting(mask, visual):
+                with self._injecting(mask, visual, attention):
                     return self.logits(ids, attention)
 
             given = input_ids, attention_mask, visual_mask
             return rows(*given) if self.pads else behind(attention_mask, rows, *given)
         packing = self._packing(segments, visual)
-        with self._injecting(visual_mask, visual):
+        with self._injecting(visual_mask, visual, attention_mask, segments):
             return self.logits(input_ids, attention_mask, **packing)
 
     def loss(self, batch: Batch, visual: VisualTokens | None) -> tuple[Tensor, Tensor]:
@@ -241,7 +256,7 @@ class LanguageModel(Component, ABC):
         assert places.targets is not None
         packing = self._packing(batch.segments, visual)
         with (
-            self._injecting(batch.visual_mask, visual, places),
+            self._injecting(batch.visual_mask, visual, batch.attention_mask, batch.segments, places),
             narrowed(self.head, rows, places.supervised),
         ):
             ids = self.standing_for(batch.input_ids, batch.visual_mask)
@@ -276,7 +291,7 @@ class LanguageModel(Component, ABC):
         """
 
         def answer(ids: Tensor, attention: Tensor, mask: Tensor, visual: VisualTokens | None, **options: Any) -> Tensor:
-            with self._injecting(mask, visual):
+            with self._injecting(mask, visual, attention):
                 return self.generate_ids(ids, attention, **options)
 
         given = self.standing_for(input_ids, visual_mask), attention_mask, visual_mask, visual
@@ -284,7 +299,12 @@ class LanguageModel(Component, ABC):
 
     @contextmanager
     def _injecting(
-        self, visual_mask: Tensor, visual: VisualTokens | None, places: Places | None = None
+        self,
+        visual_mask: Tensor,
+        visual: VisualTokens | None,
+        attention_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        places: Places | None = None,
     ) -> Iterator[None]:
         if visual is None:
             yield
@@ -302,8 +322,28 @@ class LanguageModel(Component, ABC):
                 operation=visual.operation,
             )
             found = None if places is None else places.runs
-            with stacking, attend(self.layers, visual_mask, visual.memory, window=window, slots=found):
+            standing = nullcontext()
+            if self.axes > 1 and visual.grids:
+                real = torch.ones_like(visual_mask).long() if attention_mask is None else attention_mask
+                standing = self._placing(window, visual_mask, visual, real, segments, places)
+            with standing, stacking, attend(self.layers, visual_mask, visual.memory, window=window, slots=found):
                 yield
+
+    def _placing(
+        self,
+        window: Window,
+        visual_mask: Tensor,
+        visual: VisualTokens,
+        attention_mask: Tensor,
+        segments: Tensor | None,
+        places: Places | None,
+    ) -> AbstractContextManager[None]:
+        slots = None if places is None else places.visual
+        axes, behind = axis_positions(attention_mask, visual_mask, visual.grids, segments, slots)
+        counts = positions(attention_mask, 0) if segments is None else positions_within(segments)
+        table = self.position_ids(counts, axes)
+        following = self.position_ids(attention_mask.sum(-1), behind.expand(len(axes), -1))
+        return placed(self.decoder, table, following, window)
 
 
 class HFCausalLM(LanguageModel):
@@ -384,6 +424,12 @@ class HFCausalLM(LanguageModel):
     def _describe(self, found: Facts | None = None) -> None:
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
         self.facts = found or known(self.model)
+        if self.facts.axes == 1 and "mrope_section" in str(self.model.config.get_text_config().to_dict()):
+            warnings.warn(
+                f"{described(self.model)}: its positions have several axes (mrope_section), and how it takes them was "
+                f"not found out; visual tokens count as text",
+                stacklevel=3,
+            )
         self.width = int(self.model.get_input_embeddings().embedding_dim)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         self.max_positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -403,6 +449,15 @@ class HFCausalLM(LanguageModel):
     def answers_padded(self) -> bool:
         """See :meth:`LanguageModel.answers_padded`; tried."""
         return tried(self.facts, "answers padded")
+
+    @property
+    def axes(self) -> int:  # type: ignore[override]
+        """See :class:`LanguageModel`; found out."""
+        return self.facts.axes
+
+    def position_ids(self, counts: Tensor, axes: Tensor) -> Tensor:
+        """See :meth:`LanguageModel.position_ids`: most of transformers' take the counts in front."""
+        return torch.cat([counts[None], axes]) if self.facts.counts else axes
 
     @property
     def left_out(self) -> tuple[str, ...]:

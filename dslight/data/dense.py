@@ -25,11 +25,11 @@ from dslight.data.datamodule import (
     source_of,
     train_loader,
 )
-from dslight.data.images import ViewPolicy
 from dslight.data.loader import EvalLoader, TrainLoader
 from dslight.data.records import OnBad, TrainRecords, read_sample
 from dslight.data.sample import BadSample, Pixels, Sample, decode_image
 from dslight.data.shards import Check, ShardReader
+from dslight.data.view_policy import ViewPolicy
 from dslight.data.workers import Workers
 from dslight.types import DenseBatch, Grid, Views
 from dslight.written import Written
@@ -135,6 +135,8 @@ class DenseLabelData(LightningDataModule, Written):
         check: Check = "size",
     ) -> None:
         super().__init__()
+        if views.native:
+            raise ValueError(f"data.views: {type(views).__name__} has a size for each image; labels need views of one")
         if views.fine:
             name = type(views).__name__
             raise ValueError(f"data.views: {name} makes fine crops, which have no labels; take AspectGridViews")

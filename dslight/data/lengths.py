@@ -33,12 +33,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.conversation import IMAGE, Template
-from dslight.data.images import ViewPolicy
 from dslight.data.kept import made_once
 from dslight.data.plan import question_rows
 from dslight.data.records import OnBad
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
+from dslight.data.view_policy import ViewPolicy
 from dslight.data.workers import Workers, read_batches
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import sha256
@@ -49,7 +49,7 @@ from dslight.types import Grid, Question
 log = logging.getLogger(__name__)
 
 _VERSION = 2
-_HEAD = 32 << 10
+HEAD = 32 << 10
 """Bytes of an image that hold its size; where they do not (a large preview in front), the whole is read."""
 CHUNK = 256
 _FEW = 2000
@@ -111,7 +111,7 @@ class Measure:
     @cached_property
     def constant(self) -> int:
         """The slots of an image where all have equally many, whatever their shape; otherwise 0."""
-        if self.slots.unpad:
+        if self.slots.unpad or self.slots.native:
             return 0
         counts = {self.slots(grid) for grid in self.views.grids()}
         return counts.pop() if len(counts) == 1 else 0
@@ -125,7 +125,7 @@ class Measure:
         shard, key = reader.locate(row)
         try:
             try:
-                return self._count(parse_sample(key, reader.read(row, head=0 if self.constant else _HEAD)))
+                return self._count(parse_sample(key, reader.read(row, head=0 if self.constant else HEAD)))
             except BadSample:  # perhaps the head was too short
                 return self._count(parse_sample(key, reader.read(row)))
         except BadSample as error:
@@ -153,7 +153,8 @@ class Measure:
             size = image_size(data, self.exif)
         except BadSample as error:
             raise BadSample(f"{key}: {error}") from error
-        return self.slots(self.views.choose(size, self.image_size), size)
+        grid, pieces = self.views.choose(size, self.image_size), self.views.pieces(size, self.image_size)
+        return self.slots(grid, size, pieces)
 
 
 def image_size(data: bytes, exif: Exif = "apply") -> Grid:
@@ -211,7 +212,7 @@ def question_lengths(reader: ShardReader, measure: Measure, suffix: str, numbers
         try:
             row = int(rows[number])
             if row != at or sample is None:  # the questions of a record are neighbours
-                members = reader.read(row, head=0 if measure.constant else _HEAD)
+                members = reader.read(row, head=0 if measure.constant else HEAD)
                 at, sample = row, parse_sample(reader.locate(row)[1], members)
             lengths.append(measure.prompt(sample, sample.questions[number - int(first[row])], suffix))
         except (BadSample, ShardError):

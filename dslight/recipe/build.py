@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from dslight.checkpoints import load_checkpoint, parts_in
 from dslight.checkpoints.read import files_of
 from dslight.components import Component
+from dslight.components.stacking import EncoderPass
 from dslight.data.conversation import default_template
 from dslight.data.datamodule import ShardData, micro_size
 from dslight.data.dense import DenseLabelData
@@ -60,6 +61,7 @@ class Experiment:
         data: its data module.
         trainer: the section that makes the Trainer.
         diagnostics: what is measured behind validations, if anything is.
+        image: (height, width) of the image that costs are of, where its size matters; default: the largest.
     """
 
     recipe: Mapping[str, Any]
@@ -67,10 +69,11 @@ class Experiment:
     data: Any
     trainer: Section
     diagnostics: Diagnostics | None = None
+    image: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.model, VLM) and isinstance(self.data, ShardData):
-            self.data.views = self.data.views or views_for(self.model.stacking.needs)
+            self.data.views = self.data.views or views_for(self.model.needs)
 
     @property
     def of_shards(self) -> bool:
@@ -105,6 +108,22 @@ class Experiment:
         return max(self.grids, key=lambda grid: (grid[0] * grid[1], -abs(grid[0] - grid[1])))
 
     @property
+    def pieces(self) -> Grid:
+        """(rows, columns) of the pieces of the base view of ``image``: one, unless images have sizes of their own."""
+        views: Any = getattr(self.data, "views", None)
+        if not getattr(views, "native", False):
+            return (1, 1)
+        return views.pieces(self.image or views.largest, self.encoder.image_size)
+
+    def views_of(self, run: EncoderPass) -> list[Grid]:
+        """Of each view that passes the encoder in one of its runs over that image, its (rows, columns) of pieces."""
+        (rows, cols), (up, _) = self.pieces, self.largest_grid
+        if not self.encoder.native:
+            return [(1, 1)] * run.views
+        base, enlarged = [(rows, cols)], [(rows * up, cols * up)]
+        return {1: base, up * up: enlarged if up > 1 else base}.get(run.views, base + enlarged)
+
+    @property
     def slots(self) -> SlotLayout | None:
         """How many positions of the sequence an image takes; ``None`` for a component alone."""
         if not isinstance(self.model, VLM):
@@ -117,11 +136,16 @@ class Experiment:
         into the largest grid; empty for a component alone.
         """
         grid, (height, width) = self.largest_grid, self.encoder.image_size
-        return self.slots.order(grid, (grid[0] * height, grid[1] * width)) if self.slots else ()
+        size = (grid[0] * height, grid[1] * width)
+        return self.slots.order(grid, size, self.pieces) if self.slots else ()
 
 
-def check(recipe: Mapping[str, Any]) -> Experiment:
+def check(recipe: Mapping[str, Any], trains: bool = True) -> Experiment:
     """The experiment on the meta device: all shapes, no memory, no weights, no data.
+
+    Args:
+        recipe: as composed.
+        trains: whether it is to be trained as it is, and not to be filled with what was trained.
 
     Raises:
         RecipeError: naming the key's path, the value and the limit.
@@ -135,11 +159,11 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
         for rows, cols in experiment.grids:
             views = (1 + rows * cols) * (1 + experiment.fine**2) - 1
             at_most("crops", views, f"data.views: {rows} x {cols} crops, {views:,} with all of theirs", RecipeError)
-        check_experiment(experiment)
+        check_experiment(experiment, trains)
     return experiment
 
 
-def check_experiment(experiment: Experiment) -> None:
+def check_experiment(experiment: Experiment, trains: bool = True) -> None:
     """What the parts, the stage, the data and the strategy are to each other.
 
     Raises:
@@ -152,7 +176,7 @@ def check_experiment(experiment: Experiment) -> None:
         except ValueError as error:
             raise RecipeError(in_recipe(f"model.{error}", recipe)) from None
         _check_packing(model, experiment.data)
-    if isinstance(model, VLM):
+    if isinstance(model, VLM) and trains:
         _check_newline(model, recipe)
     for name in recipe.get("weights") or {}:
         parts = model.parts()
@@ -220,7 +244,7 @@ def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
 
 
 def _ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None) -> tuple[Experiment, Any]:
-    checked = check(recipe)
+    checked = check(recipe, trains=opens == "fit")
     if opens is not None:
         try:
             checked.data.setup(opens)

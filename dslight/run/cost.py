@@ -134,12 +134,16 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
             measure(encoder.kind, lambda: encoder(views(count)))
             return Costs(flops, _bytes(kept.values()), count)
         features: list[Tensor] = []
-        seen = sum(run.views for run in model.stacking.passes(grid))
+        seen = 0
         for run in model.stacking.passes(grid):
-            features = measure("vision_encoder", partial(encoder, views(run.views), taps=run.taps))
-        slots = experiment.slots(grid, (grid[0] * encoder.image_size[0], grid[1] * encoder.image_size[1]))
+            pieces = experiment.views_of(run)
+            count = sum(rows * columns for rows, columns in pieces)
+            more = {"pieces": pieces} if encoder.native else {}
+            features = measure("vision_encoder", partial(encoder, views(count), taps=run.taps, **more))
+            seen += count
+        slots = len(experiment.context)
         projector, (height, width) = model.projector, model.stacking.map_grid(encoder)
-        maps = experiment.slots.maps(grid)
+        maps = experiment.slots.maps(grid, experiment.pieces)
         visual = [
             features[0].new_zeros(maps, height, width, c).requires_grad_(features[0].requires_grad)
             for c in projector.in_widths

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -19,6 +19,7 @@ from dslight.recipe.build import Experiment, batches_per_step, chat_habits, chec
 from dslight.recipe.build import world_size as named_world_size
 from dslight.recipe.errors import RecipeError
 from dslight.run.cost import Costs, costs
+from dslight.run.sizes import Sizes
 from dslight.run.unseen import unseen
 from dslight.train.lora import coverage
 from dslight.train.strategy import copies_of
@@ -74,6 +75,7 @@ class Plan:
         micro_batch_size: samples that a rank takes at once.
         memory: per rank; ``None`` where cost is not counted.
         checkpointed: parts that keep only what enters a layer.
+        native: whether images have sizes of their own; then ``image_size`` is that of the base view assumed here.
     """
 
     name: str
@@ -91,16 +93,18 @@ class Plan:
     memory: Memory | None
     notes: list[str] = field(default_factory=list)
     checkpointed: list[str] = field(default_factory=list)
+    native: bool = False
 
     @property
     def forward_flops(self) -> float:
         """Of one sample, all parts."""
         return sum(part.forward_flops or 0 for part in self.parts)
 
-    def to_json(self) -> str:
-        """Everything, for programs."""
+    def to_json(self, sizes: Sizes | None = None) -> str:
+        """Everything, for programs, and what is known of the images of a data set."""
         cost = {"forward_flops": self.forward_flops, "memory_total": self.memory.total} if self.memory else {}
-        return json.dumps({**asdict(self), **cost}, indent=2)
+        more = {} if sizes is None else {"sizes": asdict(sizes)}
+        return json.dumps({**asdict(self), **cost, **more}, indent=2)
 
     def to_text(self) -> str:
         """Everything, for people."""
@@ -118,11 +122,13 @@ class Plan:
         cost = f"{'':>9}{_count(flops):>16}{'':>7}" if m else ""
         lines.append(f"{'total':<36}{totals[0]:>12}{totals[1]:>12}{cost}")
         newlines = self.newline_tokens
-        grids = ", ".join("single view" if grid == (0, 0) else f"{grid[0]}x{grid[1]} crops" for grid in self.grids)
+        crops = "times as large" if self.native else "crops"
+        grids = ", ".join("single view" if grid == (0, 0) else f"{grid[0]}x{grid[1]} {crops}" for grid in self.grids)
         lines += [
             "",
             f"views            {self.image_size[0]}x{self.image_size[1]} px: base view"
-            + (f" + {grids}" if self.grids != [(0, 0)] else ""),
+            + (f" + {grids}" if self.grids != [(0, 0)] else "")
+            + (", of one image (--image)" if self.native else ""),
             f"resolution       {self.effective_resolution[0]}x{self.effective_resolution[1]} px effective",
             f"visual tokens    {self.visual_tokens} read, {self.context_length} in the context"
             + (f" = {self.context_length - newlines} + {newlines} newline tokens" if newlines else ""),
@@ -152,7 +158,13 @@ _LONGEST = 2**24
 """Text positions of a sample for which costs are counted."""
 
 
-def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: int = 64, cost: bool = True) -> Plan:
+def plan(
+    recipe: Mapping[str, Any],
+    world_size: int | None = None,
+    text_tokens: int = 64,
+    cost: bool = True,
+    image: tuple[int, int] | None = None,
+) -> Plan:
     """Check a recipe and count its cost.
 
     Args:
@@ -160,6 +172,8 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         world_size: ranks that the parameters are sharded over; default: the processes that the recipe names.
         text_tokens: text positions of a sample.
         cost: whether FLOPs and memory are counted, which takes most of the time.
+        image: (height, width) of the image that the numbers are of, where images have sizes of their own; default: the
+            largest that the views allow.
 
     Raises:
         RecipeError: when the recipe is wrong.
@@ -168,7 +182,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         raise RecipeError(f"--world-size: {world_size}; 1 or more")
     if not 0 <= text_tokens <= _LONGEST:
         raise RecipeError(f"--text-tokens: {text_tokens}; from 0 to {_LONGEST:,}")
-    experiment = check(recipe)
+    experiment = replace(check(recipe), image=image)
     world_size = world_size or named_world_size(recipe)
     sharers = world_size // _copies(recipe, world_size)
     model, data, encoder = experiment.model, experiment.data, experiment.encoder
@@ -185,11 +199,12 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
     stage: Any = model.stage
     trains, frozen = (stage.train, stage.frozen) if stage else ({}, {})
     patches = encoder.grid[0] * encoder.grid[1]
-    height, width = encoder.image_size
+    height, width = (side * count for side, count in zip(encoder.image_size, experiment.pieces, strict=True))
     if isinstance(model, VLM) and experiment.slots is not None:
         stacking = model.stacking
         context, newlines = len(experiment.context), experiment.context.count(NEWLINE)
-        read, placements = sum(run.views for run in stacking.passes(grid)), stacking.placements
+        passed = [experiment.views_of(run) for run in stacking.passes(grid)]
+        read, placements = sum(rows * cols for each in passed for rows, cols in each), stacking.placements
         magnified = max(1, stacking.fine) * (1 if stacking.uses_crops else 0)
     else:
         read, context, newlines, placements, text_tokens, magnified = 1 + crops, 0, 0, [], 0, 1
@@ -210,6 +225,7 @@ def plan(recipe: Mapping[str, Any], world_size: int | None = None, text_tokens: 
         ],
         image_size=(height, width),
         grids=experiment.grids,
+        native=encoder.native,
         effective_resolution=(height * max(1, grid[0] * magnified), width * max(1, grid[1] * magnified)),
         visual_tokens=patches * read,
         context_length=context,

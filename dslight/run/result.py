@@ -58,7 +58,8 @@ def _ledger(experiment: Experiment) -> dict[str, Any]:
     if not isinstance(model, VLM) or experiment.slots is None or not experiment.of_shards:
         return {"parameters": parameters}
     patches = experiment.encoder.grid[0] * experiment.encoder.grid[1]
-    views = sum(run.views for run in model.stacking.passes(experiment.largest_grid))
+    passed = [experiment.views_of(run) for run in model.stacking.passes(experiment.largest_grid)]
+    views = sum(rows * columns for each in passed for rows, columns in each)
     return {
         "parameters": parameters,
         "visual_tokens": patches * views,

@@ -31,6 +31,13 @@ def fake_tensors() -> AbstractContextManager[Any]:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
+def real_tensors() -> AbstractContextManager[Any]:
+    """Tensors that are made inside have memory, also within :func:`fake_tensors`."""
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    return unset_fake_temporarily()
+
+
 def watch_operations(see: Callable[[str, Any, bool], None]) -> AbstractContextManager[Any]:
     """While the block runs, call ``see(name, args, random)`` at every operation of ATen, e.g. ``aten.cat.default``."""
     from torch.utils._python_dispatch import TorchDispatchMode

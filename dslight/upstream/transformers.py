@@ -112,3 +112,42 @@ def joined(model: Any, names: Iterable[str]) -> list[Joined]:
             group.transform = of_pattern[pattern]
         group.sources.setdefault(pattern or name, []).append(name)
     return list(found.values())
+
+
+def from_settings(kind: Any, settings: Any, options: dict[str, Any]) -> Any:
+    """A model of one class with random weights, of a type and with an attention that are named (``AutoModel`` does so
+    for the classes that it knows).
+    """
+    return kind._from_config(settings, **options)
+
+
+def attend_by(model: Any, name: str) -> None:
+    """Let a model take the attention that is registered as ``name``, unchecked: of one that is called flash it would be
+    asked whether the flash-attn package is there.
+    """
+    model.config._attn_implementation = name
+
+
+def vision_geometry(tower: Any, grids: Tensor) -> dict[str, Any]:
+    """What the towers of Qwen's kind work out from ``grids``, int64 ``[views, 3]`` of frames, rows and columns, by the
+    names under which they take it instead; nothing where this version of transformers has no such way.
+    """
+    try:
+        from transformers import vision_utils as known
+    except ImportError:
+        return {}
+    merge, made = tower.config.spatial_merge_size, {"cu_seqlens": known.get_vision_cu_seqlens(grids)}
+    made["position_ids"] = known.get_vision_position_ids(grids, merge)
+    if hasattr(tower, "num_grid_per_side"):
+        made["interp_indices"], made["interp_weights"] = known.get_vision_interpolation_indices_and_weights(
+            grids,
+            num_grid_per_side=tower.num_grid_per_side,
+            mode=tower.interpolation_mode,
+            align_corners=tower.interpolation_align_corners,
+            spatial_merge_size=merge,
+        )
+    if getattr(tower.config, "window_size", None):
+        made["window_index"], made["cu_window_seqlens"] = known.get_vision_window_index(
+            grids, spatial_merge_size=merge, window_size=tower.config.window_size, patch_size=tower.config.patch_size
+        )
+    return made

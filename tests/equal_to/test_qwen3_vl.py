@@ -1,27 +1,38 @@
 """Qwen3-VL's DeepStack against transformers' ``Qwen3VLForConditionalGeneration`` on the same random weights.
 
-Compared, for images of one size (our encoders have a fixed grid) and one frame:
+Compared, for images of one size and one frame; then, whole, for images of a size each (:class:`NativeVisionEncoder`):
 
 - vision path: what the encoder gives at the taps, against its blocks' outputs; and the projected levels, against
   ``get_image_features``: the merger's tokens and ``deepstack_features``;
 - language path: the same features through our injector against its own ``deepstack_visual_embeds``;
 - the whole model, from pixels to logits and generated ids, with its three-dimensional rotary positions.
 
-Its vision and text transformers are wrapped here as a :class:`VisionEncoder` and a :class:`LanguageModel`, as a
-stranger would do it; the stacking, the projector and the injection are ours. "After layer i" is site i + 1, and its tap
-``deepstack_visual_indexes[i]``, the output of that block, is our tap one higher.
+Its vision transformer is wrapped here as a :class:`VisionEncoder`, as a stranger would do it; its decoder is read from
+its folder as any other, and the stacking, the projector, the positions and the injection are ours. "After layer i" is
+site i + 1, and its tap ``deepstack_visual_indexes[i]``, the output of that block, is our tap one higher.
 """
 
 import copy
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dslight.components import DeepStack, DeepStackTaps, LanguageModel, PixelShuffleMLPProjector, Stack, VisionEncoder
+from dslight.components import (
+    DeepStack,
+    DeepStackTaps,
+    HFCausalLM,
+    NativeVisionEncoder,
+    PixelShuffleMLPProjector,
+    Stack,
+    VisionEncoder,
+)
+from dslight.data.native import NativeViews
 from dslight.types import Batch, Views, VisualTokens
 from dslight.vlm import VLM
 
@@ -29,10 +40,13 @@ transformers = pytest.importorskip("transformers")
 if not hasattr(transformers, "Qwen3VLForConditionalGeneration"):
     pytest.skip("this version of transformers has no Qwen3-VL", allow_module_level=True)
 
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil  # noqa: E402
+
 IMAGE, START, END, VIDEO = 60, 61, 62, 63
 GRID = (4, 6)
 PATCH = 8
 INDEXES = [0, 2, 3]
+HALF = (0.5, 0.5, 0.5)
 
 
 class QwenVision(VisionEncoder):
@@ -70,50 +84,6 @@ class QwenVision(VisionEncoder):
         return [one.transpose(2, 3).reshape(count, rows * cols, -1) for one in maps]
 
     def encode(self, pixels: Tensor, depth: int) -> Tensor | None:
-        raise NotImplementedError
-
-
-class QwenText(LanguageModel):
-    """Qwen3-VL's text transformer and head. Told the images' shapes, it makes three-dimensional positions itself."""
-
-    def __init__(self, model: Any, images: int | None) -> None:
-        super().__init__()
-        self.model = copy.deepcopy(model)
-        del self.model.model.visual
-        self.width, self.vocabulary = self.embedding.embedding_dim, self.embedding.num_embeddings
-        self.images = images
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        return self.model.model.language_model.layers
-
-    @property
-    def embedding(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    @property
-    def decoder(self) -> nn.Module:
-        return self.model  # every pass goes through it first, and so does the embedding in every version
-
-    def _positions(self, input_ids: Tensor) -> dict[str, Tensor]:
-        if self.images is None:
-            return {}
-        return {
-            "image_grid_thw": torch.tensor([[1, *GRID]] * self.images),
-            "mm_token_type_ids": (input_ids == IMAGE).int(),
-        }
-
-    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        self.model.model.rope_deltas = None
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, **self._positions(input_ids)).logits
-
-    def generate_ids(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        ids = self.model.generate(
-            input_ids=input_ids, attention_mask=attention_mask, do_sample=False, **self._positions(input_ids), **options
-        )
-        return ids[:, input_ids.shape[1] :]
-
-    def load_tokenizer(self) -> Any:
         raise NotImplementedError
 
 
@@ -191,10 +161,14 @@ def make_projector(theirs: Any) -> Any:
     return make
 
 
-def make_ours(theirs: Any, images: int | None) -> VLM:
-    return VLM(
-        QwenVision(theirs.model.visual), make_projector(theirs), make_stacking(), QwenText(theirs, images)
-    ).eval()
+def make_decoder(theirs: Any, folder: Path) -> HFCausalLM:
+    theirs.save_pretrained(folder)
+    return HFCausalLM(str(folder)).eval()
+
+
+def make_ours(theirs: Any, folder: Path) -> VLM:
+    decoder = make_decoder(theirs, folder)
+    return VLM(QwenVision(theirs.model.visual), make_projector(theirs), make_stacking(), decoder).eval()
 
 
 def their_features(theirs: Any, views: Views) -> Tensor:
@@ -222,9 +196,9 @@ def test_the_levels_before_the_projector_are_the_outputs_of_the_blocks(theirs, v
 
 
 @torch.no_grad()
-def test_the_slots_are_its_image_features_level_by_level(theirs, views):
+def test_the_slots_are_its_image_features_level_by_level(theirs, views, tmp_path):
     """Vision path, whole."""
-    visual = make_ours(theirs, 3).see(views)
+    visual = make_ours(theirs, tmp_path).see(views)
     assert visual.sites == (1, 2, 3)
     expected = their_features(theirs, views)
     assert expected.abs().amax((1, 2)).min() > 0.1
@@ -233,14 +207,14 @@ def test_the_slots_are_its_image_features_level_by_level(theirs, views):
 
 @pytest.mark.parametrize("written", ["after", "sites"])
 @torch.no_grad()
-def test_its_features_through_our_injector_are_its_own_text_model(theirs, views, batch, written):
+def test_its_features_through_our_injector_are_its_own_text_model(theirs, views, batch, written, tmp_path):
     """Language path: their features, plain positions."""
     features = their_features(theirs, views)
     stack = partial(Stack, view="base", sampler="identity")
     after = DeepStack([stack([i], after=True) for i in range(3)])
     sites = after.sites if written == "after" else make_stacking().sites
     visual = VisualTokens(features, sites)
-    lm = QwenText(theirs, None)
+    lm = make_decoder(theirs, tmp_path)
     logits = lm(batch.input_ids, batch.attention_mask, batch.visual_mask, visual)
     embedded = theirs.get_input_embeddings()(batch.input_ids)
     embedded[batch.visual_mask] = features[0]
@@ -258,8 +232,8 @@ def test_its_features_through_our_injector_are_its_own_text_model(theirs, views,
 
 
 @torch.no_grad()
-def test_the_whole_model_is_the_whole_model(theirs, batch):
-    ours = make_ours(theirs, len(batch.views))
+def test_the_whole_model_is_the_whole_model(theirs, batch, tmp_path):
+    ours = make_ours(theirs, tmp_path)
     inputs = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
@@ -274,3 +248,57 @@ def test_the_whole_model_is_the_whole_model(theirs, batch):
     ids = ours.generate(batch, max_new_tokens=8)
     assert ids.tolist() == generated.tolist()
     assert len(set(ids.flatten().tolist())) > 3
+
+
+# --- images of a size each
+
+
+SIZES = [(40, 100), (33, 31), (90, 50)]
+"""Of the images, (height, width): 3 x 6, 2 x 2 and 5 x 3 merged tokens within the budget."""
+
+
+@pytest.fixture
+def pictures() -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+
+
+@pytest.fixture
+def native(theirs, tmp_path) -> VLM:
+    """The released model as a recipe would write it, out of its folder."""
+    decoder = make_decoder(theirs, tmp_path)
+    encoder = NativeVisionEncoder(str(tmp_path), mean=HALF, std=HALF)
+    return VLM(encoder, make_projector(theirs), make_stacking(), decoder).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def test_images_of_a_size_each_make_the_whole_model(theirs, native, pictures):
+    """From pictures to logits and generated ids: our views and its own processor, our slots and its own expansion."""
+    views, least, most = NativeViews(16 * 16, 4096), 16 * 16, 4096
+    made = [views(picture, native.vision_encoder.image_size) for picture in pictures]
+    pieces = [views.pieces(picture.shape[:2], (16, 16)) for picture in pictures]
+    assert len(set(pieces)) == 3
+    seen = Views(torch.cat([pixels for pixels, _ in made]), [grid for _, grid in made], sizes=SIZES, pieces=pieces)
+    layout = native.stacking.slot_layout(native.vision_encoder, native.projector)
+    images = [[START, *[IMAGE] * layout((0, 0), size, each), END] for size, each in zip(SIZES, pieces, strict=True)]
+    rows = [[5, 6, *images[0], 7, 8, 9, 10], [11, *images[1], 12, 13, *images[2], 14, 15]]
+    length = max(map(len, rows))
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
+    attention = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    batch = Batch(ids, attention, ids == IMAGE, views=seen)
+
+    processor = Qwen2VLImageProcessorPil(
+        size={"shortest_edge": least, "longest_edge": most}, patch_size=PATCH, merge_size=2,
+        image_mean=[0.5] * 3, image_std=[0.5] * 3,
+    )  # fmt: skip
+    inputs = {"input_ids": ids, "attention_mask": attention, "mm_token_type_ids": (ids == IMAGE).int()}
+    inputs |= dict(processor(pictures, return_tensors="pt"))
+    assert inputs["image_grid_thw"].tolist() == [[1, rows * 2, cols * 2] for rows, cols in pieces]
+
+    real = attention.bool()
+    expected = theirs(**inputs).logits[real]
+    assert expected.std() > 0.1
+    torch.testing.assert_close(native(batch)[real], expected, atol=1e-5, rtol=1e-5)
+    generated = theirs.generate(**inputs, max_new_tokens=8, do_sample=False)[:, length:]
+    assert native.generate(batch, max_new_tokens=8).tolist() == generated.tolist()
+    assert len(set(generated.flatten().tolist())) > 3

@@ -37,8 +37,13 @@ PROJECTORS = paths(
     "AveragePoolProjector CAbstractorProjector IdentityProjector MLPProjector PerceiverResamplerProjector "
     "PixelShuffleMLPProjector WindowQFormerProjector"
 )
-ENCODERS = paths("FusedEncoder HFVisionEncoder TimmEncoder TimmFeatureMaps")
-POLICIES = paths("AnyResViews AspectGridViews GridViews HDViews SingleView", "dslight.data.images")
+ENCODERS = paths("FusedEncoder HFVisionEncoder NativeVisionEncoder TimmEncoder TimmFeatureMaps")
+POLICIES = ", ".join(
+    [
+        paths("AnyResViews AspectGridViews GridViews HDViews SingleView", "dslight.data.images"),
+        paths("NaFlexViews NativeViews PixtralViews", "dslight.data.native"),
+    ]
+)
 KEYS = (
     "name, seed, run_dir, model, component, objective, weights, stage, data, trainer, checkpoint_every, "
     "checkpoint_keep, validate_every, diagnostics"

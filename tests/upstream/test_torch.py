@@ -23,6 +23,7 @@ from dslight.upstream.torch import (
     own_share,
     part_of_a_file,
     piece_of_a_checkpoint,
+    real_tensors,
     replace_tensors,
     storage,
     watch_operations,
@@ -45,6 +46,15 @@ def test_antialiased_resizing_writes_into_the_memory_that_it_is_given(mode):
     assert returned.data_ptr() == out.data_ptr()
     assert out.stride() == (16 * 16 * 3, 1, 16 * 3, 3)
     torch.testing.assert_close(out, F.interpolate(pixels, size=(16, 16), mode=mode, antialias=True), rtol=0, atol=0)
+
+
+def test_real_tensors_are_made_and_read_among_fake_ones():
+    with fake_tensors():
+        with real_tensors():
+            bounds = torch.tensor([0, 3, 5]).cumsum(0)
+        assert bounds.tolist() == [0, 3, 8]
+        with pytest.raises(RuntimeError):  # what is computed of them outside is fake again
+            bounds.diff().tolist()
 
 
 @pytest.mark.parametrize("make", [torch.zeros, lambda *shape: torch.zeros(*shape, device="meta")], ids=["cpu", "meta"])

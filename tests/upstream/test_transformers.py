@@ -11,13 +11,16 @@ from transformers import __version__ as version
 from dslight.upstream.torch import fake_tensors
 from dslight.upstream.transformers import (
     Joined,
+    attend_by,
     attention_of,
+    from_settings,
     is_recurrent,
     joined,
     masks_windows,
     recomputes_with_hooks,
     registers_attention,
     remember_coordinates,
+    vision_geometry,
 )
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 16, "pad_token_id": 0}
@@ -34,6 +37,69 @@ def decoder(kind: str, attention: str = "sdpa", **more):
 def test_a_configuration_says_which_attention_its_model_was_made_with(attention):
     assert attention_of(decoder("llama", attention, intermediate_size=16).config) == attention
     assert attention_of(object()) is None
+
+
+def test_a_class_makes_a_model_of_settings_in_a_type_and_with_an_attention():
+    from transformers import Qwen3VLVisionModel
+
+    small = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 1, "out_hidden_size": 8}
+    settings = AutoConfig.for_model("qwen3_vl_vision", **small)
+    model = from_settings(Qwen3VLVisionModel, settings, {"dtype": torch.bfloat16, "attn_implementation": "eager"})
+    assert isinstance(model, Qwen3VLVisionModel)
+    assert attention_of(model.config) == "eager"
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl_vision", "qwen3_vl_vision"])
+@torch.no_grad()
+def test_a_tower_takes_what_it_would_work_out_from_its_grids(kind):
+    """Nothing of it is left over for the layers, and the features are the same."""
+    from transformers import Qwen2_5_VLVisionConfig, Qwen3VLVisionConfig, Qwen3VLVisionModel
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+
+    small = {
+        "depth": 2,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_heads": 1,
+        "out_hidden_size": 8,
+        "patch_size": 4,
+    }
+    if kind == "qwen3_vl_vision":
+        tower = Qwen3VLVisionModel(Qwen3VLVisionConfig(**small, num_position_embeddings=16))
+    else:
+        settings = Qwen2_5_VLVisionConfig(**small, window_size=16, fullatt_block_indexes=[1])
+        tower = Qwen2_5_VisionTransformerPretrainedModel(settings)
+    grids, pixels = torch.tensor([[1, 4, 6], [1, 2, 10]]), torch.randn(44, 3 * 2 * 16)
+    made, seen = vision_geometry(tower, grids), []
+    tower.blocks[0].register_forward_pre_hook(lambda module, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
+    expected = tower.eval()(pixels, grids).last_hidden_state
+    assert torch.equal(tower(pixels, torch.zeros(2, 3, dtype=torch.int64), **made).last_hidden_state, expected)
+    assert seen[0] == seen[1]
+
+
+def test_a_model_attends_by_a_function_that_transformers_takes_for_flash():
+    calls = []
+
+    def attention(module, query, key, value, attention_mask, **options):
+        calls.append(options["cu_seq_lens_q"].tolist())
+        return query.transpose(1, 2), None
+
+    from transformers import Qwen3VLVisionModel
+
+    AttentionInterface.register("a_flash_of_ours", attention)
+    small = {
+        "depth": 1,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_heads": 1,
+        "out_hidden_size": 8,
+        "patch_size": 4,
+    }
+    tower = Qwen3VLVisionModel(AutoConfig.for_model("qwen3_vl_vision", **small))
+    attend_by(tower, "a_flash_of_ours")
+    tower(torch.randn(16, 3 * 2 * 16), torch.tensor([[1, 2, 6], [1, 2, 2]]))
+    assert calls == [[0, 12, 16]]
 
 
 @pytest.mark.parametrize(

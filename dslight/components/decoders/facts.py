@@ -30,6 +30,7 @@ from dslight.components.transformers_config import field as field_of
 from dslight.components.unread import in_memory
 from dslight.nn.hooks import first_input, with_first_input
 from dslight.nn.window import described
+from dslight.positions import AXES
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Facts:
         why: why it is refused; empty: it is not.
         copy: the tiny copy that was watched; ``None``: it could not be run.
         offset: what the copy's position ids begin with; ``None``: it takes none.
+        axes: how many axes its positions have.
+        counts: whether positions of several axes have the count of tokens in front of them.
         after_pad: whether they begin behind the id of padding, which the model may have another of.
         passed_over: classes of the list's modules that a pass over text does not call.
         idle: modules that a pass over text does not run, of a model that also sees or hears.
@@ -52,6 +55,8 @@ class Facts:
     why: str = ""
     copy: Any = None
     offset: int | None = None
+    axes: int = 1
+    counts: bool = False
     after_pad: bool = False
     passed_over: frozenset[str] = frozenset()
     idle: tuple[str, ...] = ()
@@ -177,6 +182,7 @@ def _values(facts: Facts, ids: Tensor, logits: Tensor) -> str:
         offsets = [0, *([] if pad is None else [pad + 1]), 1, 2]
         facts.offset = next((offset for offset in offsets if alike(_at(copy, ids, offset), logits)), None)
         facts.after_pad = bool(facts.offset) and pad is not None and facts.offset == pad + 1
+        facts.axes, facts.counts = _axes(copy, ids, logits)
     return ""
 
 
@@ -203,11 +209,30 @@ def _last(facts: Facts, ids: Tensor, logits: Tensor) -> int:
 
 
 def _at(copy: Any, ids: Tensor, offset: int) -> Tensor:
-    positions = torch.arange(offset, offset + ids.shape[1]).expand_as(ids)
+    return _placed(copy, ids, torch.arange(offset, offset + ids.shape[1]).expand_as(ids))
+
+
+def _placed(copy: Any, ids: Tensor, positions: Tensor) -> Tensor:
     try:
         return passed(copy, ids, position_ids=positions)
-    except Exception:  # positions of several axes, or none that are read so
+    except Exception:  # positions of other axes, or none that are read so
         return torch.full((*ids.shape, 1), torch.nan)
+
+
+def _axes(copy: Any, ids: Tensor, logits: Tensor) -> tuple[int, bool]:
+    """How many axes positions have, and whether the count of tokens stands in front: positions that are equal in all
+    axes are those of text, others are not, and a count alone makes no difference. So narrow a copy may have too few
+    frequencies for each axis; that there are several is told by what it takes.
+    """
+    for counts in (True, False):
+        same = torch.arange(ids.shape[1]).expand(AXES + counts, *ids.shape)
+        other, counted = same.clone(), same.clone()
+        other[counts:, :, 2:5] += 50
+        counted[:counts, :, 2:5] += 50
+        found = [alike(_placed(copy, ids, each), logits) for each in (same, other, counted)]
+        if found == [True, False, True]:
+            return AXES, counts
+    return 1, False
 
 
 def probe(rows: int = BATCH, length: int = LENGTH) -> Tensor:

@@ -7,7 +7,7 @@ last column; there, rows of equal length are answered together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,17 +59,16 @@ def chosen(visual: VisualTokens | None, visual_mask: Tensor, rows: Tensor) -> Vi
     inside = torch.zeros_like(visual_mask)
     inside[rows] = True
     kept = inside[visual_mask]
-    return replace(visual, slots=visual.slots[:, kept], memory=_memory(visual.memory, visual_mask, rows))
+    sizes = [grid.tokens for grid in visual.grids]
+    grids = [grid for grid, there in zip(visual.grids, _inside(sizes, visual_mask, rows), strict=True) if there]
+    memory = _memory(visual.memory, visual_mask, rows)
+    return replace(visual, slots=visual.slots[:, kept], memory=memory, grids=tuple(grids))
 
 
 def _memory(memory: Memory | None, visual_mask: Tensor, rows: Tensor) -> Memory | None:
     if memory is None:
         return None
-    wanted, of_row = set(rows.tolist()), visual_mask.nonzero()[:, 0].tolist()
-    images, start = [], 0
-    for slots in memory.slots:  # an image's slots all stand in one row
-        images.append(start < len(of_row) and of_row[start] in wanted)
-        start += slots
+    images = _inside(memory.slots, visual_mask, rows)
     pieces = zip(memory.tokens.split(list(memory.counts)), images, strict=True)
     return replace(
         memory,
@@ -77,6 +76,16 @@ def _memory(memory: Memory | None, visual_mask: Tensor, rows: Tensor) -> Memory 
         counts=tuple(count for count, kept in zip(memory.counts, images, strict=True) if kept),
         slots=tuple(slots for slots, kept in zip(memory.slots, images, strict=True) if kept),
     )
+
+
+def _inside(sizes: Sequence[int], visual_mask: Tensor, rows: Tensor) -> list[bool]:
+    """Of images (or parts of them) that take ``sizes`` slots each, all of them in one row: whether it is chosen."""
+    wanted, of_row = set(rows.tolist()), visual_mask.nonzero()[:, 0].tolist()
+    found, start = [], 0
+    for slots in sizes:
+        found.append(start < len(of_row) and of_row[start] in wanted)
+        start += slots
+    return found
 
 
 def together(answers: list[tuple[Tensor, Tensor]], batch: int, pad: int) -> Tensor:
