@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         LowResolution,
         MapProjector,
         MLPProjector,
+        NativeVisionEncoder,
         Objective,
         Operation,
         PatchClassification,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from dslight.data.datamodule import Source, ValSource
     from dslight.data.dense import DenseLabelData
     from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView, ViewPolicy
+    from dslight.data.native import AnySizeViews, NaFlexViews, NativeViews, PixtralViews
     from dslight.data.plan import Order
     from dslight.run.finished import Run
     from dslight.run.python import fit, load, validate

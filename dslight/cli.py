@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--dtype", help="of the written weights, e.g. bfloat16 (default: the model's)")
     export.add_argument("--shard-size", default="5GB", help="of a weights file at most (default: 5GB)")
 
+    released = verb("import", "begin from a released multimodal model: write it as a recipe and weights")
+    released.add_argument("source", metavar="FOLDER_OR_NAME", help="a checkpoint of transformers, here or on the Hub")
+    released.add_argument("--out", type=Path, required=True, help="the folder to write")
+
     judge = verb("judge", "let a language model judge a run's answers to MM-Vet, MSVD-QA and ActivityNet-QA")
     judge.add_argument("run", type=Path, help="a run's folder, after dslight validate")
     judge.add_argument("--server", required=True, help="OpenAI-compatible, up to /v1: http://127.0.0.1:8000/v1")
@@ -246,6 +250,16 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _import(args: argparse.Namespace) -> int:
+    from dslight.run.release import import_release
+    from dslight.texts import printable
+
+    for line in import_release(args.source, args.out):
+        print(printable(line))
+    print(f"{args.out}: written; dslight plan {args.out}/dslight.yaml shows it")
+    return 0
+
+
 def _plan(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     from dslight.run.plan import plan
@@ -339,6 +353,7 @@ _VERBS = {
     "validate": _validate,
     "predict": _predict,
     "export": _export,
+    "import": _import,
     "judge": _judge,
     "plan": _plan,
     "sweep": _sweep,

@@ -9,6 +9,9 @@ codes of LLaVA and LLaVA-NeXT:
   without crops stands one newline token;
 - ``unpad`` leaves out the rows or columns of the mosaic that show only padding (LLaVA-NeXT's ``spatial_unpad``);
 - ``fill_to`` lays maps of zeros behind the crops of images that have fewer (the released DeepStack code's strings).
+
+At native resolution an image's map has as many tokens as its size gives: a mosaic of those of its pieces
+(:class:`~dslight.types.Views`), read row by row; and so has the enlarged view that stands in place of crops.
 """
 
 from __future__ import annotations
@@ -30,12 +33,13 @@ class SlotLayout:
     """The slots of an image as a function of its crop grid and its size (picklable, for data workers).
 
     Attributes:
-        tokens: (rows, columns) of the tokens of one map.
+        tokens: (rows, columns) of the tokens of one map; at native resolution, of one piece.
         base: whether the base view's map stands in the sequence.
         crops: whether the crops' maps do; otherwise crops are stacked or unused, and take no room in the context.
         newline: see the module's docstring.
         unpad: see the module's docstring.
         fill_to: the least number of crop maps.
+        native: whether images have sizes of their own.
     """
 
     tokens: Grid
@@ -44,47 +48,60 @@ class SlotLayout:
     newline: bool = False
     unpad: bool = False
     fill_to: int = 0
+    native: bool = False
 
-    def __call__(self, grid: Grid, size: Grid | None = None) -> int:
+    def __call__(self, grid: Grid, size: Grid | None = None, pieces: Grid = (1, 1)) -> int:
         """The number of slots of an image.
 
         Args:
             grid: (rows, columns) of its crops.
             size: its own (height, width) in pixels; needed with ``unpad``.
+            pieces: (rows, columns) of the pieces of its base view.
         """
-        return len(self.order(grid, size))
+        if not self.crops:
+            return self.maps(grid, pieces) * self.tokens[0] * self.tokens[1]
+        return len(self.order(grid, size, pieces))
 
-    def maps(self, grid: Grid) -> int:
-        """The number of maps of an image that stand in the sequence."""
-        return self.base + (grid[0] * grid[1] if self.crops else 0)
+    def grid(self, pieces: Grid = (1, 1)) -> Grid:
+        """(rows, columns) of the tokens of the base map of an image."""
+        return pieces[0] * self.tokens[0], pieces[1] * self.tokens[1]
 
-    def order(self, grid: Grid, size: Grid | None = None) -> tuple[int, ...]:
+    def maps(self, grid: Grid, pieces: Grid = (1, 1)) -> int:
+        """The number of maps (pieces) of an image that stand in the sequence."""
+        return (self.base + (grid[0] * grid[1] if self.crops else 0)) * pieces[0] * pieces[1]
+
+    def order(self, grid: Grid, size: Grid | None = None, pieces: Grid = (1, 1)) -> tuple[int, ...]:
         """Which token fills each slot: an index into the tokens of the image's maps in the sequence (base, then crops,
-        each row by row), or ``NEWLINE``, or ``ZERO``.
+        map by map, each row by row), or ``NEWLINE``, or ``ZERO``.
 
         Raises:
             ValueError: with ``unpad`` and no size.
         """
-        return _order(self, grid, size if self.unpad else None)
+        return _order(self, grid, size if self.unpad else None, pieces)
 
 
 @lru_cache(maxsize=256)  # an order is some thousand numbers, and with unpad every image size has its own
-def _order(layout: SlotLayout, grid: Grid, size: Grid | None) -> tuple[int, ...]:
+def _order(layout: SlotLayout, grid: Grid, size: Grid | None, pieces: Grid) -> tuple[int, ...]:
     if layout.unpad and size is None:
         raise ValueError("layout: unpad needs the size of every image, and these views have none")
     area = layout.tokens[0] * layout.tokens[1]
-    first = area if layout.base else 0  # where the crops' tokens begin
-    order = list(range(first))
+    order = list(_mosaic(layout, pieces)) if layout.base else []
+    first, count = len(order), grid[0] * grid[1]  # where the crops' tokens begin, how many crops
+    crops = (grid[0] * pieces[0], grid[1] * pieces[1])
     if layout.crops and layout.newline:
-        order += _mosaic(layout, grid, size, first) if grid != (0, 0) else [NEWLINE]
+        order += _mosaic(layout, crops, size, first, NEWLINE) if count else [NEWLINE]
+    elif layout.crops and layout.native:
+        order += _mosaic(layout, crops, None, first)
     elif layout.crops:
-        count = grid[0] * grid[1]
         order += range(first, first + count * area)
         order += [ZERO] * (max(layout.fill_to - count, 0) * area)
     return tuple(order)
 
 
-def _mosaic(layout: SlotLayout, grid: Grid, size: Grid | None, first: int) -> Iterator[int]:
+def _mosaic(
+    layout: SlotLayout, grid: Grid, size: Grid | None = None, first: int = 0, end: int | None = None
+) -> Iterator[int]:
+    """The tokens of ``grid`` of maps, of which the first begins at ``first``, row by row; ``end`` behind each row."""
     height, width = layout.tokens
     rows, cols = range(grid[0] * height), range(grid[1] * width)
     if size is not None and rows and cols:
@@ -93,7 +110,8 @@ def _mosaic(layout: SlotLayout, grid: Grid, size: Grid | None, first: int) -> It
         for x in cols:
             tile = (y // height) * grid[1] + x // width
             yield first + (tile * height + y % height) * width + x % width
-        yield NEWLINE
+        if end is not None:
+            yield end
 
 
 def _unpadded(rows: range, cols: range, size: Grid) -> tuple[range, range]:

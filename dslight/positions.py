@@ -29,25 +29,30 @@ AXES = 3
 """Time, height, width."""
 
 
-def token_grids(layout: SlotLayout, grid: Grid, size: Grid | None = None) -> tuple[TokenGrid, ...]:
+def token_grids(
+    layout: SlotLayout, grid: Grid, size: Grid | None = None, pieces: Grid = (1, 1)
+) -> tuple[TokenGrid, ...]:
     """The grids of an image's tokens, in the order of its slots.
 
     Args:
         layout: of the slots.
         grid: (rows, columns) of its crops.
         size: its own (height, width) in pixels; needed where the layout needs it.
+        pieces: (rows, columns) of the pieces of its base view.
 
     Example:
         >>> from dslight.layout import SlotLayout
         >>> token_grids(SlotLayout((2, 3), crops=True, newline=True), (1, 2))
         (TokenGrid(frames=1, rows=2, columns=3, step=1.0), TokenGrid(frames=1, rows=2, columns=7, step=1.0))
     """
-    rows, columns = layout.tokens
-    area, order = rows * columns, layout.order(grid, size)
+    rows, columns = layout.grid(pieces)
+    area, order = rows * columns, layout.order(grid, size, pieces)
     behind = order[area:] if layout.base else order  # the crops'
     base = (TokenGrid(1, rows, columns),) if layout.base else ()
     if newlines := behind.count(NEWLINE):
         return (*base, TokenGrid(1, newlines, len(behind) // newlines))
+    if behind and layout.native:  # the enlarged view is one grid
+        return (*base, TokenGrid(1, grid[0] * rows, grid[1] * columns))
     return (*base, *(TokenGrid(1, rows, columns) for _ in range(len(behind) // area)))
 
 

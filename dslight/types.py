@@ -4,6 +4,10 @@ Shape letters, here and everywhere: ``V`` views, ``I`` images, ``K`` crops, ``M`
 in the sequence), ``B`` rows of a batch, ``T`` text positions, ``N`` visual
 slots of the whole batch (packed, in row-major order of ``visual_mask``), ``S`` stacks, ``P`` patches of a view, ``C``
 width of the vision encoder, ``D`` width of the language model.
+
+At native resolution a view is as large as its image and made of *pieces*, row by row: the least that an encoder takes,
+such as the 2 x 2 patches that Qwen's mergers make one token of. Then ``V``, ``K`` and ``M`` count pieces, and ``P`` the
+patches of one. A view of an encoder with one size is a single piece, so all else is the same.
 """
 
 from __future__ import annotations
@@ -33,12 +37,14 @@ class ViewNeeds:
         grid: the (rows, columns) that they have to form; ``None``: whatever fits the image.
         fine: n, for n x n fine crops of every view; 0: none.
         padded: whether the image must keep its proportions.
+        native: whether the encoder takes views of any size: then the crops are one enlarged view.
     """
 
     crops: int = 0
     grid: Grid | None = None
     fine: int = 0
     padded: bool = False
+    native: bool = False
 
 
 @dataclass
@@ -53,6 +59,9 @@ class Views:
         grids: per image the (rows, columns) of its crops; ``(0, 0)`` for an image without crops.
         fine: n: the base view and every crop are seen again, enlarged, as n x n fine crops (DeepStack-L-HD); 0: not.
         sizes: per image its own (height, width) in pixels, which tells where a crop holds padding; empty: not known.
+        pieces: at native resolution, per image the (rows, columns) of pieces of its base view. ``pixels`` are these
+            pieces, row by row; in place of crops stands one view of ``grids`` times as many rows and columns of them.
+            Empty: every view is one piece.
 
     Example:
         >>> views = dslight.Views(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), grids=[(0, 0), (1, 2)])
@@ -64,22 +73,47 @@ class Views:
     grids: list[Grid]
     fine: int = 0
     sizes: list[Grid] = field(default_factory=list)
+    pieces: list[Grid] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for name, given in (("sizes", self.sizes), ("pieces", self.pieces)):
+            if given and len(given) != len(self.grids):
+                raise ValueError(f"views: {len(given)} image {name} for {len(self.grids)} images")
         expected = sum(self.per_image)
         if len(self.pixels) != expected:
             fine = f" with {self.fine} x {self.fine} fine crops each" if self.fine else ""
-            raise ValueError(f"views: {len(self.pixels)} views, but the grids {self.grids}{fine} need {expected}")
-        if self.sizes and len(self.sizes) != len(self.grids):
-            raise ValueError(f"views: {len(self.sizes)} image sizes for {len(self.grids)} images")
+            pieces = f" of {self.pieces} pieces" if self.pieces else ""
+            raise ValueError(
+                f"views: {len(self.pixels)} views, but the grids {self.grids}{pieces}{fine} need {expected}"
+            )
 
     def __len__(self) -> int:
         return len(self.grids)
 
     @property
+    def base_pieces(self) -> list[Grid]:
+        """Per image the (rows, columns) of pieces of its base view."""
+        return self.pieces or [(1, 1)] * len(self.grids)
+
+    @property
+    def crop_pieces(self) -> list[Grid]:
+        """Per image the (rows, columns) of pieces of its crops together; ``(0, 0)`` for an image without crops."""
+        both = zip(self.grids, self.base_pieces, strict=True)
+        return [(rows * high, cols * wide) for (rows, cols), (high, wide) in both]
+
+    @property
+    def tile_pieces(self) -> list[Grid]:
+        """Of every base view and, where there is one, the view in place of its crops: image by image."""
+        both = zip(self.base_pieces, self.crop_pieces, strict=True)
+        return [grid for base, crops in both for grid in (base, crops) if grid != (0, 0)]
+
+    @property
     def per_image(self) -> list[int]:
-        """The number of views of each image."""
-        return [(1 + rows * cols) * (1 + self.fine**2) for rows, cols in self.grids]
+        """The number of views (pieces) of each image."""
+        return [
+            (1 + rows * cols) * (1 + self.fine**2) * high * wide
+            for (rows, cols), (high, wide) in zip(self.grids, self.base_pieces, strict=True)
+        ]
 
     @property
     def base_index(self) -> Tensor:
@@ -120,8 +154,11 @@ class Views:
     def _index(self, span: Callable[[int], tuple[int, int]]) -> Tensor:
         """The indices of a span of views of each image, given as a function of its number of tiles (base + crops)."""
         starts = accumulate(self.per_image, initial=0)
-        spans = [(start, *span(1 + rows * cols)) for start, (rows, cols) in zip(starts, self.grids, strict=False)]
-        found = [start + i for start, first, last in spans for i in range(first, last)]
+        spans = [
+            (start, high * wide, *span(1 + rows * cols))
+            for start, (rows, cols), (high, wide) in zip(starts, self.grids, self.base_pieces, strict=False)
+        ]
+        found = [start + i for start, each, first, last in spans for i in range(first * each, last * each)]
         return moved(torch.tensor(found, dtype=torch.int64), self.pixels.device)
 
 

@@ -32,7 +32,7 @@ from dslight.positions import token_grids
 from dslight.processor import Processor
 from dslight.train.optim import Stage, under
 from dslight.train.parallel import materialise, shard, states_by_name, states_by_number
-from dslight.types import Batch, Views, VisualTokens
+from dslight.types import Batch, ViewNeeds, Views, VisualTokens
 from dslight.written import UNWRITTEN, written, written_behind
 
 
@@ -72,6 +72,11 @@ class VLM(pl.LightningModule):
         with under("projector"):
             self.projector = projector(stacking.widths(vision_encoder), language_model.width)
             self.projector.out_grid(stacking.map_grid(vision_encoder))
+            if vision_encoder.native and not self.projector.local:
+                raise ValueError(
+                    f"{type(self.projector).__name__} looks at whole maps, and {type(vision_encoder).__name__} gives "
+                    f"maps of any size piece by piece; choose a projector that is local, such as MLPProjector"
+                )
         stacking.connect(language_model.width)  # after all others, which then start alike whatever the stacking
         self.language_model = language_model
         for part in self.parts().values():
@@ -156,8 +161,13 @@ class VLM(pl.LightningModule):
             slots = self.stacking.slot_layout(self.vision_encoder, self.projector)
             longest = self.language_model.max_positions or Processor.max_length
             sizes = (self.vision_encoder.image_size, slots, longest)
-            self._processor = Processor.of(self.tokenizer, self.stacking.needs, *sizes)
+            self._processor = Processor.of(self.tokenizer, self.needs, *sizes)
         return self._processor
+
+    @property
+    def needs(self) -> ViewNeeds:
+        """The views that are made where nobody names others: of the stacking and the encoder."""
+        return replace(self.stacking.needs, native=self.vision_encoder.native)
 
     def connect(self, data: Any) -> None:
         """Tell ``data`` (a :class:`dslight.Data`) what its rows depend on; be asked and judged as it says.
@@ -179,7 +189,7 @@ class VLM(pl.LightningModule):
             image_size=self.vision_encoder.image_size,
             slots=self.stacking.slot_layout(self.vision_encoder, self.projector),
             suffixes={name: benchmark.suffix for name, benchmark in judged.items()},
-            needs=self.stacking.needs,
+            needs=self.needs,
         )
         self.check_views(data.views)
         stops = data.processor.stop_ids
@@ -199,6 +209,17 @@ class VLM(pl.LightningModule):
         Raises:
             ValueError: starting with the argument to change.
         """
+        name, native = type(views).__name__, bool(getattr(views, "native", False))
+        if native and not self.vision_encoder.native:
+            raise ValueError(
+                f"data.views: {name} gives each image a size of its own, and {type(self.vision_encoder).__name__} "
+                f"takes views of one; choose SingleView or another of one size"
+            )
+        if self.vision_encoder.native and not native:
+            raise ValueError(
+                f"data.views: {name} gives views of one size, and {type(self.vision_encoder).__name__} takes each "
+                f"image at its own; choose NativeViews"
+            )
         padded = getattr(views, "fit", "pad") == "pad"
         with under("stacking"):
             self.stacking.check_views(list(views.grids()), int(getattr(views, "fine", 0)), padded)
@@ -238,8 +259,8 @@ class VLM(pl.LightningModule):
 
     def _token_grids(self, views: Views) -> tuple[TokenGrid, ...]:
         layout = self.stacking.slot_layout(self.vision_encoder, self.projector)
-        images = zip(views.grids, views.sizes or [None] * len(views), strict=True)
-        return tuple(grid for crops, size in images for grid in token_grids(layout, crops, size))
+        images = zip(views.grids, views.sizes or [None] * len(views), views.base_pieces, strict=True)
+        return tuple(grid for image in images for grid in token_grids(layout, *image))
 
     def answer(self, question: str | Sequence[str], images: Any = None, **options: Any) -> Any:
         """What the model says: no Trainer is needed, and every module stays in the mode that it is in.

@@ -132,3 +132,19 @@ def test_the_grids_of_an_image_are_its_maps_or_its_mosaic(layout, crops, size, e
     grids = token_grids(layout, crops, size)
     assert [(grid.rows, grid.columns) for grid in grids] == expected
     assert sum(grid.tokens for grid in grids) == layout(crops, size)
+
+
+@pytest.mark.parametrize(
+    ("layout", "up", "expected"),
+    [
+        (SlotLayout((1, 1), native=True), 0, [(3, 5)]),
+        (SlotLayout((2, 2), native=True), 2, [(6, 10)]),
+        (SlotLayout((1, 1), crops=True, native=True), 2, [(3, 5), (6, 10)]),
+        (SlotLayout((1, 1), crops=True, newline=True, native=True), 2, [(3, 5), (6, 11)]),
+        (SlotLayout((1, 1), base=False, crops=True, native=True), 2, [(6, 10)]),
+    ],
+)
+def test_the_grids_of_an_image_of_a_size_of_its_own_are_its_views(layout, up, expected):
+    grids = token_grids(layout, (up, up), None, (3, 5))
+    assert [(grid.rows, grid.columns) for grid in grids] == expected
+    assert sum(grid.tokens for grid in grids) == layout((up, up), None, (3, 5))

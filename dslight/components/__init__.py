@@ -28,7 +28,13 @@ from dslight.components.schedulers.presets import (
 from dslight.components.schedulers.stack import Stack
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
-from dslight.components.vision_encoders import FusedEncoder, HFVisionEncoder, TimmEncoder, TimmFeatureMaps
+from dslight.components.vision_encoders import (
+    FusedEncoder,
+    HFVisionEncoder,
+    NativeVisionEncoder,
+    TimmEncoder,
+    TimmFeatureMaps,
+)
 
 __all__ = [
     "AveragePoolProjector",
@@ -51,6 +57,7 @@ __all__ = [
     "LowResolution",
     "MLPProjector",
     "MapProjector",
+    "NativeVisionEncoder",
     "Objective",
     "Operation",
     "PatchClassification",

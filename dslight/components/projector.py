@@ -33,6 +33,8 @@ class Projector(Component, ABC):
     Attributes:
         aligned: whether the token at a place of the output shows that place of the input. A projector whose tokens are
             answers to learned questions is not: stacks still meet the base token of the same question.
+        local: whether a token depends on its own part of the map alone. Only then can a map be taken piece by piece, as
+            images of any size are.
 
     Example:
         >>> class First(dslight.Projector):  # the base tokens' net, and zeros for every stack
@@ -48,6 +50,7 @@ class Projector(Component, ABC):
 
     kind: ClassVar[str] = "projector"
     aligned: ClassVar[bool] = True
+    local: ClassVar[bool] = False
 
     def __init__(self, in_widths: Sequence[int], out_width: int) -> None:
         super().__init__()

@@ -131,9 +131,13 @@ class StackingScheduler(Component, ABC):
         """(rows, columns) of the tokens of every map."""
 
     @abstractmethod
-    def layout(self, tokens: Grid) -> SlotLayout:
+    def layout(self, tokens: Grid, native: bool = False) -> SlotLayout:
         """How many positions of the sequence an image takes, and what stands there, when each of its maps becomes
         ``tokens`` behind the projector.
+
+        Args:
+            tokens: (rows, columns) of a map; at native resolution, of a piece.
+            native: whether images have sizes of their own.
         """
 
     @abstractmethod
@@ -142,7 +146,8 @@ class StackingScheduler(Component, ABC):
 
     def slot_layout(self, encoder: VisionEncoder, projector: Projector) -> SlotLayout:
         """:meth:`layout` with these parts."""
-        return self.layout(projector.out_grid(self.map_grid(encoder)))
+        tokens = projector.out_grid(self.map_grid(encoder))
+        return self.layout(tokens, True) if encoder.native else self.layout(tokens)
 
     # --- what it does
 

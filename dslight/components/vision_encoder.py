@@ -51,6 +51,8 @@ class VisionEncoder(Component, ABC):
         tappable: whether it can be read at integer taps. If not, ``final`` is all there is.
         stackable: whether stacks can be added at the inputs of its ``layers`` (DeepStack-V). If not, ``layers`` is
             empty.
+        native: whether it takes views of any size. Then ``image_size`` and ``grid`` are those of a *piece*, the least
+            that it takes, ``pieces`` are given to :meth:`forward`, and it defines :meth:`read`.
 
     Example:
         >>> class Mine(dslight.VisionEncoder):  # `net` is any module from pixels [V, 3, 16, 16] to patches [V, 16, 8]
@@ -77,6 +79,7 @@ class VisionEncoder(Component, ABC):
     std: Sequence[float]
     tappable: bool = True
     stackable: bool = True
+    native: bool = False
 
     @property
     @abstractmethod
@@ -145,6 +148,7 @@ class VisionEncoder(Component, ABC):
         taps: Sequence[Tap] = ("final",),
         stacks: Tensor | None = None,
         sites: Sequence[int] = (),
+        pieces: Sequence[Grid] | None = None,
     ) -> list[Tensor]:
         """Features of the patches, prefix tokens dropped.
 
@@ -153,17 +157,28 @@ class VisionEncoder(Component, ABC):
             taps: where to read.
             stacks: ``[S, V, P, C]``: added to the patches at the inputs of the layers ``sites`` (DeepStack-V).
             sites: S layer indices.
+            pieces: of a ``native`` encoder: per view the (rows, columns) of the pieces that it is made of, which stand
+                in ``pixels`` one behind the other, row by row; ``None``: each is a view of its own.
 
         Returns:
             One ``[V, P, C]`` per tap, P = rows * columns of ``grid``, row by row.
         """
+        if pieces is not None and not self.native:
+            raise ValueError(
+                f"{type(self).__name__} takes views of {self.image_size} pixels alone, not of {pieces} pieces"
+            )
         if stacks is not None and not self.stackable:
             raise ValueError(
                 f"{type(self).__name__} has no layers to add stacks to: stack in the language model instead"
             )
         if len(pixels) == 0:  # layers do not take it, and have to run all the same (see VLM.see): on a blank view
             return [feature[:0] for feature in self(pixels.new_zeros(1, *pixels.shape[1:]), taps)]
-        features = self.read(pixels, taps, stacks, sites)
+        if pieces is None:
+            features = self.read(pixels, taps, stacks, sites)
+        else:
+            if sum(rows * columns for rows, columns in pieces) != len(pixels):
+                raise ValueError(f"pieces: views of {list(pieces)} pieces, and {len(pixels)} of them")
+            features = self.read(pixels, taps, stacks, sites, pieces)
         for tap, feature in zip(taps, features, strict=True):
             expected = (len(pixels), self.grid[0] * self.grid[1], self.width)
             if feature is None or feature.shape != expected:
@@ -174,9 +189,16 @@ class VisionEncoder(Component, ABC):
         return features  # type: ignore[return-value]  # None was refused above
 
     def read(
-        self, pixels: Tensor, taps: Sequence[Tap], stacks: Tensor | None, sites: Sequence[int]
+        self,
+        pixels: Tensor,
+        taps: Sequence[Tap],
+        stacks: Tensor | None,
+        sites: Sequence[int],
+        pieces: Sequence[Grid] | None = None,
     ) -> list[Tensor | None]:
-        """:meth:`forward` without its checks, by hooks on ``layers``; for an encoder without them to redefine."""
+        """:meth:`forward` without its checks, by hooks on ``layers``; for an encoder without them to redefine, and for
+        one of any size, to which alone ``pieces`` are given.
+        """
         indices = [self.resolve_tap(tap) for tap in taps]
         patches = self.grid[0] * self.grid[1]
         with ExitStack() as hooks:

@@ -41,6 +41,7 @@ class Item:
         grids: per image the (rows, columns) of its crops.
         sizes: per image its own (height, width).
         question: of an evaluation row.
+        pieces: per image the (rows, columns) of pieces of its base view; empty: every view is one.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Item:
     grids: list[Grid] = field(default_factory=list)
     sizes: list[Grid] = field(default_factory=list)
     question: Question | None = None
+    pieces: list[Grid] = field(default_factory=list)
 
 
 Row = Item | tuple[Item, ...]
@@ -150,7 +152,8 @@ class Collate:
             return None
         grids = [item.grids[i] for item, images in kept for i in images]
         sizes = [item.sizes[i] for item, images in kept for i in images]
-        return Views(joined(views), grids, self.fine, sizes)
+        pieces = [item.pieces[i] for item, images in kept for i in images if item.pieces]
+        return Views(joined(views), grids, self.fine, sizes, pieces)
 
     def _document(self, item: Item) -> _Document | None:
         """The item with its images expanded and its end cut. ``None``: dropped."""
@@ -185,8 +188,9 @@ class Collate:
         if len(marks) != len(item.pixels):
             raise BadSample(f"{item.key}: its text has places for {len(marks)} images, it has {len(item.pixels)}")
         counts, spans, before = np.ones(len(ids), dtype=np.intp), [], 0
-        for mark, grid, size in zip(marks, item.grids, item.sizes, strict=True):
-            counts[mark] = slots = self.slots(grid, size)
+        pieces = item.pieces or [(1, 1)] * len(marks)
+        for mark, *shape in zip(marks, item.grids, item.sizes, pieces, strict=True):
+            counts[mark] = slots = self.slots(*shape)
             spans.append((mark + before, mark + before + slots))
             before += slots - 1
         return ids.repeat(counts), labels.repeat(counts), spans

@@ -126,6 +126,8 @@ class DenseLabelData(LightningDataModule, Written):
         check: Check = "size",
     ) -> None:
         super().__init__()
+        if views.native:
+            raise ValueError(f"data.views: {type(views).__name__} has a size for each image; labels need views of one")
         if views.fine:
             name = type(views).__name__
             raise ValueError(f"data.views: {name} makes fine crops, which have no labels; take AspectGridViews")

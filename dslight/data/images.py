@@ -8,6 +8,7 @@ the base view's cell lies; ``pad`` keeps the image's shape, as LLaVA and LLaVA-N
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
@@ -42,6 +43,7 @@ class ViewPolicy(ABC, Written):
 
     Attributes:
         fine: n: every view is followed, behind the crops, by n x n fine crops of it; 0: none.
+        native: whether views have a size for each image (:mod:`dslight.data.native`).
 
     Example:
         >>> class Portrait(dslight.ViewPolicy):  # one crop above the other
@@ -55,6 +57,7 @@ class ViewPolicy(ABC, Written):
     """
 
     fine: int = 0
+    native: bool = False
 
     def __init__(
         self,
@@ -79,6 +82,12 @@ class ViewPolicy(ABC, Written):
     @abstractmethod
     def choose(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
         """The grid for an image of (height, width) ``image_size`` and views of (height, width) ``size``."""
+
+    def pieces(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
+        """(rows, columns) of the pieces of (height, width) ``size`` that the base view of an image of (height, width)
+        ``image_size`` is made of: at one size for all, one.
+        """
+        return (1, 1)
 
     def __call__(
         self, image: np.ndarray | Image.Image, size: tuple[int, int], pixels: Pixels = "pillow"
@@ -267,6 +276,10 @@ def views_for(needs: ViewNeeds) -> ViewPolicy:
         >>> views_for(ViewNeeds(crops=4)).grids()
         [(2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (1, 3), (1, 4)]
     """
+    if needs.native:
+        from dslight.data.native import NativeViews
+
+        return NativeViews(up=_up(needs))
     if needs.fine:
         return HDViews(max(needs.crops, 2), needs.fine)
     if needs.padded:
@@ -274,6 +287,23 @@ def views_for(needs: ViewNeeds) -> ViewPolicy:
     if needs.grid or needs.crops == 1:
         return GridViews(*(needs.grid or (1, 1)))
     return AspectGridViews(needs.crops) if needs.crops else SingleView()
+
+
+def _up(needs: ViewNeeds) -> int:
+    """How many times larger the enlarged view is.
+
+    Raises:
+        ValueError: for what one such view cannot be.
+    """
+    if needs.fine or needs.padded:
+        raise ValueError("stacking: fine crops and padding belong to views of one size; the encoder takes any size")
+    up = needs.grid[0] if needs.grid else math.isqrt(needs.crops)
+    if up * up != (needs.grid[0] * needs.grid[1] if needs.grid else needs.crops):
+        raise ValueError(
+            f"stacking: {needs.crops} stacks cannot take the n x n groups of an enlarged view; set 4 or 9, or name "
+            f"data.views"
+        )
+    return up
 
 
 def _best(grids: list[Grid], image_size: tuple[int, int], size: tuple[int, int]) -> Grid:

@@ -111,7 +111,7 @@ class Measure:
     @cached_property
     def constant(self) -> int:
         """The slots of an image where all have equally many, whatever their shape; otherwise 0."""
-        if self.slots.unpad:
+        if self.slots.unpad or self.slots.native:
             return 0
         counts = {self.slots(grid) for grid in self.views.grids()}
         return counts.pop() if len(counts) == 1 else 0
@@ -153,7 +153,8 @@ class Measure:
             size = image_size(data, self.exif)
         except BadSample as error:
             raise BadSample(f"{key}: {error}") from error
-        return self.slots(self.views.choose(size, self.image_size), size)
+        grid, pieces = self.views.choose(size, self.image_size), self.views.pieces(size, self.image_size)
+        return self.slots(grid, size, pieces)
 
 
 def image_size(data: bytes, exif: Exif = "apply") -> Grid:

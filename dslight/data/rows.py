@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Item
 from dslight.data.conversation import Encoded, Template
 from dslight.data.images import ViewPolicy
 from dslight.data.sample import Alpha, BadSample, Exif, Pixels, Sample, decode_image, to_rgb
-from dslight.types import Grid, Question
+from dslight.types import Question
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class RowMaker:
     def train(self, sample: Sample, text: Encoded | None = None) -> Item:
         """A training row; ``text``: what its text becomes, where that is known."""
         encoded = text or self.text(sample)
-        return Item(sample.key, encoded.ids, encoded.labels, *self._views(map(self.decode, sample.images)))
+        return Item(sample.key, encoded.ids, encoded.labels, **self._views(map(self.decode, sample.images)))
 
     def ask(
         self,
@@ -63,7 +62,7 @@ class RowMaker:
         end = suffix if question.suffix is None else question.suffix
         shown = [self.decode(data) for data in sample.images] if images is None else images
         ids = self.template.prompt(question.text + end, len(shown), self.tokenizer)
-        return Item(sample.key, ids, None, *self._views(shown), question=replace(question, valid=valid))
+        return Item(sample.key, ids, None, **self._views(shown), question=replace(question, valid=valid))
 
     def decode(self, data: bytes) -> np.ndarray:
         """An encoded image as views are made of it, uint8 RGB ``[H, W, 3]``."""
@@ -84,9 +83,11 @@ class RowMaker:
         except BadSample as error:
             raise BadSample(f"{image}: {error}", error.reason) from None
 
-    def _views(self, images: Iterable[np.ndarray]) -> tuple[list[Tensor], list[Grid], list[Grid]]:
-        """Of each image its views, their grid, and its own size."""
+    def _views(self, images: Iterable[np.ndarray]) -> dict[str, Any]:
+        """Of each image its views, their grid, its own size, and at native resolution the pieces of its base view."""
         images = list(images)
         views = [self.views(image, self.image_size, self.pixels) for image in images]
         sizes = [(image.shape[0], image.shape[1]) for image in images]
-        return [pixels for pixels, _ in views], [grid for _, grid in views], sizes
+        pieces = [self.views.pieces(size, self.image_size) for size in sizes] if self.views.native else []
+        made: dict[str, Any] = {"pixels": [pixels for pixels, _ in views], "grids": [grid for _, grid in views]}
+        return {**made, "sizes": sizes, "pieces": pieces}

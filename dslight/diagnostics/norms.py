@@ -109,7 +109,7 @@ def _valid_positions(batch: Batch, valid: Tensor, layout: SlotLayout, patches: i
     if batch.views is None:
         return valid[rows], torch.zeros(0, dtype=torch.bool)
     maps, slot = [], 0
-    for i, grid in enumerate(batch.views.grids):
-        maps += [int(rows[slot])] * layout.maps(grid)
-        slot += layout(grid, batch.views.sizes[i] if batch.views.sizes else None)
+    for i, (grid, pieces) in enumerate(zip(batch.views.grids, batch.views.base_pieces, strict=True)):
+        maps += [int(rows[slot])] * layout.maps(grid, pieces)
+        slot += layout(grid, batch.views.sizes[i] if batch.views.sizes else None, pieces)
     return valid[rows], valid[torch.tensor(maps, dtype=torch.int64)].repeat_interleave(patches)

@@ -10,7 +10,7 @@ patches that it is the mean of; position codes and biases are constants and drop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -43,7 +43,12 @@ class _Patches:
         return getattr(self._encoder, name)
 
     def __call__(
-        self, pixels: Tensor, taps: Sequence[Tap] = ("final",), stacks: Tensor | None = None, sites: Any = ()
+        self,
+        pixels: Tensor,
+        taps: Sequence[Tap] = ("final",),
+        stacks: Tensor | None = None,
+        sites: Any = (),
+        pieces: Any = None,
     ) -> list[Tensor]:
         if stacks is not None:
             self.stacks = stacks
@@ -83,7 +88,7 @@ def to_patches(
     """
     slots = slots.detach().float().cpu()
     count, (rows, cols) = len(views.pixels), encoder.grid
-    numbers = Views(torch.arange(count), views.grids, views.fine, views.sizes)  # a view's pixels are its number
+    numbers = replace(views, pixels=torch.arange(count))  # a view's pixels are its number
     with torch.inference_mode(False), torch.enable_grad():
         features = torch.zeros(count, rows * cols, CHANNELS, requires_grad=True)
         patches = _Patches(encoder, features)
@@ -156,10 +161,12 @@ def panels(views: Views, patches: Tensor, image: int = 0) -> list[Panel]:
         image: which of the batch.
     """
     grid, fine = views.grids[image], views.fine
+    base, crops = views.base_pieces[image], views.crop_pieces[image]
     tiles, first = 1 + grid[0] * grid[1], sum(views.per_image[:image])
-    of: dict[Kind, tuple[slice, Grid]] = {"base": (slice(first, first + 1), (1, 1))}
+    behind = first + base[0] * base[1]
+    of: dict[Kind, tuple[slice, Grid]] = {"base": (slice(first, behind), base)}
     if tiles > 1:
-        of["crops"] = (slice(first + 1, first + tiles), grid)
+        of["crops"] = (slice(behind, behind + crops[0] * crops[1]), crops)
     if fine:
         behind = first + tiles
         of["fine"] = (slice(behind, behind + fine**2), (fine, fine))  # of the base view: they show all of the image

@@ -80,6 +80,8 @@ class _Positions:
     def add(
         self, hidden: Tensor, values: Tensor, operation: Operation | None = None, watch: Watch | None = None
     ) -> Tensor:
+        if hidden.ndim == 2 and self.batch == 1 and len(hidden) == self.length:  # packed: one row is all there is
+            return self.add(hidden[None], values, operation, watch)[0]
         if operation is not None and len(self) == 0:  # as in fill: a gate gets its zero gradient on a text-only rank
             return hidden + operation(hidden.new_zeros(0, hidden.shape[-1]), values.to(hidden.dtype)).sum()
         found = self.select(hidden)
@@ -127,7 +129,7 @@ def inject(
 
     Args:
         layers: the transformer's layers, each called with its hidden states ``[b, t, D]`` as first argument (or as
-            ``hidden_states``).
+            ``hidden_states``); of a mask of one row also ``[T, D]``, as vision towers pack views.
         mask: bool ``[B, T]`` over the whole sequence: where visual tokens stand.
         stacks: ``[S, N, D]``, N = ``mask.sum()``, packed in row-major order of the mask.
         sites: the S layers at whose inputs the stacks are added.

@@ -70,7 +70,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if isinstance(self.model, VLM) and isinstance(self.data, ShardData):
-            self.data.views = self.data.views or views_for(self.model.stacking.needs)
+            self.data.views = self.data.views or views_for(self.model.needs)
 
     @property
     def of_shards(self) -> bool:
@@ -120,8 +120,12 @@ class Experiment:
         return self.slots.order(grid, (grid[0] * height, grid[1] * width)) if self.slots else ()
 
 
-def check(recipe: Mapping[str, Any]) -> Experiment:
+def check(recipe: Mapping[str, Any], trains: bool = True) -> Experiment:
     """The experiment on the meta device: all shapes, no memory, no weights, no data.
+
+    Args:
+        recipe: as composed.
+        trains: whether it is to be trained as it is, and not to be filled with what was trained.
 
     Raises:
         RecipeError: naming the key's path, the value and the limit.
@@ -135,11 +139,11 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
         for rows, cols in experiment.grids:
             views = (1 + rows * cols) * (1 + experiment.fine**2) - 1
             at_most("crops", views, f"data.views: {rows} x {cols} crops, {views:,} with all of theirs", RecipeError)
-        check_experiment(experiment)
+        check_experiment(experiment, trains)
     return experiment
 
 
-def check_experiment(experiment: Experiment) -> None:
+def check_experiment(experiment: Experiment, trains: bool = True) -> None:
     """What the parts, the stage, the data and the strategy are to each other.
 
     Raises:
@@ -152,7 +156,7 @@ def check_experiment(experiment: Experiment) -> None:
         except ValueError as error:
             raise RecipeError(in_recipe(f"model.{error}", recipe)) from None
         _check_packing(model, experiment.data)
-    if isinstance(model, VLM):
+    if isinstance(model, VLM) and trains:
         _check_newline(model, recipe)
     for name in recipe.get("weights") or {}:
         parts = model.parts()
@@ -220,7 +224,7 @@ def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
 
 
 def _ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None) -> tuple[Experiment, Any]:
-    checked = check(recipe)
+    checked = check(recipe, trains=opens == "fit")
     if opens is not None:
         try:
             checked.data.setup(opens)

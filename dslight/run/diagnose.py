@@ -110,7 +110,8 @@ class Questions:
 
     def _layout(self, item: Item) -> Sequence[tuple[int, int]]:
         """Of each image its slots and its views."""
-        slots = (self.collate.slots(grid, size) for grid, size in zip(item.grids, item.sizes, strict=True))
+        pieces = item.pieces or [(1, 1)] * len(item.grids)
+        slots = (self.collate.slots(*each) for each in zip(item.grids, item.sizes, pieces, strict=True))
         return list(zip(slots, (len(views) for views in item.pixels), strict=True))
 
     def _with_answer(self, item: Item) -> Item:

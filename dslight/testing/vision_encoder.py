@@ -336,17 +336,18 @@ def _stacks(encoder: VisionEncoder, count: int) -> Tensor:
 
 
 def _stream(encoder: VisionEncoder, views: Tensor, site: int, **stacking: Any) -> Tensor:
-    """The residual stream that the layer ``site`` works on, prefix tokens included, stacks added."""
+    """The residual stream that the layer ``site`` works on, prefix tokens included, stacks added: view by view, also
+    where views are packed."""
     seen: list[Tensor] = []
     encode = encoder.encode
 
-    def watched(x: Tensor, depth: int) -> Tensor | None:
+    def watched(x: Tensor, depth: int, *pieces: Any) -> Tensor | None:
         def look(module: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
             seen.append(args[0] if args else kwargs["hidden_states"])
 
         hook = encoder.layers[site].register_forward_pre_hook(look, with_kwargs=True)  # behind the hook that adds
         try:
-            return encode(x, depth)
+            return encode(x, depth, *pieces)
         finally:
             hook.remove()
 
@@ -358,7 +359,7 @@ def _stream(encoder: VisionEncoder, views: Tensor, site: int, **stacking: Any) -
     assert len(seen) == 1, (
         f"layers[{site}] is called {len(seen)} times in a forward pass; it must be called once, as a module"
     )
-    return seen[0]
+    return seen[0].view(len(views), -1, encoder.width) if encoder.native else seen[0]
 
 
 def _layers_run(encoder: VisionEncoder, tap: int) -> list[int]:

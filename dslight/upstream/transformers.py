@@ -112,3 +112,10 @@ def joined(model: Any, names: Iterable[str]) -> list[Joined]:
             group.transform = of_pattern[pattern]
         group.sources.setdefault(pattern or name, []).append(name)
     return list(found.values())
+
+
+def from_settings(kind: Any, settings: Any, options: dict[str, Any]) -> Any:
+    """A model of one class with random weights, of a type and with an attention that are named (``AutoModel`` does so
+    for the classes that it knows).
+    """
+    return kind._from_config(settings, **options)

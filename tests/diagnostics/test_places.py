@@ -170,3 +170,49 @@ def test_stacks_of_the_encoder_are_found_before_those_of_the_language_model(make
     assert patches[5, 0, 1, 0] == 3  # the last: slot 0, the encoder's four, the language model's one
     assert patches[1, 1, 0, 0] == 5  # the first crop's first patch
     assert patches.sum() == 8
+
+
+class OfAnySize(VisionEncoder):
+    """Gives the brightness of each patch of pieces of 2 x 2 patches."""
+
+    native = True
+    width, grid, image_size, mean, std = 4, (2, 2), (8, 8), (0.0,) * 3, (1.0,) * 3
+    layers = ()
+
+    def encode(self, pixels, depth):
+        raise NotImplementedError
+
+    def read(self, pixels, taps, stacks, sites, pieces=None):
+        bright = nn.functional.avg_pool2d(pixels.float(), 4).mean(1).flatten(1)[..., None].expand(-1, -1, 4)
+        return [bright] * len(taps)
+
+
+@pytest.mark.parametrize("projector", ["patches", "merged"])
+def test_images_of_a_size_each_have_a_map_each_over_their_own_picture(projector):
+    """A bright patch of the second image is where its tokens are bright: in the base view, and enlarged."""
+    bases = [(1, 2), (3, 2)]
+    pictures = [torch.zeros(3, rows * 8 * up, cols * 8 * up) for rows, cols in bases for up in (1, 2)]
+    pictures[2][:, 16:20, 4:8] = 160  # the patch at row 4, column 1
+    pictures[3][:, 32:36, 12:16] = 160  # of the four in its place, the upper right one
+    pixels = torch.cat(
+        [each.unflatten(2, (-1, 8)).unflatten(1, (-1, 8)).permute(1, 3, 0, 2, 4).flatten(0, 1) for each in pictures]
+    ).to(torch.uint8)
+    views = Views(pixels, [(2, 2), (2, 2)], sizes=[(8, 16), (24, 16)], pieces=bases)
+    encoder, stacking = OfAnySize(), DeepStackL(crops=4)
+    net = Sum([4] * 5, 4) if projector == "patches" else AveragePoolProjector([4] * 5, 4, layers=1)
+    for parameter in net.parameters():
+        nn.init.ones_(parameter)
+    found = stacking.lay_out(net(stacking(encoder, views)), views).slots.detach()
+    heat = to_patches(stacking, encoder, net, views, (found - found.amin((1, 2), True)).abs().sum(-1))
+    first, second = panels(views, heat, 0), panels(views, heat, 1)
+    assert [panel.picture.shape[1:] for panel in (*first[:1], *second[:1])] == [(8, 16), (24, 16)]
+    assert torch.equal(second[0].picture, pictures[2].to(torch.uint8))
+    brightest = {(panel.slot, panel.kind): divmod(int(panel.heat.argmax()), panel.heat.shape[1]) for panel in second}
+    side = 2 if projector == "merged" else 1
+    row, column = brightest[0, "base"]
+    assert (row // side, column // side) == (4 // side, 1 // side)
+    if projector == "patches":
+        assert brightest[2, "crops"] == (8, 3)
+        crops = next(panel for panel in second if (panel.slot, panel.kind) == (2, "crops"))
+        assert torch.equal(crops.picture, pictures[3].to(torch.uint8))
+        assert crops.heat.shape == (12, 8)

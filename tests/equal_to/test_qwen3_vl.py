@@ -1,6 +1,6 @@
 """Qwen3-VL's DeepStack against transformers' ``Qwen3VLForConditionalGeneration`` on the same random weights.
 
-Compared, for images of one size (our encoders have a fixed grid) and one frame:
+Compared, for images of one size and one frame; then, whole, for images of a size each (:class:`NativeVisionEncoder`):
 
 - vision path: what the encoder gives at the taps, against its blocks' outputs; and the projected levels, against
   ``get_image_features``: the merger's tokens and ``deepstack_features``;
@@ -18,11 +18,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dslight.components import DeepStack, DeepStackTaps, HFCausalLM, PixelShuffleMLPProjector, Stack, VisionEncoder
+from dslight.components import (
+    DeepStack,
+    DeepStackTaps,
+    HFCausalLM,
+    NativeVisionEncoder,
+    PixelShuffleMLPProjector,
+    Stack,
+    VisionEncoder,
+)
+from dslight.data.native import NativeViews
 from dslight.types import Batch, Views, VisualTokens
 from dslight.vlm import VLM
 
@@ -30,10 +40,13 @@ transformers = pytest.importorskip("transformers")
 if not hasattr(transformers, "Qwen3VLForConditionalGeneration"):
     pytest.skip("this version of transformers has no Qwen3-VL", allow_module_level=True)
 
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil  # noqa: E402
+
 IMAGE, START, END, VIDEO = 60, 61, 62, 63
 GRID = (4, 6)
 PATCH = 8
 INDEXES = [0, 2, 3]
+HALF = (0.5, 0.5, 0.5)
 
 
 class QwenVision(VisionEncoder):
@@ -235,3 +248,57 @@ def test_the_whole_model_is_the_whole_model(theirs, batch, tmp_path):
     ids = ours.generate(batch, max_new_tokens=8)
     assert ids.tolist() == generated.tolist()
     assert len(set(ids.flatten().tolist())) > 3
+
+
+# --- images of a size each
+
+
+SIZES = [(40, 100), (33, 31), (90, 50)]
+"""Of the images, (height, width): 3 x 6, 2 x 2 and 5 x 3 merged tokens within the budget."""
+
+
+@pytest.fixture
+def pictures() -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+
+
+@pytest.fixture
+def native(theirs, tmp_path) -> VLM:
+    """The released model as a recipe would write it, out of its folder."""
+    decoder = make_decoder(theirs, tmp_path)
+    encoder = NativeVisionEncoder(str(tmp_path), mean=HALF, std=HALF)
+    return VLM(encoder, make_projector(theirs), make_stacking(), decoder).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def test_images_of_a_size_each_make_the_whole_model(theirs, native, pictures):
+    """From pictures to logits and generated ids: our views and its own processor, our slots and its own expansion."""
+    views, least, most = NativeViews(16 * 16, 4096), 16 * 16, 4096
+    made = [views(picture, native.vision_encoder.image_size) for picture in pictures]
+    pieces = [views.pieces(picture.shape[:2], (16, 16)) for picture in pictures]
+    assert len(set(pieces)) == 3
+    seen = Views(torch.cat([pixels for pixels, _ in made]), [grid for _, grid in made], sizes=SIZES, pieces=pieces)
+    layout = native.stacking.slot_layout(native.vision_encoder, native.projector)
+    images = [[START, *[IMAGE] * layout((0, 0), size, each), END] for size, each in zip(SIZES, pieces, strict=True)]
+    rows = [[5, 6, *images[0], 7, 8, 9, 10], [11, *images[1], 12, 13, *images[2], 14, 15]]
+    length = max(map(len, rows))
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
+    attention = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    batch = Batch(ids, attention, ids == IMAGE, views=seen)
+
+    processor = Qwen2VLImageProcessorPil(
+        size={"shortest_edge": least, "longest_edge": most}, patch_size=PATCH, merge_size=2,
+        image_mean=[0.5] * 3, image_std=[0.5] * 3,
+    )  # fmt: skip
+    inputs = {"input_ids": ids, "attention_mask": attention, "mm_token_type_ids": (ids == IMAGE).int()}
+    inputs |= dict(processor(pictures, return_tensors="pt"))
+    assert inputs["image_grid_thw"].tolist() == [[1, rows * 2, cols * 2] for rows, cols in pieces]
+
+    real = attention.bool()
+    expected = theirs(**inputs).logits[real]
+    assert expected.std() > 0.1
+    torch.testing.assert_close(native(batch)[real], expected, atol=1e-5, rtol=1e-5)
+    generated = theirs.generate(**inputs, max_new_tokens=8, do_sample=False)[:, length:]
+    assert native.generate(batch, max_new_tokens=8).tolist() == generated.tolist()
+    assert len(set(generated.flatten().tolist())) > 3

@@ -12,6 +12,7 @@ from dslight.upstream.torch import fake_tensors
 from dslight.upstream.transformers import (
     Joined,
     attention_of,
+    from_settings,
     is_recurrent,
     joined,
     masks_windows,
@@ -34,6 +35,17 @@ def decoder(kind: str, attention: str = "sdpa", **more):
 def test_a_configuration_says_which_attention_its_model_was_made_with(attention):
     assert attention_of(decoder("llama", attention, intermediate_size=16).config) == attention
     assert attention_of(object()) is None
+
+
+def test_a_class_makes_a_model_of_settings_in_a_type_and_with_an_attention():
+    from transformers import Qwen3VLVisionModel
+
+    small = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 1, "out_hidden_size": 8}
+    settings = AutoConfig.for_model("qwen3_vl_vision", **small)
+    model = from_settings(Qwen3VLVisionModel, settings, {"dtype": torch.bfloat16, "attn_implementation": "eager"})
+    assert isinstance(model, Qwen3VLVisionModel)
+    assert attention_of(model.config) == "eager"
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(

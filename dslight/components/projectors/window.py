@@ -47,6 +47,8 @@ class WindowQFormerProjector(MapProjector):
         (2, 2)
     """
 
+    local = True
+
     def __init__(
         self,
         in_widths: Sequence[int],

@@ -90,6 +90,8 @@ def check_parts(it: DeepStack, encoder: VisionEncoder, depth: int) -> None:
                 f"{it.argument(name, 'merge')}: corner takes blocks of {stack.merge} x {stack.merge}; the "
                 f"encoder's map of {encoder.grid[0]} x {encoder.grid[1]} tokens does not divide"
             )
+    if encoder.native:
+        _check_native(it, type(encoder).__name__)
     last = max(it.encoder_sites, default=0)
     for tap in it.base_taps:
         reached = encoder.resolve_tap(tap)
@@ -97,6 +99,19 @@ def check_parts(it: DeepStack, encoder: VisionEncoder, depth: int) -> None:
             raise ValueError(
                 f"tap: features are read at layer {reached}, before the last stack is added at layer {last}"
             )
+
+
+def _check_native(it: DeepStack, encoder: str) -> None:
+    """What has no meaning for views that have a size for each image, or is not there for them yet."""
+    asked = {
+        "position": bool(it.position),
+        "unpad": it.unpad,
+        "fill_to": bool(it.fill_to),
+        it.argument("order", "order"): it.order != "block",
+        it.argument("stacks", "count"): bool(it.fine),
+    }
+    for name in [name for name, wanted in asked.items() if wanted]:
+        raise ValueError(f"{name}: is of views of one size, and {encoder} takes each image at its own; leave it out")
 
 
 def check_views(it: DeepStack, grids: Sequence[Grid], fine: int, padded: bool) -> None:

@@ -123,9 +123,9 @@ class CrossAttention(DeepStack):
         """See :meth:`StackingScheduler.beside`."""
         return int(self.source != "crops") + (grid[0] * grid[1] if self.source != "base" else 0)
 
-    def layout(self, tokens: Grid) -> SlotLayout:
+    def layout(self, tokens: Grid, native: bool = False) -> SlotLayout:
         """See :meth:`StackingScheduler.layout`; a marker takes one position."""
-        return super().layout(tokens if self.base == "fill" else (1, 1))
+        return super().layout(tokens if self.base == "fill" else (1, 1), native)
 
     # --- what it does
 
@@ -145,7 +145,7 @@ class CrossAttention(DeepStack):
         else:
             slots, maps = self.marker.to(tokens.dtype).expand(1, len(views), -1), tokens
         maps = maps.transpose(0, 1).flatten(2, 3)  # [I, levels, h * w, D]
-        zero = self._unfilled(views.grids)
+        zero = self._unfilled(views)
         counts = [maps.shape[1]] * len(views)
         if zero is not None:
             images = [*zip(*zero[-maps.shape[1] :], strict=True)]
@@ -167,6 +167,11 @@ class CrossAttention(DeepStack):
 
     def check(self, encoder: VisionEncoder, language_model_depth: int) -> None:
         """See :meth:`StackingScheduler.check`."""
+        if encoder.native:
+            raise ValueError(
+                f"source: CrossAttention attends to maps of one size, and {type(encoder).__name__} takes each image at "
+                f"its own; choose DeepStackL"
+            )
         super().check(encoder, language_model_depth)
         needed = max(self.attends) + 1
         if needed > language_model_depth:

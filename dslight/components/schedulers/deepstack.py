@@ -27,7 +27,7 @@ from dslight.components.schedulers.stack import InSequence, Stack, tap_of
 from dslight.components.stacking import CROPS, EncoderPass, StackingScheduler
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.layout import NEWLINE, SlotLayout
-from dslight.nn.sampling import ONE_GROUP, SamplerName
+from dslight.nn.sampling import ONE_GROUP, SamplerName, sample_pieces
 from dslight.places import moved
 from dslight.types import Grid, ViewNeeds, Views, VisualTokens
 
@@ -163,10 +163,11 @@ class DeepStack(StackingScheduler):
         grids += [_group_grid(s, encoder.grid) for s in self.stacks]
         return grids[0]
 
-    def layout(self, tokens: Grid) -> SlotLayout:
+    def layout(self, tokens: Grid, native: bool = False) -> SlotLayout:
         """See :meth:`StackingScheduler.layout`."""
         return SlotLayout(
             tokens=tokens,
+            native=native,
             base=self.sequence != "crops",
             crops=self.sequence != "base",
             newline=self.has_newline,
@@ -208,6 +209,7 @@ class DeepStack(StackingScheduler):
                 taps=taps,
                 stacks=stacks,
                 sites=self.encoder_sites if entering else (),
+                **pieces_of(encoder, views, names),
             )
             sizes = [len(index[name]) for name in names]
             for tap, feature in zip(taps, features, strict=True):
@@ -221,16 +223,20 @@ class DeepStack(StackingScheduler):
 
     def lay_out(self, tokens: Tensor, views: Views) -> VisualTokens:
         """See :meth:`StackingScheduler.lay_out`."""
-        zero = self._unfilled(views.grids)
+        zero = self._unfilled(views)
         if zero is not None:
             tokens = tokens.masked_fill(moved(torch.tensor(zero), tokens.device)[:, :, None, None, None], 0)
         if self.base == "zero":
             tokens = torch.cat([torch.zeros_like(tokens[:1]), tokens])
-        layout = self.layout((tokens.shape[2], tokens.shape[3]))
+        return VisualTokens(self.read(tokens, views), self.sites, self.operation)
+
+    def read(self, tokens: Tensor, views: Views) -> Tensor:
+        """Maps ``[levels, M, height, width, D]`` as they are read into the sequence: ``[levels, N, D]``."""
+        layout = self.layout((tokens.shape[2], tokens.shape[3]), bool(views.pieces))
         slots = tokens.flatten(1, 3)
-        if self.has_newline or self.unpad or self.fill_to:
+        if self.has_newline or self.unpad or self.fill_to or (views.pieces and layout.tokens != (1, 1)):
             slots = torch.cat([slots, self._extra(slots)], dim=1)[:, moved(self._order(layout, views), slots.device)]
-        return VisualTokens(slots, self.sites, self.operation)
+        return slots
 
     # --- steps of the two
 
@@ -283,23 +289,25 @@ class DeepStack(StackingScheduler):
             return make_groups(tokens, [(1, 1)] * maps, len(stack.sites), stack.sampler, 0.0, stack.merge)
         grids = views.grids if stack.view == "crops" else [(self.fine, self.fine)] * maps
         count = 1 if stack.sampler in ONE_GROUP else len(stack.sites)
+        if views.pieces:
+            return sample_pieces(seen[stack.view, tap_of(stack)], views.base_pieces, grids, count, stack.sampler)
         return make_groups(seen[stack.view, tap_of(stack)], grids, count, stack.sampler, self.position)
 
     def _encoder_groups(self, seen: dict[tuple[str, Tap], Tensor], encoder: VisionEncoder, views: Views) -> Tensor:
         """The stacks into the encoder, ``[S, M, P, C]``."""
-        maps = sum(1 + rows * cols for rows, cols in views.grids) if self.sequence == "tiles" else len(views)
+        maps = len(views.tile_index if self.sequence == "tiles" else views.base_index)
         made = [(stack, self._groups(stack, seen, views, maps)) for stack in self.encoder_stacks]
         return torch.cat([groups.expand(len(s.sites), *groups.shape[1:]) for s, groups in made]).flatten(2, 3)
 
-    def _unfilled(self, grids: Sequence[Grid]) -> list[list[bool]] | None:
+    def _unfilled(self, views: Views) -> list[list[bool]] | None:
         """Which maps of which level no crop fills, ``[levels][M]``; ``None``: all are filled."""
         if not any(stack.view == "crops" for stack in self.stacks):
             return None
-        none = [False] * len(grids)
+        none = [False] * len(views.base_index)
         levels = [none] if self.base == "fill" else []
         for s in self.stacks:
             count = len(s.sites)
-            levels += unfilled(grids, count, s.sampler) if s.view == "crops" else [none] * count
+            levels += unfilled(views, count, s.sampler) if s.view == "crops" else [none] * count
         return levels if any(map(any, levels)) else None
 
     def _extra(self, slots: Tensor) -> Tensor:
@@ -315,11 +323,12 @@ class DeepStack(StackingScheduler):
     def _order(self, layout: SlotLayout, views: Views) -> Tensor:
         """Which token fills each slot of the batch: an index into all maps' tokens, with two more behind them."""
         area = layout.tokens[0] * layout.tokens[1]
-        maps = [layout.maps(grid) for grid in views.grids]
+        maps = [layout.maps(*both) for both in zip(views.grids, views.base_pieces, strict=True)]
         total = sum(maps) * area
         orders, start = [], 0
         for i, grid in enumerate(views.grids):
-            order = torch.tensor(layout.order(grid, views.sizes[i] if views.sizes else None), dtype=torch.int64)
+            shape = (grid, views.sizes[i] if views.sizes else None, views.base_pieces[i])
+            order = torch.tensor(layout.order(*shape), dtype=torch.int64)
             extra = torch.where(order == NEWLINE, total, total + 1)
             orders.append(torch.where(order < 0, extra, order + start))
             start += maps[i] * area
@@ -341,6 +350,20 @@ class DeepStack(StackingScheduler):
         if self.arguments is not None:
             return self.arguments.get(attribute, name)
         return f"{stack}.{name}" if "." in stack else stack
+
+
+def pieces_of(encoder: VisionEncoder, views: Views, names: Sequence[str]) -> dict[str, list[Grid]]:
+    """What an encoder of any size is told of the views that it takes, beside their pixels.
+
+    Raises:
+        ValueError: for views of any size and an encoder of one.
+    """
+    if not views.pieces:
+        return {}
+    if not encoder.native:
+        raise ValueError(f"{type(encoder).__name__} takes views of one size, and these have a size for each image")
+    of = {"base": views.base_pieces, "crops": views.crop_pieces, "tiles": views.tile_pieces}
+    return {"pieces": [grid for name in names for grid in of[name] if grid != (0, 0)]}
 
 
 def _group_grid(stack: Stack, grid: Grid) -> Grid:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dslight.nn.sampling import ONE_GROUP, SamplerName, mosaic, sample
-from dslight.types import Grid
+from dslight.types import Grid, Views
 
 
 def make_groups(
@@ -51,9 +51,10 @@ def make_groups(
     return torch.stack([by_image.get(i, none) for i in range(len(grids))], dim=1)
 
 
-def unfilled(grids: Sequence[Grid], count: int, sampler: SamplerName) -> list[list[bool]]:
-    """Which of ``count`` groups of each image no crop fills, ``[count][I]``."""
-    sizes = [rows * cols for rows, cols in grids]
+def unfilled(views: Views, count: int, sampler: SamplerName) -> list[list[bool]]:
+    """Which of ``count`` groups of each base view (of each of its pieces) no crop fills, ``[count][M]``."""
+    both = zip(views.grids, views.base_pieces, strict=True)
+    sizes = [rows * cols for (rows, cols), (high, wide) in both for _ in range(high * wide)]
     if sampler in ONE_GROUP:
         return [[size == 0 for size in sizes]] * count
     return [[group >= size for size in sizes] for group in range(count)]

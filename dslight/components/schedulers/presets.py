@@ -134,7 +134,7 @@ class DeepStackHD(DeepStack):
     Example:
         >>> stacking = dslight.DeepStackHD(up=2)
         >>> stacking.sites, stacking.needs
-        ((1, 2, 3, 4), ViewNeeds(crops=4, grid=None, fine=2, padded=False))
+        ((1, 2, 3, 4), ViewNeeds(crops=4, grid=None, fine=2, padded=False, native=False))
     """
 
     arguments: Mapping[str, str] | None = {"sites": "start", "count": "up", "merge": "up"}
@@ -280,7 +280,7 @@ class ChannelConcat(DeepStack):
 
     def lay_out(self, tokens: Tensor, views: Views) -> VisualTokens:
         """Every map as it is; a missing crop was zero before the projector."""
-        return VisualTokens(tokens.flatten(1, 3))
+        return VisualTokens(self.read(tokens, views))
 
 
 def _crops(kind: type, crops: int, num_stacks: int | None) -> int:

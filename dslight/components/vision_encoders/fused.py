@@ -45,6 +45,12 @@ class FusedEncoder(VisionEncoder):
         super().__init__()
         if not encoders:
             raise ValueError("encoders: name at least one")
+        for index, encoder in enumerate(encoders):
+            if encoder.native:
+                raise ValueError(
+                    f"encoders.{index}: {type(encoder).__name__} takes images of any size, the others of one; use it "
+                    f"alone"
+                )
         self.taps: list[Tap] = taps if taps is not None else ["final"] * len(encoders)
         if len(self.taps) != len(encoders):
             raise ValueError(f"taps: {len(self.taps)} taps for {len(encoders)} encoders; give one for each")

@@ -1,0 +1,199 @@
+"""Vision transformers of any image size: the towers of Qwen2-VL, Qwen2.5-VL, Qwen3-VL and their descendants.
+
+Decided here:
+
+- ``model`` is transformers' own tower without its mergers, so its weights have transformers' names and its attention is
+  its own: packed, each view by itself, in windows where the model has them. The mergers are the projector's
+  (:class:`~dslight.components.PixelShuffleMLPProjector`).
+- A *piece* is what a merger makes one token of, ``spatial_merge_size`` patches each way. These towers read an image
+  piece by piece, so the features need no reordering; where a tower sorts them into windows, that is undone.
+- A still image is a clip of one frame, repeated as often as the tower's patches are deep.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dslight.components.transformers_config import check_attention, check_source, no_code
+from dslight.components.unread import weights_wait
+from dslight.components.vision_encoder import Tap, VisionEncoder
+from dslight.components.vision_encoders.hf_models import IN_A_WHOLE_MODEL, vision_settings
+from dslight.components.vision_encoders.statistics import statistics
+from dslight.components.vision_encoders.stream import first_layers, one_line, whole_layers
+from dslight.errors import WeightsError
+from dslight.nn.injector import inject, record
+from dslight.places import moved
+from dslight.types import Grid
+from dslight.upstream.transformers import from_settings
+
+KINDS = (
+    "qwen2_vl_vision",
+    "qwen2_5_vl_vision",
+    "qwen3_vl_vision",
+    "qwen3_vl_moe_vision",
+    "qwen3_5_vision",
+    "qwen3_5_moe_vision",
+    "cohere_compass_vision",
+)
+"""Model types whose features were compared with transformers'."""
+
+_LAYERS = "blocks"
+
+
+class NativeVisionEncoder(VisionEncoder):
+    """A tower of transformers that takes images of any size, each with a grid of its own.
+
+    Args:
+        pretrained: hub name or local folder; weights and configuration come from there. Of a model with text and
+            vision, the vision part.
+        config: the configuration of the vision part, ``{model_type: qwen3_vl_vision, hidden_size: ..., ...}``. Alone:
+            random weights. With ``pretrained``: what the checkpoint must be.
+        dtype: of the weights, e.g. ``bfloat16``.
+        attention: transformers' ``attn_implementation``; ``flash_attention_2`` takes all views at once, the others
+            view by view.
+        mean: normalisation, per channel; default: the checkpoint's own, or what its kind is published with.
+        std: normalisation, per channel.
+        trust_remote_code: see :class:`HFVisionEncoder`.
+
+    Raises:
+        ValueError: starting with the argument to change.
+        WeightsError: for a checkpoint that lacks weights.
+
+    Example:
+        >>> small = {"model_type": "qwen3_vl_vision", "depth": 3, "hidden_size": 32, "intermediate_size": 48}
+        >>> small |= {"num_heads": 2, "patch_size": 8, "num_position_embeddings": 16}
+        >>> tower = dslight.NativeVisionEncoder(config=small)
+        >>> tower.image_size, tower.grid  # of a piece: 2 x 2 patches of 8 x 8 pixels
+        ((16, 16), (2, 2))
+        >>> two = torch.zeros(6 + 2, 3, 16, 16, dtype=torch.uint8)  # images of 2 x 3 and of 2 x 1 pieces
+        >>> tower(two, taps=[1], pieces=[(2, 3), (2, 1)])[0].shape
+        torch.Size([8, 4, 32])
+    """
+
+    native = True
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        config: dict[str, Any] | None = None,
+        dtype: str = "float32",
+        attention: str | None = None,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        kind = check_source(pretrained, config, dtype)
+        implementation = check_attention(attention, kind, trust_remote_code)
+        settings, key = vision_settings(pretrained, config, trust_remote_code)
+        if settings.model_type not in KINDS:
+            raise ValueError(
+                f"{key}: {settings.model_type!r} is no tower of any size that is known ({', '.join(KINDS)}); "
+                f"HFVisionEncoder takes those of one size"
+            )
+        options: dict[str, Any] = {"dtype": kind, "attn_implementation": implementation}
+        tower, missing = _tower(settings, key), set()
+        if pretrained is None or weights_wait():
+            try:
+                self.model: Any = from_settings(tower, settings, options)
+            except Exception as error:  # whatever transformers says of a configuration
+                raise ValueError(f"{key}: {settings.model_type} cannot be built: {one_line(error)}") from error
+        else:
+            with no_code(pretrained, "pretrained"):
+                self.model, report = tower.from_pretrained(
+                    pretrained, config=settings, output_loading_info=True, key_mapping=IN_A_WHOLE_MODEL, **options
+                )
+            missing = set(report["missing_keys"])
+        self.model.merger = nn.Identity()
+        if hasattr(self.model, "deepstack_merger_list"):
+            del self.model.deepstack_merger_list
+            self.model.deepstack_visual_indexes = []
+        self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
+        lacking = [name for name, _ in self.model.named_parameters() if name in missing]
+        if lacking:
+            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            raise WeightsError(f"pretrained: the checkpoint {pretrained} lacks {', '.join(lacking[:3])}{more}")
+        merge, self._patch, self._frames = (
+            int(getattr(settings, name)) for name in ("spatial_merge_size", "patch_size", "temporal_patch_size")
+        )
+        self.width = int(self.model.patch_embed.embed_dim)
+        self.grid, self.image_size = (merge, merge), (merge * self._patch, merge * self._patch)
+        window = getattr(settings, "window_size", None)
+        self._window = window // self.image_size[0] if window else 0
+        self.mean, self.std = statistics(pretrained, _processor_of(settings.model_type), mean, std, False)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The tower's own list of blocks; what they take and give is packed, ``[V * P, C]``."""
+        return whole_layers(self.model, _LAYERS)
+
+    def read(
+        self,
+        pixels: Tensor,
+        taps: Sequence[Tap],
+        stacks: Tensor | None,
+        sites: Sequence[int],
+        pieces: Sequence[Grid] | None = None,
+    ) -> list[Tensor | None]:
+        """See :meth:`VisionEncoder.read`."""
+        views = tuple(pieces or [(1, 1)] * len(pixels))
+        order = moved(_windows(views, self._window), pixels.device) if self._window else None
+        indices = [self.resolve_tap(tap) for tap in taps]
+        with ExitStack() as hooks:
+            if stacks is not None:
+                added = stacks if order is None else stacks[:, order]
+                mask = torch.ones(1, added.shape[1] * added.shape[2], dtype=torch.bool, device=pixels.device)
+                places = torch.arange(mask.numel(), device=pixels.device)
+                hooks.enter_context(inject(self.layers, mask, added.flatten(1, 2), sites, places=places))
+            seen = hooks.enter_context(record(self.layers, indices))
+            needed = max(min(index + (index == 0 or index in sites), self.depth) for index in indices)
+            self.encode(self.normalise(pixels), needed, views)
+        found = (seen[index].view(len(pixels), -1, self.width) for index in indices)
+        return [each if order is None else each[order.argsort()] for each in found]
+
+    def encode(self, pixels: Tensor, depth: int, pieces: Sequence[Grid] | None = None) -> Tensor | None:
+        """The tower's own forward pass, or only its first layers; its features are read at its layers."""
+        (high, wide), patch = self.grid, self._patch
+        patches = pixels.unflatten(-1, (wide, patch)).unflatten(-3, (high, patch))
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # [V * P, 3, patch, patch], piece by piece
+        frames = patches.unsqueeze(2).expand(-1, -1, self._frames, -1, -1).flatten(1)
+        grids = torch.tensor([[1, rows * high, columns * wide] for rows, columns in pieces or [(1, 1)] * len(pixels)])
+        with first_layers(self.model, _LAYERS, depth):
+            self.model(frames, moved(grids, pixels.device))
+        return None
+
+
+def _tower(settings: Any, key: str) -> Any:
+    """The class of transformers that is built from these settings and called with patches and grids."""
+    name = type(settings).__module__.replace("configuration_", "modeling_")
+    found: Any
+    for _, found in inspect.getmembers(import_module(name), inspect.isclass):
+        if getattr(found, "config_class", None) is type(settings) and found.__module__ == name:
+            wanted = list(inspect.signature(found.forward).parameters)
+            if wanted[1:3] == ["hidden_states", "grid_thw"]:
+                return found
+    raise ValueError(f"{key}: this version of transformers has no tower of patches and grids for {settings.model_type}")
+
+
+def _processor_of(kind: str) -> str:
+    """The model type whose image processor normalises for a tower."""
+    return kind.removesuffix("_vision")
+
+
+@lru_cache(maxsize=64)
+def _windows(views: tuple[Grid, ...], side: int) -> Tensor:
+    """The order of the pieces in a stream that is sorted by windows of ``side`` x ``side`` pieces, int64 ``[V]``."""
+    order: list[int] = []
+    for rows, columns in views:
+        first = len(order)
+        places = sorted((y // side, x // side, y, x) for y in range(rows) for x in range(columns))
+        order += [first + y * columns + x for _, _, y, x in places]
+    return torch.tensor(order, dtype=torch.int64)
