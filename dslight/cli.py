@@ -115,6 +115,21 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--again", action="store_true", help="try also what was tried before with these versions")
     models.add_argument("--page", type=Path, help="where the table goes, e.g. docs/models.md")
 
+    conformance = verb("conformance", "ask an implementation of DeepStack what has to come out, case by case")
+    conformance.add_argument(
+        "--of",
+        default="dslight",
+        metavar="WHAT",
+        help="dslight (default), transformers, an OpenAI-compatible server up to /v1, or module:callable, an adapter",
+    )
+    conformance.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="a case or a family; may be repeated (default: all)"
+    )
+    conformance.add_argument("--model", help="its name on the server (default: the one named like the family)")
+    conformance.add_argument(
+        "--out", type=Path, help="write the table there; of docs/conformance.md, the section of this implementation"
+    )
+
     verb("data", "convert data in any form to shards, and look at them: convert, info, verify, inspect")
 
     report = verb("report", "one table and one page out of an ablation or of run folders")
@@ -334,7 +349,14 @@ def _models(args: argparse.Namespace) -> int:
     return models(args.results, args.kinds, args.again, args.page)
 
 
+def _conformance(args: argparse.Namespace) -> int:
+    from dslight.conformance.command import conformance
+
+    return conformance(args.of, args.only, args.out, args.model)
+
+
 _VERBS = {
+    "conformance": _conformance,
     "models": _models,
     "chat": _chat,
     "migrate": _migrate,

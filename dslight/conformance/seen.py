@@ -1,0 +1,68 @@
+"""The families' vision paths, composed of dslight's parts with the families' weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dslight.components.projectors.window import WindowQFormerProjector
+from dslight.components.schedulers.deepstack import DeepStack
+from dslight.components.schedulers.stack import Stack
+from dslight.components.vision_encoders.hugging_face import HFVisionEncoder
+from dslight.conformance.kit import Family, Request
+from dslight.types import Views
+
+CORNERS = ["top_left", "top_right", "bottom_left", "bottom_right"]
+
+
+def seeing(family: Family) -> Callable[[Request], Tensor] | None:
+    """From a request to its slots ``[S + 1, N, D]``; ``None`` where dslight has not all parts."""
+    known = {"granite4_vision": _granite4}
+    return known[family.name](family) if family.name in known else None
+
+
+def _granite4(family: Family) -> Callable[[Request], Tensor]:
+    """Tiles in the sequence as zeros, window Q-Formers of taps and of corners stacked on them."""
+    settings = json.loads((family.folder / "config.json").read_text())
+    weights = load_file(family.folder / "model.safetensors")
+    taps, spatial = settings["deepstack_layer_map"], settings["spatial_target_layers"]
+    stacks = [Stack([site], "base", "identity", tap) for tap, site in taps]
+    stacks += [Stack([site], "base", "identity", settings["spatial_vision_layer"]) for site in spatial]
+    stacking = DeepStack(stacks, sequence="tiles", base="zero", newline=True, unpad=True)
+    encoder = HFVisionEncoder(config=settings["vision_config"]).eval().requires_grad_(False)
+    _fill(encoder.model, weights, "model.vision_tower.vision_model.")
+    width = settings["text_config"]["hidden_size"]
+    projector = WindowQFormerProjector(
+        stacking.widths(encoder), width, window=4, queries=2, per_level=True,
+        hidden=settings["qformer_config"]["intermediate_size"],
+        queries_from=["area"] * len(taps) + CORNERS[: len(spatial)],
+    ).eval()  # fmt: skip
+    names = [f"model.layerwise_projectors.{i}." for i in range(len(taps))]
+    names += [f"model.spatial_projectors.{i}." for i in range(len(spatial))]
+    for net, name in zip(projector.nets, names, strict=True):
+        _fill(net, weights, name)
+    stacking.connect(width)
+    stacking.newline.data.copy_(weights["model.image_newline"])
+
+    def see(request: Request) -> Tensor:
+        tiles = [torch.from_numpy(one["pixel_values"]) for one in request.pixels]
+        pixels = ((torch.cat(tiles) * 0.5 + 0.5) * 255).round().to(torch.uint8)
+        sizes = [tuple(one["image_sizes"][0].tolist()) for one in request.pixels]
+        grids = [
+            (len(one) - 1, 1) if height > width else (1, len(one) - 1)
+            for one, (height, width) in zip(tiles, sizes, strict=True)
+        ]
+        views = Views(pixels, grids, sizes=sizes)
+        return stacking.lay_out(projector(stacking(encoder, views)), views).slots
+
+    return see
+
+
+def _fill(module: Any, weights: dict[str, Tensor], prefix: str) -> None:
+    given = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    module.load_state_dict({name: given[name.removeprefix("vision_model.")] for name in module.state_dict()})
