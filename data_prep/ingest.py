@@ -174,8 +174,8 @@ def _key(job: Job, row: int) -> str:
 def _survey(job: Job) -> tuple[Job, list[RawEntry]]:
     """Count the entries, and keep a sample of them."""
     if not isinstance(job.entries, Entries):
-        if len(job.entries) < job.entries.at_least:
-            raise SystemExit(f"{job.entries.named}: has {len(job.entries)} rows")
+        if not len(job.entries):
+            raise SystemExit(f"{job.entries.named}: has no rows")
         return job, []
     rng, sample, total = random.Random(0), [], 0
     for total, entry in enumerate(tqdm(iter(job.entries), desc=f"{job.name}: counting", unit="entry", leave=False), 1):
@@ -200,7 +200,6 @@ def _asked(job: Job) -> dict[str, Any]:
         "program": job.program,
         "name": job.name,
         **job.entries.identity(),
-        "seed": job.entries.seed,
         "shard_entries": job.shard_entries,
         "options": job.options,
     }

@@ -120,15 +120,17 @@ def open_tables(sources: Sequence[str], where: Sequence[str] = ()) -> tuple[Tabl
         SourceError: there are none, they have other columns than the first, or a condition names none of them.
     """
     tables = tuple(Table.open(file) for file in files_of(sources))
-    schema = tables[0].schema()
+    schema = tables[0].schema
     for table in tables[1:]:
-        if (names := table.schema().names) != schema.names:
+        if (names := table.schema.names) != schema.names:
             other = sorted(set(names) ^ set(schema.names)) or ["the order"]
             raise SourceError(f"{table.url}: its columns are not those of {tables[0].url}: {', '.join(other)}")
     conditions = tuple(condition(text) for text in where)
     for one in conditions:
         if one.column not in schema.names:
             raise SourceError(f"--where: there is no column {one.column}, but {', '.join(schema.names)}")
+        for table in tables:
+            one.check(table.schema.field(one.column).type)
     return Tables(tables, conditions), schema
 
 
