@@ -97,6 +97,7 @@ _OF = {
     "shard_entries": _SHARDS,
     "where": ("tables",),
     "image_column": ("tables",),
+    "in_place": ("tables",),
     "images": ("llava", "messages", "tables"),
     "any_ending": ("llava",),
     "leave_out": ("tars", "img2dataset"),
@@ -112,7 +113,7 @@ def _check_options(args: argparse.Namespace, form: str) -> None:
             "one folder by data_prep.mix, or are listed under data.train"
         )
     for name, forms in _OF.items():
-        if getattr(args, name) not in (None, []) and form not in forms:
+        if getattr(args, name) not in (None, [], False) and form not in forms:
             raise SourceError(f"--{name.replace('_', '-')}: is for --format {' or '.join(forms)}, and this is {form}")
     for name, default in _DEFAULTS.items():
         if getattr(args, name) is None:

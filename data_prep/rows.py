@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.entries import RawEntry, SourceError
+from dslight.data.shards.elsewhere import end_sha256
 from dslight.limits import at_most
 
 _ROWS = 16  # made into Python objects at once
 _BUFFER = 1 << 20
-_TAIL = 1 << 16
 _OPEN = 4  # files of a process
 _KEPT = 1 << 28  # bytes of rows that are asked for one by one
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -138,9 +138,7 @@ class Table:
         """
         pa = arrow()
         with _named(url), _opened(url) as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL))
-            digest = hashlib.sha256(f"{size} ".encode() + file.read(_TAIL)).hexdigest()
+            size, digest = end_sha256(file)
             file.seek(0)
             start = file.read(8)
             file.seek(0)
