@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +32,7 @@ AT = "at"
 CODECS = ("", "snappy", "gzip", "brotli", "lz4_raw", "zstd")
 """How bytes are packed, by number; the first: they are not."""
 _TAIL = 1 << 16
+_ENDING = f".{AT}"
 _LAYOUT = struct.Struct("<IIQQQQQ16s")
 
 
@@ -60,25 +60,6 @@ class Place(NamedTuple):
     def to_bytes(self) -> bytes:
         """The content of a member."""
         return _LAYOUT.pack(*self)
-
-    @classmethod
-    def parse(cls, data: bytes, files: int, most: int) -> Place:
-        """Read what :meth:`to_bytes` wrote.
-
-        Raises:
-            ValueError: it is no place in one of so many files, or more than ``most`` bytes would be read.
-        """
-        if len(data) != _LAYOUT.size:
-            raise ValueError(f"a place has {_LAYOUT.size} bytes, this one {len(data)}")
-        place = cls(*_LAYOUT.unpack(data))
-        if place.file >= files or place.codec >= len(CODECS):
-            raise ValueError(f"file {place.file} of {files}, packed by method {place.codec} of {len(CODECS)}")
-        if place.skip + place.size > (place.unpacked if place.codec else place.stored):
-            raise ValueError("the picture ends behind the bytes that it is among")
-        if place.stored > most or place.unpacked > most:
-            what = f"has {place.stored:,} bytes, {place.unpacked:,} bytes unpacked"
-            at_most("member_bytes", max(place.stored, place.unpacked), what)
-        return place
 
 
 def end_sha256(file: Any) -> tuple[int, str]:
@@ -119,7 +100,7 @@ class Elsewhere:
     def _open(self, number: int) -> Descriptor:
         return Descriptor(self.paths[number])
 
-    def fill(self, members: Mapping[str, bytes], head: int | None, full: bool) -> dict[str, bytes]:
+    def fill(self, members: dict[str, bytes], head: int | None, full: bool) -> dict[str, bytes]:
         """Members of a record with the pictures in the place of where they lie.
 
         Args:
@@ -132,31 +113,37 @@ class Elsewhere:
         """
         filled = {}
         for extension, data in members.items():
-            name, dot, last = extension.rpartition(".")
-            if not dot or last != AT:
+            if not extension.endswith(_ENDING):
                 filled[extension] = data
                 continue
+            name = extension[: -len(_ENDING)]
             try:
-                filled[name] = self._read(Place.parse(data, len(self.paths), self._most), head, full)
+                filled[name] = self._read(data, head, full)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{name}: {error}") from error
         return filled
 
-    def _read(self, place: Place, head: int | None, full: bool) -> bytes:
-        size = place.size if head is None else min(place.size, head)
-        if not size:
-            return b""
-        start, stored = place.offset, place.stored
-        if not place.codec:
-            start, stored = start + place.skip, size
-        data = os.pread(self._descriptor(place.file).number, stored, start)
-        if len(data) != stored:
-            raise ValueError(f"{self.paths[place.file]}: {len(data)} of {stored} bytes are left at byte {start}")
-        if place.codec:
-            data = unpack(data, CODECS[place.codec], place.unpacked)[place.skip : place.skip + size]
-        if len(data) != size or (full and size == place.size and member_hash(data) != place.hash):
-            raise ValueError(f"{self.paths[place.file]}: its bytes at {start} were changed")
-        return data
+    def _read(self, data: bytes, head: int | None, full: bool) -> bytes:
+        # in every record of a training run, behind a picture that has emptied the caches: no step more than needed
+        if len(data) != _LAYOUT.size:
+            raise ValueError(f"a place has {_LAYOUT.size} bytes, this one {len(data)}")
+        file, codec, offset, stored, unpacked, skip, size, expected = _LAYOUT.unpack(data)
+        if file >= len(self.paths) or codec >= len(CODECS) or skip + size > (unpacked if codec else stored):
+            raise ValueError(f"is no place in {len(self.paths)} files: {Place(*_LAYOUT.unpack(data))}")
+        if stored > self._most or unpacked > self._most:
+            what = f"has {stored:,} bytes, {unpacked:,} bytes unpacked"
+            at_most("member_bytes", max(stored, unpacked), what)
+        wanted = size if head is None or head > size else head
+        if not codec:
+            offset, stored = offset + skip, wanted
+        found = os.pread(self._descriptor(file).number, stored, offset)
+        if len(found) != stored:
+            raise ValueError(f"{self.paths[file]}: {len(found)} of {stored} bytes are left at byte {offset}")
+        if codec and wanted:
+            found = unpack(found, CODECS[codec], unpacked)[skip : skip + wanted]
+        if full and wanted == size and member_hash(found) != expected:
+            raise ValueError(f"{self.paths[file]}: its bytes at {offset} were changed")
+        return found if wanted else b""
 
 
 def _is_listed(entry: Any) -> bool:

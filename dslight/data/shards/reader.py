@@ -33,6 +33,7 @@ Check = Literal["size", "full"]
 
 
 _TEXT, _PLACED = ("json", "txt"), f".{AT}"
+_SMALL = 1 << 16
 
 
 class ShardReader:
@@ -126,6 +127,16 @@ class ShardReader:
             except FileNotFoundError:  # another process made room before we had it open
                 continue
 
+    def _small_record(self, descriptor: Descriptor, row: int) -> tuple[int, bytes | None]:
+        """Where a record without pictures begins, and all of it at once; ``None``: it is large."""
+        members = self.index.members(row)
+        if not members:
+            return 0, None
+        first, last = members[0], members[-1]
+        begin = int(self.index.offsets[first])
+        size = int(self.index.offsets[last]) + int(self.index.sizes[last]) - begin
+        return begin, os.pread(descriptor.number, size, begin) if 0 <= size <= _SMALL else None
+
     def read(self, row: int, head: int | None = None) -> dict[str, bytes]:
         """The members of a record by extension; with ``head``, only as many bytes of each that is no text, unchecked.
 
@@ -134,12 +145,16 @@ class ShardReader:
         """
         number = bisect_right(self._starts, row) - 1
         shard, descriptor, members = self.manifest.shards[number], self._descriptor(number), {}
+        begin, block = self._small_record(descriptor, row) if self._elsewhere is not None else (0, None)
         for m in self.index.members(row):
             extension = self.index.extensions[m].decode()
             offset, size = int(self.index.offsets[m]), int(self.index.sizes[m])
             whole = head is None or extension in _TEXT or (self._elsewhere and extension.endswith(_PLACED))
             size = size if head is None or whole else min(size, head)
-            data = os.pread(descriptor.number, size, offset)
+            if block is None:
+                data = os.pread(descriptor.number, size, offset)
+            else:
+                data = block[offset - begin : offset - begin + size]
             if len(data) != size:
                 problem = f"{len(data)} of {size} bytes are left; the shard was cut"
             elif self.check == "full" and whole and member_hash(data) != (expected := self.index.hashes[m].tobytes()):
