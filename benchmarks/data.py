@@ -8,6 +8,7 @@ rounds), in batches of 16:
 
     ours            shards read by dslight's loader, ``data.pixels: fast``
     ours, kept      the same with ``data.keep_tokens: true``: text is tokenized before the first step
+    in place        the same as ours, the pictures read from parquet that the datasets library wrote
     ours, pillow    the same as ours with ``data.pixels: pillow``
     webdataset      the same tars in webdataset's own pipeline: shuffle, Pillow decode, Pillow resize, batched
     json + folder   LLaVA's way: a json and a folder of files, a torch Dataset and DataLoader, Pillow
@@ -33,7 +34,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -42,6 +44,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import datasets
 import numpy as np
 import simplejpeg
 import torch
@@ -53,6 +56,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
+from data_prep.tables import main as tables
 from dslight.data.collate import Collate, Item
 from dslight.data.conversation import template
 from dslight.data.datamodule import ShardData
@@ -67,7 +71,8 @@ from dslight.types import Grid
 
 VIEWS: dict[str, tuple[int, Grid]] = {"336": (336, (0, 0)), "672": (672, (0, 0)), "336 + 2x2 of 672": (336, (2, 2))}
 """Side of a view, and (rows, columns) of crops."""
-ARMS = ("ours", "ours, kept", "ours, pillow", "webdataset", "json + folder", "limit", "limit, tokens")
+ARMS = ("ours", "ours, kept", "in place", "ours, pillow", "webdataset", "json + folder", "limit", "limit, tokens")
+_BESIDE = ("limit", "limit, tokens", "webdataset", "ours")
 BATCH, EDGE = 16, 4
 """Samples of a batch; batches before and behind those that are counted (more than workers read ahead)."""
 SLOTS = SlotLayout((24, 24))  # the positions of an image, the same for all views
@@ -102,9 +107,10 @@ def conversation(rng: random.Random, words: list[str]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Data:
-    """The same records as shards, as a json with a folder, and in memory."""
+    """The same records as shards, as parquet with an index, as a json with a folder, and in memory."""
 
     shards: Path
+    placed: Path
     folder: Path
     jpegs: list[bytes]
     texts: list[str]
@@ -127,10 +133,27 @@ class Data:
                 jpegs.append(out.getvalue())
                 records.append(record)
         (root / "folder.json").write_text(json.dumps(records))
+        placed = in_place(root, jpegs, records)
         tokenizer = make_tokenizer(corpus)
         texts = [" ".join(turn["value"] for turn in record["conversations"]) for record in records]
         tokenizer.backend_tokenizer.encode_batch(texts)  # it keeps the words it has seen, as after an hour of training
-        return cls(shards, folder, jpegs, texts, tokenizer)
+        return cls(shards, placed, folder, jpegs, texts, tokenizer)
+
+
+def in_place(root: Path, jpegs: list[bytes], records: list[dict[str, Any]]) -> Path:
+    """The same records as the ``datasets`` library writes them, and the folder through which training reads them."""
+    datasets.disable_progress_bars()
+    text = datasets.Value("string")
+    features = {"id": text, "image": datasets.Image(), "conversations": datasets.List({"from": text, "value": text})}
+    rows = [
+        {**record, "image": {"bytes": jpeg, "path": record["image"]}}
+        for jpeg, record in zip(jpegs, records, strict=True)
+    ]
+    datasets.Dataset.from_list(rows, features=datasets.Features(features)).to_parquet(str(root / "all.parquet"))
+    each = ["--shard-entries", str(-(-len(rows) // 4)), "--workers", "1"]
+    with redirect_stdout(io.StringIO()):
+        tables([str(root / "all.parquet"), "--out", str(root / "placed"), "--in-place", *each])
+    return root / "placed"
 
 
 def make_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -145,11 +168,13 @@ def make_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 # --- the arms
 
 
-def ours(data: Data, views: tuple[int, Grid], workers: int, pixels: Pixels, keep_tokens: bool = False) -> Iterable[Any]:
+def ours(
+    shards: Path, data: Data, views: tuple[int, Grid], workers: int, pixels: Pixels, keep_tokens: bool = False
+) -> Iterable[Any]:
     """dslight's loader."""
     side, grid = views
     options: dict[str, Any] = {"num_workers": workers, "pixels": pixels, "keep_tokens": keep_tokens}
-    module = ShardData([str(data.shards)], GridViews(*grid) if any(grid) else SingleView(), BATCH, **options)
+    module = ShardData([str(shards)], GridViews(*grid) if any(grid) else SingleView(), BATCH, **options)
     module.connect(data.tokenizer, (side, side), SLOTS)
     module.setup("fit")
     return module.train_dataloader()
@@ -258,9 +283,10 @@ def _limit(data: Data, views: tuple[int, Grid], tokens: bool) -> Iterator[None]:
 def arm(name: str, data: Data, views: tuple[int, Grid], workers: int) -> Iterable[Any]:
     """The batches of an arm."""
     makers: dict[str, Callable[[], Iterable[Any]]] = {
-        "ours": partial(ours, data, views, workers, "fast"),
-        "ours, kept": partial(ours, data, views, workers, "fast", keep_tokens=True),
-        "ours, pillow": partial(ours, data, views, workers, "pillow"),
+        "ours": partial(ours, data.shards, data, views, workers, "fast"),
+        "in place": partial(ours, data.placed, data, views, workers, "fast"),
+        "ours, kept": partial(ours, data.shards, data, views, workers, "fast", keep_tokens=True),
+        "ours, pillow": partial(ours, data.shards, data, views, workers, "pillow"),
         "webdataset": partial(of_webdataset, data, views, workers),
         "json + folder": partial(of_folder, data, views, workers),
         "limit": partial(limit, data, views, workers, False),
@@ -291,7 +317,9 @@ def speed(batches: Iterable[Any], count: int) -> tuple[float, float]:
     return count * BATCH / cpu, count * BATCH / wall
 
 
-def throughput(root: Path, samples: int, passes: int, workers: list[int]) -> None:
+def throughput(
+    root: Path, samples: int, passes: int, workers: list[int], arms: Sequence[str], views: Sequence[str]
+) -> None:
     """Print a table for each size of views."""
     data = Data.make(root, samples)
     count = samples // BATCH - 2 * EDGE
@@ -300,24 +328,25 @@ def throughput(root: Path, samples: int, passes: int, workers: list[int]) -> Non
         len(encoding.ids) for encoding in data.tokenizer.backend_tokenizer.encode_batch(data.texts)
     )
     print(f"\n{samples} images of {size:.0f} kB, {tokens:.0f} tokens each; {passes} rounds of {count * BATCH} samples")
-    cells = [(g, a, w) for g in VIEWS for a in ARMS for w in workers]
+    cells = [(g, a, w) for g in views for a in arms for w in workers]
     found: dict[tuple[str, str, int], list[tuple[float, float]]] = {cell: [] for cell in cells}
     order = random.Random(0)
     for _ in range(passes):
         for cell in order.sample(cells, len(cells)):
             name, kind, processes = cell
             found[cell].append(speed(arm(kind, data, VIEWS[name], processes), count))
-    for name in VIEWS:
+    for name in views:
         print(f"\nViews: {name}\n")
         print(
-            "| arm | workers | samples/s of a core | of the limit | of limit, tokens | times webdataset | by the wall |"
+            "| arm | workers | samples/s of a core | of the limit | of limit, tokens | times webdataset | times ours | "
+            "by the wall |"
         )
-        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for cell in [cell for cell in cells if cell[0] == name]:
             _, kind, processes = cell
             cpu = [c for c, _ in found[cell]]
-            others = [(name, other, processes) for other in ("limit", "limit, tokens", "webdataset")]
-            ratios = " | ".join(ratio(cpu, [c for c, _ in found[other]]) for other in others)
+            others = [(name, other, processes) for other in _BESIDE]
+            ratios = " | ".join(ratio(cpu, [c for c, _ in found[o]]) if o in found else "" for o in others)
             wall = statistics.median(w for _, w in found[cell])
             print(f"| {kind} | {processes} | {statistics.median(cpu):.0f} | {ratios} | {wall:.0f} |")
 
@@ -421,6 +450,8 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=7)
     parser.add_argument("--records", type=int, default=1_300_000)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS, metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--views", nargs="+", default=list(VIEWS), choices=VIEWS, metavar="VIEWS")
     parser.add_argument("--only", choices=("speed", "start"))
     parser.add_argument("--quick", action="store_true", help="a tiny size, whose numbers mean nothing")
     parser.add_argument("--started", type=Path, help=argparse.SUPPRESS)
@@ -436,7 +467,7 @@ def main() -> None:
     print(f"{platform.machine()}, Python {platform.python_version()}, {libraries}")
     with tempfile.TemporaryDirectory() as root:
         if args.only != "start":
-            throughput(Path(root) / "speed", args.samples, args.passes, args.workers)
+            throughput(Path(root) / "speed", args.samples, args.passes, args.workers, args.arms, args.views)
         if args.only != "speed":
             start_up(Path(root) / "start", args.records, args.workers)
 

@@ -18,7 +18,7 @@ from data_prep.files import Captioned, CaptionedEntry
 from data_prep.guess import FORMATS, Guess, guess
 from data_prep.images import Images
 from data_prep.img2dataset import index_folder
-from data_prep.ingest import Job, add_arguments, ingest, key_name
+from data_prep.ingest import SHARD_ENTRIES, Job, add_arguments, ingest, key_name
 from data_prep.llava import llava_entry
 from data_prep.messages import SYSTEMS, MessagesEntry
 from data_prep.preview import images_found, preview, preview_tar
@@ -46,7 +46,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the pictures of a json lie: a folder, .zip or .tar; default: beside it",
     )
     parser.add_argument("--name", help="first part of every key: a-z, 0-9, _ and - (default: from the name of --out)")
-    parser.add_argument("--system", choices=SYSTEMS, default="prepend", help="what happens to system texts")
+    parser.add_argument("--system", choices=SYSTEMS, help="what happens to system texts (default: prepend)")
     parser.add_argument("--any-ending", action="append", default=[], metavar="PREFIX", help="as of data_prep.llava")
     parser.add_argument(
         "--leave-out", action="append", default=[], metavar="EXT", help="members of tars that are not read: a mask"
@@ -60,6 +60,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_table_arguments(parser)
     add_arguments(parser)
+    parser.set_defaults(**dict.fromkeys(_DEFAULTS))  # so that what was said is known
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -76,10 +77,10 @@ def convert(args: argparse.Namespace) -> None:
     if found.format in ("tars", "img2dataset"):
         _index(args, found)
         return
-    if args.out is None:
+    if args.out is None and not args.preview:
         raise SourceError("--out: name the folder to write")
     job = _job(args, found)
-    if not (args.out / MANIFEST).exists():
+    if args.preview or not (job.out / MANIFEST).exists():
         lines, good = preview(job)
         print("\n".join(["the first entries:", *lines]))
         _refuse_if_bad(found.sources[0], lines, good, args.max_bad)
@@ -87,9 +88,16 @@ def convert(args: argparse.Namespace) -> None:
         ingest(job)
 
 
+_SEVERAL = ("tables", "tars", "img2dataset")
+_SHARDS = ("llava", "messages", "tables", "files")
+_DEFAULTS = {"system": "prepend", "shard_entries": SHARD_ENTRIES}
 _OF = {
+    "system": ("messages", "tables"),
+    "name": _SHARDS,
+    "shard_entries": _SHARDS,
     "where": ("tables",),
     "image_column": ("tables",),
+    "in_place": ("tables",),
     "images": ("llava", "messages", "tables"),
     "any_ending": ("llava",),
     "leave_out": ("tars", "img2dataset"),
@@ -98,9 +106,18 @@ _OF = {
 
 
 def _check_options(args: argparse.Namespace, form: str) -> None:
+    """Refuse what the format would pass over, and set what was not said."""
+    if len(args.sources) > 1 and form not in _SEVERAL:
+        raise SourceError(
+            f"{args.sources[1]}: --format {form} takes one source at a time, and this is another one; several go into "
+            "one folder by data_prep.mix, or are listed under data.train"
+        )
     for name, forms in _OF.items():
-        if getattr(args, name) and form not in forms:
+        if getattr(args, name) not in (None, [], False) and form not in forms:
             raise SourceError(f"--{name.replace('_', '-')}: is for --format {' or '.join(forms)}, and this is {form}")
+    for name, default in _DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
 
 
 def _refuse_if_bad(source: object, lines: list[str], good: int, max_bad: float) -> None:
@@ -110,6 +127,7 @@ def _refuse_if_bad(source: object, lines: list[str], good: int, max_bad: float) 
 
 
 def _job(args: argparse.Namespace, found: Guess) -> Job:
+    args.out = args.out or Path("preview")  # which is not made
     if found.format == "tables":
         return table_job(args, found.sources)
     source = Path(found.sources[0])
@@ -156,13 +174,12 @@ def _with_images_beside(job: Job, source: Path) -> Job:
 
 
 def _index(args: argparse.Namespace, found: Guess) -> None:
-    tars = [
-        tar
-        for source in map(Path, found.sources)
-        for tar in (sorted(source.glob("*.tar")) if source.is_dir() else [source])
-    ]
-    if not tars or not all(tar.is_file() for tar in tars):
-        raise SourceError(f"{found.sources[0]}: holds no .tar file")
+    tars: list[Path] = []
+    for source in map(Path, found.sources):
+        of_it = sorted(source.glob("*.tar")) if source.is_dir() else [source]
+        if not of_it or not all(tar.is_file() for tar in of_it):
+            raise SourceError(f"{source}: {'holds no .tar file' if source.is_dir() else 'there is no such file'}")
+        tars += of_it
     leave_out, take = ([one.lower().lstrip(".") for one in given] for given in (args.leave_out, args.take))
     lines, good = preview_tar(tars[0], leave_out, take)
     print("\n".join(["the first records:", *lines]))

@@ -7,7 +7,6 @@ so reading it twice, once to count, is the cheap way.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import math
@@ -23,6 +22,7 @@ from typing import Any, Protocol, TextIO
 import numpy as np
 
 from dslight.errors import UserError
+from dslight.files.digest import file_sha256
 from dslight.limits import at_most, limit
 
 RawEntry = dict[str, Any]
@@ -44,16 +44,6 @@ class SourceError(UserError):
 
 class Source(Protocol):
     """What the engine makes shards of: entries that can be counted, told from others and handed out in batches."""
-
-    @property
-    def at_least(self) -> int:
-        """Entries that the right source has, or more."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Of the drawing, where some are drawn."""
-        ...
 
     @property
     def there(self) -> bool:
@@ -122,7 +112,7 @@ class Entries:
 
     def identity(self) -> dict[str, Any]:
         """See :class:`Source`."""
-        return {"file": self.path.name, "file_sha256": file_digest(self.path)}
+        return {"file": self.path.name, "file_sha256": file_sha256(self.path), "seed": self.seed}
 
     def batches(self, size: int, done: set[int]) -> Iterator[tuple[int, list[RawEntry]]]:
         """See :class:`Source`."""
@@ -148,12 +138,6 @@ class Entries:
         return min(count, max(1, round(count * self.fraction)))
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_entries(path: Path) -> Iterator[RawEntry]:
     """The entries of a file.
 
@@ -174,8 +158,8 @@ def read_entries(path: Path) -> Iterator[RawEntry]:
         raise SystemExit(f"{path}: there is no such file (seen from {Path.cwd()})") from None
     except UnicodeDecodeError as error:
         raise SystemExit(f"{path}: not UTF-8 ({error})") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise SystemExit(f"{path}: is cut or damaged ({error})") from error
+    except (EOFError, zlib.error, OSError) as error:
+        raise SystemExit(f"{path}: is cut or damaged, or cannot be read ({error})") from error
 
 
 def _unpacked(path: Path, start: bytes, stack: ExitStack) -> Any:
@@ -188,27 +172,7 @@ def _unpacked(path: Path, start: bytes, stack: ExitStack) -> Any:
         import pyarrow
     except ImportError:
         raise SystemExit(f"{path}: is zstd, for which pyarrow is needed: pip install 'dslight[parquet]'") from None
-    return io.BufferedReader(_Zstd(stack.enter_context(pyarrow.input_stream(str(path), compression="zstd")), path))
-
-
-class _Zstd(io.RawIOBase):
-    """Unpacked bytes of pyarrow as a file of Python."""
-
-    def __init__(self, stream: Any, path: Path) -> None:
-        self._stream, self._path = stream, path
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """As of any file."""
-        try:
-            data = self._stream.read(len(buffer))
-        except OSError as error:
-            raise SystemExit(f"{self._path}: is cut or damaged ({error})") from error
-        buffer[: len(data)] = data
-        return len(data)
+    return stack.enter_context(pyarrow.input_stream(str(path), compression="zstd"))
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[RawEntry]:

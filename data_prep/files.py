@@ -21,8 +21,6 @@ class Captioned:
     """The pictures of a folder as the entries of a source; see :class:`data_prep.entries.Source`."""
 
     root: Path
-    at_least: int = 1
-    seed: int = 0
 
     @cached_property
     def names(self) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from data_prep.entries import RawEntry
 from data_prep.report import shortened
@@ -20,30 +20,72 @@ _RATING = re.compile(r"\w+_(ratings?|min)")
 _SLOT = re.compile(r"<bbox>|<ref-object>")
 
 
+class Form(NamedTuple):
+    """A form of entries.
+
+    Attributes:
+        name: for people.
+        fits: whether an entry is in it.
+        read: the messages of an entry that is, and the keys that they were made of.
+    """
+
+    name: str
+    fits: Callable[[RawEntry], bool]
+    read: Callable[[RawEntry], tuple[list[Message], set[str]]]
+
+
+def form_of(raw: RawEntry) -> Form | None:
+    """The form that an entry is in; ``None``: none that is known."""
+    return next((form for form in _FORMS if form.fits(raw)), None)
+
+
 def messages_of(raw: RawEntry) -> tuple[list[Message], set[str]]:
     """The messages of an entry in any of the forms, and the keys that they were made of.
 
     Raises:
         BadSample: it is in none.
     """
-    for key in ("messages", "conversations"):
-        if raw.get(key):
-            return raw[key], {key}
-    if isinstance(texts := raw.get("texts"), list) and texts:
-        ratings = {name for name in raw if _RATING.fullmatch(name)}
-        return [message for text in texts for message in _pair(text["user"], text["assistant"])], {"texts", *ratings}
-    if raw.get("instruction") and isinstance(raw.get("output"), str):
-        asked = "\n".join(text for text in (raw["instruction"], raw.get("input")) if text)
-        return [*_history(raw), *_pair(asked, raw["output"])], {"instruction", "input", "output", "history"}
-    asked = next((name for name in _ASKED if isinstance(raw.get(name), str)), None)
-    answered = next((name for name in _ANSWERED if isinstance(raw.get(name), str)), None)
-    if asked and answered:
-        return [*_history(raw), *_pair(raw[asked], raw[answered])], {asked, answered, "history"}
-    caption = next((name for name in _CAPTIONS if isinstance(raw.get(name), str) and raw[name].strip()), None)
-    to_learn = not asked and not answered and "question_id" not in raw  # LLaVA's files of questions have a text too
-    if caption and to_learn and (raw.get("image") or raw.get("images")):
-        return _pair("", raw[caption].removeprefix("\ufeff")), {caption}
-    raise BadSample("the entry has no list of messages or conversations, and no other form that is known", "no-text")
+    form = form_of(raw)
+    if form is None:
+        raise BadSample(
+            "the entry has no list of messages or conversations, and no other form that is known", "no-text"
+        )
+    return form.read(raw)
+
+
+def _of_texts(raw: RawEntry) -> tuple[list[Message], set[str]]:
+    ratings = {name for name in raw if _RATING.fullmatch(name)}
+    return [m for text in raw["texts"] for m in _pair(text["user"], text["assistant"])], {"texts", *ratings}
+
+
+def _of_instructions(raw: RawEntry) -> tuple[list[Message], set[str]]:
+    asked = "\n".join(text for text in (raw["instruction"], raw.get("input")) if text)
+    return [*_history(raw), *_pair(asked, raw["output"])], {"instruction", "input", "output", "history"}
+
+
+def _text_of(raw: RawEntry, names: Sequence[str]) -> str:
+    """The first of the keys that holds a text; ``""``: none does."""
+    return next((name for name in names if isinstance(raw.get(name), str)), "")
+
+
+def _of_questions(raw: RawEntry) -> tuple[list[Message], set[str]]:
+    asked, answered = _text_of(raw, _ASKED), _text_of(raw, _ANSWERED)
+    return [*_history(raw), *_pair(raw[asked], raw[answered])], {asked, answered, "history"}
+
+
+def _caption_of(raw: RawEntry) -> str:
+    return next((name for name in _CAPTIONS if isinstance(raw.get(name), str) and raw[name].strip()), "")
+
+
+def _is_captioned(raw: RawEntry) -> bool:
+    # LLaVA's files of questions have a text too
+    unasked = not _text_of(raw, _ASKED) and not _text_of(raw, _ANSWERED) and "question_id" not in raw
+    return unasked and bool(_caption_of(raw)) and bool(raw.get("image") or raw.get("images"))
+
+
+def _of_captions(raw: RawEntry) -> tuple[list[Message], set[str]]:
+    name = _caption_of(raw)
+    return _pair("", raw[name].removeprefix("\ufeff")), {name}
 
 
 def _pair(asked: str, answered: str) -> list[Message]:
@@ -93,18 +135,32 @@ def _box(box: Any) -> str:
     return f"[{', '.join(f'{n:g}' if isinstance(n, float) else str(n) for n in numbers)}]"
 
 
-def known_form(keys: Collection[str]) -> str:
-    """Which form entries with these keys are in, for people; ``""``: none that is known."""
-    names = set(keys)
-    for needed, form in (
-        ({"messages"}, "chats (messages of role and content)"),
-        ({"conversations"}, "LLaVA's conversations"),
-        ({"texts"}, "texts of user and assistant (FineVision, the_cauldron)"),
-        ({"instruction", "output"}, "instructions (Alpaca)"),
-    ):
-        if needed <= names:
-            return form
-    if names & set(_ASKED) and names & set(_ANSWERED):
-        return "questions with an answer"
-    captioned = names & set(_CAPTIONS) and names & {"image", "images"} and "question_id" not in names
-    return "pictures with a caption" if captioned else ""
+_FORMS = (
+    Form(
+        "chats (messages of role and content)",
+        lambda raw: bool(raw.get("messages")),
+        lambda raw: (raw["messages"], {"messages"}),
+    ),
+    Form(
+        "LLaVA's conversations",
+        lambda raw: bool(raw.get("conversations")),
+        lambda raw: (raw["conversations"], {"conversations"}),
+    ),
+    Form(
+        "texts of user and assistant (FineVision, the_cauldron)",
+        lambda raw: isinstance(raw.get("texts"), list) and bool(raw["texts"]),
+        _of_texts,
+    ),
+    Form(
+        "instructions (Alpaca)",
+        lambda raw: bool(raw.get("instruction")) and isinstance(raw.get("output"), str),
+        _of_instructions,
+    ),
+    Form(
+        "questions with an answer",
+        lambda raw: bool(_text_of(raw, _ASKED) and _text_of(raw, _ANSWERED)),
+        _of_questions,
+    ),
+    Form("pictures with a caption", _is_captioned, _of_captions),
+)
+"""In the order in which they are tried."""

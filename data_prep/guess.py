@@ -8,9 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 from data_prep.entries import RawEntry, SourceError, read_entries
-from data_prep.forms import known_form
+from data_prep.forms import form_of
 from data_prep.report import shortened
 from dslight.data.shards import MANIFEST, Manifest, ShardError
+from dslight.data.shards.foreign import IMAGE_ENDING
 
 FORMATS = {
     "llava": "LLaVA's json or jsonl, its text kept verbatim",
@@ -22,7 +23,6 @@ FORMATS = {
 }
 _JSON = (".json", ".jsonl", ".ndjson")
 _TABLES = (".parquet", ".arrow")
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _LOOKED_AT = 50
 
 
@@ -61,10 +61,6 @@ def _by_ending(sources: Sequence[str], first: str) -> Guess:
     if "://" in first:
         return Guess("tables", "of what lies behind a URL, only tables are read where they are", tuple(sources))
     if name.removesuffix(".gz").removesuffix(".zst").endswith(_JSON):
-        if len(sources) > 1:
-            raise SourceError(
-                f"{sources[1]}: one file of entries at a time; several go into one folder by data_prep.mix"
-            )
         return _entries(first)
     with open(first, "rb") as file:
         start = file.read(6)
@@ -94,7 +90,7 @@ def _folder(path: Path, sources: Sequence[str]) -> Guess:
     if files:
         names = ", ".join(file.name for file in files[:5])
         raise SourceError(f"{path}: holds {len(files)} files of entries ({names}); name one of them")
-    pictures = islice((file for file in path.rglob("*") if file.suffix.lower() in _PICTURES), _LOOKED_AT)
+    pictures = islice((file for file in path.rglob("*") if IMAGE_ENDING.fullmatch(file.suffix[1:].lower())), _LOOKED_AT)
     if picture := next((file for file in pictures if file.with_suffix(".txt").exists()), None):
         return Guess("files", f"it holds {picture.relative_to(path)} and a .txt beside it", tuple(sources))
     raise SourceError(f"{path}: holds no tars, tables, file of entries, or pictures with a .txt each")
@@ -109,10 +105,10 @@ def _entries(file: str) -> Guess:
     if not entries:
         raise SourceError(f"{file}: has no entry")
     if all(map(_is_llavas, entries)):
-        return Guess("llava", f"its first entries have {_what(entries)} of from human and gpt", (file,))
+        return Guess("llava", f"its first entries are {_what(entries)}", (file,))
+    if form := next(filter(None, map(form_of, entries)), None):
+        return Guess("messages", f"its first entries are {form.name}", (file,))
     keys = {key for entry in entries for key, value in entry.items() if value is not None}
-    if form := known_form(keys):
-        return Guess("messages", f"its first entries are {form}", (file,))
     raise SourceError(
         f"{file}: its first entries have the keys {shortened(', '.join(sorted(keys)))}, which are of no form that is "
         f"known: messages, conversations, texts, instruction and output, question and answer, image and caption"
@@ -120,7 +116,7 @@ def _entries(file: str) -> Guess:
 
 
 def _what(entries: Sequence[RawEntry]) -> str:
-    return "questions" if any("questions" in entry for entry in entries) else "conversations"
+    return "questions" if any("questions" in entry for entry in entries) else "conversations of human and gpt"
 
 
 def _is_llavas(entry: RawEntry) -> bool:

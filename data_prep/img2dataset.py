@@ -30,6 +30,7 @@ from tqdm import tqdm
 from data_prep.ingest import MAX_BAD
 from data_prep.processes import begin_worker, check_numbers, program
 from data_prep.report import QUARANTINE, REPORT, json_lines, shortened
+from data_prep.rows import Condition, Table
 from dslight.data.sample import BadSample, check_image, image_members, is_beside, parse_sample
 from dslight.data.shards import MANIFEST, Index, Manifest, ShardError, ShardInfo, index_tars
 from dslight.data.shards.format import Member, Record, load_index
@@ -93,9 +94,8 @@ def partial_records(root: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _successes(path: Path) -> int:
-    from pyarrow import parquet  # pyright: ignore[reportMissingImports] - the user's, if at all
-
-    return parquet.read_table(path, columns=["status"])["status"].to_pylist().count("success")
+    table = Table.open(str(path))
+    return sum(row is not None for row in table.read(0, table.rows, [Condition("status", "==", "success")]))
 
 
 def several_images(root: Path, manifest: Manifest) -> Counter[str]:

@@ -25,7 +25,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +43,7 @@ from data_prep.processes import begin_worker, check_numbers
 from data_prep.report import QUARANTINE, REPORT, described, gigabytes, json_lines, listing, shortened
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
+from dslight.data.shards.elsewhere import AT, IN_PLACE, Place
 from dslight.data.shards.format import size_problem
 from dslight.data.shards.writer import check_key, locked, shard_name, stale_shards, write_shard
 from dslight.files.atomic import write_atomically
@@ -70,6 +71,9 @@ class Job:
         images: of the source.
         convert: an entry as the engine wants it (picklable).
         options: all that ``convert`` and ``entries`` depend on: with other ones a killed run is not continued.
+        places: makes of the entries of a shard what finds its pictures where they lie already; they stay there, and the
+            shards have their places (:mod:`dslight.data.shards.elsewhere`). ``None``: they are copied.
+        files: those that they lie in, for the manifest.
         shard_entries, max_bad, workers: as in :func:`add_arguments`.
     """
 
@@ -80,6 +84,8 @@ class Job:
     images: Images
     convert: Convert
     options: dict[str, Any] = field(default_factory=dict)
+    places: Callable[[Any], Callable[[bytes], Place | None]] | None = None
+    files: Sequence[dict[str, Any]] = ()
     shard_entries: int = SHARD_ENTRIES
     max_bad: float = MAX_BAD
     workers: int = 1
@@ -174,8 +180,8 @@ def _key(job: Job, row: int) -> str:
 def _survey(job: Job) -> tuple[Job, list[RawEntry]]:
     """Count the entries, and keep a sample of them."""
     if not isinstance(job.entries, Entries):
-        if len(job.entries) < job.entries.at_least:
-            raise SystemExit(f"{job.entries.named}: has {len(job.entries)} rows")
+        if not len(job.entries):
+            raise SystemExit(f"{job.entries.named}: has no rows")
         return job, []
     rng, sample, total = random.Random(0), [], 0
     for total, entry in enumerate(tqdm(iter(job.entries), desc=f"{job.name}: counting", unit="entry", leave=False), 1):
@@ -200,14 +206,14 @@ def _asked(job: Job) -> dict[str, Any]:
         "program": job.program,
         "name": job.name,
         **job.entries.identity(),
-        "seed": job.entries.seed,
         "shard_entries": job.shard_entries,
         "options": job.options,
+        **({IN_PLACE: list(job.files)} if job.places else {}),
     }
 
 
 def _check_space(job: Job, sample: list[RawEntry], done: int) -> None:
-    need = job.entries.bytes or 0
+    need = 0 if job.places else job.entries.bytes or 0
     for raw in sample:
         try:
             images = job.convert(raw).images
@@ -383,6 +389,7 @@ def _make_shard(number: int, entries: Iterable[RawEntry | None]) -> dict[str, An
     job, shared = _work
     counts: Counter[str] = Counter()
     bad: list[dict[str, Any]] = []
+    find = job.places(entries) if job.places else None
 
     def records() -> Iterator[tuple[str, dict[str, bytes], int]]:
         for row, raw in enumerate(entries, number * job.shard_entries):
@@ -407,9 +414,21 @@ def _make_shard(number: int, entries: Iterable[RawEntry | None]) -> dict[str, An
                 counts.update(set(entry.changes))
                 counts["images"] += entry.images
                 counts["text_only"] += not entry.images
-                yield _key(job, row), entry.members, entry.questions
+                yield _key(job, row), _placed(entry.members, find, counts) if find else entry.members, entry.questions
             with shared.done.get_lock():
                 shared.done.value += 1
 
     info = write_shard(job.out, shard_name(number), records())
     return {"shard": number, "info": asdict(info), "counts": dict(counts), "bad": bad}
+
+
+def _placed(members: dict[str, bytes], find: Callable[[bytes], Place | None], counts: Counter[str]) -> dict[str, bytes]:
+    """Members with the places of pictures instead of the pictures, but for those that no table holds as they are."""
+    placed = {}
+    for extension, data in members.items():
+        if extension != "json" and (place := find(data)):
+            placed[f"{extension}.{AT}"] = place.to_bytes()
+        else:
+            placed[extension] = data
+            counts.update(["picture copied, as no column holds its bytes"] if extension != "json" else [])
+    return placed

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from data_prep.entries import RawEntry
 from data_prep.report import shortened
-from dslight.data.sample import IMAGE_TOKEN, LEARNT_KEYS, BadSample
+from dslight.data.sample import IMAGE_TOKEN, WEIGHT_KEYS, BadSample
 
 _MARK = re.compile(
     r"<img>[^<]*</img>|<(?:image|img|picture|video|audio|speech|sound|bbox|ref-object)s?(?:[ _-]?\d+)?>"
@@ -43,7 +43,7 @@ _ABOUT = re.compile(
 )
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{53,}[=\s]*")
-_OF_A_TURN = frozenset(("from", "value", "role", "content", *LEARNT_KEYS))
+_OF_A_TURN = frozenset(("from", "value", "role", "content", *WEIGHT_KEYS))
 
 
 def given_images(raw: RawEntry) -> list[Any]:

@@ -14,7 +14,8 @@ right and counted: a system text (a message, or the entry's own ``system``) goes
 (``--system keep`` leaves it a turn of its own, for the place that templates have for it; ``drop`` leaves it out), an
 answer before any question and a question after the last answer are left out, and images without a mark get theirs at
 the front of the first question. Two turns of one role in a row have none: such an entry goes to the quarantine. An
-answer with ``weight: 0`` (OpenAI) or ``loss: false`` (ms-swift) is not learnt.
+answer with ``weight: 0`` (OpenAI) or ``loss: false`` (ms-swift) is not learnt; with any other ``weight`` from 0 on its
+loss counts so many times.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from data_prep.ingest import Job, add_source_arguments, ingest, key_name
 from data_prep.media import given_images, image_source, is_empty, unread_keys
 from data_prep.processes import program
 from data_prep.report import shortened
-from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, is_learnt
+from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, weight_of
 
 _ROLES: dict[str, Literal["system", "human", "gpt"]] = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -70,7 +71,8 @@ class MessagesEntry:
             chat.add(message)
         chat.settle(self.system)
         turns = [
-            {"from": turn.role, "value": turn.text, **({} if turn.learnt else {"weight": 0})} for turn in chat.turns
+            {"from": turn.role, "value": turn.text, **({} if turn.weight == 1 else {"weight": turn.weight or 0})}
+            for turn in chat.turns
         ]
         record = {"conversations": turns}
         read = {"id", "system", "objects", "image", "images", *keys}
@@ -102,7 +104,7 @@ class _Chat:
             self.systems.append(text)
         else:
             text = text.rstrip("\n") if text.endswith(f"{IMAGE_TOKEN}\n") else text
-            self.turns.append(Turn(role, text, role == "human" or is_learnt(message)))
+            self.turns.append(Turn(role, text, 1 if role == "human" else weight_of(message)))
 
     def _text(self, text: str) -> str:
         for _ in range(text.count(IMAGE_TOKEN) if self.named else 0):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from data_prep.check import check_entry
 from data_prep.ingest import Job
 from data_prep.media import UNREAD
 from data_prep.report import shortened
 from dslight.data.sample import BadSample, Sample, decode_image, parse_sample
-from dslight.data.shards import ShardError
-from dslight.data.shards.foreign import Headers, known_extension
-from dslight.limits import at_most
+from dslight.data.shards.foreign import known_extension, tar_records
 
 SHOWN = 10
 _TEXT = 60
@@ -38,7 +34,8 @@ def preview(job: Job) -> tuple[list[str], int]:
 def preview_tar(path: Path, leave_out: Sequence[str] = (), take: Sequence[str] = ()) -> tuple[list[str], int]:
     """As :func:`preview`, of a tar."""
     lines, good = [], 0
-    for row, (key, members) in enumerate(islice(_records(path, leave_out, take), SHOWN)):
+    for row, (key, found) in enumerate(islice(tar_records(path, leave_out), SHOWN)):
+        members = {known_extension(extension, data, take): data for extension, (_, data) in found.items()}
         try:
             sample = parse_sample(key, members)
             if not sample.images:
@@ -65,31 +62,6 @@ def _line(row: int, sample: Sample, changes: list[str]) -> str:
     more += f"; set right: {', '.join(changed)}" if changed else ""
     more += f"; not read: {', '.join(unread)}" if unread else ""
     return f"  {row}: {shown}; {said}{more}"
-
-
-def _records(path: Path, leave_out: Sequence[str], take: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Keys and members from the start of a tar on."""
-    key, members = "", dict[str, bytes]()
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=cast(BinaryIO, Headers(file, path)), mode="r:") as tar:
-            for header in tar:
-                folder, _, name = header.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                extension = extension.lower()
-                if not header.isfile() or not stem or extension in leave_out:
-                    continue
-                full = f"{folder}/{stem}" if folder else stem
-                if members and full != key:
-                    yield key, members
-                    members = {}
-                at_most("member_bytes", header.size, f"{path}: {header.name}: has {header.size:,} bytes", ShardError)
-                file.seek(header.offset_data)
-                data = file.read(header.size)
-                key, members[known_extension(extension, data, take)] = full, data
-    except tarfile.TarError as error:
-        raise ShardError(f"{path}: {error}") from error
-    if members:
-        yield key, members
 
 
 def images_found(job: Job) -> tuple[int, int]:

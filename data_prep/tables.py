@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from data_prep.images import Images
 from data_prep.ingest import Job, add_arguments, ingest, key_name
 from data_prep.media import is_empty
 from data_prep.messages import SYSTEMS, MessagesEntry, System
+from data_prep.places import Finder
 from data_prep.processes import program
 from data_prep.rows import UNREADABLE, Condition, Table, Tables, arrow
 from dslight.data.sample import BadSample
@@ -120,15 +122,17 @@ def open_tables(sources: Sequence[str], where: Sequence[str] = ()) -> tuple[Tabl
         SourceError: there are none, they have other columns than the first, or a condition names none of them.
     """
     tables = tuple(Table.open(file) for file in files_of(sources))
-    schema = tables[0].schema()
+    schema = tables[0].schema
     for table in tables[1:]:
-        if (names := table.schema().names) != schema.names:
+        if (names := table.schema.names) != schema.names:
             other = sorted(set(names) ^ set(schema.names)) or ["the order"]
             raise SourceError(f"{table.url}: its columns are not those of {tables[0].url}: {', '.join(other)}")
     conditions = tuple(condition(text) for text in where)
     for one in conditions:
         if one.column not in schema.names:
             raise SourceError(f"--where: there is no column {one.column}, but {', '.join(schema.names)}")
+        for table in tables:
+            one.check(table.schema.field(one.column).type)
     return Tables(tables, conditions), schema
 
 
@@ -166,7 +170,20 @@ def table_job(args: argparse.Namespace, sources: Sequence[str]) -> Job:
     """The job that arguments describe."""
     tables, schema = open_tables(sources, args.where)
     columns = image_columns(schema, args.image_column)
+    in_place: dict[str, Any] = {}
+    if args.in_place:
+        if urls := [table.url for table in tables.tables if "://" in table.url]:
+            raise SourceError(
+                f"--in-place: {urls[0]} is no local file, and pictures are read in training from those alone"
+            )
+        numbers = {table.url: number for number, table in enumerate(tables.tables)}
+        in_place["places"] = partial(Finder, columns=columns, numbers=numbers)
+        in_place["files"] = [
+            {"file": _seen_from(args.out, table.url), "bytes": table.bytes, "end_sha256": table.digest}
+            for table in tables.tables
+        ]
     return Job(
+        **in_place,
         program="data_prep.tables",
         out=args.out,
         name=args.name or key_name(args.out),
@@ -180,6 +197,12 @@ def table_job(args: argparse.Namespace, sources: Sequence[str]) -> Job:
     )
 
 
+def _seen_from(out: Path, file: str) -> str:
+    """A file by its name below a folder, or by its whole path where it lies elsewhere."""
+    path, folder = Path(file).resolve(), out.resolve()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of tables alone."""
     parser.add_argument(
@@ -187,6 +210,9 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--image-column", action="append", default=[], metavar="COLUMN", help="of pictures, where there are several"
+    )
+    parser.add_argument(
+        "--in-place", action="store_true", help="leave the pictures in the tables, and read them there in training"
     )
 
 

@@ -52,6 +52,7 @@ class Places:
         visual: int64 ``[N]``, the visual slots.
         supervised: int64 ``[n]``, the positions whose next token is learned; ``None`` for questions.
         targets: int64 ``[n]``, those tokens.
+        weights: float32 ``[n]``, how many times the loss of each counts; ``None``: all alike.
         documents: int64 ``[d + 1]``, where each document of packed rows begins, and the end; padding is one too.
             ``None`` where rows are not packed.
         longest: positions of the longest document.
@@ -62,6 +63,7 @@ class Places:
     visual: Tensor
     supervised: Tensor | None = None
     targets: Tensor | None = None
+    weights: Tensor | None = None
     documents: Tensor | None = None
     longest: int = 0
     aligned: bool = False
@@ -75,7 +77,9 @@ class Places:
         visual = batch.visual_mask.flatten().nonzero().squeeze(1)
         found = cls(visual, aligned=aligned, runs=runs(visual))
         if batch.labels is not None:
-            found = replace(found, **dict(zip(("supervised", "targets"), supervised(batch.labels), strict=True)))
+            places, targets = supervised(batch.labels)
+            weights = None if batch.weights is None else batch.weights.flatten().index_select(0, places + 1)
+            found = replace(found, supervised=places, targets=targets, weights=weights)
         if batch.segments is not None:
             starts = document_starts(batch.segments)
             found = replace(found, documents=starts, longest=int(starts.diff().max()))

@@ -180,6 +180,7 @@ class Batch:
         segments: int64 ``[B, T]`` where rows are packed: which document of its row a position belongs to, counted from
             1, or 0 for padding. No position may see another document's.
         dropped, shrunk: keys of what was left out because it taught nothing, and of what was cut at a whole turn.
+        weights: float32 ``[B, T]``, how many times the loss of each label counts; ``None``: all alike.
 
     Example:
         >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.LowResolution(), lm)
@@ -198,6 +199,7 @@ class Batch:
     segments: Tensor | None = None
     dropped: Sequence[str] = ()
     shrunk: Sequence[str] = ()
+    weights: Tensor | None = None
     _places: Places | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -232,6 +234,7 @@ class Batch:
             labels=None if self.labels is None else move(self.labels),
             views=None if self.views is None else move(self.views),
             segments=None if self.segments is None else move(self.segments),
+            weights=None if self.weights is None else move(self.weights),
         )
         there._places = self.places.map(move)
         return there

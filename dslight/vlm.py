@@ -241,7 +241,9 @@ class VLM(pl.LightningModule):
         return self.language_model(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, batch.segments)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Next-token loss, summed over the supervised tokens of a batch with labels, and their number."""
+        """Next-token loss, summed over the supervised tokens of a batch with labels, and their number; where answers
+        have weights, the weighted sum, and that of the weights.
+        """
         return self.language_model.loss(batch, self.see(batch.views))
 
     def see(self, views: Views | None) -> VisualTokens:
@@ -346,11 +348,11 @@ class VLM(pl.LightningModule):
     @property
     def gradient_divisor(self) -> Tensor | float:
         """What the gradients are still to be divided by: the step's tokens, once several micro-batches are through."""
-        return 1.0 if self._sums is None else self._sums[1].clamp(min=1)
+        return 1.0 if self._sums is None else _divisor(self._sums)
 
     def _log_loss(self, sums: Tensor) -> Tensor:
-        """Log the mean; returns the number of tokens."""
-        tokens = sums[1].clamp(min=1)
+        """Log the mean; returns the number of tokens, or the sum of their weights."""
+        tokens = _divisor(sums)
         self.log("train/loss", sums[0] / tokens, prog_bar=True, batch_size=1)
         return tokens
 
@@ -446,4 +448,9 @@ class VLM(pl.LightningModule):
             self.log(f"speed/{source}/questions_per_second", rate)
         for source, sums in self._losses.items():
             total, count = self.trainer.strategy.reduce(sums.float().to(self.device), reduce_op="sum").tolist()
-            self.log(f"val/{source}/loss", total / max(count, 1.0))
+            self.log(f"val/{source}/loss", total / (count or 1.0))
+
+
+def _divisor(sums: Tensor) -> Tensor:
+    """What a (sum of losses, sum of weights) is a mean by: 1 where nothing is supervised."""
+    return torch.where(sums[1] > 0, sums[1], torch.ones_like(sums[1]))

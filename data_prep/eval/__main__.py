@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.entries import file_digest
 from data_prep.eval.asked import Asked, Converter, Questions, grouped
 from data_prep.eval.files import Files, find, find_parquet
 from data_prep.eval.frames import Videos
@@ -34,6 +33,7 @@ from data_prep.report import REPORT
 from dslight.data.shards import Manifest
 from dslight.data.video import SIDE, Sampling
 from dslight.files.atomic import write_atomically
+from dslight.files.digest import file_sha256
 from dslight.metrics.benchmarks import BENCHMARKS
 from dslight.metrics.submission import OFFICIAL_IDS, WHOLE
 
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
             raise SystemExit("--images: reading videos needs PyAV; pip install 'dslight[video]'") from None
     options: dict[str, Any] = {"set": args.set, "split": files.split, "limit": args.limit}
     options |= {"circular": True} if args.circular else {}
-    options["files"] = {path.name: file_digest(path) for path in used}
+    options["files"] = {path.name: file_sha256(path) for path in used}
     if any("video" in raw for raw in rows):
         options |= vars(sampling)
     job = Job(
@@ -104,9 +104,9 @@ def _found(args: argparse.Namespace) -> tuple[Callable[[Files], Iterator[Asked]]
         folders = sorted({path.parent.name for path in paths})
         if row.apart and len(folders) > 1:
             raise SystemExit(f"--annotations: several variants of {args.set}: {', '.join(folders)}; name one folder")
-        return row.hub, Files({"questions": paths}, split, args.ocr)
+        return row.hub, Files({"questions": paths}, split, args.ocr, row.public)
     split = args.split or row.split
-    return row.read, Files(find(args.annotations, row.files, split), split, args.ocr)
+    return row.read, Files(find(args.annotations, row.files, split), split, args.ocr, row.public)
 
 
 def _whole(questions: Sequence[Asked], files: Files) -> list[Any]:

@@ -66,10 +66,6 @@ class Asked:
     suffix: str | None = None
     problem: str = ""
 
-    def changed(self, **values: Any) -> Asked:
-        """The same with other values of some attributes."""
-        return replace(self, **values)
-
     def with_answers(self, answers: Sequence[str], hidden: bool, file: str) -> Asked:
         """The same with its references; without any it is a problem, unless the split hides them."""
         problem = "" if answers or hidden else f"question {self.question_id}: no answer in {file} (is it --split test?)"

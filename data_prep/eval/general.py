@@ -20,15 +20,16 @@ import base64
 import re
 import string
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from data_prep.eval.asked import Asked, letter
 from data_prep.eval.files import Files
-from data_prep.eval.hub import Row, rows
-from data_prep.eval.tables import Cell, listed, pictures, said
+from data_prep.eval.tables import Cell, Row, listed, pictures, rows, said
 from dslight.data.sample import IMAGE_TOKEN
 from dslight.metrics.benchmarks import SHORT
 from dslight.metrics.functional.multiple_choice import parse_options
+from dslight.metrics.multiple_choice import ROTATION_STRIDE
 
 _IDS = ("index", "question_id", "id", "idx", "pid", "qid")
 _QUESTIONS = ("question", "query", "text", "instruction", "Question")
@@ -39,8 +40,6 @@ _MARK = re.compile(r"<image (\d+)>")
 _ON_ONE_LINE = re.compile(r"\n?Options:\s*(A:.*)$", re.DOTALL)
 _INSTRUCTION = re.compile(r"\n?Please answer directly with [^.]*\.\s*$")
 """What RealWorldQA puts behind a question; the benchmark's suffix stands there instead."""
-STRIDE = 10**6
-"""Rotation k of the options of question i is number i + k 1,000,000, as in MMBench."""
 
 
 def choice(files: Files) -> Iterator[Asked]:
@@ -50,7 +49,7 @@ def choice(files: Files) -> Iterator[Asked]:
         text, options = _options(item)
         answer = [_letter(one, options) for one in _answers(item)] if options else _answers(item)
         index = said(_first(item, _IDS))
-        group = int(index) % STRIDE if index.isdecimal() else index or number
+        group = int(index) % ROTATION_STRIDE if index.isdecimal() else index or number
         yield _asked(
             item,
             number,
@@ -89,7 +88,7 @@ def rotated(questions: Iterator[Asked]) -> Iterator[Asked]:
             options = [asked.options[(i + turn) % count] for i in range(count)]
             answers = [letter((i - turn) % count) for i in right] if count else list(asked.answers)
             name = f"{asked.question_id}-{turn}" if turn else asked.question_id
-            yield asked.changed(question_id=name, options=options, answers=answers, facts=facts)
+            yield replace(asked, question_id=name, options=options, answers=answers, facts=facts)
 
 
 def _asked(

@@ -13,17 +13,8 @@ from typing import Any
 from data_prep.eval.asked import Asked, letter
 from data_prep.eval.choice import NEXTQA_TYPES
 from data_prep.eval.files import Files
-from data_prep.eval.tables import listed, pictures, said, table
+from data_prep.eval.tables import Row, listed, pictures, rows, said
 from dslight.metrics.benchmarks import ACTIVITYNET_TYPES
-
-Row = dict[str, Any]
-
-
-def rows(files: Files) -> Iterator[tuple[Row, str]]:
-    """(row, name of its file) of all files of questions."""
-    for path in files.found["questions"]:
-        for item in table(path):
-            yield item, path.name
 
 
 def _each(make: Callable[[Row], tuple[Asked, list[str]]]) -> Callable[[Files], Iterator[Asked]]:

@@ -22,6 +22,7 @@ class EvalSet:
         hub: the questions of parquet files as the Hub has them, where ``read`` does not read those.
         splits: of those files, the first that is there is read where none is asked for.
         apart: the Hub keeps variants of the set in folders of their own, of which one is meant.
+        public: see :class:`~data_prep.eval.files.Files`.
     """
 
     read: Callable[[Files], Iterator[Asked]]
@@ -31,6 +32,7 @@ class EvalSet:
     hub: Callable[[Files], Iterator[Asked]] | None = None
     splits: tuple[str, ...] = ("validation", "val", "dev", "test")
     apart: bool = False
+    public: tuple[str, ...] = ()
 
 
 _QUESTIONS = Role("questions", "*question*.json")
@@ -46,7 +48,7 @@ SETS: dict[str, EvalSet] = {
         "vqav2",
         "val2014",
     ),
-    "gqa": EvalSet(short.gqa, (_QUESTIONS,), "gqa", "testdev_balanced"),
+    "gqa": EvalSet(short.gqa, (_QUESTIONS,), "gqa", "testdev_balanced", public=("testdev",)),
     "textvqa": EvalSet(short.textvqa, (Role("questions", "textvqa_0*.json"),), "textvqa", "val"),
     "docvqa": EvalSet(short.docvqa, (Role("questions", "*_v1.0*.json"),), "docvqa", "val"),
     "infovqa": EvalSet(short.docvqa, (Role("questions", "infographics*.json"),), "infovqa", "val"),

@@ -14,8 +14,8 @@ from typing import Any
 from data_prep.eval.asked import Asked, letter
 from data_prep.eval.files import Files
 from data_prep.eval.files import text as read
-from data_prep.eval.hub import rows as rows_of
 from data_prep.eval.tables import pictures, said, table
+from data_prep.eval.tables import rows as rows_of
 from data_prep.images import EXTENSIONS
 from dslight.metrics.functional.yes_no import MME_COGNITION, MME_PERCEPTION
 from dslight.metrics.multiple_choice import ROTATION_STRIDE

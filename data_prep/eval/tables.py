@@ -19,12 +19,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.eval.files import load, text
-from dslight.data.sample import BadSample
+from data_prep.entries import SourceError
+from data_prep.eval.files import Files, load, text
+from data_prep.rows import UNREADABLE, Table
 from dslight.limits import at_most
 
-_ROWS = 8
-"""Of a parquet file, which are unpacked together."""
+Row = dict[str, Any]
 
 
 class Cell(NamedTuple):
@@ -44,39 +44,13 @@ class Cell(NamedTuple):
 
     def read(self) -> bytes:
         """The encoded picture."""
-        groups, found = _starts(self.path), 0
-        for number, start in enumerate(groups):
-            found = number if start <= self.row else found
-        value = _column(self.path, found, self.column)[self.row - groups[found]].as_py()
+        value = _opened(self.path).cell(self.row, self.column)
         return _encoded(value if self.place < 0 else value[self.place])
 
 
-@lru_cache(4)
-def _starts(path: str) -> tuple[int, ...]:
-    """The first row of each row group."""
-    meta, starts = _parquet(Path(path)).metadata, [0]
-    for number in range(meta.num_row_groups - 1):
-        starts.append(starts[-1] + meta.row_group(number).num_rows)
-    return tuple(starts)
-
-
-@lru_cache(2)
-def _column(path: str, group: int, column: str) -> Any:
-    found = _parquet(Path(path)).read_row_group(group, columns=[column]).column(column)
-    at_most("file_bytes", found.nbytes, f"{path}: its row group {group} has {found.nbytes:,} bytes", BadSample)
-    return found
-
-
-def _parquet(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise SystemExit(f"{path}: reading parquet needs pyarrow; pip install 'dslight[parquet]'") from None
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise SystemExit(f"{path}: not readable as parquet: {error}") from error
+@lru_cache(16)
+def _opened(path: str) -> Table:
+    return Table.open(path)
 
 
 def _encoded(value: Any) -> bytes:
@@ -91,6 +65,13 @@ def pictures(value: Any) -> dict[str, Any]:
     inside = [one for one in found if isinstance(one, Cell | bytes)]
     names = [one["path"] if isinstance(one, dict) else one for one in found if not isinstance(one, Cell | bytes)]
     return {"inline": inside} if inside else {"images": [name for name in names if name]}
+
+
+def rows(files: Files) -> Iterator[tuple[Row, str]]:
+    """(row, name of its file) of all files of questions."""
+    for path in files.found["questions"]:
+        for item in table(path):
+            yield item, path.name
 
 
 def table(path: Path) -> Iterator[dict[str, Any]]:
@@ -110,24 +91,16 @@ def table(path: Path) -> Iterator[dict[str, Any]]:
         yield from content if isinstance(content, list) else content["data"]
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path) -> Iterator[Row]:
     seen: dict[bytes, Cell] = {}
-    number = 0
-    for batch in _batches(path):  # what is said of their size may be wrong
-        at_most("file_bytes", batch.nbytes, f"{path}: {_ROWS} rows have {batch.nbytes:,} bytes", SystemExit)
-        for item in batch.to_pylist():
-            yield {name: _as_cells(value, Cell(str(path), number, name), seen) for name, value in item.items()}
-            number += 1
-
-
-def _batches(path: Path) -> Iterator[Any]:
-    file = _parquet(path)
-    from pyarrow import ArrowException
-
     try:
-        yield from file.iter_batches(_ROWS)
-    except (ArrowException, OSError) as error:
-        raise SystemExit(f"{path}: not readable as parquet: {error}") from error
+        found = Table.open(str(path))
+        for number, item in enumerate(found.read(0, found.rows)):
+            if item is None or UNREADABLE in item:
+                raise SystemExit(f"{path}: row {number}: {(item or {}).get(UNREADABLE)}")
+            yield {name: _as_cells(value, Cell(str(path), number, name), seen) for name, value in item.items()}
+    except SourceError as error:
+        raise SystemExit(str(error)) from error
 
 
 def _as_cells(value: Any, cell: Cell, seen: dict[bytes, Cell]) -> Any:

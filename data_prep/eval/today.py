@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -14,15 +15,14 @@ from PIL import Image
 from data_prep.eval.asked import Asked, letter
 from data_prep.eval.files import Files
 from data_prep.eval.general import choice
-from data_prep.eval.hub import Row, rows
-from data_prep.eval.tables import Cell, listed, pictures, said, table
+from data_prep.eval.tables import Cell, Row, listed, pictures, rows, said, table
 
 
 def cvbench(files: Files) -> Iterator[Asked]:
     """CV-Bench (nyu-visionx/CV-Bench): as any multiple choice; ``source`` (ADE20K, COCO, Omni3D) makes its number."""
     sources = [said(item.get("source")) for item, _ in rows(files)]
     for asked, source in zip(choice(files), sources, strict=True):
-        yield asked.changed(type=source)
+        yield replace(asked, type=source)
 
 
 def hallusionbench(files: Files) -> Iterator[Asked]:

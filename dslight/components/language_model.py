@@ -245,8 +245,8 @@ class LanguageModel(Component, ABC):
 
     def loss(self, batch: Batch, visual: VisualTokens | None) -> tuple[Tensor, Tensor]:
         """Next-token loss of a batch with labels, as :func:`~dslight.nn.loss.next_token_loss` of :meth:`forward`: the
-        sum over supervised tokens, and their number. Logits are made of those positions alone where :attr:`head` says
-        how.
+        sum over supervised tokens, and their number (with weights, the sum of those). Logits are made of those
+        positions alone where :attr:`head` says how.
 
         Raises:
             ValueError: as :meth:`forward`.
@@ -261,7 +261,7 @@ class LanguageModel(Component, ABC):
         ):
             ids = self.standing_for(batch.input_ids, batch.visual_mask)
             logits = self._located_logits(ids, batch, places, packing)
-        return summed_loss(at(logits, rows, length, places.supervised), places.targets)
+        return summed_loss(at(logits, rows, length, places.supervised), places.targets, places.weights)
 
     def _located_logits(self, ids: Tensor, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
         """:meth:`logits` of a batch whose places are known, for a subclass that they spare work."""

@@ -42,6 +42,7 @@ class Item:
         sizes: per image its own (height, width).
         question: of an evaluation row.
         pieces: per image the (rows, columns) of pieces of its base view; empty: every view is one.
+        weights: float32, how much the loss of each label counts; ``None``: all alike.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Item:
     sizes: list[Grid] = field(default_factory=list)
     question: Question | None = None
     pieces: list[Grid] = field(default_factory=list)
+    weights: np.ndarray | None = None
 
 
 Row = Item | tuple[Item, ...]
@@ -66,6 +68,7 @@ class _Document(NamedTuple):
     ids: np.ndarray
     labels: np.ndarray | None
     images: int
+    weights: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class Collate:
         shape = (len(rows), max(lengths))
         input_ids, labels = np.full(shape, self.pad_id), np.full(shape, IGNORE)
         segments = np.zeros(shape, dtype=np.int64)
+        weighted = any(document.weights is not None for document in documents)
+        weights = np.ones(shape, np.float32) if weighted else None
         for i, row in enumerate(made):
             start = shape[1] - lengths[i] if asks else 0
             for number, document in enumerate(row, start=1):
@@ -114,6 +119,8 @@ class Collate:
                 segments[i, start:end] = number
                 if document.labels is not None:
                     labels[i, start:end] = document.labels
+                if weights is not None and document.weights is not None:
+                    weights[i, start:end] = document.weights
                 if number > 1:
                     labels[i, start] = IGNORE
                 start = end
@@ -130,6 +137,7 @@ class Collate:
             segments=torch.from_numpy(segments) if packed else None,
             dropped=dropped,
             shrunk=shrunk,
+            weights=None if weights is None else torch.from_numpy(weights),
         ).located()
 
     def _documents(self, row: Row, dropped: list[str], shrunk: list[str]) -> list[_Document]:
@@ -157,7 +165,7 @@ class Collate:
 
     def _document(self, item: Item) -> _Document | None:
         """The item with its images expanded and its end cut. ``None``: dropped."""
-        ids, labels, spans = self._expand(item)
+        ids, labels, weights, spans = self._expand(item)
         length, images, problem = min(len(ids), self.max_length), len(spans), ""
         if item.question is not None:
             if len(ids) > self.max_length:
@@ -178,10 +186,11 @@ class Collate:
             images = sum(end <= length for _, end in spans)
         if not length:
             return None
-        return _Document(item, ids[:length], None if item.labels is None else labels[:length], images)
+        weights = None if weights is None else weights[:length]
+        return _Document(item, ids[:length], None if item.labels is None else labels[:length], images, weights)
 
-    def _expand(self, item: Item) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
-        """Ids and labels with as many marks as each image has slots, and where (begin, end) these are."""
+    def _expand(self, item: Item) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[tuple[int, int]]]:
+        """Ids, labels and weights with as many marks as each image has slots, and where (begin, end) these are."""
         ids = np.asarray(item.ids)
         labels = np.full_like(ids, IGNORE) if item.labels is None else np.asarray(item.labels)
         marks = (ids == IMAGE).nonzero()[0].tolist()
@@ -193,7 +202,8 @@ class Collate:
             counts[mark] = slots = self.slots(*shape)
             spans.append((mark + before, mark + before + slots))
             before += slots - 1
-        return ids.repeat(counts), labels.repeat(counts), spans
+        weights = None if item.weights is None else np.asarray(item.weights).repeat(counts)
+        return ids.repeat(counts), labels.repeat(counts), weights, spans
 
 
 def _last_answer(labels: np.ndarray, limit: int) -> int:

@@ -27,7 +27,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.chat_template import render
-from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, is_learnt
+from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, weight_of
 from dslight.data.template_habits import Habits, check_habits, habits
 from dslight.types import IGNORE
 
@@ -42,20 +42,23 @@ TemplateName = Literal["plain", "bare", "vicuna_v1", "llama_2", "phi3", "chatml"
 
 
 class Piece(NamedTuple):
-    """A stretch of text. ``text`` is ``IMAGE_TOKEN`` and ``image`` true where an image stands."""
+    """A stretch of text. ``text`` is ``IMAGE_TOKEN`` and ``image`` true where an image stands; ``weight``: of its loss,
+    where it is supervised."""
 
     text: str
     supervised: bool = False
     image: bool = False
+    weight: float = 1
 
 
 @dataclass(frozen=True)
 class Encoded:
     """Token ids and labels of one conversation, of equal length; ``IMAGE`` stands for each image, its label is
-    ``IGNORE``."""
+    ``IGNORE``. ``weights``, float32 of that length, is how much the loss of each label counts; ``None``: all alike."""
 
     ids: Ids
     labels: Ids
+    weights: np.ndarray | None = None
 
     @property
     def supervised(self) -> int:
@@ -96,7 +99,7 @@ class Template(ABC):
                 marks.
         """
         turns = [
-            turn if isinstance(turn, Turn) else Turn(cast(Any, turn["from"]), turn["value"], is_learnt(turn))
+            turn if isinstance(turn, Turn) else Turn(cast(Any, turn["from"]), turn["value"], weight_of(turn))
             for turn in conversations
         ]
         return _tokenize(self.pieces(turns, tokenizer, num_images != 0), tokenizer, self.adds_bos)
@@ -154,7 +157,11 @@ class Markers(Template):
                     Piece(self.gpt),
                 ]
             elif turn.text:  # an empty answer teaches nothing and is not ended: its marker stands alone
-                out.append(Piece(self.answer + turn.text + self.answer_end.replace("{eos}", eos), turn.learnt))
+                out.append(
+                    Piece(
+                        self.answer + turn.text + self.answer_end.replace("{eos}", eos), turn.learnt, weight=turn.weight
+                    )
+                )
         return out
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -173,7 +180,7 @@ class Plain(Template):
                 f"template plain: needs an image and one caption, got {len(turns)} turns; use bare or a chat template"
             )
         out = [Piece(IMAGE_TOKEN, image=True)] * turns[0].text.count(IMAGE_TOKEN)
-        return out + [Piece(turn.text + "\n", turn.learnt) for turn in turns[1:]]
+        return out + [Piece(turn.text + "\n", turn.learnt, weight=turn.weight) for turn in turns[1:]]
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """See :meth:`Template.stop`."""
@@ -198,7 +205,7 @@ class Bare(Template):
                 out += [p if p.image else Piece(between + p.text.strip()) for p in _with_images(turn.text, images)]
             else:
                 end = _eos(tokenizer) if i == len(turns) - 1 else ""
-                out.append(Piece(f" {turn.text}{end}", turn.learnt))
+                out.append(Piece(f" {turn.text}{end}", turn.learnt, weight=turn.weight))
         return out
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -238,10 +245,11 @@ class TokenizerTemplate(Template):
         for i in self._answered(turns, found, images):
             prompt = render(tokenizer, messages[: i + 1], True, self.thinking)
             spans = [(prompt, False, images)]
-            tail = ""
+            tail, weight = "", 1.0
             if i + 1 < len(turns):
                 full = render(tokenizer, messages[: i + 2], False, self.thinking)
                 body = full.removesuffix(found.tail)
+                weight = turns[i + 1].weight
                 learnt = turns[i + 1].learnt and bool(turns[i + 1].text)  # an empty one teaches nothing
                 spans += [(body.rstrip(), learnt, False), (body, False, False)]
                 tail = full[len(body) :] if i + 2 == len(turns) else ""
@@ -252,7 +260,7 @@ class TokenizerTemplate(Template):
                         "template",
                     )
                 piece = text[len(done) :]
-                out += _split_images(piece) if marked else [Piece(piece, supervised)]
+                out += _split_images(piece) if marked else [Piece(piece, supervised, weight=weight)]
                 done = text
             out.append(Piece(tail))
         return out
@@ -426,31 +434,37 @@ def _tokenize(pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerBase, adds_
     facts = _facts(tokenizer)
     ids = list(facts.bos) if adds_bos else []
     labels = [IGNORE] * len(ids)
+    weights, used = [0.0] * len(ids), {1.0}
     for text, supervised in _stretches(pieces):
         if text is None:
             ids.append(IMAGE)
             labels.append(IGNORE)
+            weights.append(0.0)
             continue
         chunk, starts = facts.encode(text)
         ids += chunk
-        labels += [token if supervised[start] else IGNORE for token, start in zip(chunk, starts, strict=True)]
-    return Encoded(ids, labels)
+        found = [supervised[start] for start in starts]
+        labels += [token if weight else IGNORE for token, weight in zip(chunk, found, strict=True)]
+        weights += found
+        used.update(found)
+    return Encoded(ids, labels, None if used <= {0.0, 1.0} else np.array(weights, np.float32))
 
 
-def _stretches(pieces: Iterable[Piece]) -> Iterator[tuple[str | None, bytearray]]:
-    """The text between images, with a flag per character whether it is supervised; ``None`` for an image."""
+def _stretches(pieces: Iterable[Piece]) -> Iterator[tuple[str | None, list[float]]]:
+    """The text between images, with a number per character: the weight of its loss, 0 where it is not supervised;
+    ``None`` for an image."""
     texts: list[str] = []
-    flags = bytearray()
+    weights: list[float] = []
     for piece in [*pieces, None]:
         if piece is None or piece.image:
             if texts:
-                yield "".join(texts), flags
-                texts, flags = [], bytearray()
+                yield "".join(texts), weights
+                texts, weights = [], []
             if piece is not None:
-                yield None, flags
+                yield None, weights
         elif piece.text:
             texts.append(piece.text)
-            flags += bytes([piece.supervised]) * len(piece.text)
+            weights += [float(piece.weight) if piece.supervised else 0.0] * len(piece.text)
 
 
 @dataclass(frozen=True)

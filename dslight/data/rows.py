@@ -40,7 +40,8 @@ class RowMaker:
     def train(self, sample: Sample, text: Encoded | None = None) -> Item:
         """A training row; ``text``: what its text becomes, where that is known."""
         encoded = text or self.text(sample)
-        return Item(sample.key, encoded.ids, encoded.labels, **self._views(map(self.decode, sample.images)))
+        seen = self._views(map(self.decode, sample.images))
+        return Item(sample.key, encoded.ids, encoded.labels, **seen, weights=encoded.weights)
 
     def ask(
         self,

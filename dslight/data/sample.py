@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -67,11 +68,17 @@ class BadSample(UserError):  # noqa: N818 - it is the sample that is in error
 
 
 class Turn(NamedTuple):
-    """One message of a conversation; ``learnt``: an answer carries a loss. A system text stands first."""
+    """One message of a conversation; a system text stands first. ``weight``: of the loss of an answer; 0: it is not
+    learnt."""
 
     role: Role
     text: str
-    learnt: bool = True
+    weight: float = 1
+
+    @property
+    def learnt(self) -> bool:
+        """Whether it carries a loss."""
+        return self.weight > 0
 
 
 @dataclass(frozen=True)
@@ -209,23 +216,27 @@ def _question(key: str, number: int, fields: Mapping[str, Any]) -> Question:
     )
 
 
-LEARNT_KEYS = ("weight", "loss", "train")
-"""Of a message that says whether it carries a loss: OpenAI's, ms-swift's and axolotl's."""
+WEIGHT_KEYS = ("weight", "loss", "train")
+"""Of a message that says how much its loss counts: OpenAI's, ms-swift's and axolotl's. The last two say whether."""
 
 
-def is_learnt(turn: Mapping[str, Any]) -> bool:
-    """Whether a message says that it carries a loss, by any of :data:`LEARNT_KEYS`: 1 or true if missing.
+def weight_of(turn: Mapping[str, Any]) -> float:
+    """How much the loss of a message counts, as it says by any of :data:`WEIGHT_KEYS`: 1 where it says nothing.
 
     Raises:
-        BadSample: it is neither all nor nothing.
+        BadSample: it is no number from 0 on, or neither 0 nor 1 where that is asked.
     """
-    for name in LEARNT_KEYS:
+    weight: float = 1
+    for name in WEIGHT_KEYS:
         value = turn.get(name)
-        if value is not None and value not in (0, 1):
+        if value is None:
+            continue
+        if name != "weight" and value not in (0, 1):
             raise BadSample(f"{name} of a message: {str(value)[:40]}; 0 (not learnt) or 1", "weights")
-        if value is not None and not value:
-            return False
-    return True
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise BadSample(f"{name} of a message: {str(value)[:40]}; a number from 0 (not learnt) on", "weights")
+        weight *= value
+    return weight
 
 
 def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tuple[Turn, ...]:
@@ -241,7 +252,7 @@ def parse_turns(conversations: list[Mapping[str, str]], num_images: int) -> tupl
             raise BadSample(f"turn {i}: role {turn['from']!r} is none of {sorted(_ROLES)}", "roles")
         if not isinstance(turn["value"], str):
             raise BadSample(f"turn {i}: its value is no text but {turn['value']!r}")
-    turns = tuple(Turn(_ROLES[turn["from"]], turn["value"], is_learnt(turn)) for turn in conversations)
+    turns = tuple(Turn(_ROLES[turn["from"]], turn["value"], weight_of(turn)) for turn in conversations)
     system = turns[:1] if turns and turns[0].role == "system" else ()
     turns = turns[len(system) :]
     if system and not turns:

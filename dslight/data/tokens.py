@@ -2,8 +2,9 @@
 every run. Tokenizing takes a quarter of the time that a small picture takes to be decoded and resized.
 
 The file is ``tokens.<hash of tokenizer and template>.bin``. For each record there are a checksum and its ids, int32,
-twice the id plus one where it is supervised; behind them the places where records begin, int64 ``[records + 1]``, and a
-digest. A record whose text cannot be used has no ids: reading it says why, as ever.
+twice the id plus one where it is supervised; of one whose answers have weights, a mark in front and the weights of all
+ids, float32, behind. Then come the places where records begin, int64 ``[records + 1]``, and a digest. A record whose
+text cannot be used has no ids: reading it says why, as ever.
 
 Decided here: kept is what :meth:`~dslight.data.conversation.Template.encode` gives, in full, so no token or label can
 differ, and limits and images stay the collate's. Of which shards a file is, and where its records begin, is checked
@@ -35,6 +36,7 @@ from dslight.types import IGNORE
 log = logging.getLogger(__name__)
 
 _SEAL = 32
+_WEIGHTED = np.array([-1], "<i4")  # no id's: those are 0 or more, but for IMAGE
 
 
 class Tokens:
@@ -79,9 +81,11 @@ class Tokens:
         data = os.pread(self._file, end - start, start)
         if len(data) != end - start or zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
             raise ShardError(f"{self.path}: the tokens of record {row} were changed; delete the file")
-        codes = np.frombuffer(data, "<i4", offset=4)
+        codes, weights = np.frombuffer(data, "<i4", offset=4), None
+        if len(codes) and codes[0] == _WEIGHTED[0]:
+            codes, weights = codes[1 : len(codes) // 2 + 1], codes[len(codes) // 2 + 1 :].view("<f4")
         ids = codes >> 1
-        return Encoded(ids, np.where(codes & 1, ids, IGNORE)) if len(ids) else None
+        return Encoded(ids, np.where(codes & 1, ids, IGNORE), weights) if len(ids) else None
 
 
 def tokens_of(
@@ -148,4 +152,6 @@ class _Encoding(Dataset[bytes]):
             return bytes(4)  # the checksum of nothing
         ids, labels = np.array(encoded.ids, "<i4"), np.array(encoded.labels, "<i4")
         codes = (ids * 2 + (labels != IGNORE)).tobytes()
+        if encoded.weights is not None:
+            codes = _WEIGHTED.tobytes() + codes + encoded.weights.astype("<f4").tobytes()
         return zlib.crc32(codes).to_bytes(4, "little") + codes

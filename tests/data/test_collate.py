@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,43 @@ def test_an_image_becomes_its_slots_and_rows_are_padded_on_the_right():
     assert batch.views.grids == [(1, 2)]
     assert batch.views.pixels.shape == (3, 3, 2, 2)
     assert list(batch.keys) == ["text", "photo"]
+
+
+WEIGHED = [
+    replace(TEXT, weights=np.array([0, 0.5, 2], np.float32)),
+    replace(PHOTO, weights=np.array([0, 0, 3], np.float32)),
+]
+
+
+def test_weights_stand_with_their_labels_and_others_count_once():
+    batch = collate([*WEIGHED, TEXT])
+    assert batch.weights is not None
+    assert batch.weights.tolist() == [[0, 0.5, 2, 1], [0, 0, 0, 3], [1, 1, 1, 1]]
+    places = batch.places
+    assert places.weights is not None
+    assert places.targets is not None
+    assert places.targets.tolist() == [2, 3, 4, 2, 3]
+    assert places.weights.tolist() == [0.5, 2, 3, 1, 1]
+    moved = batch.to("cpu")
+    assert moved.weights is not None
+    assert moved.weights.equal(batch.weights)
+    plain = collate([TEXT, PHOTO])
+    assert plain.weights is plain.places.weights is None
+
+
+def test_weights_of_packed_rows_are_those_of_their_documents():
+    batch = collate([(*WEIGHED, TEXT)])
+    places = batch.places
+    assert places.weights is not None
+    assert places.targets is not None
+    assert places.targets.tolist() == [2, 3, 4, 2, 3]
+    assert places.weights.tolist() == [0.5, 2, 3, 1, 1]
+
+
+def test_a_row_that_is_cut_has_the_weights_of_what_is_left():
+    batch = collate([WEIGHED[0]], max_length=2)
+    assert batch.weights is not None
+    assert batch.weights.tolist() == [[0, 0.5]]
 
 
 def test_crops_take_slots_when_the_layout_gives_them_some():

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import transformers
 
@@ -94,7 +95,7 @@ def with_chat_template(tokenizer):
 
 @pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"plain"}))
 def test_an_answer_that_is_not_to_be_learnt_is_read_but_not_supervised(name, with_chat_template):
-    turns = [CHAT[0], CHAT[1]._replace(learnt=False), *CHAT[2:]]
+    turns = [CHAT[0], CHAT[1]._replace(weight=0), *CHAT[2:]]
     full, masked = (template(name).pieces(each, with_chat_template, True) for each in (CHAT, turns))
     assert "".join(piece.text for piece in masked) == "".join(piece.text for piece in full)
     first, second = [piece.text for piece in full if piece.supervised]
@@ -102,8 +103,27 @@ def test_an_answer_that_is_not_to_be_learnt_is_read_but_not_supervised(name, wit
     assert [piece.text for piece in masked if piece.supervised] == [second]
 
 
+@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"plain"}))
+def test_the_tokens_of_an_answer_have_its_weight_and_all_others_none(name, with_chat_template):
+    turns = [CHAT[0], CHAT[1]._replace(weight=0.25), CHAT[2], CHAT[3]._replace(weight=3)]
+    encoded, plain = (template(name).encode(each, with_chat_template) for each in (turns, CHAT))
+    assert (encoded.ids, encoded.labels, plain.weights) == (plain.ids, plain.labels, None)
+    assert encoded.weights is not None
+    assert encoded.weights.dtype == np.float32
+    pieces = [piece for piece in template(name).pieces(CHAT, with_chat_template, True) if piece.supervised]
+    counts = [len(with_chat_template(piece.text, add_special_tokens=False).input_ids) for piece in pieces]
+    assert [w for w in encoded.weights if w] == [0.25] * counts[0] + [3] * counts[1]
+    assert ((encoded.weights > 0) == (np.array(encoded.labels) != IGNORE)).all()
+
+
+def test_a_caption_has_its_weight(tokenizer):
+    encoded = template("plain").encode([CHAT[0], CHAT[1]._replace(weight=2)], tokenizer)
+    assert encoded.weights is not None
+    assert set(encoded.weights[np.array(encoded.labels) != IGNORE]) == {2}
+
+
 def test_a_caption_that_is_not_to_be_learnt_teaches_nothing(tokenizer):
-    assert template("plain").encode([CHAT[0], CHAT[1]._replace(learnt=False)], tokenizer).supervised == 0
+    assert template("plain").encode([CHAT[0], CHAT[1]._replace(weight=0)], tokenizer).supervised == 0
 
 
 def test_the_word_image_in_an_answer_stays_where_it_is(with_chat_template):

@@ -80,7 +80,10 @@ def test_the_word_image_is_text_in_a_record_without_images():
         (members(conversations=[]), "no answer"),
         (members(conversations=chat("Q", "")), "no answer"),
         (members(conversations=[*chat("Q"), {"from": "gpt", "value": "A", "loss": False}]), "no answer"),
-        (members(conversations=[*chat("Q"), {"from": "gpt", "value": "A", "weight": 0.5}]), "weight of a message: 0.5"),
+        (
+            members(conversations=[*chat("Q"), {"from": "gpt", "value": "A", "weight": -0.5}]),
+            "weight of a message: -0.5",
+        ),
         (members(conversations=[{"from": "system", "value": ""}]), "role 'system'"),
         (members(conversations=[{"value": ""}]), "KeyError"),
         (members(conversations=[{"from": "human", "value": 3}]), "no text but 3"),

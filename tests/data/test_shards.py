@@ -1,5 +1,6 @@
 """Writing, reading and verifying shards, and what happens to them when things go wrong."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -359,6 +360,17 @@ def test_a_foreign_tar_cut_between_samples_is_refused_not_shortened(tmp_path):
         file.write(bytes(1024))  # even with a proper end, the tool's own count tells
     with pytest.raises(ShardError, match=r"has 2 records, 00000_stats\.json says another"):
         index_tars(root)
+
+
+def test_two_members_that_their_bytes_call_alike_are_refused(tmp_path):
+    picture = b"\x89PNG\r\n\x1a\n" + bytes(504)
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("a", "a.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(picture)
+            tar.addfile(info, io.BytesIO(picture))
+    with pytest.raises(ShardError, match=r"0\.tar: a: two of its members would be called \.png"):
+        index_tars(tmp_path)
 
 
 def test_a_key_that_occurs_twice_in_foreign_tars_is_refused(tmp_path):

@@ -32,6 +32,8 @@ def root(tmp_path_factory, png, photo):
             turns = [
                 {"from": ("human", "gpt")[j % 2], "value": text} for j, text in enumerate(texts[: 2 + 2 * (i % 2)])
             ]
+            if i % 4 == 2:
+                turns[1]["weight"] = i / 8
             writer.write(f"t-{i:02d}", images, {"conversations": turns})
     return made
 
@@ -45,9 +47,9 @@ def measure(tokenizer, name="vicuna_v1") -> Measure:
     return Measure(template(name), name, tokenizer, SingleView(), (8, 8), SLOTS)
 
 
-def listed(encoded: Encoded | None) -> tuple[list[int], list[int]]:
+def listed(encoded: Encoded | None) -> tuple[list[int], list[int], list[float] | None]:
     assert encoded
-    return list(encoded.ids), list(encoded.labels)
+    return list(encoded.ids), list(encoded.labels), None if encoded.weights is None else encoded.weights.tolist()
 
 
 def module(root, tokenizer, **settings) -> ShardData:

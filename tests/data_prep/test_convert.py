@@ -122,6 +122,50 @@ def test_a_preview_writes_nothing_and_a_format_can_be_told(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_preview_needs_no_folder_and_shows_what_is_finished_once_more(tmp_path, capsys):
+    source = json_file(tmp_path / "x.jsonl", LLAVA)
+    assert main(["data", "convert", str(source), "--preview"]) == 0
+    assert main(["data", "convert", str(source), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main(["data", "convert", str(source), "--out", str(tmp_path / "out"), "--preview"]) == 0
+    assert "0: 1 image (11x9); " in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "images", "out", "x.jsonl"]
+
+
+@pytest.mark.parametrize("form", ["llava", "messages", "files", None])
+def test_a_second_source_is_not_passed_over(form, tmp_path, capsys):
+    first, second = json_file(tmp_path / "a" / "x.jsonl", LLAVA), json_file(tmp_path / "b" / "y.jsonl", LLAVA)
+    call = ["data", "convert", str(first.parent), str(second), "--out", str(tmp_path / "out")]
+    assert main([*call, *(["--format", form] if form else [])]) == 1
+    assert f"{second}: --format {form or 'llava'} takes one source at a time" in capsys.readouterr().err
+
+
+def test_a_second_folder_without_tars_is_not_passed_over(tmp_path, capsys):
+    first = tar(tmp_path / "tars" / "0.tar", ("a.png", PNG), ("a.txt", b"A page.")).parent
+    (tmp_path / "empty").mkdir()
+    assert main(["data", "convert", str(first), str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 1
+    assert f"{tmp_path / 'empty'}: holds no .tar file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--system=keep", "--name=n", "--shard-entries=3"])
+def test_what_a_format_would_pass_over_is_refused(option, tmp_path, capsys):
+    source = tar(tmp_path / "tars" / "0.tar", ("a.png", PNG), ("a.txt", b"A page."))
+    assert main(["data", "convert", str(source), "--out", str(tmp_path / "out"), option]) == 1
+    assert f"{option.partition('=')[0]}: is for --format " in capsys.readouterr().err
+
+
+def test_pictures_of_any_ending_that_is_read_are_found(tmp_path):
+    (tmp_path / "a.tiff").write_bytes(PNG)
+    (tmp_path / "a.txt").write_text("A page.")
+    assert guess([str(tmp_path)]).format == "files"
+
+
+def test_what_was_found_is_said_as_it_is(tmp_path):
+    asked = {"image": "a.png", "questions": [{"question_id": 1, "question": "Q", "answers": ["A"]}]}
+    assert guess([str(json_file(tmp_path / "a.jsonl", asked))]).why == "its first entries are questions"
+    assert guess([str(json_file(tmp_path / "b.jsonl", LLAVA))]).why.endswith("are conversations of human and gpt")
+
+
 def test_tars_are_indexed_where_they_lie_or_linked_elsewhere(tmp_path, capsys):
     path = tar(tmp_path / "tars" / "0.tar", ("a.png", PNG), ("a.seg.png", PNG), ("a.txt", b"A page."))
     before = path.read_bytes()

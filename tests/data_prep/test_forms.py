@@ -3,7 +3,7 @@
 import pytest
 from sources import chat
 
-from data_prep.forms import known_form, with_objects
+from data_prep.forms import form_of, with_objects
 from data_prep.messages import MessagesEntry
 from dslight.data.sample import BadSample
 
@@ -39,7 +39,9 @@ def test_it_is_read_as_a_conversation(name):
     entry = MessagesEntry()(raw)
     assert [turn["value"] for turn in entry.record["conversations"]] == texts
     assert set(raw) - {"messages"} <= set(entry.read or ())
-    assert known_form([key for key, value in raw.items() if value is not None]).startswith(form)
+    found = form_of(raw)
+    assert found is not None
+    assert found.name.startswith(form)
 
 
 def test_what_is_in_no_form_is_set_aside():
@@ -53,7 +55,7 @@ def test_what_is_in_no_form_is_set_aside():
     ):
         with pytest.raises(BadSample, match="no other form that is known"):
             MessagesEntry()(raw)
-        assert known_form(raw) in ("", "texts of user and assistant (FineVision, the_cauldron)")
+        assert form_of(raw) is None
 
 
 def said(asked: object, answer: str) -> list[dict[str, object]]:

@@ -95,7 +95,7 @@ REFUSED = {
     "broken bytes": ({"messages": parts({"image": "data:image/png;base64,???"})}, "image-damaged"),
     "no answer": ({"messages": said("Q")}, "no-answer"),
     "text and video": ({"messages": parts({**TEXT, "video": "a.mp4"})}, "media"),
-    "half a weight": ({"messages": [*said("Q"), {**said("Q", "A")[1], "weight": 0.5}]}, "weights"),
+    "less than nothing": ({"messages": [*said("Q"), {**said("Q", "A")[1], "weight": -0.5}]}, "weights"),
     "no messages": ({"text": "Q"}, "no-text"),
     "image null": ({"messages": said("<image>", "A"), "images": [None]}, "image-name"),
     "image as number": ({"messages": parts({"type": "image", "image": 5}, TEXT)}, "image-name"),
@@ -143,3 +143,23 @@ def test_answers_that_are_not_to_be_learnt_say_so_in_the_shard():
         assert [turn.learnt for turn in turns] == [True, False, True, True]
         with pytest.raises(BadSample, match="nothing to learn"):
             parse_sample("k", {"json": json.dumps(MessagesEntry()({"messages": messages[:2]}).record).encode()})
+
+
+@pytest.mark.parametrize(("weight", "kept"), [(0.5, 0.5), (2, 2), (1.0, 1), (0.0, 0), (None, 1)])
+def test_the_weight_of_an_answer_is_kept(weight, kept):
+    messages = said("q1", "this", "q2", "that")
+    messages[1] |= {"weight": weight}
+    record = MessagesEntry()({"messages": messages}).record
+    turns = parse_sample("k", {"json": json.dumps(record).encode()}).turns
+    assert [turn.weight for turn in turns] == [1, kept, 1, 1]
+    assert ("weight" in record["conversations"][1]) == (kept != 1)
+
+
+@pytest.mark.parametrize(
+    "mark", [{"weight": -1}, {"weight": float("nan")}, {"weight": "2"}, {"loss": 0.5}, {"train": 2}]
+)
+def test_a_weight_that_is_none_is_refused_by_name(mark):
+    messages = said("q1", "this")
+    messages[1] |= mark
+    with pytest.raises(BadSample, match=f"{next(iter(mark))} of a message: "):
+        MessagesEntry()({"messages": messages})

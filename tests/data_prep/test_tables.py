@@ -1,16 +1,19 @@
 """Parquet and arrow as the `datasets` library writes them become shards; rows are read where they lie."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sources import chat, encode, environment, shard_files
 
+from data_prep import rows
 from data_prep.entries import SourceError
 from data_prep.rows import Table, Tables, arrow
 from data_prep.tables import TableEntry, condition, files_of, image_columns, main, open_tables
@@ -116,10 +119,10 @@ def test_the_forms_of_hugging_face_are_read_with_all_their_pictures(form, writte
 
 
 def test_the_number_of_processes_and_where_files_end_change_no_byte(tmp_path):
-    rows = dataset("onevision")
-    rows.to_parquet(str(tmp_path / "one" / "all.parquet"), batch_size=2)
+    found = dataset("onevision")
+    found.to_parquet(str(tmp_path / "one" / "all.parquet"), batch_size=2)
     for number, part in enumerate((range(4), range(4, 6))):
-        rows.select(part).to_parquet(str(tmp_path / "two" / f"part-{number}.parquet"))
+        found.select(part).to_parquet(str(tmp_path / "two" / f"part-{number}.parquet"))
     written = []
     for source, workers in (("one", 1), ("two", 2)):
         out = tmp_path / f"{source}-out"
@@ -163,6 +166,9 @@ def test_what_is_wrong_with_a_table_is_said_in_a_sentence(tmp_path):
         ([str(path), "--where", "rating>1"], "no column rating, but images, texts"),
         ([str(path), "--where", "rating"], "as in relevance_min>=4"),
         ([str(path), "--where", "source>1"], "cannot be compared"),
+        ([str(path), "--where", "source==1"], "source holds texts .*, which cannot be compared with 1, .*source=='1'"),
+        ([str(path), "--where", "relevance_min==many"], "relevance_min holds numbers .*compared with 'many', texts"),
+        ([str(path), "--where", "relevance_min==null"], "relevance_min holds numbers .*compared with None, nothing"),
         ([str(path), "--where", "relevance_min>9"], "leaves out all 4 rows"),
         ([str(path), "--image-column", "photo"], "no column photo"),
     ):
@@ -273,6 +279,62 @@ def test_memory_does_not_grow_with_a_row_group(tmp_path):
     assert megabytes < 60  # of 200
 
 
+@pytest.fixture
+def unpacked(monkeypatch):
+    """The rows that are unpacked, by the numbers of their batches' first."""
+    found = []
+
+    class Counting(rows._Reader):
+        def _begin(self, group):
+            super()._begin(group)
+            pieces, self._pieces = self._pieces, None
+            start = self._at
+            self._pieces = (found.append(start + i * rows._ROWS) or piece for i, piece in enumerate(pieces))
+
+    monkeypatch.setattr(rows, "_Reader", Counting)
+    rows._readers.clear()
+    return found
+
+
+def one_group(path, count):
+    pa = arrow()
+    pa.parquet.write_table(pa.table({"id": range(count), "image": [b"%d" % i for i in range(count)]}), path)
+    return Table.open(str(path))
+
+
+def test_a_row_group_is_unpacked_once_by_a_process_that_reads_shard_after_shard(tmp_path, unpacked):
+    table = one_group(tmp_path / "x.parquet", 200)
+    read = [one for _, batch in Tables((table,)).batches(7, set()) for one in numbers(batch)]
+    assert read == list(range(200))
+    assert unpacked == list(range(0, 200, rows._ROWS))
+    assert numbers(table.read(3, 5)) == [3, 4]
+    assert unpacked[13:] == [0]
+
+
+def test_cells_are_found_in_any_order_and_the_columns_of_a_row_are_unpacked_together(tmp_path, unpacked):
+    table = one_group(tmp_path / "x.parquet", 60)
+    for row in (50, 3, 59, 0, 17):
+        assert (table.cell(row, "image"), table.cell(row, "id")) == (b"%d" % row, row)
+    assert unpacked == [0, 16, 32, 48]
+
+
+def test_a_forked_process_reads_from_places_of_its_own(tmp_path):
+    table = one_group(tmp_path / "x.parquet", 200)
+    here = table.read(0, 200)
+    first = numbers(islice(here, 20))
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(ids, (table,)) == list(range(200))
+    assert first + numbers(here) == list(range(200))
+
+
+def ids(table):
+    return numbers(table.read(0, table.rows))
+
+
+def numbers(found):
+    return [row["id"] for row in found]
+
+
 def test_a_worker_reads_from_its_row_on(tmp_path):
     dataset("onevision").to_parquet(str(tmp_path / "x.parquet"), batch_size=2)
     tables, _ = open_tables([str(tmp_path / "x.parquet")] * 2)
@@ -280,7 +342,7 @@ def test_a_worker_reads_from_its_row_on(tmp_path):
     assert len(tables) == 12
     ids = [row["id"] for row in tables]
     for size in (1, 4, 5, 12, 20):
-        batches = {number: [row["id"] for row in rows] for number, rows in tables.batches(size, set())}
+        batches = {number: numbers(batch) for number, batch in tables.batches(size, set())}
         assert [one for number in sorted(batches) for one in batches[number]] == ids
     assert [number for number, _ in tables.batches(4, {1})] == [0, 2]
     assert os.path.exists(tables.tables[0].url)

@@ -35,6 +35,23 @@ def test_sum_over_count_is_torchs_mean(dtype):
     assert ours[0, 3].any()  # label 4 is the first supervised one; position 3 predicts it
 
 
+def test_with_weights_it_is_the_weighted_mean():
+    logits, labels = batch()
+    logits.requires_grad_()
+    weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) * 3
+    total, count = next_token_loss(logits, labels, weights)
+    by_hand = divided_by = torch.zeros(())
+    for row, column in (labels[:, 1:] != IGNORE).nonzero().tolist():
+        loss = -logits[row, column].log_softmax(0)[labels[row, column + 1]]
+        by_hand = by_hand + weights[row, column + 1] * loss
+        divided_by = divided_by + weights[row, column + 1]
+    torch.testing.assert_close(total / count, by_hand / divided_by)
+    ours, theirs = (torch.autograd.grad(mean, [logits]) for mean in (total / count, by_hand / divided_by))
+    torch.testing.assert_close(ours, theirs)
+    same = next_token_loss(logits, labels, torch.ones_like(weights))
+    torch.testing.assert_close(same, next_token_loss(logits, labels), check_dtype=False)
+
+
 def test_the_first_label_has_nothing_before_it():
     logits, labels = batch()
     other = labels.clone()

@@ -1,5 +1,7 @@
 """What an optimizer step is made of: which parameters move, and that micro-batches do not matter."""
 
+from dataclasses import replace
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -69,6 +71,30 @@ def test_accumulated_rows_weigh_by_their_tokens_as_in_one_loss(model, make_views
     assert logged == pytest.approx(mean.item(), rel=1e-6)
     for (name, ours), theirs in zip(vlm.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_step_learns_the_weighted_mean_of_all_its_answers(model, make_views, accumulate):
+    generator = torch.Generator().manual_seed(1)
+    batches = rows(make_views, accumulate)
+    for batch in batches:
+        batch.weights = torch.rand(batch.input_ids.shape, generator=generator) * 0.2  # together less than one token
+    batches[-1] = replace(batches[-1], weights=None if accumulate > 1 else batches[-1].weights)
+    reference, vlm = model(), model()
+    total = divided_by = torch.zeros(())
+    for batch in batches:
+        logits = reference(batch)[:, :-1].flatten(0, 1)
+        losses = nn.functional.cross_entropy(logits, batch.labels[:, 1:].flatten(), reduction="none")
+        weights = torch.ones_like(losses) if batch.weights is None else batch.weights[:, 1:].flatten()
+        total = total + (losses * weights).sum()
+        divided_by = divided_by + weights[batch.labels[:, 1:].flatten() != IGNORE].sum()
+    (total / divided_by).backward()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter -= 0.1 * parameter.grad
+    assert step(vlm, batches, accumulate) == pytest.approx((total / divided_by).item(), rel=1e-5)
+    for (name, ours), theirs in zip(vlm.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("stacking", [LowResolution(tap=-2), DeepStackV(num_stacks=2, start=1, tap=-2)])

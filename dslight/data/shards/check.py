@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from dslight.data.shards.elsewhere import AT, IN_PLACE, Elsewhere
 from dslight.data.shards.format import (
     BLOCK,
     MANIFEST,
@@ -48,8 +49,14 @@ def verify(
     except ShardError as error:
         yield Problem(MANIFEST, "", str(error))
         return
+    try:
+        elsewhere = Elsewhere(root, manifest) if IN_PLACE in manifest.meta else None
+    except ShardError as error:
+        yield Problem("", "", str(error))
+        return
     for shard in progress(manifest.shards):
-        yield from verify_shard(root, shard)
+        found = list(verify_shard(root, shard))
+        yield from found or (_elsewhere_problems(root, shard, elsewhere) if elsewhere else ())
     known = {shard.name for shard in manifest.shards}
     folders = {root, *((root / name).parent for name in known)}  # a mix has its sources' shards in theirs
     for path in sorted(path for folder in folders for end in ("*.tar", ".*.tmp") for path in folder.glob(end)):
@@ -95,6 +102,20 @@ def tar_problems(path: Path, shard: ShardInfo, index: Index) -> Iterator[Problem
     if not named:
         last = index.key(len(index) - 1) if len(index) else ""
         yield Problem(shard.name, last, "the end of the tar (after this last record) is not what was written")
+
+
+def _elsewhere_problems(root: Path, shard: ShardInfo, elsewhere: Elsewhere) -> Iterator[Problem]:
+    """The problems of pictures that lie in other files, of a shard that has none."""
+    index = load_index(root, shard)
+    with place(root, shard.name).open("rb") as file:
+        for m in range(len(index.offsets)):
+            extension = index.extensions[m].decode()
+            file.seek(int(index.offsets[m]))
+            try:
+                if extension.endswith(f".{AT}"):
+                    elsewhere.fill({extension: file.read(int(index.sizes[m]))}, None, full=True)
+            except ValueError as error:
+                yield Problem(shard.name, index.key(index.row_of(m)), str(error))
 
 
 def _member_problem(file: BinaryIO, offset: int, size: int, expected: bytes) -> str:

@@ -147,8 +147,43 @@ def _index_tar(path: Path, leave_out: Collection[str], take: Collection[str]) ->
 
 def _scan_tar(path: Path, leave_out: Collection[str], take: Collection[str]) -> list[Record]:
     records: list[Record] = []
-    before: dict[str, set[str]] = {}  # the extensions of earlier keys
-    key, members, questions = "", [], 0
+    before: dict[str, set[str]] = {}  # the extensions of earlier keys, as they stand in the tar
+    for key, members in tar_records(path, leave_out):
+        new = [extension for extension in members if key in before and extension not in before[key]]
+        if new:
+            what = f"its members do not lie together ({key.rpartition('/')[2]}.{new[0]} comes after other keys)"
+            raise ShardError(
+                f"{path}: {key}: {what}, so WebDataset would take them for several records; pack it again with tar "
+                "--sort=name"
+            )
+        before.setdefault(key, set()).update(members)
+        found = [
+            Member(known_extension(extension, data, take), offset, len(data), member_hash(data))
+            for extension, (offset, data) in members.items()
+        ]
+        names = [member.extension for member in found]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ShardError(f"{path}: {key}: two of its members would be called .{twice}, as their bytes say")
+        questions = _count_questions(members["json"].data) if "json" in members else 0
+        records.append(Record(key, tuple(found), questions))
+    return records
+
+
+class Content(NamedTuple):
+    """What a member of a tar holds, and where."""
+
+    offset: int
+    data: bytes
+
+
+def tar_records(path: Path, leave_out: Collection[str] = ()) -> Iterator[tuple[str, dict[str, Content]]]:
+    """The keys of a tar of any tool, in their order, and the members of each by extension (in lower case); see
+    :func:`index_tars`.
+
+    Raises:
+        ShardError: the tar is cut or damaged, or has a member twice; at its end if not before.
+    """
+    key, members = "", dict[str, Content]()
     end = 0
     try:
         with (
@@ -162,31 +197,21 @@ def _scan_tar(path: Path, leave_out: Collection[str], take: Collection[str]) -> 
                 whole_name = header.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
                 folder, _, name = whole_name.rpartition("/")
                 stem, _, extension = name.partition(".")
-                if not header.isfile() or not stem or extension.lower() in leave_out:
+                extension = extension.lower()
+                if not header.isfile() or not stem or extension in leave_out:
                     continue
                 full = f"{folder}/{stem}" if folder else stem
-                if full != key and members:
-                    records.append(Record(key, tuple(members), questions))
-                    before[key] = {member.extension for member in members}
-                    members, questions = [], 0
-                key, extension = full, extension.lower()
-                if key in before and extension not in before[key]:
-                    raise ShardError(
-                        f"{path}: {key}: its members do not lie together ({name} comes after other keys), so "
-                        "WebDataset would take them for several records; pack it again with tar --sort=name"
-                    )
-                if any(extension == member.extension for member in members):
-                    raise ShardError(f"{path}: {key}: has .{extension} twice; two records of one key would be merged")
+                if members and full != key:
+                    yield key, members
+                    members = {}
+                if extension in members:
+                    raise ShardError(f"{path}: {full}: has .{extension} twice; two records of one key would be merged")
                 if header.offset_data + header.size > whole:
                     raise ShardError(f"{path}: {header.name}: the tar was cut inside this member")
                 what = f"{path}: {header.name}: has {header.size:,} bytes"
                 at_most("member_bytes", header.size, what, ShardError)
                 file.seek(header.offset_data)
-                data = file.read(header.size)
-                extension = known_extension(extension, data, take)
-                members.append(Member(extension, header.offset_data, header.size, member_hash(data)))
-                if extension == "json":
-                    questions = _count_questions(data)
+                key, members[extension] = full, Content(header.offset_data, file.read(header.size))
             file.seek(end)
             rest = 0
             while block := file.read(_CHUNK):
@@ -196,8 +221,7 @@ def _scan_tar(path: Path, leave_out: Collection[str], take: Collection[str]) -> 
     if rest < 2 * BLOCK:
         raise ShardError(f"{path}: does not end as a tar after {key or 'the start'}; it was cut or damaged there")
     if members:
-        records.append(Record(key, tuple(members), questions))
-    return records
+        yield key, members
 
 
 def known_extension(extension: str, data: bytes, take: Collection[str] = ()) -> str:

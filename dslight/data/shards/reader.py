@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dslight.data.shards.elsewhere import AT, IN_PLACE, Descriptor, Elsewhere
 from dslight.data.shards.format import (
     BLOCK,
     MANIFEST,
@@ -31,7 +32,8 @@ Check = Literal["size", "full"]
 """How a read is checked: ``size``, every byte is there; ``full``, and has the hash it was written with."""
 
 
-_TEXT = ("json", "txt")
+_TEXT, _PLACED = ("json", "txt"), f".{AT}"
+_SMALL = 1 << 16
 
 
 class ShardReader:
@@ -56,6 +58,7 @@ class ShardReader:
         if not self.manifest.shards:
             raise ShardError(f"{self.root / MANIFEST}: names no shard, so there is nothing to read")
         self._open_index(*self._joined())
+        self._elsewhere = self._in_place()
         if len(self.manifest.shards) > 1:
             give_back()
 
@@ -67,6 +70,15 @@ class ShardReader:
             if problem:
                 raise ShardError(f"{self.root / shard.name}: {problem}")
         return Index.concatenate(parts)
+
+    def _in_place(self, check: bool = True) -> Elsewhere | None:
+        """Where the pictures are, if they are not in the shards."""
+        if IN_PLACE not in self.manifest.meta:
+            return None
+        if self.remote is not None:
+            what = "its pictures lie in files of the machine that converted them"
+            raise ShardError(f"{self.remote.url}: {what}; convert them without --in-place")
+        return Elsewhere(self.root, self.manifest, check)
 
     def _open_index(self, index: Index, memory: SharedMemory | None) -> None:
         self.index, self._memory, remote = index, memory, self.remote
@@ -105,15 +117,25 @@ class ShardReader:
         """The number of record ``row`` of shard ``shard`` in the whole folder."""
         return int(self.starts[shard]) + row
 
-    def _open(self, number: int) -> _Descriptor:
+    def _open(self, number: int) -> Descriptor:
         shard = self.manifest.shards[number]
         if self.remote is None:
-            return _Descriptor(place(self.root, shard.name))
+            return Descriptor(place(self.root, shard.name))
         while True:
             try:
-                return _Descriptor(self.remote.shard(shard))
+                return Descriptor(self.remote.shard(shard))
             except FileNotFoundError:  # another process made room before we had it open
                 continue
+
+    def _small_record(self, descriptor: Descriptor, row: int) -> tuple[int, bytes | None]:
+        """Where a record without pictures begins, and all of it at once; ``None``: it is large."""
+        members = self.index.members(row)
+        if not members:
+            return 0, None
+        first, last = members[0], members[-1]
+        begin = int(self.index.offsets[first])
+        size = int(self.index.offsets[last]) + int(self.index.sizes[last]) - begin
+        return begin, os.pread(descriptor.number, size, begin) if 0 <= size <= _SMALL else None
 
     def read(self, row: int, head: int | None = None) -> dict[str, bytes]:
         """The members of a record by extension; with ``head``, only as many bytes of each that is no text, unchecked.
@@ -123,12 +145,16 @@ class ShardReader:
         """
         number = bisect_right(self._starts, row) - 1
         shard, descriptor, members = self.manifest.shards[number], self._descriptor(number), {}
+        begin, block = self._small_record(descriptor, row) if self._elsewhere is not None else (0, None)
         for m in self.index.members(row):
             extension = self.index.extensions[m].decode()
             offset, size = int(self.index.offsets[m]), int(self.index.sizes[m])
-            whole = head is None or extension in _TEXT
+            whole = head is None or extension in _TEXT or (self._elsewhere and extension.endswith(_PLACED))
             size = size if head is None or whole else min(size, head)
-            data = os.pread(descriptor.number, size, offset)
+            if block is None:
+                data = os.pread(descriptor.number, size, offset)
+            else:
+                data = block[offset - begin : offset - begin + size]
             if len(data) != size:
                 problem = f"{len(data)} of {size} bytes are left; the shard was cut"
             elif self.check == "full" and whole and member_hash(data) != (expected := self.index.hashes[m].tobytes()):
@@ -138,7 +164,12 @@ class ShardReader:
                 continue
             name = f"{self.index.key(row)}.{extension}"
             raise ShardError(f"{self.root / shard.name}: {name} at byte {offset}: {problem}")
-        return members
+        if self._elsewhere is None:
+            return members
+        try:
+            return self._elsewhere.fill(members, head, self.check == "full")
+        except ValueError as error:
+            raise ShardError(f"{self.root / shard.name}: {self.index.key(row)}.{error}") from error
 
 
 def name_of_record(root: Path, row: int) -> str:
@@ -165,15 +196,5 @@ def _shared(
     reader = ShardReader.__new__(ShardReader)
     reader.root, reader.check, reader.remote, reader.manifest = root, check, remote, manifest
     reader._open_index(Index.within(memory, arrays), memory)
+    reader._elsewhere = reader._in_place(check=False)
     return reader
-
-
-class _Descriptor:
-    """An open file that closes itself when the cache lets it go."""
-
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)

@@ -202,5 +202,5 @@ def test_vision_questions_of_mmmu_pro_have_their_options_in_the_picture(parquet,
 
 def test_a_parquet_file_that_is_none_is_refused_by_name(put, convert):
     put("data/test-00000-of-00001.parquet", "no parquet")
-    with pytest.raises(SystemExit, match=r"test-00000-of-00001\.parquet: not readable as parquet"):
+    with pytest.raises(SystemExit, match=r"test-00000-of-00001\.parquet: cannot be read"):
         convert("pope")

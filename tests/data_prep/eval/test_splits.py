@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from data_prep.eval.files import Files
+from data_prep.eval.files import Files, find_parquet
+from data_prep.eval.sets import SETS
 
 
 @pytest.mark.parametrize("split", ["challenge_balanced", "submission_all", "test_balanced"])
@@ -21,11 +22,25 @@ def test_gqa_asks_the_questions_of_hidden_splits(put, save, convert, split):
 
 @pytest.mark.parametrize(
     ("split", "hides"),
-    [("test", True), ("test-dev2015", True), ("challenge_all", True), ("testdev_all", False), ("testmini", True)],
+    [("test", True), ("test-dev2015", True), ("challenge_all", True), ("testdev_all", True), ("testmini", True)],
 )
 def test_which_splits_keep_their_answers(split, hides):
     """A split that could be hidden and has answers is scored all the same."""
     assert Files({}, split).hides == hides
+    assert Files({}, split, public=SETS["gqa"].public).hides == (hides and split != "testdev_all")
+
+
+def test_a_split_is_asked_for_by_whole_words(tmp_path):
+    for name in ("testdev_balanced_images/testdev-00000", "Full/adversarial-00000", "data/validation-00000"):
+        path = tmp_path / f"{name}-of-00001.parquet"
+        path.parent.mkdir()
+        path.touch()
+    for split, found in (("testdev_balanced", "testdev"), ("full", "adversarial"), ("val", "validation")):
+        (path,), _ = find_parquet([tmp_path], split, ())
+        assert path.name.startswith(found)
+    for split in ("test", "dev", "bal", "0000"):
+        with pytest.raises(SystemExit, match=f"--split: '{split}' is none of"):
+            find_parquet([tmp_path], split, ())
 
 
 def test_msvdqa_in_the_form_of_video_chatgpt(put, save, convert):
