@@ -226,7 +226,9 @@ def _export(args: argparse.Namespace) -> int:
     from dslight.run.export import export
 
     why_not = export(args.source, args.out, args.recipe, args.dtype, args.shard_size)
-    opens = "LlavaForConditionalGeneration and dslight open it" if why_not is None else f"dslight opens it; {why_not}"
+    opens = "LlavaForConditionalGeneration and dslight open it"
+    if why_not is not None:
+        opens = f"opens in transformers wherever dslight is imported; {why_not}"
     print(f"{args.out}: {opens}")
     return 0
 
