@@ -120,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--recipe", type=Path, help="of a checkpoint that brings none")
     chat.add_argument("--max-new-tokens", type=int, default=64)
 
+    serve = verb("serve", "answer OpenAI's protocol with an exported model, by transformers' server")
+    serve.add_argument("folder", type=Path, metavar="FOLDER", help="what dslight export wrote")
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--device", default="auto", help="e.g. cpu, cuda:0 (default: a GPU where there is one)")
+    serve.add_argument("--dtype", default="auto", help="of the weights (default: as they were written)")
+
     migrate = verb("migrate", "rewrite old recipes in today's words; what they say stays, comments too")
     migrate.add_argument("files", nargs="+", type=Path, metavar="RECIPE", help="YAML files of recipes or ablations")
     return parser
@@ -297,6 +304,13 @@ def _chat(args: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(args: argparse.Namespace) -> int:
+    from dslight.run.serve import serve
+
+    serve(args.folder, args.host, args.port, args.device, args.dtype)
+    return 0
+
+
 def _migrate(args: argparse.Namespace) -> int:
     from dslight.recipe.migrate import migrate_files
 
@@ -314,6 +328,7 @@ def _models(args: argparse.Namespace) -> int:
 _VERBS = {
     "models": _models,
     "chat": _chat,
+    "serve": _serve,
     "migrate": _migrate,
     "fit": _fit,
     "validate": _validate,
