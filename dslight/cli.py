@@ -115,8 +115,17 @@ def _parser() -> argparse.ArgumentParser:
         "--power", type=float, metavar="POINTS", help="say how many questions and seeds such a difference needs"
     )
 
-    chat = verb("chat", "ask a trained model about pictures, in this terminal, with its stacks off and on")
-    chat.add_argument("source", type=Path, metavar="RUN", help="a run's folder, an export, or a checkpoint")
+    chat = verb("chat", "ask a model about pictures, in a browser or this terminal, with its stacks off and on")
+    chat.add_argument(
+        "source",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="a run's folder, an export, or a checkpoint; two: side by side",
+    )
+    chat.add_argument("--text", action="store_true", help="in this terminal")
+    chat.add_argument("--host", default="127.0.0.1", help="the page's address (default: this machine alone)")
+    chat.add_argument("--port", type=int, default=7860, help="0: a free one (default: 7860)")
     chat.add_argument("--recipe", type=Path, help="of a checkpoint that brings none")
     chat.add_argument("--max-new-tokens", type=int, default=64)
 
@@ -298,9 +307,16 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _chat(args: argparse.Namespace) -> int:
+    from dslight.recipe.errors import RecipeError
     from dslight.run.chat import chat
+    from dslight.run.chat_page import chat_page
 
-    chat(args.source, args.recipe, args.max_new_tokens)
+    if not args.text:
+        chat_page(args.source, args.recipe, args.max_new_tokens, args.host, args.port)
+        return 0
+    if len(args.source) > 1:
+        raise RecipeError("RUN: the terminal talks with one; two stand side by side on the page, without --text")
+    chat(args.source[0], args.recipe, args.max_new_tokens)
     return 0
 
 

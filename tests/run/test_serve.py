@@ -48,7 +48,7 @@ def test_openais_client_streams_an_answer_about_a_picture(exported, pages):
         assert "".join(pieces).strip() == ours
         assert sum(bool(piece) for piece in pieces) > 1  # it came in pieces
         assert client.chat.completions.create(**asked).choices[0].message.content.strip() == ours
-        with pytest.raises(openai.BadRequestError, match="pinned"):
+        with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(**{**asked, "model": "another"})
     finally:
         server.kill_server()
