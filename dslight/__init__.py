@@ -15,6 +15,7 @@ run = dslight.fit(model, dslight.Data(train=["data/mine"]), stage={"projector": 
 # ruff: noqa: F401
 from typing import TYPE_CHECKING
 
+from dslight.in_transformers.register import announce
 from dslight.lazy import offered
 
 __version__ = "0.1.0"
@@ -72,3 +73,5 @@ if TYPE_CHECKING:
     from dslight.vlm import VLM
 
 __getattr__, __dir__, __all__ = offered(__name__, __file__)
+
+announce()

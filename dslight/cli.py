@@ -140,10 +140,26 @@ def _parser() -> argparse.ArgumentParser:
         "--power", type=float, metavar="POINTS", help="say how many questions and seeds such a difference needs"
     )
 
-    chat = verb("chat", "ask a trained model about pictures, in this terminal, with its stacks off and on")
-    chat.add_argument("source", type=Path, metavar="RUN", help="a run's folder, an export, or a checkpoint")
+    chat = verb("chat", "ask a model about pictures, in a browser or this terminal, with its stacks off and on")
+    chat.add_argument(
+        "source",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="a run's folder, an export, or a checkpoint; two: side by side",
+    )
+    chat.add_argument("--text", action="store_true", help="in this terminal")
+    chat.add_argument("--host", default="127.0.0.1", help="the page's address (default: this machine alone)")
+    chat.add_argument("--port", type=int, default=7860, help="0: a free one (default: 7860)")
     chat.add_argument("--recipe", type=Path, help="of a checkpoint that brings none")
     chat.add_argument("--max-new-tokens", type=int, default=64)
+
+    serve = verb("serve", "answer OpenAI's protocol with an exported model, by transformers' server")
+    serve.add_argument("folder", type=Path, metavar="FOLDER", help="what dslight export wrote")
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--device", default="auto", help="e.g. cpu, cuda:0 (default: a GPU where there is one)")
+    serve.add_argument("--dtype", default="auto", help="of the weights (default: as they were written)")
 
     migrate = verb("migrate", "rewrite old recipes in today's words; what they say stays, comments too")
     migrate.add_argument("files", nargs="+", type=Path, metavar="RECIPE", help="YAML files of recipes or ablations")
@@ -251,7 +267,9 @@ def _export(args: argparse.Namespace) -> int:
     from dslight.run.export import export
 
     why_not = export(args.source, args.out, args.recipe, args.dtype, args.shard_size)
-    opens = "LlavaForConditionalGeneration and dslight open it" if why_not is None else f"dslight opens it; {why_not}"
+    opens = "LlavaForConditionalGeneration and dslight open it"
+    if why_not is not None:
+        opens = f"opens in transformers wherever dslight is imported; {why_not}"
     print(f"{args.out}: {opens}")
     return 0
 
@@ -329,9 +347,23 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _chat(args: argparse.Namespace) -> int:
+    from dslight.recipe.errors import RecipeError
     from dslight.run.chat import chat
+    from dslight.run.chat_page import chat_page
 
-    chat(args.source, args.recipe, args.max_new_tokens)
+    if not args.text:
+        chat_page(args.source, args.recipe, args.max_new_tokens, args.host, args.port)
+        return 0
+    if len(args.source) > 1:
+        raise RecipeError("RUN: the terminal talks with one; two stand side by side on the page, without --text")
+    chat(args.source[0], args.recipe, args.max_new_tokens)
+    return 0
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from dslight.run.serve import serve
+
+    serve(args.folder, args.host, args.port, args.device, args.dtype)
     return 0
 
 
@@ -359,6 +391,7 @@ _VERBS = {
     "conformance": _conformance,
     "models": _models,
     "chat": _chat,
+    "serve": _serve,
     "migrate": _migrate,
     "fit": _fit,
     "validate": _validate,

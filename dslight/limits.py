@@ -29,6 +29,7 @@ class Limit:
 
 LIMITS = {
     "member_bytes": Limit(256 * MIB, "bytes of one member of a tar or zip (unpacked), or of one picture"),
+    "upload_bytes": Limit(32 * MIB, "bytes of what a browser sends to the page of dslight chat, pictures included"),
     "json_bytes": Limit(64 * MIB, "bytes of one JSON line, entry or record"),
     "file_bytes": Limit(4 * GIB, "bytes of a JSON, parquet or text file that is read as a whole"),
     "manifest_bytes": Limit(256 * MIB, "bytes of a manifest"),

@@ -101,6 +101,15 @@ class Processor:
         shown = images or [None] * len(questions)
         return self.collate([self._row(i, text, shown[i], one) for i, text in enumerate(questions)])
 
+    def teach(self, question: str, answer: str, images: Any = None) -> Batch:
+        """A batch with labels, of a question and its answer; arguments as of :meth:`ask`, of one question.
+
+        Raises:
+            ValueError: as :meth:`ask`.
+        """
+        listed = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
+        return self.collate([self.rows.taught(question, answer, [self.rows.read(image) for image in listed])])
+
     def _row(self, number: int, text: str, images: Any, alone: bool) -> Any:
         listed = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
         decoded = []

@@ -286,6 +286,33 @@ class VLM(pl.LightningModule):
             )
         return said[0] if isinstance(question, str) else said
 
+    def show(self, image: Any) -> Any:
+        """The views that it sees of a picture, as a figure of matplotlib, with how many tokens become of them.
+
+        Raises:
+            ValueError: for what is no image.
+        """
+        from dslight.pictures.figures import shown
+
+        return shown(self, image)
+
+    def explain(self, question: str, image: Any, answer: str | None = None) -> Any:
+        """Where in a picture an answer came from, as a figure of matplotlib: a heat map per stack, over the views that
+        it was made of. Red speaks for the answer, blue against it (gradient times input, see
+        :mod:`dslight.diagnostics.heat`).
+
+        Args:
+            question: as to :meth:`answer`.
+            image: one, or several in a list.
+            answer: whose origin is wanted; default: its own.
+
+        Raises:
+            ValueError: for what is no image, or where the projector's tokens show no place of it.
+        """
+        from dslight.pictures.figures import explained
+
+        return explained(self, question, image, answer)
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Evaluation mode, without gradients, in the precision of the Trainer that drives or trained it; every

@@ -160,7 +160,7 @@ def _names(model: Composed, given: Iterable[str], own: Mapping[str, Tensor], ask
     network = getattr(all_parts.get("language_model"), "model", None)
     encoder = all_parts.get("vision_encoder")
     depth = getattr(encoder, "depth", 0)
-    layouts = [{name: name for name in given}]
+    layouts = [{name: name.removeprefix("vlm.") for name in given}]
     layouts += [{name: f"{asked[0]}.{name}" for name in given}] if len(asked) == 1 else []
     layouts += [translate(given, body=getattr(network, "base_model_prefix", "model"), depth=depth)]
     layouts += [{name: f"{asked[0]}.model.{name}" for name in given}] if len(asked) == 1 else []

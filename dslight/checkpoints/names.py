@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-WRAPPERS = re.compile(r"^(?:base_model\.model\.(?=model\.|mm_projector|lm_head)|module\.|_orig_mod\.)+")
-"""What peft, DataParallel and torch.compile put in front of every name."""
+WRAPPERS = re.compile(r"^(?:base_model\.model\.(?=model\.|mm_projector|lm_head)|module\.|_orig_mod\.|vlm\.)+")
+"""What peft, DataParallel, torch.compile and our own model in transformers put in front of every name."""
 
 RULES: tuple[tuple[str, str], ...] = (
     (r"(?:model\.)?vision_tower\.post_encoder\.(\d+)\.", r"vision_encoder.model.encoder.layers.post\1."),

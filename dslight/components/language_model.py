@@ -297,6 +297,12 @@ class LanguageModel(Component, ABC):
         given = self.standing_for(input_ids, visual_mask), attention_mask, visual_mask, visual
         return answer(*given, **options) if self.answers_padded else grouped(answer, *given, **options)
 
+    def injecting(self, visual_mask: Tensor, visual: VisualTokens | None) -> AbstractContextManager[None]:
+        """While the block runs, passes of :attr:`outermost` over a sequence with this mask ``[B, T]`` take the visual
+        tokens in: whole, in chunks or behind a cache.
+        """
+        return self._injecting(visual_mask, visual)
+
     @contextmanager
     def _injecting(
         self,
@@ -544,22 +550,39 @@ class HFCausalLM(LanguageModel):
         """Transformers' ``generate``: greedy unless ``options`` say otherwise. Where that does not answer as passes
         over the whole sequence do: without a cache, or greedily only (see :meth:`LanguageModel.generate_ids`).
         """
+        if self.answers_anew:
+            given = {name: value for name, value in options.items() if name != "use_cache"}
+            return super().generate_ids(input_ids, attention_mask, **given)
+        return self.continued(input_ids, attention_mask, **options)[:, input_ids.shape[1] :]
+
+    @property
+    def answers_anew(self) -> bool:
+        """Whether transformers' ``generate`` answers wrongly even without a cache."""
+        return self.facts.copy is not None and not any(tried(self.facts, what) for what in ("answers", "answers anew"))
+
+    def continued(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
+        """What transformers' ``generate`` gives: prompts and answers ``[B, T + new]``, or the object that ``options``
+        ask for. A ``generation_config`` among them says all that it can say.
+
+        Raises:
+            ValueError: of a family that answers token by token here.
+        """
+        if self.answers_anew:
+            raise ValueError(f"{self.model.config.model_type}: answers greedily, and gives new tokens alone")
         training = self.model.training
         self.model.eval()
         try:
+            said = options.get("generation_config")
             if self.facts.copy is not None and not tried(self.facts, "answers"):
-                if not tried(self.facts, "answers anew"):
-                    given = {name: value for name, value in options.items() if name != "use_cache"}
-                    return super().generate_ids(input_ids, attention_mask, **given)
-                options["use_cache"] = False
+                options |= {"use_cache": False} if said is None else {}
+                if said is not None:
+                    said.use_cache = False
             if begins := self.facts.begins(self.model):
                 options["position_ids"] = positions(attention_mask, begins)
-            out = self.model.generate(
-                input_ids=input_ids, attention_mask=attention_mask, **{"do_sample": False, "use_cache": True} | options
-            )
+            greedy = {"do_sample": False, "use_cache": True} if said is None else {}
+            return self.model.generate(input_ids=input_ids, attention_mask=attention_mask, **greedy | options)
         finally:
             self.model.train(training)
-        return out[:, input_ids.shape[1] :]
 
     @property
     def has_tokenizer(self) -> bool:

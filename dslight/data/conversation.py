@@ -111,6 +111,10 @@ class Template(ABC):
         pieces = self.pieces([Turn("human", value)], tokenizer, num_images > 0)
         return list(_tokenize(pieces, tokenizer, self.adds_bos).ids)
 
+    def read(self, pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """Ids and labels of what is written already."""
+        return _tokenize(pieces, tokenizer, self.adds_bos)
+
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Token ids at which generation ends: the last token of :meth:`stop`, and the tokenizer's own end token."""
         ids = [_facts(tokenizer).encode(self.stop(tokenizer))[0][-1]]

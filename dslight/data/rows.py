@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Item
 from dslight.data.conversation import Encoded, Template
-from dslight.data.sample import Alpha, BadSample, Exif, Pixels, Sample, decode_image, to_rgb
+from dslight.data.sample import IMAGE_TOKEN, Alpha, BadSample, Exif, Pixels, Sample, Turn, decode_image, to_rgb
 from dslight.data.view_policy import ViewPolicy
 from dslight.types import Question
 
@@ -64,6 +64,13 @@ class RowMaker:
         shown = [self.decode(data) for data in sample.images] if images is None else images
         ids = self.template.prompt(question.text + end, len(shown), self.tokenizer)
         return Item(sample.key, ids, None, **self._views(shown), question=replace(question, valid=valid))
+
+    def taught(self, text: str, answer: str, images: Sequence[np.ndarray]) -> Item:
+        """A question's row with an answer to learn, the images (uint8 RGB ``[H, W, 3]``) put first."""
+        marks = "" if IMAGE_TOKEN in text else f"{IMAGE_TOKEN}\n" * len(images)
+        turns = [Turn("human", marks + text), Turn("gpt", answer)]
+        encoded = self.template.encode(turns, self.tokenizer, len(images))
+        return Item("question", encoded.ids, encoded.labels, **self._views(images))
 
     def decode(self, data: bytes) -> np.ndarray:
         """An encoded image as views are made of it, uint8 RGB ``[H, W, 3]``."""

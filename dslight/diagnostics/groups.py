@@ -118,7 +118,11 @@ class Groups:
 
 
 def _chosen(injection: Injection, kept: list[int]) -> Injection:
-    whole = injection.operation
+    whole, watched = injection.operation, injection.watch
+
+    def watch(index: int, *seen: Tensor) -> None:
+        assert watched is not None
+        watched(kept[index], *seen)
 
     def operation(index: int, hidden: Tensor, values: Tensor) -> Tensor:
         assert whole is not None
@@ -129,6 +133,7 @@ def _chosen(injection: Injection, kept: list[int]) -> Injection:
         stacks=injection.stacks[kept],
         sites=tuple(injection.sites[i] for i in kept),
         operation=None if whole is None else operation,
+        watch=None if watched is None else watch,
     )
 
 

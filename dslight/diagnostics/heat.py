@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dslight.diagnostics.groups import Groups
 from dslight.diagnostics.settings import Heat
 from dslight.nn.hooks import behind
-from dslight.nn.intervention import Injection, intervene
+from dslight.nn.intervention import Act, Injection, intervene
 from dslight.nn.loss import next_token_loss
 from dslight.types import IGNORE, Batch
 from dslight.vlm import VLM
@@ -41,8 +41,14 @@ class Relevance:
     inside: Tensor
 
 
-def relevance(model: VLM, batch: Batch, heat: Heat = "gradient_x_input") -> Relevance:
+def relevance(model: VLM, batch: Batch, heat: Heat = "gradient_x_input", changed: Act | None = None) -> Relevance:
     """Look at one batch with labels; the model's own gradients are left as they are.
+
+    Args:
+        model: in evaluation mode.
+        batch: with labels.
+        heat: what a number is, see the module's docstring.
+        changed: what is done to the stacks on their way; the numbers are of those before it. Not with ``attention``.
 
     Raises:
         ValueError: ``attention`` of a model that gives no attention weights.
@@ -58,7 +64,8 @@ def relevance(model: VLM, batch: Batch, heat: Heat = "gradient_x_input") -> Rele
             seen["inside"] = stacks
         else:
             seen["stacks"], seen["base"] = stacks, fill
-        return replace(injection, stacks=stacks, fill=fill)
+        injection = replace(injection, stacks=stacks, fill=fill)
+        return injection if changed is None else changed(injection)
 
     with torch.inference_mode(False), torch.enable_grad():
         with intervene(act):

@@ -1,4 +1,4 @@
-"""``dslight chat``: ask a trained model in a terminal, about pictures, and switch its stacks off and on.
+"""``dslight chat --text``: ask a trained model in a terminal, about pictures, and switch its stacks off and on.
 
 The model is loaded once. A line is a question about the pictures that were named last; each is asked by itself, as the
 validation loop asks. What begins with ``/`` is a command.
@@ -36,17 +36,27 @@ def chat(path: str | Path, ckpt_recipe: Path | None = None, max_new_tokens: int 
         RecipeError: it cannot be opened.
     """
     from dslight.run.evaluate import check_length
+
+    check_length(max_new_tokens)
+    talk(opened(path, ckpt_recipe), iter(_lines, None), print, max_new_tokens)
+
+
+def opened(path: str | Path, ckpt_recipe: Path | None = None) -> Any:
+    """A model to talk with; arguments as of :func:`chat`.
+
+    Raises:
+        RecipeError: it cannot be opened, or answers nothing.
+    """
     from dslight.run.python import load
     from dslight.vlm import VLM
 
-    check_length(max_new_tokens)
     try:
         model = load(path, recipe=ckpt_recipe)
     except (FileNotFoundError, ValueError) as error:
         raise RecipeError(str(error)) from error
     if not isinstance(model, VLM):
         raise RecipeError(f"{path}: a part that was fitted alone, which answers nothing")
-    talk(model, iter(_lines, None), print, max_new_tokens)
+    return model
 
 
 def talk(model: Any, lines: Iterable[str], say: Callable[[str], Any], max_new_tokens: int = 64) -> None:

@@ -1,9 +1,9 @@
 """``dslight export``: a trained model as a Hugging Face folder.
 
-A model that is a LLaVA to transformers is written as one. Any other is written with the same names, so that tools find
-their way in the file, but under an architecture that transformers does not know: it refuses the folder, where it would
-otherwise open it and silently drop the stacks. Both carry ``dslight.yaml``, the recipe, which opens the folder here bit
-for bit.
+A model that is a LLaVA to transformers is written as one, and needs this library no longer. Any other is written as our
+own class (:mod:`dslight.in_transformers`), which transformers knows wherever dslight is imported and refuses elsewhere:
+it never opens the folder as another model, silently without the stacks. Both carry ``dslight.yaml``, the recipe, which
+opens the folder here bit for bit.
 """
 
 from __future__ import annotations
@@ -11,36 +11,31 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dslight.checkpoints.complete import is_sharded
 from dslight.checkpoints.llava import llava_config, why_not_llava
-from dslight.checkpoints.write import field_names, write_json, write_tensors
+from dslight.checkpoints.write import field_names, write_tensors
 from dslight.components import HFCausalLM, HFVisionEncoder
-from dslight.data.images import SingleView
-from dslight.data.sample import IMAGE_TOKEN, Turn
+from dslight.data.sample import IMAGE_TOKEN
 from dslight.files.atomic import write_atomically
 from dslight.files.system import room_for
-from dslight.files.typed import read_json_if_there
+from dslight.in_transformers.write import write_own
 from dslight.recipe.build import Experiment, build
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
 from dslight.run.deletion import begin_folder, end_folder, give_up_folder
 from dslight.run.evaluate import load_checkpoint
-from dslight.run.folder import RunFolder, versions
-from dslight.texts import inert, one_line, printable
+from dslight.run.export_card import card
+from dslight.run.export_llava import write_generation, write_processor
+from dslight.run.folder import RunFolder
+from dslight.texts import inert, printable
 from dslight.train.lora import merged
 from dslight.vlm import VLM
-
-ARCHITECTURE = "DslightVLM"
-FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-"""Pillow's numbers, which preprocessor_config.json holds."""
-
 
 _SIZE = re.compile(r"0*[1-9]\d{0,9}[KMGT]B", re.IGNORECASE | re.ASCII)
 """Of a weights file."""
@@ -59,7 +54,7 @@ def export(
         shard_size: of a weights file at most.
 
     Returns:
-        Why transformers cannot open the folder, ``None`` if it can.
+        Why transformers needs dslight to open the folder, ``None`` if it does not.
 
     Raises:
         RecipeError: naming the argument, before anything is written.
@@ -86,7 +81,7 @@ def export(
     try:
         with room_for(out, needed):
             why = _write(experiment, experiment.model, values, partial, out, wanted, shard_size)
-            write_atomically(partial / "README.md", inert(printable(_card(experiment, values, checkpoint, out, why))))
+            write_atomically(partial / "README.md", inert(printable(card(experiment, values, checkpoint, out, why))))
             end_folder(partial, out)
     except BaseException:
         give_up_folder(partial)
@@ -146,14 +141,14 @@ def _write(
         if dtype is not None:
             config.dtype = dtype
         config.save_pretrained(folder)
-        _write_generation(experiment, lm, config.image_token_index, folder)
-        _write_processor(experiment, encoder, tokenizer, config, folder)
-    else:
-        write_json(_own_config(parts), folder / "config.json")
-        write_json(_pixels(encoder), folder / "preprocessor_config.json")
-        tokenizer.save_pretrained(folder)
+        write_generation(experiment, lm, config.image_token_index, folder)
+        write_processor(experiment, encoder, tokenizer, config, folder)
+    reopening = _reopening(recipe, parts, out, vocabulary)
+    if config is None:
+        write_own(model, experiment.data.processor, reopening["model"], folder, dtype)
+        state = {f"vlm.{ours}": own[ours] for ours in names}
     write_tensors(state, folder, shard_size, dtype)
-    (folder / "dslight.yaml").write_text(to_yaml(_reopening(recipe, parts, out, vocabulary)))
+    (folder / "dslight.yaml").write_text(to_yaml(reopening))
     return why
 
 
@@ -163,79 +158,6 @@ def _with_rows(name: str, tensor: Tensor, vocabulary: int) -> Tensor:
         return tensor
     more = tensor.new_zeros(vocabulary - len(tensor), tensor.shape[1])
     return torch.cat([tensor, more]) if len(more) else tensor
-
-
-def _write_generation(experiment: Experiment, lm: HFCausalLM, image_token: int, folder: Path) -> None:
-    from transformers import GenerationConfig
-
-    settings = GenerationConfig.from_model_config(lm.model.config)
-    settings.eos_token_id = experiment.data.processor.stop_ids
-    settings.suppress_tokens = [image_token]
-    settings.do_sample = False
-    if settings.pad_token_id is None:
-        settings.pad_token_id = experiment.data.processor.stop_ids[-1]
-    settings.save_pretrained(folder)
-
-
-def _write_processor(
-    experiment: Experiment, encoder: HFVisionEncoder, tokenizer: Any, config: Any, folder: Path
-) -> None:
-    """Transformers' processor where it can make our views, else the tokenizer and the facts about pixels."""
-    from transformers import LlavaProcessor
-
-    images = _image_processor(experiment.data.views, encoder)
-    write_json(images.to_dict() if images is not None else _pixels(encoder), folder / "preprocessor_config.json")
-    if images is None:
-        tokenizer.save_pretrained(folder)
-        return
-    processor = LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=encoder.prefix_tokens,
-        image_token=IMAGE_TOKEN,
-        chat_template=tokenizer.chat_template if experiment.data.template_name == "tokenizer" else None,
-    )
-    processor.save_pretrained(folder)
-
-
-def _image_processor(views: Any, encoder: HFVisionEncoder) -> Any:
-    from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
-
-    size = {"height": encoder.image_size[0], "width": encoder.image_size[1]}
-    options: dict[str, Any] = {"size": size, "crop_size": size, "do_center_crop": False}
-    options |= {"resample": FILTERS[views.resample], "image_mean": list(encoder.mean), "image_std": list(encoder.std)}
-    if not isinstance(views, SingleView) or views.fit == "squash":  # others squash their base view too
-        return CLIPImageProcessorPil(**options)
-    theirs = tuple(int(value * 255) for value in encoder.mean)
-    return LlavaImageProcessorPil(**options, do_pad=True) if tuple(views.pad_color) == theirs else None
-
-
-def _pixels(encoder: Any) -> dict[str, Any]:
-    return {
-        "size": {"height": encoder.image_size[0], "width": encoder.image_size[1]},
-        "image_mean": list(encoder.mean),
-        "image_std": list(encoder.std),
-        "rescale_factor": 1 / 255,
-    }
-
-
-def _own_config(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that transformers refuses by its ``model_type``, and that tools can read."""
-    lm, encoder = parts["language_model"], parts["vision_encoder"]
-    config: dict[str, Any] = {
-        "architectures": [ARCHITECTURE],
-        "model_type": "dslight",
-        "dslight_version": versions()["dslight"],
-        "sites": list(parts["stacking"].sites),
-        "parts": {name: f"{type(part).__module__}.{type(part).__qualname__}" for name, part in parts.items()},
-    }
-    if isinstance(lm, HFCausalLM):
-        config["text_config"] = lm.model.config.to_dict()
-    if isinstance(encoder, HFVisionEncoder):
-        config["vision_config"] = encoder.model.config.to_dict()
-    return json.loads(json.dumps(config, default=str))
 
 
 def _reopening(recipe: Mapping[str, Any], parts: Mapping[str, Any], out: Path, vocabulary: int) -> dict[str, Any]:
@@ -263,90 +185,3 @@ def _settings(config: Any) -> dict[str, Any]:
     left_out = ("architectures", "transformers_version", "dtype", "torch_dtype", "_name_or_path")
     found = {key: value for key, value in config.to_diff_dict().items() if key not in left_out}
     return json.loads(json.dumps({**found, "model_type": config.model_type}, default=str))
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """What the card says of ``result.json``."""
-
-    scores: dict[str, float | None] = field(default_factory=dict)
-
-
-def _card(experiment: Experiment, recipe: Mapping[str, Any], checkpoint: Path, out: Path, why: str | None) -> str:
-    model: Any = experiment.model
-    stacking = model.stacking
-    lines = [
-        "---",
-        f"library_name: {'transformers' if why is None else 'dslight'}",
-        "pipeline_tag: image-text-to-text",
-        "tags: [dslight, multimodal" + (", deepstack]" if stacking.num_stacks else ", llava]"),
-        "---",
-        "",
-        f"# {one_line(recipe.get('name', out.name))}",
-        "",
-        "A multimodal language model, trained with dslight.",
-        "",
-        "| part | class | parameters |",
-        "| --- | --- | ---: |",
-        *(
-            f"| {name} | `{type(part).__name__}` | {sum(p.numel() for p in part.parameters()):,} |"
-            for name, part in model.parts().items()
-        ),
-        "",
-        f"Visual tokens enter: {'; '.join(f'{part} layer {at}: {group}' for part, at, group in stacking.placements)}.",
-        "",
-    ]
-    run = RunFolder(checkpoint.parent.parent)
-    result = read_json_if_there(run.result_file, _Scored)
-    if result and result.scores and checkpoint == run.latest_checkpoint():
-        lines += [
-            "| score | value |",
-            "| --- | ---: |",
-            *(f"| {one_line(key)} | {value:.4f} |" for key, value in result.scores.items() if value is not None),
-            "",
-        ]
-    prompt = _prompt(experiment)
-    if why is None:
-        views = experiment.data.views
-        made = [
-            f'processor = AutoProcessor.from_pretrained("{out}", backend="pil")  # resizes as training did',
-            f'inputs = processor(images=picture, text={prompt!r}, return_tensors="pt")',
-        ]
-        if _image_processor(views, model.vision_encoder) is None:
-            made = [f"# no class of transformers pads with {tuple(views.pad_color)}: see preprocessor_config.json"]
-        lines += [
-            "## Open it with transformers",
-            "",
-            "```python",
-            "from transformers import AutoProcessor, LlavaForConditionalGeneration",
-            "",
-            f'model = LlavaForConditionalGeneration.from_pretrained("{out}")',
-            *made,
-            "```",
-            "",
-        ]
-    else:
-        lines += [
-            "## Plain transformers cannot open it",
-            "",
-            f"{why[0].upper()}{why[1:]}. So `config.json` names an architecture that transformers refuses, rather than "
-            "one that it would open as another model.",
-            "",
-        ]
-    lines += [
-        "## Open it with dslight",
-        "",
-        "```bash",
-        f"dslight predict {out}/dslight.yaml --ckpt {out} --image picture.png --question 'What is it?'",
-        "```",
-        "",
-        f"The prompt is written as {prompt!r}. Paths in `dslight.yaml` count from the folder that you run in.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _prompt(experiment: Experiment) -> str:
-    written, tokenizer = experiment.data.rows.template, cast(Any, experiment.model.tokenizer)
-    question = [Turn("human", f"{IMAGE_TOKEN}\nWhat is it?")]
-    return "".join(piece.text for piece in written.pieces(question, tokenizer, True))

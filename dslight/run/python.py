@@ -8,9 +8,9 @@ Behind it is the same house: a call is written down as the recipe that the objec
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from dslight.data.dense import DenseLabelData
 from dslight.data.shards import ShardError
 from dslight.diagnostics.settings import Diagnostics
 from dslight.errors import WeightsError
-from dslight.files.typed import understood
+from dslight.files.typed import FileError, read_json_if_there, understood
+from dslight.in_transformers.register import MODEL_TYPE
 from dslight.recipe.build import Experiment, apply_stage, check_experiment, connect
-from dslight.recipe.compose import Layer, compose, flatten
+from dslight.recipe.compose import Layer, compose
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.forms import written_out
 from dslight.recipe.schema import Section
+from dslight.recipe.strangers import refuse_strangers
 from dslight.run.evaluate import WHOLE, ask, load_checkpoint, ready_to_ask, trained, write_scores
 from dslight.run.finished import Run
 from dslight.run.fit import make_trainer, train_once
@@ -284,6 +286,8 @@ def _recipe_of(path: Path, named: str | Path | None) -> tuple[dict[str, Any], Pa
             if lm.get("tokenizer") == made["weights"]["model"]:
                 lm["tokenizer"] = str(path)
         return made, path
+    if (saved := _saved_by_transformers(path)) is not None:
+        return saved, path
     if not path.exists():
         raise RecipeError(f"{path}: there is no such run, export or checkpoint")
     beside = RunFolder(path.resolve().parent.parent).recipe_file
@@ -297,19 +301,23 @@ def _recipe_of(path: Path, named: str | Path | None) -> tuple[dict[str, Any], Pa
         raise RecipeError(str(error)) from error
     if not isinstance(kept, Mapping) or not isinstance(kept.get("recipe"), Mapping):
         raise RecipeError(f"{path}: does not say how its model was made; give its recipe: load(..., recipe=...)")
-    _refuse_strangers(kept["recipe"], path)
+    refuse_strangers(kept["recipe"], path)
     return dict(kept["recipe"]), path
 
 
-def _refuse_strangers(recipe: Mapping[str, Any], path: Path) -> None:
-    """A checkpoint is data: it may name what is imported already, and nothing else but this library's, and says nothing
-    about whom to trust.
-    """
-    named = ("class_path", "operation", "projector", "vision_encoder", "stacking", "language_model", "views")
-    for key, value in flatten(recipe).items():
-        if key.endswith("trust_remote_code") and value:
-            raise RecipeError(f"{path}: its {key} asks for code to be run; give its recipe: load(..., recipe=...)")
-        if key.rpartition(".")[2] in named and isinstance(value, str) and not value.startswith("dslight."):
-            module = value.rpartition(".")[0]
-            if module not in sys.modules:
-                raise RecipeError(f"{path}: its {key} is {value}; if you trust it, import {module or value} first")
+def _saved_by_transformers(path: Path) -> dict[str, Any] | None:
+    """The recipe of a folder that ``save_pretrained`` wrote of one of our exports, ``None`` for any other."""
+    try:
+        about = read_json_if_there(path / "config.json", dict[str, Any]) if path.is_dir() else None
+    except FileError:  # of something else
+        return None
+    if about is None or about.get("model_type") != MODEL_TYPE:
+        return None
+    with understood(path / "config.json"):
+        recipe = {"model": deepcopy(about["recipe"]["model"]), "weights": {"model": str(path)}}
+        refuse_strangers(recipe, path)
+        if (path / "tokenizer_config.json").is_file():
+            recipe["model"]["language_model"].setdefault("init_args", {})["tokenizer"] = str(path)
+    asked = read_json_if_there(path / "processor_config.json", dict[str, Any])
+    with understood(path / "processor_config.json"):
+        return recipe if asked is None else {**recipe, "data": asked["settings"]["data"]}

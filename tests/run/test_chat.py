@@ -75,7 +75,7 @@ def test_from_the_command_line(trained, page, monkeypatch, capsys):
             raise EOFError from None
 
     monkeypatch.setattr("builtins.input", read)
-    assert main(["chat", str(trained.path), "--max-new-tokens", "4"]) == 0
+    assert main(["chat", str(trained.path), "--text", "--max-new-tokens", "4"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[-2] == f"about {page}"
     assert main(["chat", str(Path(page).parent)]) == 1

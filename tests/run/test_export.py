@@ -1,6 +1,9 @@
 """``dslight export``: transformers opens what is a LLaVA and refuses the rest, which opens here bit for bit."""
 
+import contextlib
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
+from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
+import dslight
 from dslight.cli import main
 from dslight.data.images import SingleView
 from dslight.data.sample import parse_sample
@@ -69,21 +73,23 @@ def reopened(folder: Path) -> Any:
 @pytest.mark.parametrize("options", [(), ("--shard-size", "200KB")], ids=["one file", "shards"])
 def test_a_stacked_model_opens_here_bit_for_bit(whole, tmp_path, options, capsys):
     out = exported(whole.path, tmp_path / "out", *options)
-    assert "plain transformers would drop the 4 stacks" in capsys.readouterr().out
+    assert "opens in transformers wherever dslight is imported; plain transformers would" in capsys.readouterr().out
     ours, before = reopened(out).state_dict(), weights_of(whole)
     assert set(ours) == set(before)
     assert all(torch.equal(ours[name], before[name]) for name in before)
     assert (out / "model.safetensors.index.json").exists() == bool(options)
 
 
-def test_transformers_refuses_a_stacked_model_and_the_card_says_why(whole, tmp_path):
+def test_a_stacked_model_opens_in_transformers_as_the_card_says(whole, page, tmp_path):
     out = exported(whole.path, tmp_path / "out")
-    assert json.loads((out / "config.json").read_text())["architectures"] == ["DslightVLM"]
-    for opens in (AutoConfig, AutoModel):
-        with pytest.raises(ValueError, match="dslight"):
-            opens.from_pretrained(out)
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["DslightForConditionalGeneration"]
     card = (out / "README.md").read_text()
-    assert "Plain transformers would drop the 4 stacks that DeepStackL adds" in card
+    assert "Without dslight transformers refuses it: plain transformers would drop the 4 stacks" in card
+    said = io.StringIO()
+    code = re.search(r"```python\n(.*?)```", card, re.S)[1].replace("What is it?", "B2")
+    with contextlib.redirect_stdout(said):
+        exec(code, {"picture": Image.open(page)})  # our own card, as a reader would
+    assert dslight.load(whole.path).answer("B2", page) in said.getvalue()
     assert f"| val/pages/vqa_accuracy | {whole.json('result.json')['scores']['val/pages/vqa_accuracy']:.4f} |" in card
     assert len(AutoTokenizer.from_pretrained(out)) == 30
 
@@ -171,7 +177,8 @@ def test_a_llava_opens_here_too_whether_or_not_the_placeholder_is_new(llava, tmp
     known = exported(llava.path, tmp_path / "known")  # the tokenizer has <image> already
     assert all(torch.equal(before[name], tensor) for name, tensor in reopened(known).state_dict().items())
 
-    monkeypatch.setattr("dslight.run.export.IMAGE_TOKEN", "<picture>")
+    for module in ("export", "export_llava", "export_card"):
+        monkeypatch.setattr(f"dslight.run.{module}.IMAGE_TOKEN", "<picture>")
     out = exported(llava.path, tmp_path / "new")
     after = reopened(out).state_dict()
     assert AutoTokenizer.from_pretrained(out).convert_tokens_to_ids("<picture>") == 30

@@ -1,0 +1,1 @@
+"""The page of ``dslight chat``: one or two models side by side, their stacks switched, their answers looked into."""
