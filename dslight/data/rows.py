@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Item
 from dslight.data.conversation import Encoded, Template
+from dslight.data.features import FeatureReader
 from dslight.data.images import ViewPolicy
 from dslight.data.sample import Alpha, BadSample, Exif, Pixels, Sample, decode_image, to_rgb
 from dslight.types import Grid, Question
@@ -24,7 +25,11 @@ from dslight.types import Grid, Question
 
 @dataclass(frozen=True)
 class RowMaker:
-    """A sample to a row: decode, cut into views, tokenize. Travels to the data workers."""
+    """A sample to a row: decode, cut into views, tokenize. Travels to the data workers.
+
+    Attributes:
+        known: reads what is kept of the features of a picture; ``None``: pictures are decoded.
+    """
 
     template: Template
     tokenizer: PreTrainedTokenizerBase
@@ -33,6 +38,7 @@ class RowMaker:
     pixels: Pixels = "fast"
     exif: Exif = "apply"
     alpha: Alpha = "white"
+    known: FeatureReader | None = None
 
     def text(self, sample: Sample) -> Encoded:
         """What the text of a conversation becomes."""
@@ -41,7 +47,7 @@ class RowMaker:
     def train(self, sample: Sample, text: Encoded | None = None) -> Item:
         """A training row; ``text``: what its text becomes, where that is known."""
         encoded = text or self.text(sample)
-        return Item(sample.key, encoded.ids, encoded.labels, *self._views(map(self.decode, sample.images)))
+        return Item(sample.key, encoded.ids, encoded.labels, *self._views(sample.images))
 
     def ask(
         self,
@@ -61,7 +67,7 @@ class RowMaker:
             images: in place of the sample's, uint8 RGB ``[H, W, 3]``.
         """
         end = suffix if question.suffix is None else question.suffix
-        shown = [self.decode(data) for data in sample.images] if images is None else images
+        shown = sample.images if images is None else images
         ids = self.template.prompt(question.text + end, len(shown), self.tokenizer)
         return Item(sample.key, ids, None, *self._views(shown), question=replace(question, valid=valid))
 
@@ -84,9 +90,14 @@ class RowMaker:
         except BadSample as error:
             raise BadSample(f"{image}: {error}", error.reason) from None
 
-    def _views(self, images: Iterable[np.ndarray]) -> tuple[list[Tensor], list[Grid], list[Grid]]:
-        """Of each image its views, their grid, and its own size."""
-        images = list(images)
-        views = [self.views(image, self.image_size, self.pixels) for image in images]
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
-        return [pixels for pixels, _ in views], [grid for _, grid in views], sizes
+    def _views(self, images: Iterable[bytes | np.ndarray]) -> tuple[list[Any], list[Grid], list[Grid]]:
+        """Of each image, encoded or not, its views or what is known of them, their grid, and its own size."""
+        seen = [self._seen(image) for image in images]
+        return [views for views, _, _ in seen], [grid for _, grid, _ in seen], [size for _, _, size in seen]
+
+    def _seen(self, image: bytes | np.ndarray) -> tuple[Any, Grid, Grid]:
+        def cut() -> tuple[Tensor, Grid, Grid]:
+            decoded = self.decode(image) if isinstance(image, bytes) else image
+            return *self.views(decoded, self.image_size, self.pixels), (decoded.shape[0], decoded.shape[1])
+
+        return cut() if self.known is None else self.known.image(image if isinstance(image, bytes) else None, cut)

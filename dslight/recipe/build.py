@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from dslight.checkpoints import load_checkpoint, parts_in
 from dslight.checkpoints.read import files_of
 from dslight.components import Component
+from dslight.components.kept_features import refuse as refuse_features
 from dslight.data.conversation import default_template
 from dslight.data.datamodule import ShardData, micro_size
 from dslight.data.dense import DenseLabelData
@@ -163,6 +164,7 @@ def check_experiment(experiment: Experiment) -> None:
     if experiment.of_shards:
         _check_data(experiment.data)
     check_training(recipe, model)
+    _check_features(model, experiment.data)
     _check_diagnostics(experiment)
     _check_mesh(recipe)
 
@@ -394,6 +396,14 @@ def _check_packing(model: VLM, data: Any) -> None:
         model.language_model.check_packing()
     except ValueError as error:
         raise RecipeError(str(error)) from None
+
+
+def _check_features(model: VLM | Component, data: Any) -> None:
+    if isinstance(model, VLM) and getattr(data, "keep_features", None) is not None:
+        try:
+            refuse_features(model.vision_encoder, model.stacking, model.stage is not None)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
 
 
 def _check_data(data: Any) -> None:

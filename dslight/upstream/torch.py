@@ -63,6 +63,11 @@ def replace_tensors(module: nn.Module, change: Callable[[Tensor], Tensor]) -> No
     module._apply(change)
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether ``module``, or one inside it, runs through ``Module.compile``."""
+    return any(getattr(one, "_compiled_call_impl", None) is not None for one in module.modules())
+
+
 def leaves(value: Any) -> list[Any]:
     """What is in tuples, lists, dictionaries and outputs of transformers, nested or not."""
     from torch.utils._pytree import tree_leaves

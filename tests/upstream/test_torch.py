@@ -19,6 +19,7 @@ from dslight.upstream.torch import (
     count_flops,
     fake_tensors,
     group_store,
+    is_compiled,
     leaves,
     own_share,
     part_of_a_file,
@@ -133,3 +134,10 @@ def test_operations_are_seen_by_name_with_their_tensors_and_whether_they_draw():
         torch.rand(3).argsort()
     assert ("aten.cat.default", 2, False) in seen
     assert [name for name, _, random in seen if random] == ["aten.rand.default"]
+
+
+def test_a_module_knows_whether_something_in_it_is_compiled():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert not is_compiled(model)
+    model[1].compile(backend="eager")
+    assert is_compiled(model)
