@@ -25,12 +25,15 @@ from dslight.files.system import no_space
 from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections
+from dslight.run.beginning import Beginning, branched, extended
 from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
 from dslight.run.loggers import name_loggers
+from dslight.vlm import VLM
 from dslight.written import unwritten
 
 if TYPE_CHECKING:
+    from dslight.train.branch import Branch
     from dslight.train.callbacks import FirstError
 
 DEFAULTS: dict[str, Any] = {
@@ -42,13 +45,21 @@ DEFAULTS: dict[str, Any] = {
 """Trainer arguments of every run that a recipe does not set itself."""
 
 
-def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: bool = True) -> dict[str, Any]:
+def fit(
+    recipe: Mapping[str, Any],
+    folder: str | Path | None = None,
+    resume: bool = True,
+    extend: bool = False,
+    branch: str | None = None,
+) -> dict[str, Any]:
     """Train, validate on everything, and write ``result.json``.
 
     Args:
         recipe: as composed.
         folder: the run's folder; default: the recipe's.
         resume: continue what is there; false starts anew and deletes it.
+        extend: train the run that is there for more steps (:mod:`dslight.run.beginning`).
+        branch: ``RUN`` or ``RUN@STEP``, whose checkpoint the run begins from.
 
     Returns:
         The contents of ``result.json``.
@@ -64,14 +75,21 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
     sections(recipe)  # a misspelt key is no other recipe
     place = RunFolder(folder or run_dir(recipe))
-    trained, result = train_once(place, recipe, resume, lambda: build(recipe, restored=_continues(place, resume)))
+    begin = extended(place, recipe) if extend else branched(place, recipe, branch) if resume or branch else None
+    recipe = recipe if begin is None else begin.recipe
+    restored = _continues(place, resume)
+    trained, result = train_once(place, recipe, resume, lambda: build(recipe, restored=restored), begin)
     if not trained:
         rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
     return result
 
 
 def train_once(
-    place: RunFolder, recipe: Mapping[str, Any], resume: bool, make: Callable[[], Experiment]
+    place: RunFolder,
+    recipe: Mapping[str, Any],
+    resume: bool,
+    make: Callable[[], Experiment],
+    begin: Beginning | None = None,
 ) -> tuple[bool, dict[str, Any]]:
     """Train what ``make`` builds of a recipe, unless the folder holds the finished run of it: whether it was trained
     now, and the result.
@@ -79,12 +97,13 @@ def train_once(
     Raises:
         RecipeError: when the folder holds a run of another recipe.
     """
-    done = _finished(place, recipe) if resume else None
+    looks = resume and (begin is None or begin.checkpoint is None)
+    done = _finished(place, recipe) if looks else None
     if done is None:
         with place.held():
-            done = _finished(place, recipe) if resume else None  # somebody else may have finished it just now
+            done = _finished(place, recipe) if looks else None  # somebody else may have finished it just now
             if done is None:
-                return True, _train(make(), place, resume)
+                return True, _train(make(), place, resume, begin)
     return False, done
 
 
@@ -279,7 +298,26 @@ def _launched() -> dict[str, int]:
     return {"devices": devices, "num_nodes": int(os.environ["WORLD_SIZE"]) // devices}
 
 
-def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str, Any]:
+def _branch(branch: Branch, experiment: Experiment, trainer: Any) -> None:
+    """Let ``branch`` adapt the checkpoint that the run begins from, and no later one."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        raise RecipeError(
+            "trainer.strategy: branches begin on strategies that do not shard; --branch takes none that do"
+        )
+    if not isinstance(experiment.model, VLM):
+        raise RecipeError("--branch: is for a `model`; a `component` that is fitted alone begins with weights.PART")
+    read = trainer.strategy.load_checkpoint
+
+    def load_checkpoint(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        trainer.strategy.load_checkpoint = read
+        return branch.adapt(read(*args, **kwargs), trainer, experiment.model, experiment.data)
+
+    trainer.strategy.load_checkpoint = load_checkpoint
+
+
+def _train(experiment: Experiment, folder: RunFolder, resume: bool, begin: Beginning | None = None) -> dict[str, Any]:
     from lightning.pytorch.callbacks import Timer
     from lightning.pytorch.loggers import CSVLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
@@ -287,6 +325,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     from dslight.run.answers import scores_of
     from dslight.run.cost import training_flops
     from dslight.run.result import write_result
+    from dslight.train.branch import Branch, FirstRates
     from dslight.train.callbacks import AuditGradients, Bar, FirstError, Pace, StopCleanly, ValidateEvery
     from dslight.train.checkpoints import Checkpoints
     from dslight.train.finite import FiniteLoss
@@ -323,10 +362,18 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
         callbacks.append(ValidateEvery(steps))
         extra |= ValidateEvery.TRAINER
     name_loggers(experiment.trainer, folder.id(fresh=not resume))
+    branch = None if begin is None or begin.of is None else Branch(begin.of)
+    callbacks += [branch or FirstRates()] if begin is not None and begin.checkpoint is not None else []
     trainer = make_trainer(experiment, folder, callbacks, [logger], **extra)
+    checkpoint = folder.latest_checkpoint() if resume else None
+    if begin is not None and begin.checkpoint is not None:
+        checkpoint = begin.checkpoint
+    if branch is not None:
+        _branch(branch, experiment, trainer)
     if trainer.is_global_zero:  # the other ranks write nothing, and nobody trains before all are there
         folder.open(experiment.recipe, fresh=not resume)
-    checkpoint = folder.latest_checkpoint() if resume else None
+        if begin is not None and begin.open is not None:
+            begin.open()
     if checkpoint is not None and checkpoint.is_dir() and not isinstance(trainer.strategy, ModelParallelStrategy):
         raise RecipeError(
             f"trainer.strategy: {checkpoint} is sharded; to continue from it, name a strategy that shards "
