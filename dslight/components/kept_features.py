@@ -26,7 +26,7 @@ from dslight.features.store import FeatureStore
 from dslight.features.views import KnownViews
 from dslight.places import moved
 from dslight.types import Grid, Views
-from dslight.upstream.torch import is_compiled
+from dslight.upstream.torch import bytes_of, is_compiled, versions_of
 from dslight.written import written
 
 
@@ -59,7 +59,7 @@ class Keeper:
         how = f"{trainer.precision} {getattr(trainer.strategy, 'policy', None)}"
         now: list[Any] = [how]
         if not _sharded(self.encoder):  # there, parameters are others in a forward pass, and gathering them is slow
-            now += [(id(tensor), tensor.device, tensor._version) for tensor in _tensors(self.encoder)]
+            now += versions_of(_tensors(self.encoder))
         found = self._found
         if found is None or found[0] != now:
             name = encoder_digest(self.encoder, how)
@@ -246,10 +246,8 @@ def encoder_digest(encoder: nn.Module, how: str) -> str:
     said = [written(encoder), sources, how, device, is_compiled(encoder), torch.get_float32_matmul_precision()]
     made.update(json.dumps([*said, *map(_version, ("torch", "transformers", "timm", "dslight"))]).encode())
     for name, tensor in encoder.state_dict().items():
-        plain_tensor = whole(tensor).cpu().contiguous()
-        made.update(f"{name} {plain_tensor.dtype} {tuple(plain_tensor.shape)}".encode())
-        if plain_tensor.numel():
-            made.update(plain_tensor.flatten().view(torch.uint8).numpy().data)
+        made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        made.update(bytes_of(whole(tensor)))
     return made.hexdigest()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from dslight.checkpoints.elsewhere import elsewhere
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.data.workers import worker_error
@@ -28,6 +29,7 @@ from dslight.recipe.schema import sections
 from dslight.run.beginning import Beginning, branched, extended
 from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
+from dslight.run.holds import HoldWhatTrains, complete_when_read
 from dslight.run.loggers import name_loggers
 from dslight.vlm import VLM
 from dslight.written import unwritten
@@ -114,7 +116,12 @@ def _finished(place: RunFolder, recipe: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def _continues(place: RunFolder, resume: bool) -> bool:
-    return resume and place.latest_checkpoint() is not None
+    """Whether all weights will come from a checkpoint."""
+    newest = place.latest_checkpoint() if resume else None
+    try:
+        return newest is not None and not elsewhere(newest)
+    except WeightsError:  # said when it is read
+        return True
 
 
 def make_trainer(
@@ -166,6 +173,7 @@ def make_trainer(
         trainer.strategy.checkpoint_io = StreamedCheckpoint()
     if isinstance(trainer.strategy, ModelParallelStrategy):  # its own way would run whatever a checkpoint holds
         setattr(trainer.strategy, "load_checkpoint", partial(restore, trainer.strategy))  # noqa: B010
+    complete_when_read(trainer.strategy, experiment.model)
     if experiment.of_shards:
         trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     meet(trainer.strategy)
@@ -349,6 +357,8 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool, begin: Begin
         AuditGradients(),
         *([checkpoints] if saves else []),
     ]
+    if experiment.files and experiment.recipe.get("checkpoint_holds", "trained") == "trained":
+        callbacks.append(HoldWhatTrains(experiment.files))
     waited = DataWait()  # the Trainer's profiler, unless the recipe has another
     measured = None if experiment.trainer.values.get("profiler") else waited
     flops = None if unwritten(experiment.recipe) else lambda: training_flops(check(experiment.recipe))
