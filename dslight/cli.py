@@ -39,7 +39,12 @@ def _parser() -> argparse.ArgumentParser:
 
     fit = verb("fit", "train what a recipe describes; the same command continues an interrupted run")
     recipe(fit)
-    fit.add_argument("--fresh", action="store_true", help="delete what the run's folder holds and start anew")
+    begin = fit.add_mutually_exclusive_group()
+    begin.add_argument("--fresh", action="store_true", help="delete what the run's folder holds and start anew")
+    begin.add_argument("--extend", action="store_true", help="train the run on, to a larger trainer.max_steps")
+    begin.add_argument(
+        "--branch", metavar="RUN[@STEP]", help="begin from a checkpoint of another run, with this recipe's settings"
+    )
 
     validate = verb("validate", "score a trained model on the recipe's validation sources")
     recipe(validate)
@@ -241,7 +246,7 @@ def _fit(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     from dslight.run.fit import fit
 
-    fit(recipe, resume=not args.fresh)
+    fit(recipe, resume=not args.fresh, extend=args.extend, branch=args.branch)
     return 0
 
 

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from dslight.components.component import warn_of_idle_hooks
+from dslight.components.kept_features import Keeper
 from dslight.components.language_model import LanguageModel
 from dslight.components.projector import Projector
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
+from dslight.features.views import KnownViews
 from dslight.metrics import benchmarks
 from dslight.metrics.base import Answer, TextMetric
 from dslight.places import TokenGrid
@@ -82,6 +84,7 @@ class VLM(pl.LightningModule):
         for part in self.parts().values():
             warn_of_idle_hooks(part)
         self.stage: Stage | None = None
+        self.keeper: Keeper | None = None  # of the encoder's features, where the data say so
         self.read_weights: Callable[[], None] | None = None  # of parts that are built without memory, once sharded
         self._tokenizer: Any = None
         self.precision: Any = None  # a plugin of Lightning's, for what is computed outside of a Trainer
@@ -192,6 +195,10 @@ class VLM(pl.LightningModule):
             needs=self.needs,
         )
         self.check_views(data.views)
+        store = data.open_features() if hasattr(data, "open_features") else None
+        self.keeper = None
+        if store is not None:
+            self.keeper = data.keeper = Keeper(self.vision_encoder, self.stacking, store, self.stage is not None)
         stops = data.processor.stop_ids
         self.judge(
             self.tokenizer,
@@ -253,7 +260,8 @@ class VLM(pl.LightningModule):
         every module in every step, or the others wait for it forever.
         """
         seen = views if views is not None else self._blank()
-        maps = self.stacking(self.vision_encoder, seen)  # per level [M, height, width, C]
+        encoder, shown = (self.vision_encoder, seen) if self.keeper is None else self._known(seen, views is None)
+        maps = self.stacking(encoder, shown)  # per level [M, height, width, C]
         visual = self.stacking.lay_out(self.projector(maps), seen)  # slots [S+1, N, D]
         if views is None:
             return visual.none()
@@ -263,6 +271,15 @@ class VLM(pl.LightningModule):
         layout = self.stacking.slot_layout(self.vision_encoder, self.projector)
         images = zip(views.grids, views.sizes or [None] * len(views), views.base_pieces, strict=True)
         return tuple(grid for image in images for grid in token_grids(layout, *image))
+
+    def _known(self, views: Views, blank: bool) -> tuple[Any, Views]:
+        """The views as the stacking hands them on, and who takes them, where features of the encoder are kept."""
+        assert self.keeper is not None
+        if blank:
+            views = self.keeper.blank(views)
+        if not isinstance(views, KnownViews):  # asked beside the data
+            return self.vision_encoder, views
+        return self.keeper.of(views, self.trainer), views.numbered()
 
     def answer(self, question: str | Sequence[str], images: Any = None, **options: Any) -> Any:
         """What the model says: no Trainer is needed, and every module stays in the mode that it is in.

@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 
 from dslight.checkpoints.complete import REST, TABLE, name_of_file, size_of
+from dslight.checkpoints.elsewhere import KEY
 from dslight.checkpoints.read import PACKED, packed, unpickled
 from dslight.errors import WeightsError
 from dslight.limits import at_most
@@ -262,7 +263,7 @@ def restore(strategy: Any, checkpoint: str | os.PathLike[str], weights_only: boo
 
     path = Path(strategy.broadcast(checkpoint))
     if not path.is_dir():
-        return type(strategy).load_checkpoint(strategy, path, weights_only=True)
+        return _restore_whole(strategy, path)
     model, strict = strategy.model, strategy.lightning_module.strict_loading
     state: dict[str, Any] = {"state_dict": get_model_state_dict(model)}
     load_state(state, path)
@@ -273,3 +274,18 @@ def restore(strategy: Any, checkpoint: str | os.PathLike[str], weights_only: boo
         (found,) = state.values()
         set_optimizer_state_dict(model, optimizer, optim_state_dict=found, options=StateDictOptions(cpu_offload=True))
     return unpickled(path / REST)
+
+
+def _restore_whole(strategy: Any, path: Path) -> dict[str, Any]:
+    """From a checkpoint that is a file, and may not hold what is elsewhere, which is in the model already."""
+    module: Any = strategy.lightning_module
+    strict = module.strict_loading
+    if said := unpickled(path).get(KEY):
+        held = {*unpickled(path)["state_dict"], *(name for one in said.values() for name in one["dtypes"])}
+        if lacking := sorted(held ^ set(module.state_dict())):
+            raise WeightsError(f"{path} is of another model: {', '.join(lacking[:3])}")
+        module.strict_loading = False
+    try:
+        return type(strategy).load_checkpoint(strategy, path, weights_only=True)
+    finally:
+        module.strict_loading = strict

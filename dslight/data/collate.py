@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dslight.data.arena import joined
 from dslight.data.conversation import IMAGE, Ids
 from dslight.data.sample import BadSample
+from dslight.features.views import KnownImage, KnownViews
 from dslight.layout import SlotLayout
 from dslight.types import IGNORE, Batch, Grid, Question, Views
 
@@ -37,7 +37,8 @@ class Item:
     Attributes:
         key: the sample's key.
         ids, labels: with ``IMAGE`` for each image; a question has no labels.
-        pixels: per image its views, uint8 ``[V, 3, h, w]``, in the order of :class:`~dslight.types.Views`.
+        pixels: per image its views, uint8 ``[V, 3, h, w]``, in the order of :class:`~dslight.types.Views`; or a
+            :class:`~dslight.features.views.KnownImage`.
         grids: per image the (rows, columns) of its crops.
         sizes: per image its own (height, width).
         question: of an evaluation row.
@@ -48,7 +49,7 @@ class Item:
     key: str
     ids: Ids
     labels: Ids | None = None
-    pixels: list[Tensor] = field(default_factory=list)
+    pixels: list[Any] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
     sizes: list[Grid] = field(default_factory=list)
     question: Question | None = None
@@ -82,6 +83,7 @@ class Collate:
         on_unusable: what happens to a training document that teaches nothing or would be cut inside an image. A
             question is never cut: one that is too long is an error.
         fine: the view policy's: n x n fine crops of each view, or 0.
+        encoder: the digest of the encoder whose features are kept.
     """
 
     slots: SlotLayout
@@ -89,6 +91,7 @@ class Collate:
     max_length: int = 2048
     on_unusable: OnUnusable = "error"
     fine: int = 0
+    encoder: str = ""
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Pad and pack ``rows``.
@@ -160,8 +163,15 @@ class Collate:
             return None
         grids = [item.grids[i] for item, images in kept for i in images]
         sizes = [item.sizes[i] for item, images in kept for i in images]
+        if isinstance(views[0], KnownImage):
+            return self._known(views, grids, sizes)
         pieces = [item.pieces[i] for item, images in kept for i in images if item.pieces]
         return Views(joined(views), grids, self.fine, sizes, pieces)
+
+    def _known(self, images: list[KnownImage], grids: list[Grid], sizes: list[Grid]) -> KnownViews:
+        pixels = [image.pixels for image in images if image.pixels is not None]
+        together = joined(pixels) if pixels else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+        return KnownViews.of(images, together, grids, self.fine, sizes, self.encoder)
 
     def _document(self, item: Item) -> _Document | None:
         """The item with its images expanded and its end cut. ``None``: dropped."""

@@ -7,23 +7,24 @@ and ``collate``'s.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
-from dslight.data.collate import Item, OnUnusable
+from dslight.data.collate import Collate, Item, OnUnusable
 from dslight.data.conversation import TemplateName, default_template
 from dslight.data.conversation import template as template_named
+from dslight.data.features import FeatureReader, KeepFeatures, settings_of
 from dslight.data.images import views_for
 from dslight.data.lengths import Measure, lengths_of, question_lengths
-from dslight.data.loader import EvalLoader, TrainLoader
+from dslight.data.loader import EvalLoader, TrainLoader, differing
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
 from dslight.data.records import ConversationRecords, OnBad, QuestionRecords, TrainRecords
 from dslight.data.rows import RowMaker
@@ -33,11 +34,26 @@ from dslight.data.template_habits import check_habits
 from dslight.data.tokens import Tokens, tokens_of
 from dslight.data.view_policy import ViewPolicy
 from dslight.data.workers import Start, Workers
+from dslight.features.store import FeatureStore
 from dslight.layout import SlotLayout
 from dslight.processor import Processor
-from dslight.types import ViewNeeds
+from dslight.types import Grid, ViewNeeds
 from dslight.upstream.lightning import FitProgress
 from dslight.written import Written
+
+
+class Keeper(Protocol):
+    """The model's side of kept features (:class:`dslight.components.kept_features.Keeper`)."""
+
+    store: FeatureStore
+
+    def sets(self, trainer: Any) -> tuple[str, dict[Any, str]]:
+        """The encoder's digest, and its sets by tap."""
+        ...
+
+    def asked(self, grids: Iterable[Grid], fine: int) -> dict[Grid, list[tuple[int, Any]]]:
+        """What is asked of the views of an image, by the grid of its crops."""
+        ...
 
 
 @dataclass
@@ -138,6 +154,8 @@ class ShardData(LightningDataModule, Written):
         order: how an epoch is ordered; packed rows, batches of one modality or of like lengths, windows of shards.
         keep_tokens: tokenize all training text once, before the first step, and keep the ids beside the shards (4 bytes
             a token): for text that is read in many epochs or runs.
+        keep_features: where the vision encoder does not train, keep the features of each view in this folder and read
+            them instead of running it, in later epochs, arms and seeds.
         cache: folder of this node into which shards of a URL are pulled, and where lengths and tokens are kept if the
             shards' folder is read-only.
         cache_bytes: the most bytes of shards in it.
@@ -180,6 +198,7 @@ class ShardData(LightningDataModule, Written):
         worker_start: Start | None = None,
         thinking: bool | None = None,
         image_marks: tuple[str, str] | None = None,
+        keep_features: KeepFeatures | str | None = None,
     ) -> None:
         super().__init__()
         if thinking is not None and template is not None:
@@ -206,6 +225,8 @@ class ShardData(LightningDataModule, Written):
         self.check: Check = check
         self.order = order or Order()
         self.keep_tokens = keep_tokens
+        self.keep_features = KeepFeatures(keep_features) if isinstance(keep_features, str) else keep_features
+        self.keeper: Keeper | None = None
         self.cache = _cache(cache, cache_bytes)
         self._plan: TrainPlan | None = None
         self._tokens: list[Tokens] = []
@@ -319,6 +340,26 @@ class ShardData(LightningDataModule, Written):
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def open_features(self) -> FeatureStore | None:
+        """The folder of kept features; ``None`` where none are kept.
+
+        Raises:
+            UserError: the folder holds something else, or cannot be written.
+        """
+        keep = self.keep_features
+        return None if keep is None else FeatureStore(keep.folder, keep.bytes, keep.on_full)
+
+    def _makers(self) -> tuple[RowMaker, Collate]:
+        """What makes rows and batches, with what is known of the features of their views."""
+        rows, collate = self.rows, self.processor.collate
+        if self.keeper is None or self.trainer is None:
+            return rows, collate
+        encoder, sets = self.keeper.sets(self.trainer)
+        settings = settings_of(rows.views, rows.pixels, rows.exif, rows.alpha, rows.image_size)
+        asked = self.keeper.asked(rows.views.grids(), rows.views.fine)
+        known = FeatureReader(self.keeper.store, encoder, sets, asked, settings)
+        return replace(rows, known=known), replace(collate, encoder=encoder)
+
     def accumulate(self, world_size: int) -> int:
         """Micro-batches per optimizer step: the value for ``Trainer(accumulate_grad_batches=...)``."""
         micro = micro_size(self.global_batch_size, self.micro_batch_size, world_size)
@@ -330,10 +371,10 @@ class ShardData(LightningDataModule, Written):
         Raises:
             ValueError: naming what differs, if the checkpoint to continue is of another order of the data.
         """
-        rows = self.rows
+        rows, collate = self._makers()
         self._plan = plan = self._plan or self._make_plan()  # the data was set up before it was connected
         dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, rows.text, self._tokens)
-        loader = train_loader(dataset, plan, self.processor.collate, self.micro_batch_size, self.workers, self.trainer)
+        loader = train_loader(dataset, plan, collate, self.micro_batch_size, self.workers, self.trainer)
         if self._continue is not None:
             loader.load_state_dict(self._continue)
             self._continue = None
@@ -347,6 +388,12 @@ class ShardData(LightningDataModule, Written):
         out those that were saved at the end of an epoch."""
         return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
 
+    def differs(self, state: dict[str, Any]) -> str | None:
+        """In what the state of a training loader is of another order of the data; ``None``: it is of this one."""
+        self._plan = plan = self._plan or self._make_plan()
+        found = differing(state, plan)
+        return None if found is None else found[1]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue there with the next loader."""
         self._continue = state_dict.get("train")
@@ -355,15 +402,16 @@ class ShardData(LightningDataModule, Written):
         """One loader per evaluation source, in the order of ``val``; a rank's longest questions come first."""
         rank, world = rank_and_world(self.trainer)
         loaders = []
+        rows, plain = self._makers() if self._val_readers else (self.rows, self.processor.collate)
         for name, reader in self._val_readers.items():
             suffix, source = self._suffixes.get(name, ""), self.val_sources[name]
             sizes = (rank, world, self.val_batch_size, self.workers)
             lengths = partial(question_lengths, reader, self._measure, suffix)
             by_length = lengths if reader.remote is None else None  # of remote shards, none is pulled for this alone
-            collate, dataset = self.processor.collate, QuestionRecords(reader, partial(self.rows.ask, suffix=suffix))
+            collate, dataset = plain, QuestionRecords(reader, partial(rows.ask, suffix=suffix))
             if source.loss:  # a row of padding is one that teaches nothing
                 collate, by_length = replace(collate, on_unusable="shrink"), None
-                dataset = ConversationRecords(reader, self.rows.train)
+                dataset = ConversationRecords(reader, rows.train)
             items = len(dataset) if source.limit is None else min(source.limit, len(dataset))
             loaders.append(EvalLoader(dataset, items, collate, *sizes, by_length))
         return loaders

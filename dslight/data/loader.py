@@ -110,19 +110,26 @@ class TrainLoader(Generic[T]):
         Raises:
             ValueError: naming the field, if the state belongs to another order of the data.
         """
-        now = self.state_dict()
         hints = {"global_batch": "data.global_batch_size", "plan_hash": "data"}
-        for name in ("version", "global_batch", "plan_hash"):
-            if state.get(name) != now[name]:
-                what = f" ({_differences(state['plan'], now['plan'])})" if name == "plan_hash" else ""
-                raise ValueError(
-                    f"checkpoint of the data loader: {name} is {state.get(name)!r}, this run has {now[name]!r}{what}; "
-                    f"resume with the same {hints.get(name, 'version of dslight')}"
-                )
+        if (found := differing(state, self.plan)) is not None:
+            name, what = found
+            raise ValueError(
+                f"checkpoint of the data loader: {what}; resume with the same {hints.get(name, 'version of dslight')}"
+            )
         self.epoch = state["epoch"]
         self.consumed = state["consumed"] - state["consumed"] % self.plan.global_batch
         if self.progress is not None:
             self.progress.resume(self.consumed // (self.world * self.micro))
+
+
+def differing(state: dict[str, Any], plan: TrainPlan) -> tuple[str, str] | None:
+    """In what a loader's state is of another order than ``plan``: the field, and a phrase; ``None``: of this one."""
+    now = {"version": _STATE_VERSION, "global_batch": plan.global_batch, "plan_hash": plan.hash}
+    for name, value in now.items():
+        if state.get(name) != value:
+            what = f" ({_differences(state['plan'], plan.parts)})" if name == "plan_hash" else ""
+            return name, f"{name} is {state.get(name)!r}, this run has {value!r}{what}"
+    return None
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any]) -> str:

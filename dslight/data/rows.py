@@ -12,18 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.collate import Item
 from dslight.data.conversation import Encoded, Template
+from dslight.data.features import FeatureReader
 from dslight.data.sample import IMAGE_TOKEN, Alpha, BadSample, Exif, Pixels, Sample, Turn, decode_image, to_rgb
 from dslight.data.view_policy import ViewPolicy
-from dslight.types import Question
+from dslight.types import Grid, Question
 
 
 @dataclass(frozen=True)
 class RowMaker:
-    """A sample to a row: decode, cut into views, tokenize. Travels to the data workers."""
+    """A sample to a row: decode, cut into views, tokenize. Travels to the data workers.
+
+    Attributes:
+        known: reads what is kept of the features of a picture; ``None``: pictures are decoded.
+    """
 
     template: Template
     tokenizer: PreTrainedTokenizerBase
@@ -32,6 +38,7 @@ class RowMaker:
     pixels: Pixels = "fast"
     exif: Exif = "apply"
     alpha: Alpha = "white"
+    known: FeatureReader | None = None
 
     def text(self, sample: Sample) -> Encoded:
         """What the text of a conversation becomes."""
@@ -40,7 +47,7 @@ class RowMaker:
     def train(self, sample: Sample, text: Encoded | None = None) -> Item:
         """A training row; ``text``: what its text becomes, where that is known."""
         encoded = text or self.text(sample)
-        seen = self._views(map(self.decode, sample.images))
+        seen = self._views(sample.images)
         return Item(sample.key, encoded.ids, encoded.labels, **seen, weights=encoded.weights)
 
     def ask(
@@ -61,7 +68,7 @@ class RowMaker:
             images: in place of the sample's, uint8 RGB ``[H, W, 3]``.
         """
         end = suffix if question.suffix is None else question.suffix
-        shown = [self.decode(data) for data in sample.images] if images is None else images
+        shown = sample.images if images is None else images
         ids = self.template.prompt(question.text + end, len(shown), self.tokenizer)
         return Item(sample.key, ids, None, **self._views(shown), question=replace(question, valid=valid))
 
@@ -91,11 +98,23 @@ class RowMaker:
         except BadSample as error:
             raise BadSample(f"{image}: {error}", error.reason) from None
 
-    def _views(self, images: Iterable[np.ndarray]) -> dict[str, Any]:
-        """Of each image its views, their grid, its own size, and at native resolution the pieces of its base view."""
-        images = list(images)
-        views = [self.views(image, self.image_size, self.pixels) for image in images]
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
+    def _views(self, images: Iterable[bytes | np.ndarray]) -> dict[str, Any]:
+        """Of each image, encoded or not, its views or what is known of them, their grid, its own size, and at native
+        resolution the pieces of its base view.
+        """
+        seen = [self._seen(image) for image in images]
+        sizes = [size for _, _, size in seen]
         pieces = [self.views.pieces(size, self.image_size) for size in sizes] if self.views.native else []
-        made: dict[str, Any] = {"pixels": [pixels for pixels, _ in views], "grids": [grid for _, grid in views]}
-        return {**made, "sizes": sizes, "pieces": pieces}
+        return {
+            "pixels": [views for views, _, _ in seen],
+            "grids": [grid for _, grid, _ in seen],
+            "sizes": sizes,
+            "pieces": pieces,
+        }
+
+    def _seen(self, image: bytes | np.ndarray) -> tuple[Any, Grid, Grid]:
+        def cut() -> tuple[Tensor, Grid, Grid]:
+            decoded = self.decode(image) if isinstance(image, bytes) else image
+            return *self.views(decoded, self.image_size, self.pixels), (decoded.shape[0], decoded.shape[1])
+
+        return cut() if self.known is None else self.known.image(image if isinstance(image, bytes) else None, cut)

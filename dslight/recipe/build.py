@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,8 +22,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from dslight.checkpoints import load_checkpoint, parts_in
-from dslight.checkpoints.read import files_of
-from dslight.components import Component
+from dslight.checkpoints.elsewhere import KEY, put_back
+from dslight.checkpoints.read import files_of, unpickled
+from dslight.components import Component, HFCausalLM, HFVisionEncoder, TimmEncoder
+from dslight.components.kept_features import refuse as refuse_features
 from dslight.components.stacking import EncoderPass
 from dslight.data.conversation import default_template
 from dslight.data.datamodule import ShardData, micro_size
@@ -62,6 +65,8 @@ class Experiment:
         trainer: the section that makes the Trainer.
         diagnostics: what is measured behind validations, if anything is.
         image: (height, width) of the image that costs are of, where its size matters; default: the largest.
+        files: part -> the file that all of its weights were read from; ``None``: the one that the part itself names.
+            Of others it is not known that they are in one.
     """
 
     recipe: Mapping[str, Any]
@@ -70,6 +75,7 @@ class Experiment:
     trainer: Section
     diagnostics: Diagnostics | None = None
     image: tuple[int, int] | None = None
+    files: Mapping[str, str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.model, VLM) and isinstance(self.data, ShardData):
@@ -187,6 +193,7 @@ def check_experiment(experiment: Experiment, trains: bool = True) -> None:
     if experiment.of_shards:
         _check_data(experiment.data)
     check_training(recipe, model)
+    _check_features(model, experiment.data)
     _check_diagnostics(experiment)
     _check_mesh(recipe)
 
@@ -223,10 +230,40 @@ def build(
         except WeightsError as error:
             raise RecipeError(f"weights.{name}: {error}") from error
         rank_zero_info(f"weights.{name}: {report}")
+    _check_elsewhere(recipe, model, waiting)
     if isinstance(model, VLM) and waiting:
         model.read_weights = partial(read, model, waiting)
     connect(experiment, tokenizer)
+    experiment.files = _files(recipe, model, given)
     return experiment
+
+
+def _check_elsewhere(recipe: Mapping[str, Any], model: VLM | Component, waiting: Mapping[str, Any]) -> None:
+    """Whether what ``weights.model`` leaves to other files is what it was there; what ``weights`` names is not asked.
+
+    Raises:
+        RecipeError: naming the part.
+    """
+    path, named = (recipe.get("weights") or {}).get("model"), recipe.get("weights") or {}
+    if path is None or Path(path).suffix != ".ckpt":
+        return
+    try:
+        said = unpickled(Path(path)).get(KEY) or {}
+        asked = {part: one for part, one in said.items() if part not in named and part not in waiting}
+        put_back({}, asked, model.state_dict(), path)
+    except WeightsError as error:
+        raise RecipeError(f"weights.model: {error}") from error
+
+
+def _files(recipe: Mapping[str, Any], model: VLM | Component, given: Mapping[str, str]) -> dict[str, str | None]:
+    """See :class:`Experiment`. ``given``: part -> path, what ``weights`` says."""
+    found: dict[str, str | None] = {part: str(Path(path).resolve()) for part, path in given.items()}
+    for name, part in model.parts().items() if isinstance(model, VLM) else ():
+        arguments = recipe["model"][name].get("init_args") or {}
+        whole = isinstance(part, HFCausalLM | HFVisionEncoder | TimmEncoder) and not arguments.get("extra_layers")
+        if name not in given and whole and arguments.get("pretrained"):
+            found[name] = None
+    return found
 
 
 def _seeded(recipe: Mapping[str, Any], waiting: Iterable[str]) -> Experiment:
@@ -418,6 +455,14 @@ def _check_packing(model: VLM, data: Any) -> None:
         model.language_model.check_packing()
     except ValueError as error:
         raise RecipeError(str(error)) from None
+
+
+def _check_features(model: VLM | Component, data: Any) -> None:
+    if isinstance(model, VLM) and getattr(data, "keep_features", None) is not None:
+        try:
+            refuse_features(model.vision_encoder, model.stacking, model.stage is not None)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
 
 
 def _check_data(data: Any) -> None:

@@ -180,6 +180,8 @@ def _sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
         least, what = recipe.get(key), "checkpoint" if key == "checkpoint_keep" else "step"
         if least is not None and least < 1:
             raise RecipeError(f"{key}: must be at least 1 {what}, got {least}")
+    if recipe.get("checkpoint_holds", "trained") not in ("trained", "all"):
+        raise RecipeError(f"checkpoint_holds: {recipe['checkpoint_holds']!r} is neither trained nor all")
     for key in ("val_check_interval", "check_val_every_n_epoch"):
         if recipe.get("validate_every") is not None and (recipe.get("trainer") or {}).get(key) is not None:
             raise RecipeError(f"trainer.{key}: validate_every says when; name one of them")

@@ -42,6 +42,8 @@ def check_training(recipe: Mapping[str, Any], model: Any) -> None:
         optimizer = model.stage.optimizers(model.parts(), steps)["optimizer"]
     except (ValueError, TypeError) as error:
         said = str(error)
+        if "Muon only supports 2D" in said:
+            said += "; dslight.train.MuonAdamW is Muon for matrices and AdamW for the rest"
         raise RecipeError(located("stage" if said.startswith("schedule") else "stage.optimizer", said)) from None
     _check_optimizer(recipe.get("stage"), optimizer)
 

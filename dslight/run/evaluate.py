@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dslight.checkpoints.complete import is_sharded
+from dslight.checkpoints.elsewhere import KEY, elsewhere, put_back
 from dslight.checkpoints.read import unpickled
 from dslight.checkpoints.sharded import load_state
 from dslight.errors import WeightsError
@@ -16,6 +17,7 @@ from dslight.limits import at_most
 from dslight.recipe.build import Experiment, build
 from dslight.recipe.errors import RecipeError
 from dslight.run.folder import RunFolder, run_dir
+from dslight.run.holds import weights_of
 
 
 def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float]:
@@ -32,7 +34,8 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
 
     folder = RunFolder(run_dir(recipe))
     checkpoint = _checkpoint(folder, ckpt)
-    experiment = build(_weights_from(checkpoint, recipe), opens="validate", restored=_of_a_run(checkpoint))
+    restored = _of_a_run(checkpoint) and not elsewhere(checkpoint)
+    experiment = build(weights_from(checkpoint, recipe), opens="validate", restored=restored)
     if not experiment.data.val_sources:
         raise RecipeError("data.val: names no source to validate on")
     trainer = make_trainer(experiment, folder, **WHOLE)
@@ -180,7 +183,7 @@ def trained(recipe: Mapping[str, Any], ckpt: str = "latest", device: Any = None)
         RecipeError: when the checkpoint is not there.
     """
     checkpoint = _checkpoint(RunFolder(run_dir(recipe)), ckpt)
-    experiment = build(_weights_from(checkpoint, recipe), opens=None)
+    experiment = build(weights_from(checkpoint, recipe), opens=None)
     if _of_a_run(checkpoint):
         load_checkpoint(experiment.model, checkpoint)
     ready_to_ask(experiment.model, recipe, device)
@@ -224,6 +227,7 @@ def load_checkpoint(model: Any, path: Path) -> None:
             state = unpickled(path)
             if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
                 raise WeightsError(f"{path} is no checkpoint of a run: it has no state_dict")
+            put_back(state["state_dict"], state.get(KEY), model.state_dict(), path)
     except WeightsError as error:
         raise RecipeError(f"--ckpt: {error}") from error
     try:
@@ -234,12 +238,19 @@ def load_checkpoint(model: Any, path: Path) -> None:
         ) from error
 
 
-def _weights_from(checkpoint: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe without the files that a training begins with: a checkpoint has all weights, and what is not a run's
-    is read while building.
+def weights_from(checkpoint: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without the files that a training begins with: a checkpoint has all weights, or says in which files
+    they are, and what is not a run's is read while building.
+
+    Raises:
+        RecipeError: the checkpoint cannot be read.
     """
     bare = {key: value for key, value in recipe.items() if key != "weights"}
-    return bare if _of_a_run(checkpoint) else bare | {"weights": {"model": str(checkpoint)}}
+    try:
+        found = weights_of(checkpoint) if _of_a_run(checkpoint) else {"model": str(checkpoint)}
+    except WeightsError as error:
+        raise RecipeError(f"--ckpt: {error}") from error
+    return bare | {"weights": found} if found else bare
 
 
 def _of_a_run(checkpoint: Path) -> bool:

@@ -29,7 +29,7 @@ from dslight.recipe.build import Experiment, build
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
 from dslight.run.deletion import begin_folder, end_folder, give_up_folder
-from dslight.run.evaluate import load_checkpoint
+from dslight.run.evaluate import load_checkpoint, weights_from
 from dslight.run.export_card import card
 from dslight.run.export_llava import write_generation, write_processor
 from dslight.run.folder import RunFolder
@@ -71,7 +71,7 @@ def export(
         raise RecipeError(f"OUT: {out} exists and is not empty")
     checkpoint, file = _checkpoint_and_recipe(source, recipe)
     values = compose(file)
-    experiment = build({key: value for key, value in values.items() if key != "weights"}, opens=None)
+    experiment = build(weights_from(checkpoint, values), opens=None)
     if not isinstance(experiment.model, VLM):
         raise RecipeError("RUN_OR_CKPT: a component that was fitted alone is one file already, in the run's weights/")
     load_checkpoint(experiment.model, checkpoint)

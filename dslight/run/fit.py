@@ -17,6 +17,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from dslight.checkpoints.elsewhere import elsewhere
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
 from dslight.data.workers import worker_error
@@ -25,12 +26,16 @@ from dslight.files.system import no_space
 from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections
+from dslight.run.beginning import Beginning, branched, extended
 from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
+from dslight.run.holds import HoldWhatTrains, complete_when_read
 from dslight.run.loggers import name_loggers
+from dslight.vlm import VLM
 from dslight.written import unwritten
 
 if TYPE_CHECKING:
+    from dslight.train.branch import Branch
     from dslight.train.callbacks import FirstError
 
 DEFAULTS: dict[str, Any] = {
@@ -42,13 +47,21 @@ DEFAULTS: dict[str, Any] = {
 """Trainer arguments of every run that a recipe does not set itself."""
 
 
-def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: bool = True) -> dict[str, Any]:
+def fit(
+    recipe: Mapping[str, Any],
+    folder: str | Path | None = None,
+    resume: bool = True,
+    extend: bool = False,
+    branch: str | None = None,
+) -> dict[str, Any]:
     """Train, validate on everything, and write ``result.json``.
 
     Args:
         recipe: as composed.
         folder: the run's folder; default: the recipe's.
         resume: continue what is there; false starts anew and deletes it.
+        extend: train the run that is there for more steps (:mod:`dslight.run.beginning`).
+        branch: ``RUN`` or ``RUN@STEP``, whose checkpoint the run begins from.
 
     Returns:
         The contents of ``result.json``.
@@ -64,14 +77,21 @@ def fit(recipe: Mapping[str, Any], folder: str | Path | None = None, resume: boo
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
     sections(recipe)  # a misspelt key is no other recipe
     place = RunFolder(folder or run_dir(recipe))
-    trained, result = train_once(place, recipe, resume, lambda: build(recipe, restored=_continues(place, resume)))
+    begin = extended(place, recipe) if extend else branched(place, recipe, branch) if resume or branch else None
+    recipe = recipe if begin is None else begin.recipe
+    restored = _continues(place, resume)
+    trained, result = train_once(place, recipe, resume, lambda: build(recipe, restored=restored), begin)
     if not trained:
         rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
     return result
 
 
 def train_once(
-    place: RunFolder, recipe: Mapping[str, Any], resume: bool, make: Callable[[], Experiment]
+    place: RunFolder,
+    recipe: Mapping[str, Any],
+    resume: bool,
+    make: Callable[[], Experiment],
+    begin: Beginning | None = None,
 ) -> tuple[bool, dict[str, Any]]:
     """Train what ``make`` builds of a recipe, unless the folder holds the finished run of it: whether it was trained
     now, and the result.
@@ -79,12 +99,13 @@ def train_once(
     Raises:
         RecipeError: when the folder holds a run of another recipe.
     """
-    done = _finished(place, recipe) if resume else None
+    looks = resume and (begin is None or begin.checkpoint is None)
+    done = _finished(place, recipe) if looks else None
     if done is None:
         with place.held():
-            done = _finished(place, recipe) if resume else None  # somebody else may have finished it just now
+            done = _finished(place, recipe) if looks else None  # somebody else may have finished it just now
             if done is None:
-                return True, _train(make(), place, resume)
+                return True, _train(make(), place, resume, begin)
     return False, done
 
 
@@ -95,7 +116,12 @@ def _finished(place: RunFolder, recipe: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def _continues(place: RunFolder, resume: bool) -> bool:
-    return resume and place.latest_checkpoint() is not None
+    """Whether all weights will come from a checkpoint."""
+    newest = place.latest_checkpoint() if resume else None
+    try:
+        return newest is not None and not elsewhere(newest)
+    except WeightsError:  # said when it is read
+        return True
 
 
 def make_trainer(
@@ -147,6 +173,7 @@ def make_trainer(
         trainer.strategy.checkpoint_io = StreamedCheckpoint()
     if isinstance(trainer.strategy, ModelParallelStrategy):  # its own way would run whatever a checkpoint holds
         setattr(trainer.strategy, "load_checkpoint", partial(restore, trainer.strategy))  # noqa: B010
+    complete_when_read(trainer.strategy, experiment.model)
     if experiment.of_shards:
         trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     meet(trainer.strategy)
@@ -279,7 +306,26 @@ def _launched() -> dict[str, int]:
     return {"devices": devices, "num_nodes": int(os.environ["WORLD_SIZE"]) // devices}
 
 
-def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str, Any]:
+def _branch(branch: Branch, experiment: Experiment, trainer: Any) -> None:
+    """Let ``branch`` adapt the checkpoint that the run begins from, and no later one."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        raise RecipeError(
+            "trainer.strategy: branches begin on strategies that do not shard; --branch takes none that do"
+        )
+    if not isinstance(experiment.model, VLM):
+        raise RecipeError("--branch: is for a `model`; a `component` that is fitted alone begins with weights.PART")
+    read = trainer.strategy.load_checkpoint
+
+    def load_checkpoint(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        trainer.strategy.load_checkpoint = read
+        return branch.adapt(read(*args, **kwargs), trainer, experiment.model, experiment.data)
+
+    trainer.strategy.load_checkpoint = load_checkpoint
+
+
+def _train(experiment: Experiment, folder: RunFolder, resume: bool, begin: Beginning | None = None) -> dict[str, Any]:
     from lightning.pytorch.callbacks import Timer
     from lightning.pytorch.loggers import CSVLogger
     from lightning.pytorch.strategies import ModelParallelStrategy
@@ -287,6 +333,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
     from dslight.run.answers import scores_of
     from dslight.run.cost import training_flops
     from dslight.run.result import write_result
+    from dslight.train.branch import Branch, FirstRates
     from dslight.train.callbacks import AuditGradients, Bar, FirstError, Pace, StopCleanly, ValidateEvery
     from dslight.train.checkpoints import Checkpoints
     from dslight.train.finite import FiniteLoss
@@ -310,6 +357,8 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
         AuditGradients(),
         *([checkpoints] if saves else []),
     ]
+    if experiment.files and experiment.recipe.get("checkpoint_holds", "trained") == "trained":
+        callbacks.append(HoldWhatTrains(experiment.files))
     waited = DataWait()  # the Trainer's profiler, unless the recipe has another
     measured = None if experiment.trainer.values.get("profiler") else waited
     flops = None if unwritten(experiment.recipe) else lambda: training_flops(check(experiment.recipe))
@@ -323,10 +372,18 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool) -> dict[str,
         callbacks.append(ValidateEvery(steps))
         extra |= ValidateEvery.TRAINER
     name_loggers(experiment.trainer, folder.id(fresh=not resume))
+    branch = None if begin is None or begin.of is None else Branch(begin.of)
+    callbacks += [branch or FirstRates()] if begin is not None and begin.checkpoint is not None else []
     trainer = make_trainer(experiment, folder, callbacks, [logger], **extra)
+    checkpoint = folder.latest_checkpoint() if resume else None
+    if begin is not None and begin.checkpoint is not None:
+        checkpoint = begin.checkpoint
+    if branch is not None:
+        _branch(branch, experiment, trainer)
     if trainer.is_global_zero:  # the other ranks write nothing, and nobody trains before all are there
         folder.open(experiment.recipe, fresh=not resume)
-    checkpoint = folder.latest_checkpoint() if resume else None
+        if begin is not None and begin.open is not None:
+            begin.open()
     if checkpoint is not None and checkpoint.is_dir() and not isinstance(trainer.strategy, ModelParallelStrategy):
         raise RecipeError(
             f"trainer.strategy: {checkpoint} is sharded; to continue from it, name a strategy that shards "

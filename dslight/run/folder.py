@@ -1,7 +1,7 @@
 """A run's folder: everything that one training leaves behind, and what a second call finds there.
 
     recipe.yaml        as resolved; the run can be repeated from it
-    environment.json   versions, git commit, command, and the id that loggers know the run by
+    environment.json   versions, git commit, command, the id that loggers know the run by, and what it branched from
     optimizer.txt      its groups: part, parameters, learning rate, weight decay
     logs/attempt-N/    Lightning's CSV of each attempt; an interrupted run has several
     metrics.csv        the attempts joined, without the steps that were done twice
@@ -42,7 +42,7 @@ from dslight.files.sheets import cell
 from dslight.files.typed import FileError, read_json, read_json_if_there, understood
 from dslight.recipe.compose import compose, differences, to_yaml
 from dslight.recipe.errors import RecipeError
-from dslight.run.deletion import LOCK, delete_checkpoint, delete_run, refuse_links
+from dslight.run.deletion import LOCK, delete_checkpoint, delete_run, is_run, refuse_links
 from dslight.run.processes import is_first
 
 PACKAGES = (
@@ -140,11 +140,16 @@ class RunFolder:
         if not self.recipe_file.exists():
             return
         changed = differences(compose(self.recipe_file), recipe)
-        if changed:
+        if changed and (self.has_trained() or not is_run(self.path)):
             raise RecipeError(
                 f"run_dir: {self.path} holds a run of another recipe:\n  " + "\n  ".join(changed[:12]) + "\n"
                 "choose another run_dir, or start it anew with --fresh (which deletes what is there)"
             )
+
+    def has_trained(self) -> bool:
+        """Whether a step was done here, of which something is left. A run that died before it protects nothing."""
+        left = (self.result_file, self.path / "progress.json", self.path / "metrics.csv")
+        return any(file.exists() for file in left) or bool(self._saved()) or any(self.weights.glob("*"))
 
     def open(self, recipe: Mapping[str, Any], fresh: bool = False) -> None:
         """Begin the run of ``recipe`` here, or find it begun. ``fresh`` deletes the files that a run has left here.
@@ -156,7 +161,7 @@ class RunFolder:
         if fresh and self.recipe_file.exists():
             self.clear()
         self._remove_leftovers()
-        if not self.recipe_file.exists():
+        if not self.recipe_file.exists() or (not self.has_trained() and differences(compose(self.recipe_file), recipe)):
             self.path.mkdir(parents=True, exist_ok=True)
             about = {**environment(), "id": self.id(fresh)}
             write_atomically(self.path / "environment.json", json.dumps(about, indent=2))
@@ -173,6 +178,10 @@ class RunFolder:
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint."""
         return next((path for _, path in reversed(self._saved()) if is_complete(path)), None)
+
+    def complete_checkpoints(self) -> list[tuple[int, Path]]:
+        """Steps and complete checkpoints, the newest last."""
+        return [(step, path) for step, path in self._saved() if is_complete(path)]
 
     def partial(self, step: int) -> Path:
         """Where the checkpoint of a step is written to until it is whole."""
@@ -196,16 +205,13 @@ class RunFolder:
         for path in [path for _, path in self._saved()[:-count]] + list(self.checkpoints.glob(".step-*.partial")):
             delete_checkpoint(path)
 
-    def set_aside(self, after: int) -> None:
-        """Rename the checkpoints behind step ``after``, which was the newest complete one, to ``*.incomplete``, and say
-        so.
+    def set_aside(self, after: int, why: str = "damaged, or cut off while it was written") -> None:
+        """Rename the checkpoints behind step ``after``, from which the run goes on, to ``*.incomplete``, and say so and
+        ``why``.
         """
         for step, path in self._saved():
             if step > after:
-                print(
-                    f"{path}: damaged, or cut off while it was written; kept as *.incomplete, and the run goes on from "
-                    f"step {after}"
-                )
+                print(f"{path}: {why}; kept as *.incomplete, and the run goes on from step {after}")
                 delete_checkpoint(path.with_suffix(".incomplete"))
                 path.rename(path.with_suffix(".incomplete"))
         for path in self.checkpoints.glob(".step-*.partial"):

@@ -1,5 +1,6 @@
 """What training adds to a model: optimizers per part, sharding, callbacks."""
 
+from dslight.train.muon import MuonAdamW
 from dslight.train.strategy import Sharded
 
-__all__ = ["Sharded"]
+__all__ = ["MuonAdamW", "Sharded"]

@@ -21,6 +21,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dslight.train.lora import LoRA, adapt
+from dslight.train.muon import MuonAdamW, tables
+from dslight.train.narrow import Range, narrow
 from dslight.train.schedule import Schedule
 from dslight.train.units import run_units
 from dslight.written import Written
@@ -38,6 +40,9 @@ class PartTraining:
         lora: train low-rank adapters, and leave the weights alone.
         checkpointing: keep only what enters a layer, and compute its activations again in the backward pass.
         compile: ``true``, or a backend of ``torch.compile``: compile the layers, each by itself.
+        layers: those that train, as a slice: ``[-6, null]`` are the last six; what is in no layer does not.
+        only: shell patterns of the names of parameters that train; with ``layers``, of those in them.
+        frozen: shell patterns of names that do not.
 
     Example:
         >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.LowResolution(), lm)
@@ -52,6 +57,14 @@ class PartTraining:
     lora: LoRA | None = None
     checkpointing: bool = False
     compile: bool | str = False
+    layers: Range | None = None
+    only: list[str] | None = None
+    frozen: list[str] | None = None
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether a share of the part trains."""
+        return (self.layers, self.only, self.frozen) != (None, None, None)
 
     def check(self) -> None:
         """Refuse values that mean nothing.
@@ -68,6 +81,9 @@ class PartTraining:
         if self.lora is not None:
             with under("lora"):
                 self.lora.check()
+            if self.narrowed:
+                said = "adapters train alone, where target_modules says; leave out layers, only and frozen"
+                raise ValueError(f"lora: {said}")
 
 
 @dataclass(frozen=True)
@@ -164,6 +180,9 @@ class Stage(Written):
                 part.requires_grad_(False)
             elif how.lora is None:
                 part.requires_grad_(True).train()
+                if how.narrowed:
+                    with under(f"train.{name}"):
+                        narrow(part, how.layers, how.only, how.frozen)
             else:
                 with under(f"train.{name}.lora"):
                     adapt(part, how.lora)
@@ -186,9 +205,12 @@ class Stage(Written):
             if hasattr(part, "param_groups"):
                 made = part.param_groups(how.lr, how.weight_decay, **more)
             else:
-                made = [{"params": list(part.parameters()), "lr": how.lr, "weight_decay": how.weight_decay}]
+                trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+                made = [{"params": trained, "lr": how.lr, "weight_decay": how.weight_decay}]
             groups += [{**group, "name": f"{name}.{group.get('name', i)}"} for i, group in enumerate(made)]
         optimizer = self.optimizer(groups)
+        if isinstance(optimizer, MuonAdamW):
+            optimizer.leave_to_adamw(table for name in self.train for table in tables(parts[name]))
         warmup = self.warmup_steps if self.warmup_steps is not None else round(self.warmup_ratio * total_steps)
         scheduler = self.schedule.over(optimizer, warmup, total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

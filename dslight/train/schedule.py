@@ -85,3 +85,17 @@ class Schedule:
             num_training_steps=total,
             scheduler_specific_kwargs=self.arguments,
         )
+
+    def same_until(self, old: tuple[int, int], new: tuple[int, int]) -> int:
+        """How many steps have the same learning rate in two lengths of the schedule, each (warm-up, total), before the
+        first one that has not; at most the shorter total.
+
+        Example:
+            >>> Schedule("constant").same_until((0, 4), (0, 9)), Schedule("cosine").same_until((2, 4), (2, 9))
+            (4, 3)
+        """
+        dummies = [torch.optim.SGD([torch.zeros(1, device="cpu")], lr=1.0) for _ in range(2)]
+        shapes = (self.over(dummy, *sizes).lr_lambdas[0] for dummy, sizes in zip(dummies, (old, new), strict=True))
+        first, second = shapes
+        shorter = min(old[1], new[1])
+        return next((step for step in range(shorter) if first(step) != second(step)), shorter)

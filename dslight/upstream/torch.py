@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import IO, Any, cast
 
@@ -68,6 +68,22 @@ def replace_tensors(module: nn.Module, change: Callable[[Tensor], Tensor]) -> No
     the module it takes notice, and what was tied stays tied.
     """
     module._apply(change)
+
+
+def versions_of(tensors: Iterable[Tensor]) -> list[Any]:
+    """What changes when one of the tensors is written into, replaced or moved; without looking at a value."""
+    return [(id(tensor), tensor.device, tensor._version) for tensor in tensors]
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a dense tensor of any dtype and device, row by row."""
+    plain = tensor.detach().cpu().contiguous().flatten()
+    return memoryview(plain.view(torch.uint8).numpy() if plain.numel() else b"")  # type: ignore[arg-type]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether ``module``, or one inside it, runs through ``Module.compile``."""
+    return any(getattr(one, "_compiled_call_impl", None) is not None for one in module.modules())
 
 
 def leaves(value: Any) -> list[Any]:

@@ -16,9 +16,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from dslight.upstream.torch import (
     INTERPOLATE,
+    bytes_of,
     count_flops,
     fake_tensors,
     group_store,
+    is_compiled,
     leaves,
     own_share,
     part_of_a_file,
@@ -26,6 +28,7 @@ from dslight.upstream.torch import (
     real_tensors,
     replace_tensors,
     storage,
+    versions_of,
     watch_operations,
 )
 
@@ -143,3 +146,27 @@ def test_operations_are_seen_by_name_with_their_tensors_and_whether_they_draw():
         torch.rand(3).argsort()
     assert ("aten.cat.default", 2, False) in seen
     assert [name for name, _, random in seen if random] == ["aten.rand.default"]
+
+
+def test_a_module_knows_whether_something_in_it_is_compiled():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert not is_compiled(model)
+    model[1].compile(backend="eager")
+    assert is_compiled(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_the_bytes_of_a_tensor_are_those_of_its_values_wherever_they_lie(dtype):
+    tensor = torch.arange(6).view(2, 3).to(dtype)
+    assert bytes(bytes_of(tensor)) == bytes(bytes_of(tensor.T.contiguous().T)) == bytes(tensor.untyped_storage())
+    assert bytes(bytes_of(tensor[:0])) == b""
+
+
+def test_tensors_that_are_written_into_are_noticed_and_those_that_are_read_are_not():
+    layer = nn.Linear(2, 2)
+    before = versions_of(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    assert versions_of(layer.parameters()) == before
+    with torch.no_grad():
+        layer.bias.add_(1)
+    assert versions_of(layer.parameters()) != before
