@@ -79,13 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     released.add_argument("source", metavar="FOLDER_OR_NAME", help="a checkpoint of transformers, here or on the Hub")
     released.add_argument("--out", type=Path, required=True, help="the folder to write")
 
-    judge = verb("judge", "let a language model judge a run's answers to MM-Vet, MSVD-QA and ActivityNet-QA")
+    judge = verb("judge", "let a language model judge a run's answers to MM-Vet, CharXiv, LLaVA-Bench, ...")
     judge.add_argument("run", type=Path, help="a run's folder, after dslight validate")
     judge.add_argument("--server", required=True, help="OpenAI-compatible, up to /v1: http://127.0.0.1:8000/v1")
     judge.add_argument("--model", required=True, help="the judge's name on the server; it stands in the score's name")
     judge.add_argument("--source", action="append", default=[], help="of data.val; may be repeated (default: all)")
     judge.add_argument(
-        "--prompt", type=Path, help="a text with {question}, {reference} and {prediction}, e.g. a paper's"
+        "--prompt",
+        type=Path,
+        help="a text with {question}, {reference} and {prediction} (and {context}), e.g. a paper's",
     )
     judge.add_argument("--key-variable", default="OPENAI_API_KEY", help="of the environment (default: OPENAI_API_KEY)")
     judge.add_argument("--concurrency", type=int, default=8, help="requests at a time (default: 8)")

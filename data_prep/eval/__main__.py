@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.eval.asked import Asked, Converter, Questions, grouped
-from data_prep.eval.files import Files, find, find_parquet
+from data_prep.eval.files import Files, find, find_beside, find_parquet
 from data_prep.eval.frames import Videos
 from data_prep.eval.general import rotated
 from data_prep.eval.sets import SETS
@@ -99,14 +99,16 @@ def main(argv: list[str] | None = None) -> None:
 def _found(args: argparse.Namespace) -> tuple[Callable[[Files], Iterator[Asked]], Files]:
     """The files of a set, and who reads them: parquet files of the Hub have a reader of their own."""
     row = SETS[args.set]
+    folders = tuple(path for spec in args.images if (path := Path(spec)).is_dir())
     if row.hub is not None and (found := find_parquet(args.annotations, args.split, row.splits)):
         paths, split = found
-        folders = sorted({path.parent.name for path in paths})
-        if row.apart and len(folders) > 1:
-            raise SystemExit(f"--annotations: several variants of {args.set}: {', '.join(folders)}; name one folder")
-        return row.hub, Files({"questions": paths}, split, args.ocr, row.public)
+        variants = sorted({path.parent.name for path in paths})
+        if row.apart and len(variants) > 1:
+            raise SystemExit(f"--annotations: several variants of {args.set}: {', '.join(variants)}; name one folder")
+        beside = find_beside(args.annotations, row.files)
+        return row.hub, Files({"questions": paths, **beside}, split, args.ocr, row.public, folders)
     split = args.split or row.split
-    return row.read, Files(find(args.annotations, row.files, split), split, args.ocr, row.public)
+    return row.read, Files(find(args.annotations, row.files, split), split, args.ocr, row.public, folders)
 
 
 def _whole(questions: Sequence[Asked], files: Files) -> list[Any]:

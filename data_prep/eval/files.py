@@ -22,12 +22,14 @@ class Role:
         pattern: of its official name (case does not count), or several, with ``|`` between them.
         optional: it may be missing.
         many: there may be several.
+        beside: it also goes with parquet files of the Hub.
     """
 
     name: str
     pattern: str
     optional: bool = False
     many: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ class Files:
         split: as asked for, or the set's usual one.
         ocr: of TextVQA, ``None`` for none.
         public: beginnings of splits whose answers the authors of this set give away, though they are called tests.
+        folders: of pictures.
     """
 
     found: dict[str, list[Path]]
     split: str = ""
     ocr: Path | None = None
     public: Sequence[str] = ()
+    folders: tuple[Path, ...] = ()
 
     def path(self, role: str) -> Path:
         """The only file of a role."""
@@ -106,6 +110,12 @@ def find(given: Sequence[Path], roles: Sequence[Role], split: str) -> dict[str, 
     files = [path for path in given if path.is_file()]
     files += sorted(path for root in given if root.is_dir() for path in root.rglob("*") if path.is_file())
     return {role.name: _of_role(role, files, split) for role in roles}
+
+
+def find_beside(given: Sequence[Path], roles: Sequence[Role]) -> dict[str, list[Path]]:
+    """The files that also go with parquet files."""
+    beside = [role for role in roles if role.beside]
+    return find(given, beside, "") if beside else {}
 
 
 def find_parquet(given: Sequence[Path], split: str | None, usual: Sequence[str]) -> tuple[list[Path], str] | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
-from data_prep.eval import choice, general, hub, short, skills, today, video
+from data_prep.eval import choice, general, hub, judged, long, short, skills, today, video
 from data_prep.eval.asked import Asked
 from data_prep.eval.files import Files, Role
 
@@ -112,6 +113,11 @@ def _general(read: Callable[[Files], Iterator[Asked]], benchmark: str, *splits: 
     return EvalSet(read, _TABLE, benchmark, hub=read, splits=splits or ("test", "val", "validation", "testmini"))
 
 
+def _documents(read: Callable[[Files], Iterator[Asked]]) -> EvalSet:
+    """MMLongBench-Doc, whose only split the Hub calls train."""
+    return EvalSet(read, (Role("questions", "samples.json"),), "mmlongbench_doc", hub=read, splits=("train",))
+
+
 _REPORTED = {"gqa": ("testdev",)} | dict.fromkeys(
     ("chartqa", "scienceqa", "nextqa", "egoschema", "activitynetqa", "msvdqa"), ("test",)
 )
@@ -141,4 +147,38 @@ SETS |= {
     "screenspot": _general(today.screenspot, "screenspot"),
     "videomme": _general(today.videomme, "videomme"),
     "mvbench": _general(today.mvbench, "mvbench"),
+    "longvideobench": EvalSet(
+        long.longvideobench,
+        (Role("questions", "lvb_*.json|*longvideobench*.tsv"),),
+        "longvideobench",
+        "val",
+        long.longvideobench,
+    ),
+    "mlvu": EvalSet(
+        long.mlvu, (Role("questions", "[1-7]_*.json", many=True),), "mlvu", hub=long.mlvu, splits=("test",)
+    ),
+    "mmlongbench_doc": _documents(long.mmlongbench_doc),
+    "mmlongbench_doc_evidence": _documents(partial(long.mmlongbench_doc, evidence=True)),
+    "charxiv": EvalSet(
+        judged.charxiv,
+        (
+            Role("descriptive", "descriptive_*.json"),
+            Role("reasoning", "reasoning_*.json"),
+            Role("constants", "constants.py", optional=True, beside=True),
+        ),
+        "charxiv",
+        "val",
+        judged.charxiv,
+    ),
+    "llava_bench": EvalSet(
+        judged.llava_bench,
+        (
+            Role("questions", "questions.jsonl|*llavabench*.tsv"),
+            Role("answers", "answers_gpt4.jsonl", optional=True),
+            Role("context", "context.jsonl", optional=True),
+        ),
+        "llava_bench",
+        hub=judged.llava_bench,
+        splits=("train",),
+    ),
 }

@@ -1,7 +1,8 @@
 """Sets that tell what a model can do, skill by skill: MME, MMBench, AI2D, OCRBench; and VizWiz and MultiDocVQA.
 
-The layout of each file is in the docstring of its reader; those of AI2D, OCRBench and MultiDocVQA are from memory. A
-file that is otherwise is refused by name.
+The layout of each file is in the docstring of its reader. Columns on the Hub are those of the dataset cards of
+lmms-lab/ai2d and echo840/OCRBench, and what lmms-eval's task reads of lmms-lab/MP-DocVQA; RRC's own json of MultiDocVQA
+is from memory, since it is behind a login. A file that is otherwise is refused by name.
 """
 
 from __future__ import annotations

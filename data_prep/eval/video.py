@@ -1,7 +1,6 @@
 """Sets of free questions about videos, whose answers a language model judges: MSVD-QA and ActivityNet-QA.
 
-The layout of each file is in the docstring of its reader. Both are from memory, as are the numbers of ActivityNet-QA's
-types; a file that is otherwise is refused by name.
+The layout of each file is in the docstring of its reader; a file that is otherwise is refused by name.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dslight.metrics.benchmarks import BENCHMARKS, Benchmark
     from dslight.metrics.boxes import BoxAccuracy
     from dslight.metrics.charts import ChartQAProAccuracy
+    from dslight.metrics.documents import MMLongBenchDocScore
     from dslight.metrics.mathvista import MathVistaAccuracy
     from dslight.metrics.multiple_choice import MultipleChoiceAccuracy
     from dslight.metrics.vqa import VQAAccuracy

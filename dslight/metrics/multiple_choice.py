@@ -184,6 +184,41 @@ class CVBenchAccuracy(MultipleChoiceAccuracy):
         return {"cv_bench": ratio(sum(parts), len(parts)), **plain}
 
 
+MLVU_TASKS = (
+    "plotQA", "needle", "ego", "count", "order", "anomaly_reco", "topic_reasoning", "sportsQA", "tutorialQA",
+)  # fmt: skip
+"""Kinds of MLVU's questions with options; the last two only in its test set."""
+
+
+class MLVUAccuracy(MultipleChoiceAccuracy):
+    """MLVU's M-Avg: the mean over its kinds of questions of the accuracy on each.
+
+    Args:
+        protocol: how the letter is read.
+        kwargs: of :class:`MultipleChoiceAccuracy`.
+
+    Example:
+        >>> from dslight.metrics.multiple_choice import MLVUAccuracy
+        >>> metric = MLVUAccuracy("letter")
+        >>> metric.update(["A", "B", "A"], [["A"]] * 3, types=["ego", "ego", "count"])
+        >>> float(metric.compute()["m_avg"])
+        0.75
+    """
+
+    headline = "m_avg"
+
+    def __init__(self, protocol: ChoiceProtocol = "lmms_eval", **kwargs: Any) -> None:
+        super().__init__(protocol, types=MLVU_TASKS, **kwargs)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``m_avg``, ``accuracy`` over all questions and per kind. A kind without questions is left out."""
+        found = super().compute()
+        plain = {key.replace("m_avg", "accuracy"): value for key, value in found.items()}
+        kinds = [float(found[f"m_avg/{name}"]) for name in MLVU_TASKS]
+        kinds = [value for value in kinds if value == value]
+        return {"m_avg": ratio(sum(kinds), len(kinds)), **plain}
+
+
 def _unseen(question: Question) -> dict[str, str]:
     return dict(zip(string.ascii_uppercase, question.extra.get("options") or (), strict=False))
 

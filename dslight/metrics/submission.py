@@ -1,7 +1,8 @@
 """Answers in the format that a benchmark's server, or whoever judges it, reads: pure functions to the bytes of files.
 
 Needed where the references are hidden (VQAv2's test splits, DocVQA's, MMBench's, ...) or a language model judges
-(MM-Vet, MSVD-QA, ActivityNet-QA). Where they are public, the file still goes through the authors' own script.
+(MM-Vet, MSVD-QA, ActivityNet-QA, CharXiv, LLaVA-Bench). Where they are public, the file still goes through the authors'
+own script.
 
 Answers are written as the model gave them, stripped and without its thoughts. Only those to VQAv2 and VizWiz are
 normalised, by the VQA answer processor, as LLaVA does before it uploads them; GQA's are converted as LLaVA does. Where
@@ -9,7 +10,8 @@ a letter or an index is wanted, it is the one that the benchmark's protocol read
 -1, never a guess.
 
 Known from code (of the authors, of LLaVA or of lmms-eval): vqav2, vizwiz, gqa, docvqa, multidocvqa, seed, mmbench,
-mmmu, mmvet, egoschema, mme, pope, video_judge (Video-ChatGPT's script). From memory: textvqa (EvalAI takes VQAv2's
+mmmu, mmvet, egoschema, mme, pope, video_judge (Video-ChatGPT's script), longvideobench, mlvu, charxiv, llava_bench.
+From memory: textvqa (EvalAI takes VQAv2's
 format).
 """
 
@@ -220,6 +222,42 @@ def video_judge(answers: Sequence[Answer]) -> Files:
     return _json(rows)
 
 
+def longvideobench(answers: Sequence[Answer]) -> Files:
+    """``{id: "B"}``: as the model said it, as lmms-eval writes it."""
+    return _json({str(a.question.official_id): a.prediction for a in answers})
+
+
+def mlvu(answers: Sequence[Answer]) -> Files:
+    """``[{"question_id": "AR_0", "question_type": "anomaly_reco", "option": "B"}]``; "" where no letter is read."""
+    rows = [
+        {
+            "question_id": a.question.official_id,
+            "question_type": a.question.extra.get("question_type", a.question.type),
+            "option": _letter(a, "lmms_eval") or "",
+        }
+        for a in answers
+    ]
+    return _json(rows)
+
+
+def charxiv(answers: Sequence[Answer]) -> Files:
+    """``gen-dslight-reasoning.json`` and the descriptive one, which CharXiv's ``evaluate.py`` reads: put ``_val`` or
+    ``_test`` before the ending."""
+    found: dict[str, dict[str, Any]] = {"descriptive": {}, "reasoning": {}}
+    for a in answers:
+        row = {"response": a.prediction}
+        if a.question.type == "reasoning":
+            row["raw_question"] = a.question.extra.get("raw_question", a.question.text)
+        found.setdefault(a.question.type, {})[a.question.question_id] = row
+    return {f"gen-dslight-{kind}.json": json.dumps(rows, ensure_ascii=False).encode() for kind, rows in found.items()}
+
+
+def llava_bench(answers: Sequence[Answer]) -> Files:
+    """Lines of ``{"question_id", "prompt", "text"}``, which LLaVA's ``eval_gpt_review_bench.py`` reads."""
+    rows = [{"question_id": a.question.official_id, "prompt": a.question.text, "text": a.prediction} for a in answers]
+    return _lines(rows, "answers.jsonl")
+
+
 def _image(answer: Answer, otherwise: str = "") -> str:
     return str(answer.question.extra.get("image") or otherwise or answer.question.question_id)
 
@@ -261,4 +299,8 @@ FORMATS: dict[str, Callable[[Sequence[Answer]], Files]] = {
     "mmvet": mmvet,
     "egoschema": egoschema,
     "video_judge": video_judge,
+    "longvideobench": longvideobench,
+    "mlvu": mlvu,
+    "charxiv": charxiv,
+    "llava_bench": llava_bench,
 }

@@ -8,8 +8,8 @@ A line is ``{"question_id", "source", "benchmark", "type", "question", "prompt",
 "unresolved", "unfinished", "key"}``: ``question`` as its authors ask it, ``prompt`` with what the benchmark puts behind
 it, ``score`` in 0..1 or null for an answer that is not scored here (hidden, or judged by a language model),
 ``unresolved`` for one that says nothing which the protocol could read, ``unfinished`` for one that ended among the
-model's thoughts (thoughts stay in ``prediction``), ``key`` of the sample in its shards. The scores are those that the
-metric has added up.
+model's thoughts (thoughts stay in ``prediction``), ``key`` of the sample in its shards; ``context`` is what a judge is
+told about the picture, where it is. The scores are those that the metric has added up.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ def lines(source: str, name: str, benchmark: Benchmark, answers: Sequence[Answer
             "unresolved": verdict.unresolved,
             "unfinished": verdict.unfinished,
             "key": question.key,
+            **({"context": question.extra["context"]} if question.extra.get("context") else {}),
         }
         for question, prediction, verdict in answers
     ]

@@ -1,4 +1,4 @@
-"""Let a language model judge the answers of a run: MM-Vet, MSVD-QA, ActivityNet-QA.
+"""Let a language model judge the answers of a run: MM-Vet, MSVD-QA, ActivityNet-QA, CharXiv, LLaVA-Bench.
 
 What it reads are the run's ``questions/SOURCE.jsonl``; what it leaves is::
 
@@ -36,6 +36,8 @@ class _Answered:
     question: str
     prediction: str
     references: list[str]
+    type: str = ""
+    context: str = ""
 
 
 def judge(folder: Path, server: JudgeServer, sources: Sequence[str] = (), prompt: str | None = None) -> dict[str, Any]:
@@ -92,7 +94,8 @@ def _source(
     rows = [row for row in rows if row.references]
     text = PROMPTS[kind] if prompt is None else prompt
     prompts = [
-        filled(text, row.question, " or ".join(row.references), spoken(row.prediction) or "(no answer)") for row in rows
+        filled(text, row.question, " or ".join(row.references), spoken(row.prediction) or "(no answer)", row.context)
+        for row in rows
     ]
     before = [server.asked, *server.tokens]
     replies = server.replies(prompts, lambda reply: parse_judgement(kind, reply) is not None)
@@ -103,7 +106,7 @@ def _source(
     out.mkdir(exist_ok=True)
     write_atomically(out / f"{name}.{called}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     facts = {
-        "scores": _scores(name, called, verdicts),
+        "scores": _scores(name, called, rows, verdicts),
         "judge": server.model,
         "server": server.url,
         "prompt": "dslight's" if prompt is None else "a file's",
@@ -127,12 +130,21 @@ def _line(row: _Answered, verdict: Judgement | None, reply: str) -> dict[str, An
     }
 
 
-def _scores(name: str, judge_name: str, verdicts: Sequence[Judgement | None]) -> dict[str, float]:
-    """Means; a verdict that could not be read counts as 0, as an answer that says nothing does."""
-    if not verdicts:
-        return {}
-    scores = {f"val/{name}/score_by_{judge_name}": sum(v.score for v in verdicts if v) / len(verdicts)}
-    if any(verdict and verdict.quality is not None for verdict in verdicts):
-        total = sum(verdict.quality or 0.0 for verdict in verdicts if verdict)
-        scores[f"val/{name}/quality_by_{judge_name}"] = total / len(verdicts)
+def _scores(
+    name: str, judge_name: str, rows: Sequence[_Answered], verdicts: Sequence[Judgement | None]
+) -> dict[str, float]:
+    """Means, over all and per type of question. A verdict that could not be read counts as 0, as an answer that says
+    nothing does; of comparisons, whose number is a ratio of two means, it is left out of both."""
+    scores = {}
+    kinds = sorted({row.type for row in rows if row.type})
+    for kind in ["", *(kinds if len(kinds) > 1 else [])]:
+        own = [verdict for row, verdict in zip(rows, verdicts, strict=True) if not kind or row.type == kind]
+        end = f"_by_{judge_name}" + (f"/{kind.replace('/', '_').replace(' ', '_')}" if kind else "")
+        read = [verdict for verdict in own if verdict is not None]
+        against = [verdict.against for verdict in read if verdict.against is not None]
+        if against or own:
+            whole = sum(against) if against else float(len(own))
+            scores[f"val/{name}/score{end}"] = sum(verdict.score for verdict in read) / whole
+        if any(verdict.quality is not None for verdict in read):
+            scores[f"val/{name}/quality{end}"] = sum(verdict.quality or 0.0 for verdict in read) / len(own)
     return scores

@@ -158,7 +158,7 @@ def test_what_cannot_be_judged_is_named(server, run, tmp_path):
         judge(run, asks(server, run), ["gone"])
     with pytest.raises(JudgeError, match="textvqa: its benchmark is none of mmvet, msvdqa, activitynetqa"):
         judge(run, asks(server, run), ["textvqa"])
-    with pytest.raises(JudgeError, match="has no answers to mmvet, msvdqa, activitynetqa; dslight validate writes"):
+    with pytest.raises(JudgeError, match=r"has no answers to mmvet, msvdqa, .*, llava_bench; dslight validate writes"):
         judge(tmp_path / "empty", asks(server, run))
     with pytest.raises(JudgeError, match="--server: 'file:///etc'; an address such as"):
         JudgeServer("file:///etc", "m", tmp_path / "c")
@@ -225,3 +225,46 @@ def test_another_server_of_the_same_model_name_is_asked_itself(server, tmp_path)
     other = JudgeServer(server.url + "/", "m", tmp_path / "cache.jsonl", wait=0.0)
     assert other.replies(["one"], usable=bool) == ["yes"]
     assert len(server.requests) == 2
+
+
+def answered(run, source, rows):
+    lines = [
+        {"question_id": str(i), "benchmark": source, "question": "?", "references": ["r"], "prediction": said,
+         "type": kind, "context": "a dog at the sea"}
+        for i, (kind, said) in enumerate(rows)
+    ]  # fmt: skip
+    (run / "questions" / f"{source}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_charxiv_is_scored_by_kinds_of_questions(server, run):
+    answered(run, "charxiv", [("reasoning", "a"), ("descriptive", "b"), ("descriptive", "c")])
+    server.says = '{"extracted_answer": "a", "score": 1}'
+    assert judge(run, asks(server, run), ["charxiv"])["charxiv"]["scores"] == {
+        "val/charxiv/score_by_tiny-judge": 1.0,
+        "val/charxiv/score_by_tiny-judge/descriptive": 1.0,
+        "val/charxiv/score_by_tiny-judge/reasoning": 1.0,
+    }
+
+
+def test_llava_bench_is_the_ratio_of_what_both_answers_are_worth(server, run):
+    answered(run, "llava_bench", [("conv", "a"), ("detail", "b")])
+    server.says = "8 6\nThe second is shorter."
+    scores = judge(run, asks(server, run), ["llava_bench"])["llava_bench"]["scores"]
+    assert scores["val/llava_bench/score_by_tiny-judge"] == pytest.approx(0.75)
+    assert scores["val/llava_bench/score_by_tiny-judge/conv"] == pytest.approx(0.75)
+    assert "Description: a dog at the sea" in server.requests[-1][2]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply", "found"),
+    [
+        ("right", '{"score": 0}', Judgement(0.0)),
+        ("right", "score: 1", Judgement(1.0)),
+        ("right", '{"score": 0.5}', None),
+        ("compare", "7, 9", Judgement(0.9, against=0.7)),
+        ("compare", "I prefer\n7 9", None),
+        ("compare", "0 9", None),
+    ],
+)
+def test_what_other_verdicts_say(kind, reply, found):
+    assert parse_judgement(kind, reply) == found

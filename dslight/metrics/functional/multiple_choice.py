@@ -24,6 +24,10 @@ random (MMMU) or asks a language model (MMBench), the answer stays unresolved he
     lmms-eval's: "B. ..." or the first letter A to E that stands alone once punctuation is gone ("a cat" is A).
 ``videomme``
     Video-MME's: the first capital A to D anywhere, after "The answer is" and the like are deleted.
+``longvideobench``
+    Its authors', as in lmms-eval: as ``videomme`` with all of the phrases, and A to E.
+``mlvu``
+    MLVU's own: the character before the first ")", else the whole answer.
 ``lmms_eval``
     The reader that lmms-eval's tasks share since 2026 (see ``dslight.metrics.functional.choice_phrases``).
 ``egoschema``
@@ -54,6 +58,8 @@ ChoiceProtocol = Literal[
     "mvbench",
     "egoschema",
     "videomme",
+    "longvideobench",
+    "mlvu",
     "lmms_eval",
 ]
 CHOICE_PROTOCOLS: tuple[str, ...] = get_args(ChoiceProtocol)
@@ -208,6 +214,24 @@ def _videomme(answer: str, options: Options) -> str | None:
     return match[0] if match else None
 
 
+_LONGVIDEOBENCH_WORDS = (
+    "The best answer is", "The correct answer is", "The answer is", "The answer",
+    "The best option is", "The correct option is", "Best answer:", "Best option:",
+)  # fmt: skip
+
+
+def _longvideobench(answer: str, options: Options) -> str | None:
+    for words in _LONGVIDEOBENCH_WORDS:
+        answer = answer.replace(words, "")
+    match = re.search("[A-E]", answer)
+    return match[0] if match else None
+
+
+def _mlvu(answer: str, options: Options) -> str | None:
+    at = answer.find(")")
+    return answer if at < 0 else answer[at - 1 : at]
+
+
 _READERS: dict[str, Callable[[str, Options], str | None]] = {
     "letter": _letter,
     "first_char": _first_char,
@@ -221,6 +245,8 @@ _READERS: dict[str, Callable[[str, Options], str | None]] = {
     "ai2d": _ai2d,
     "mvbench": _mvbench,
     "videomme": _videomme,
+    "longvideobench": _longvideobench,
+    "mlvu": _mlvu,
     "lmms_eval": read_letter,
     "egoschema": _egoschema,
 }

@@ -469,7 +469,90 @@ HUB: dict[str, list[dict]] = {
             "options": ["A. run", "B. sit", "C. eat", "D. cry"],
         },
     ],
+    "longvideobench": [
+        {
+            "video_id": "5",
+            "id": "5_0",
+            "video_path": "5.mp4",
+            "subtitle_path": "5_en.json",
+            "correct_choice": 1,
+            "question": "Which?",
+            "option0": "run",
+            "option1": "sit",
+            "option2": "N/A",
+            "option3": "N/A",
+            "option4": "N/A",
+            "duration": 12.5,
+            "duration_group": 15,
+            "question_category": "S2E",
+            "topic_category": "x",
+            "starting_timestamp_for_subtitles": 0.0,
+        },
+    ],
+    "mlvu": [
+        {
+            "video_name": "5.mp4",
+            "duration": 240.0,
+            "question": f"What?\n(A) run\n(B) sit\n(C) eat\n(D) {word}",
+            "candidates": ["run", "sit", "eat", word],
+            "answer": "D",
+            "task_type": kind,
+            "question_id": f"{kind}_0",
+        }
+        for kind, word in (("ego", "go"), ("needleQA", "cry"))
+    ],
+    "mmlongbench_doc": [
+        {
+            "doc_id": "report.pdf",
+            "doc_type": "Research report",
+            "question": "?",
+            "answer": answer,
+            "evidence_pages": pages,
+            "evidence_sources": "['Chart']",
+            "answer_format": form,
+        }
+        for answer, pages, form in (
+            ("8", "[2]", "Int"),
+            ("12.5%", "[1]", "Float"),
+            ("Less", "[1, 12]", "Str"),
+            ("['a', 'b']", "[2]", "List"),
+            ("Not answerable", "[]", "None"),
+        )
+    ],
+    "charxiv": [
+        {
+            "category": "cs",
+            "year": "20",
+            "original_figure_path": "a.jpg",
+            "original_id": "1",
+            "figure_path": "images/7.jpg",
+            "num_subplots": 2,
+            "subplot_row": 1,
+            "subplot_col": 2,
+            "subplot_loc": None,
+            **{f"descriptive_q{n}": q for n, q in enumerate((7, 13, 11, 18), 1)},
+            **{f"descriptive_a{n}": a for n, a in enumerate(("60", "x, y", "Yes", "1 by 2"), 1)},
+            "reasoning_q": "How much?",
+            "reasoning_a": "0.25",
+            "reasoning_q_source": 1,
+            "reasoning_a_type": 4,
+            "image": PICTURE,
+        },
+    ],
+    "llava_bench": [
+        {
+            "question_id": number,
+            "question": "What is this?",
+            "category": kind,
+            "caption": "A dog at the sea.",
+            "gpt_answer": "It is a dog.",
+            "image_id": "001.jpg",
+            "image": PICTURE,
+        }
+        for number, kind in enumerate(("conv", "detail"))
+    ],
     "choice": [{"index": 3, "question": "Which?", "answer": "blue", **LETTERS, "E": "black", "image": PICTURE}],
     "yes_no": [{"index": 3, "question": "Is it?", "answer": "No", "image": PICTURE}],
     "short": [{"index": 3, "question": "What?", "answer": "['a dog', 'dog']", "image": PICTURE}],
 }
+HUB["mmlongbench_doc_evidence"] = HUB["mmlongbench_doc"]
