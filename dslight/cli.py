@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("source", type=Path, metavar="RUN_OR_CKPT", help="a run's folder, or one of its checkpoints")
     export.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     export.add_argument("--recipe", type=Path, help="of a checkpoint that does not lie in its run's folder")
+    export.add_argument(
+        "--release", action="store_true", help="as the released family whose shape it has, for transformers to open"
+    )
     export.add_argument("--dtype", help="of the written weights, e.g. bfloat16 (default: the model's)")
     export.add_argument("--shard-size", default="5GB", help="of a weights file at most (default: 5GB)")
 
@@ -271,6 +274,11 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.release:
+        from dslight.run.release_back import export_release
+
+        print(f"{args.out}: {export_release(args.source, args.out, args.recipe, args.shard_size)} opens it")
+        return 0
     from dslight.run.export import export
 
     why_not = export(args.source, args.out, args.recipe, args.dtype, args.shard_size)

@@ -113,7 +113,7 @@ def mmlongbench_doc(files: Files, evidence: bool = False) -> Iterator[Asked]:
         ).with_answers([said(item["answer"])], False, name)
         missing = next((n for n in meant if n not in found), None) if evidence else None if found else 1
         problem = f"question {number}: there is no picture of page {missing} of {item['doc_id']}"
-        yield asked if missing is None else asked.changed(problem=problem)
+        yield asked if missing is None else replace(asked, problem=problem)
 
 
 def _pages(folders: Sequence[Path], document: str) -> dict[int, str]:

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 import dslight
 from benchmarks.parity import CASES, IMAGE, batch, checkpoint, compare, pictures, tokenizer
@@ -42,7 +43,11 @@ def rewritten(folder: Path, change: Any) -> None:
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = ("llava (SigLIP, Qwen 2, two layers)", "qwen2_vl", "cosmos3_omni")
+"""Families that share all of their code with others here."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
 @torch.no_grad()
 def test_a_family_is_its_own_model(name, tmp_path):
     """Logits and greedy ids, for a left-padded batch of one image, three and none."""
@@ -187,6 +192,55 @@ def test_an_ablation_of_an_imported_model_takes_its_stack_away(tmp_path, capsys)
         assert not any(torch.equal(tensor, before[name]) for name, tensor in state.items())  # all mergers train
         tower = model.vision_encoder.state_dict()
         assert all(torch.equal(tensor, before[f"vision_encoder.{name}"]) for name, tensor in tower.items())
+        back = tmp_path / "back" / run.name
+        assert main(["export", str(run), str(back), "--release"]) == 0
+        assert capsys.readouterr().out.endswith(f"{back}: Qwen3VLForConditionalGeneration opens it\n")
+        assert reopened(back, "qwen3_vl", model.eval()).config.vision_config.deepstack_visual_indexes == (
+            [0, 2, 3] if stacks else []
+        )
+
+
+def reopened(folder: Path, name: str, ours: Any) -> Any:
+    """What transformers opens, with our logits and answers."""
+    opened: Any = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    theirs, report = opened
+    assert not any(report.values())
+    found = compare(CASES[name], theirs.eval(), ours)
+    assert found.difference < 1e-5
+    assert found.same
+    return theirs
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "granite4_vision",
+        "cohere_compass",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl_moe")),
+    ],
+)
+def test_an_import_goes_back_into_its_own_class(name, tmp_path):
+    checkpoint(CASES[name], tmp_path / "released")
+    import_release(str(tmp_path / "released"), tmp_path / "imported")
+    assert main(["export", str(tmp_path / "imported"), str(tmp_path / "back"), "--release"]) == 0
+    theirs = reopened(tmp_path / "back", name, dslight.load(tmp_path / "imported", device="cpu").eval())
+    assert type(theirs).__name__ == f"{CASES[name].name}ForConditionalGeneration"
+    assert theirs.config.image_token_id == IMAGE
+
+
+def test_a_stack_that_no_release_has_does_not_go_back(tmp_path, capsys):
+    checkpoint(CASES["qwen3_vl"], tmp_path / "released")
+    import_release(str(tmp_path / "released"), tmp_path / "imported")
+    recipe = {
+        "bases": [str(tmp_path / "imported" / "dslight.yaml")],
+        "model": {"stacking": {"init_args": {"sites": [0, 1, 3]}}},
+    }
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(recipe))
+    given = [str(tmp_path / "imported"), str(tmp_path / "back"), "--release", "--recipe", str(tmp_path / "other.yaml")]
+    assert main(["export", *given]) == 1
+    said = capsys.readouterr().err
+    assert "--release: model.stacking: stacks: [(1, 0, 'base', 'identity')" in said
+    assert not (tmp_path / "back").exists()
 
 
 @pytest.mark.parametrize("indexes", [[2, 0], [3, 0, 3]])
