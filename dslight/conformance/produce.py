@@ -292,10 +292,16 @@ def _as_released(folder: Path) -> None:
     torch_safetensors.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _processor(folder: Path) -> None:
+def _processor(folder: Path, images: bool) -> None:
     """What a server needs to be asked in words and pictures: word n is the token n."""
-    words = {"<|pad|>": 0} | {f"w{i}": i for i in range(1, AUDIO + 1)}
-    special = {"<|image_pad|>": IMAGE, "<|vision_start|>": START, "<|vision_end|>": END, "<|video_pad|>": VIDEO}
+    words = {"<|pad|>": 0} | {f"w{i}": i for i in range(1, AUDIO)}
+    special = {
+        "<|im_end|>": AUDIO,
+        "<|image_pad|>": IMAGE,
+        "<|vision_start|>": START,
+        "<|vision_end|>": END,
+        "<|video_pad|>": VIDEO,
+    }
     added = [
         {"id": i, "content": name, "special": True, "normalized": False}
         | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
@@ -309,24 +315,27 @@ def _processor(folder: Path) -> None:
     part = "{% if one.type == 'text' %} {{ one.text }} {% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
     template = (
         "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% else %}"
-        f"{{% for one in message.content %}}{part}{{% endfor %}}{{% endif %}}{{% endfor %}}"
+        f"{{% for one in message.content %}}{part}{{% endfor %}}{{% endif %}}"
+        "{% if message.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
     )
     size = {"shortest_edge": 64, "longest_edge": 4096}
-    images = {
+    settings = {
         "image_processor_type": "Qwen2VLImageProcessor", "patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2,
         "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": size, "processor_class": "Qwen3VLProcessor",
     }  # fmt: skip
     files: dict[str, Any] = {
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|pad|>", "chat_template": template,
+            "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|pad|>",
+            "eos_token": "<|im_end|>", "chat_template": template,
             "model_max_length": 128, "processor_class": "Qwen3VLProcessor",
         },
-        "preprocessor_config.json": images,
-        "video_preprocessor_config.json": {**images, "video_processor_type": "Qwen3VLVideoProcessor"},
-        "chat_template.json": {"chat_template": template},
     }  # fmt: skip
-    del files["video_preprocessor_config.json"]["image_processor_type"]
+    if images:
+        files["preprocessor_config.json"] = dict(settings)
+        files["chat_template.json"] = {"chat_template": template}
+        del settings["image_processor_type"]
+        files["video_preprocessor_config.json"] = {**settings, "video_processor_type": "Qwen3VLVideoProcessor"}
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -407,8 +416,7 @@ def _with_seed(root: Path, name: str, recipe: Recipe, given: Mapping[str, Array]
     network.bfloat16().save_pretrained(folder)
     save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder.with_suffix(".safetensors"))
     _as_released(folder)
-    if recipe.video == "stamped":
-        _processor(folder)
+    _processor(folder, images=recipe.video == "stamped")
     family = Family(folder, facts)
     facts["tolerance"]["bfloat16"] = _bfloat16(family)
     facts["deviations"] = dict(recipe.deviations)
