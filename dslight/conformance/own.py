@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,11 @@ class DslightModel:
 
     def __init__(self, family: Family, lm: Decoder) -> None:
         self.family, self.lm = family, lm.requires_grad_(False)
-        self.seeing = seeing(family)
+
+    @cached_property
+    def seeing(self) -> Callable[[Request], Tensor] | None:
+        """From a request to its slots; ``None`` where dslight has not all parts."""
+        return seeing(self.family)
 
     def see(self, request: Request) -> Array:
         """See :class:`~dslight.conformance.protocol.Model`."""

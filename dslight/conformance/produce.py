@@ -4,7 +4,7 @@ The numbers are those of the families' own classes in transformers, computed in 
 alone, one pass over the whole of it, without a cache; greedy answers and beams token by token in the same way. What is
 written has been checked: that every stack of every request matters, that no greedy choice is a close call, and that
 whatever other way the class offers (caches, pieces, padding, beams, ...) comes to the same; where one does not, the
-recipe has to say which outcome is right and why, or nothing is written.
+recipe has to say which outcome is right and why, or the program stops.
 """
 
 from __future__ import annotations
@@ -20,21 +20,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import torch as torch_safetensors
 from safetensors.numpy import save_file
 from torch import Tensor
 
 from dslight.conformance.kit import FORMAT, ROOT, Array, Batch, Family, Request
 from dslight.conformance.own_transformers import Transformers, TransformersModel, answer_loss, slots_of
+from dslight.conformance.pictures import pixels
+from dslight.conformance.released import name_as_released, write_processor
 from dslight.conformance.runner import run
-from dslight.conformance.tiny import AUDIO, END, IMAGE, NEW, PATCH, RECIPES, START, VIDEO, Recipe
+from dslight.conformance.tiny import AUDIO, END, IMAGE, NEW, RECIPES, START, VIDEO, Recipe
 
-SIZES = {"a": (16, 24), "b": (16, 16), "c": (24, 8)}
-"""(height, width) of the pictures, a multiple of 8."""
-FRAMES = 4
-"""Of the video, of the size of picture b."""
-PAGES = {"a": (16, 32), "b": (32, 15), "c": (12, 32)}
-"""For families that cut an image into tiles of 16 x 16."""
 PROMPTS: dict[str, list[int | str]] = {
     "one": [5, 6, "a", 7, 8, 9],
     "branch": [5, 6, "a", 30, 31, 32, 33],
@@ -51,70 +46,7 @@ STREAMS: dict[str, tuple[tuple[int, ...], tuple[float, ...] | None]] = {
 }
 """Sites and gates of requests that are given as slots: the base is there, and a stack at each site."""
 CLOSE = 0.01
-"""A greedy choice is one when the logit of the second best is smaller by more than this."""
-
-
-def picture(name: str, size: tuple[int, int]) -> Array:
-    """uint8 ``[H, W, 3]``: noise, so that no two patches are alike."""
-    generator = np.random.default_rng(sum(map(ord, name)))
-    return generator.integers(0, 256, (*size, 3), dtype=np.uint8)
-
-
-def as_patches(frames: Sequence[Array]) -> tuple[Array, list[int]]:
-    """Pixels of one image, or of frames two by two, in the order of Qwen's processors: ``[patches, 3 * 2 * 4 * 4]``,
-    and (time, rows, columns).
-    """
-    from transformers import Qwen2VLImageProcessor
-
-    processor = Qwen2VLImageProcessor(
-        do_resize=False,
-        patch_size=PATCH,
-        temporal_patch_size=2,
-        merge_size=2,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
-    if len(frames) == 1:
-        made = processor([torch.from_numpy(frames[0]).permute(2, 0, 1)], return_tensors="pt")
-        return made["pixel_values"].numpy(), made["image_grid_thw"][0].tolist()
-    pairs = []
-    for first, second in zip(frames[::2], frames[1::2], strict=True):
-        one, two = (as_patches([frame])[0].reshape(-1, 3, 2, PATCH * PATCH) for frame in (first, second))
-        pairs.append(np.stack([one[:, :, 0], two[:, :, 1]], axis=2).reshape(len(one), -1))
-    height, width = frames[0].shape[:2]
-    return np.concatenate(pairs), [len(pairs), height // PATCH, width // PATCH]
-
-
-def as_tiles(page: Array) -> Array:
-    """``[1 + tiles, 3, 16, 16]``: the whole page small, then its tiles of 16 x 16 pixels row by row, zeros around."""
-    from PIL import Image
-
-    height, width = page.shape[:2]
-    rows, cols = -(-height // 16), -(-width // 16)
-    canvas = np.zeros((rows * 16, cols * 16, 3), dtype=np.uint8)
-    top, left = (rows * 16 - height) // 2, (cols * 16 - width) // 2
-    canvas[top : top + height, left : left + width] = page
-    small = np.asarray(Image.fromarray(page).resize((16, 16)))
-    tiles = [small, *(canvas[y : y + 16, x : x + 16] for y in range(0, rows * 16, 16) for x in range(0, cols * 16, 16))]
-    return (np.stack(tiles).transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5) / 0.5
-
-
-def pixels() -> dict[str, Array]:
-    """What all families share: pictures, and what the families' processors make of them."""
-    made: dict[str, Array] = {}
-    for name, size in SIZES.items():
-        made[f"picture/{name}"] = picture(name, size)
-        patches, grid = as_patches([made[f"picture/{name}"]])
-        made[f"patches/{name}.pixel_values"] = patches
-        made[f"patches/{name}.image_grid_thw"] = np.array([grid])
-    patches, grid = as_patches([picture(f"v{i}", SIZES["b"]) for i in range(FRAMES)])
-    made["patches/v.pixel_values"], made["patches/v.video_grid_thw"] = patches, np.array([grid])
-    made["patches/v.video_second_per_grid"] = np.ones(1, dtype=np.float32)
-    for name, size in PAGES.items():
-        tiles = as_tiles(picture(name, size))
-        made[f"anyres/{name}.pixel_values"], made[f"anyres/{name}.image_sizes"] = tiles, np.array([size])
-        made[f"tiles/{name}.pixel_values"] = np.concatenate([tiles[1:], tiles[:1]])
-    return {name: np.ascontiguousarray(value) for name, value in made.items()}
+"""By how much every greedy choice leads over the second best, in logits, and the best beam over the next, at least."""
 
 
 def weights(recipe: Recipe, seed: int) -> Any:
@@ -268,69 +200,6 @@ def completed(model: TransformersModel, request: Request, sites: Sequence[int]) 
     return replace(made, slots=slots, loss=float(answer_loss(logits, made)))
 
 
-def _as_released(folder: Path) -> None:
-    """Names that released checkpoints have, and engines look for, where transformers writes others by now."""
-    file = folder / "config.json"
-    settings = json.loads(file.read_text())
-    text, vision = settings["text_config"], settings["vision_config"]
-    rope = text.get("rope_parameters")
-    if rope and "mrope_section" in rope:
-        text["rope_theta"] = rope.pop("rope_theta")
-        text["rope_scaling"] = text.pop("rope_parameters")
-        if settings["model_type"] in ("qwen3_vl", "qwen3_vl_moe"):
-            vision["model_type"] = settings["model_type"]
-    if "num_local_experts" in text:
-        text["num_experts"] = text.pop("num_local_experts")
-    file.write_text(json.dumps(settings, indent=2) + "\n")
-    weights = torch_safetensors.load_file(folder / "model.safetensors")
-    if vision["model_type"] == "siglip_vision_model":
-        tower = "model.vision_tower."
-        weights = {name.replace(tower, f"{tower}vision_model."): value for name, value in weights.items()}
-    if settings["model_type"] == "qwen3_vl_moe":  # [experts, in, out]
-        turned = {name: value.transpose(1, 2).contiguous() for name, value in weights.items() if ".experts." in name}
-        weights |= turned
-    torch_safetensors.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _processor(folder: Path) -> None:
-    """What a server needs to be asked in words and pictures: word n is the token n."""
-    words = {"<|pad|>": 0} | {f"w{i}": i for i in range(1, AUDIO + 1)}
-    special = {"<|image_pad|>": IMAGE, "<|vision_start|>": START, "<|vision_end|>": END, "<|video_pad|>": VIDEO}
-    added = [
-        {"id": i, "content": name, "special": True, "normalized": False}
-        | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
-        for name, i in ({"<|pad|>": 0} | special).items()
-    ]
-    tokenizer = {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None,
-        "decoder": None, "model": {"type": "WordLevel", "vocab": words | special, "unk_token": "<|pad|>"},
-    }  # fmt: skip
-    part = "{% if one.type == 'text' %} {{ one.text }} {% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
-    template = (
-        "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% else %}"
-        f"{{% for one in message.content %}}{part}{{% endfor %}}{{% endif %}}{{% endfor %}}"
-    )
-    size = {"shortest_edge": 64, "longest_edge": 4096}
-    images = {
-        "image_processor_type": "Qwen2VLImageProcessor", "patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2,
-        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": size, "processor_class": "Qwen3VLProcessor",
-    }  # fmt: skip
-    files: dict[str, Any] = {
-        "tokenizer.json": tokenizer,
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|pad|>", "chat_template": template,
-            "model_max_length": 128, "processor_class": "Qwen3VLProcessor",
-        },
-        "preprocessor_config.json": images,
-        "video_preprocessor_config.json": {**images, "video_processor_type": "Qwen3VLVideoProcessor"},
-        "chat_template.json": {"chat_template": template},
-    }  # fmt: skip
-    del files["video_preprocessor_config.json"]["image_processor_type"]
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=1) + "\n")
-
-
 def _bfloat16(family: Family) -> float:
     """What bfloat16 may cost: a quarter of what the least of the stacks changes.
 
@@ -406,9 +275,8 @@ def _with_seed(root: Path, name: str, recipe: Recipe, given: Mapping[str, Array]
     facts |= {"sites": sites, "tolerance": {"float32": 1e-4}, "requests": told}
     network.bfloat16().save_pretrained(folder)
     save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder.with_suffix(".safetensors"))
-    _as_released(folder)
-    if recipe.video == "stamped":
-        _processor(folder)
+    name_as_released(folder)
+    write_processor(folder, images=recipe.video == "stamped")
     family = Family(folder, facts)
     facts["tolerance"]["bfloat16"] = _bfloat16(family)
     facts["deviations"] = dict(recipe.deviations)

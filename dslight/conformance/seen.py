@@ -1,20 +1,29 @@
-"""The families' vision paths, composed of dslight's parts with the families' weights."""
+"""The families' vision paths, composed of dslight's parts with the families' weights: as ``dslight import`` does it
+where a family's images are read at their own size.
+"""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dslight.checkpoints.families import FAMILIES
 from dslight.components.projectors.window import WindowQFormerProjector
 from dslight.components.schedulers.deepstack import DeepStack
 from dslight.components.schedulers.stack import Stack
 from dslight.components.vision_encoders.hugging_face import HFVisionEncoder
 from dslight.conformance.kit import Family, Request
+from dslight.conformance.protocol import NotOffered
+from dslight.run.python import load
+from dslight.run.release import import_release
 from dslight.types import Views
 
 CORNERS = ["top_left", "top_right", "bottom_left", "bottom_right"]
@@ -22,8 +31,25 @@ CORNERS = ["top_left", "top_right", "bottom_left", "bottom_right"]
 
 def seeing(family: Family) -> Callable[[Request], Tensor] | None:
     """From a request to its slots ``[S + 1, N, D]``; ``None`` where dslight has not all parts."""
-    known = {"granite4_vision": _granite4}
-    return known[family.name](family) if family.name in known else None
+    kind = json.loads((family.folder / "config.json").read_text())["model_type"]
+    if kind == "granite4_vision":
+        return _granite4(family)
+    return _imported(family) if kind in FAMILIES and family.facts["pixels"] == "patches" else None
+
+
+def _imported(family: Family) -> Callable[[Request], Tensor]:
+    """From pictures, through the model's own processor."""
+    with tempfile.TemporaryDirectory() as folder:
+        import_release(str(family.folder), Path(folder) / family.name)
+        model = load(Path(folder) / family.name, device="cpu").float().eval()  # its checkpoint is in bfloat16
+
+    def see(request: Request) -> Tensor:
+        if len(request.pictures) < len(request.pixels):
+            raise NotOffered("frames of a video are images in dslight, without Qwen's pairs of frames")
+        asked = model.processor.ask("w1", [Image.fromarray(picture) for picture in request.pictures])
+        return model.see(asked.views).slots
+
+    return see
 
 
 def _granite4(family: Family) -> Callable[[Request], Tensor]:

@@ -69,8 +69,8 @@ class Server:
         """See :class:`~dslight.conformance.protocol.Adapter`."""
         if dtype != "float32":
             raise NotOffered("a server chooses its numbers itself")
-        if not (family.folder / "tokenizer.json").is_file():
-            raise NotOffered("the family has no tokenizer to be asked through")
+        if not (family.folder / "preprocessor_config.json").is_file():
+            raise NotOffered("the family has no image processor to be asked through")
         mine = [name for name in self.models if name.rstrip("/").endswith(family.name)]
         if self.model is None and not mine:
             raise NotOffered("the server has no such model")

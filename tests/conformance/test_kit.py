@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from dslight.conformance import Batch, families
 from dslight.conformance.kit import ROOT, Family
 from dslight.conformance.own_transformers import Transformers, TransformersModel
-from dslight.conformance.produce import as_patches, pixels, positions_of, produce, weights
+from dslight.conformance.pictures import FRAMES, SIZES, as_patches, picture, pixels
+from dslight.conformance.produce import positions_of, produce, weights
 from dslight.conformance.tiny import RECIPES
 
 FAMILIES = {family.name: family for family in families()}
@@ -67,8 +68,6 @@ def test_the_pixels_are_those_of_the_processors():
 
 def test_frames_of_a_video_share_patches_two_by_two():
     """Against transformers' own processor of videos."""
-    from dslight.conformance.produce import FRAMES, SIZES, picture
-
     frames = [picture(f"v{i}", SIZES["b"]) for i in range(FRAMES)]
     processor = transformers.AutoProcessor.from_pretrained(ROOT / "qwen3_vl").video_processor
     video = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
