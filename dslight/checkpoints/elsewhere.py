@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from dslight.checkpoints.complete import REST
 from dslight.checkpoints.read import unpickled
 from dslight.components.component import whole
 from dslight.errors import WeightsError
@@ -39,7 +41,7 @@ class Elsewhere:
         self._known: dict[str, tuple[Any, dict[str, Any]]] = {}
 
     def leave_out(self, checkpoint: dict[str, Any], parts: Mapping[str, nn.Module]) -> None:
-        """Take what does not train out of a checkpoint that is about to be written.
+        """Take what does not train out of a checkpoint that is about to be written; of a sharded model, on all ranks.
 
         Of a part that trains in part all is held, but for the base weights of one with adapters.
         """
@@ -51,7 +53,8 @@ class Elsewhere:
             frozen = {name: parameter for name, parameter in frozen.items() if name in state}
             if not frozen or (len(frozen) < len(named) and not getattr(parts[part], "adapted", False)):
                 continue
-            now = versions_of(frozen.values())
+            sharded = any(isinstance(parameter, DTensor) for parameter in frozen.values())
+            now = "sharded" if sharded else versions_of(frozen.values())  # gathering all again would take minutes
             if part not in self._known or self._known[part][0] != now:
                 tensors = {name: state[name] for name in frozen}
                 dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
@@ -80,7 +83,7 @@ def put_back(state: dict[str, Any], said: Any, own: Mapping[str, Tensor], path: 
         lacking = [name for name in dtypes if name not in own]
         if lacking:
             raise WeightsError(f"{path} is of another model: {lacking[0]} is not in this one")
-        found = {name: whole(own[name]).to(dtype) for name, dtype in dtypes.items()}
+        found = {name: own[name].detach().to(dtype) for name, dtype in dtypes.items()}
         if _digest(found) != digest:
             where = f"the file {file}" if file else f"the checkpoint that model.{part} names (pretrained)"
             raise WeightsError(
@@ -91,14 +94,14 @@ def put_back(state: dict[str, Any], said: Any, own: Mapping[str, Tensor], path: 
 
 
 def elsewhere(path: Path) -> dict[str, str | None]:
-    """Part -> file, of the parts that a run's checkpoint does not hold; sharded ones hold all.
+    """Part -> file, of the parts that a run's checkpoint does not hold, whole or sharded.
 
     Raises:
         WeightsError: it cannot be read, or makes no sense.
     """
-    if not path.is_file() or path.suffix != ".ckpt":
+    if path.suffix != ".ckpt" or not path.exists():
         return {}
-    content = unpickled(path)
+    content = unpickled(path / REST if path.is_dir() else path)
     said = content.get(KEY) if isinstance(content, Mapping) else None
     return {part: file for part, (file, _, _) in _understood(said, path).items()}
 
@@ -121,5 +124,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        made.update(bytes_of(tensor))
+        made.update(bytes_of(whole(tensor)))
     return made.hexdigest()

@@ -265,15 +265,23 @@ def restore(strategy: Any, checkpoint: str | os.PathLike[str], weights_only: boo
     if not path.is_dir():
         return _restore_whole(strategy, path)
     model, strict = strategy.model, strategy.lightning_module.strict_loading
-    state: dict[str, Any] = {"state_dict": get_model_state_dict(model)}
+    rest = unpickled(path / REST)
+    whole = get_model_state_dict(model)
+    state: dict[str, Any] = {"state_dict": held(whole, rest)}
     load_state(state, path)
-    model.load_state_dict(state["state_dict"], strict=strict)
+    model.load_state_dict({**whole, **state["state_dict"]}, strict=strict)
     for number, optimizer in enumerate(strategy.optimizers):
         state = {f"optimizer_{number}": get_optimizer_state_dict(model, optimizer)}
         load_state(state, path)
         (found,) = state.values()
         set_optimizer_state_dict(model, optimizer, optim_state_dict=found, options=StateDictOptions(cpu_offload=True))
-    return unpickled(path / REST)
+    return rest
+
+
+def held(state: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a model's state, what a sharded checkpoint holds, whose other values are ``rest``."""
+    gone = {name for one in (rest.get(KEY) or {}).values() for name in one["dtypes"]}
+    return {name: tensor for name, tensor in state.items() if name not in gone}
 
 
 def _restore_whole(strategy: Any, path: Path) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dslight.checkpoints.complete import is_sharded
+from dslight.checkpoints.complete import REST, is_sharded
 from dslight.checkpoints.elsewhere import KEY, elsewhere, put_back
 from dslight.checkpoints.read import unpickled
-from dslight.checkpoints.sharded import load_state
+from dslight.checkpoints.sharded import held, load_state
 from dslight.errors import WeightsError
 from dslight.files.atomic import write_atomically
 from dslight.limits import at_most
@@ -221,13 +221,15 @@ def load_checkpoint(model: Any, path: Path) -> None:
     """
     try:
         if path.is_dir():
-            state: dict[str, Any] = {"state_dict": model.state_dict()}
+            rest = unpickled(path / REST)
+            state: dict[str, Any] = {"state_dict": held(model.state_dict(), rest)}
             load_state(state, path)
+            state[KEY] = rest.get(KEY)
         else:
             state = unpickled(path)
             if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
                 raise WeightsError(f"{path} is no checkpoint of a run: it has no state_dict")
-            put_back(state["state_dict"], state.get(KEY), model.state_dict(), path)
+        put_back(state["state_dict"], state.get(KEY), model.state_dict(), path)
     except WeightsError as error:
         raise RecipeError(f"--ckpt: {error}") from error
     try:

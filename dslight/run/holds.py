@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from torch.distributed.fsdp import FSDPModule
 
 from dslight.checkpoints.elsewhere import KEY, Elsewhere, elsewhere, put_back
 
 
 class HoldWhatTrains(pl.Callback):
-    """Leaves out of checkpoints what does not train and comes from a file; sharded ones hold all.
+    """Leaves out of checkpoints what does not train and comes from a file.
 
     Args:
         files: part -> file, see :class:`dslight.checkpoints.elsewhere.Elsewhere`.
@@ -30,8 +29,7 @@ class HoldWhatTrains(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Of one that is about to be written."""
-        if not isinstance(pl_module, FSDPModule):
-            self.elsewhere.leave_out(checkpoint, pl_module.parts())  # type: ignore[operator]
+        self.elsewhere.leave_out(checkpoint, pl_module.parts())  # type: ignore[operator]
 
 
 def complete_when_read(strategy: Any, model: pl.LightningModule) -> None:

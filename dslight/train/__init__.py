@@ -1,6 +1,7 @@
 """What training adds to a model: optimizers per part, sharding, callbacks."""
 
+from dslight.train.ema import EMA
 from dslight.train.muon import MuonAdamW
 from dslight.train.strategy import Sharded
 
-__all__ = ["MuonAdamW", "Sharded"]
+__all__ = ["EMA", "MuonAdamW", "Sharded"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from dslight.train.ema import EMA
 from dslight.train.optim import Stage
 
 _STEPS = ("optim_progress", "scheduler_progress", "epoch_loop.state_dict")
@@ -48,6 +49,8 @@ class Branch(FirstRates):
         self._data(checkpoint, trainer, data, anew)
         self._optimizer(checkpoint, model, anew)
         checkpoint["callbacks"] = {}
+        if not any(isinstance(callback, EMA) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            checkpoint["state_dict"] |= checkpoint.pop(EMA.KEY, {})  # the weights that were trained, not their average
         if trainer.is_global_zero:
             carried = "weights, step, optimizer and position in the data are carried over"
             print(f"branch of {self.of}: " + (f"begins anew: {'; '.join(anew)}" if anew else carried), flush=True)

@@ -4,6 +4,10 @@ import json
 
 import pytest
 import tiny_world
+from safetensors.torch import load_file
+
+import dslight
+from dslight.checkpoints.sharded import read_table
 
 
 def test_a_sharded_run_goes_on_from_a_file_that_leaves_out_what_is_elsewhere(fit, tmp_path):
@@ -33,13 +37,19 @@ def test_a_sharded_run_goes_on_from_a_file_that_leaves_out_what_is_elsewhere(fit
     two = fit(file, tmp_path / "one", ranks=2)
     assert two.code == 0, two.output[-4000:]
     assert two.losses() == pytest.approx(expected, abs=1e-5)
-    assert (run / "checkpoints" / "step-00000004.ckpt").is_dir()
+    sharded = run / "checkpoints" / "step-00000004.ckpt"
+    assert not [name for name in read_table(sharded).state_dict_metadata if ".language_model." in name]
+    ours = dslight.load(run, device="cpu").state_dict()
+    head = load_file(world / tiny_world.LM / "model.safetensors")["lm_head.weight"]
+    assert ours["language_model.model.lm_head.weight"].equal(head)
+    (run / "result.json").unlink()
+    on = fit(file, tmp_path / "one", "trainer.max_steps=5", "--extend", ranks=2)
+    assert on.code == 0, on.output[-4000:]
+    assert len(on.losses()) == 5
+    (run / "checkpoints" / "step-00000005.ckpt").rename(tmp_path / "gone")
     lm = world / tiny_world.LM / "model.safetensors"
     lm.write_bytes(lm.read_bytes()[:-4] + b"\0\0\0\0")
     (run / "result.json").unlink()
-    for path in (run / "checkpoints").glob("step-00000004.ckpt/*"):
-        path.unlink()
-    (run / "checkpoints" / "step-00000004.ckpt").rmdir()
-    changed = fit(file, tmp_path / "one", ranks=2)
+    changed = fit(file, tmp_path / "one", "trainer.max_steps=5", "--extend", ranks=2)
     assert changed.code != 0
     assert "does not hold the weights of the language_model, which did not train" in changed.output
