@@ -8,9 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dslight.recipe.compose import compose
 from dslight.recipe.errors import RecipeError
 from dslight.run.chat import opened
 from dslight.run.evaluate import check_length
+from dslight.run.folder import RunFolder
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -49,11 +51,14 @@ def chat_page(
         )
     import uvicorn
 
+    from dslight.browser.examples import Examples
     from dslight.browser.models import Talker
     from dslight.browser.server import application
 
     talkers = [Talker(name, opened(path, recipe)) for name, path in zip(_names(paths), paths, strict=True)]
-    app = application(talkers, max_new_tokens, [] if host in LOOPBACK else ["*"])
+    run = RunFolder(paths[0])
+    examples = Examples(compose(run.recipe_file)) if run.recipe_file.is_file() else None
+    app = application(talkers, max_new_tokens, [] if host in LOOPBACK else ["*"], examples)
     _announced(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)).run()
 
 
