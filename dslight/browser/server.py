@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from starlette.routing import Route
 
 from dslight.browser.examples import Examples
 from dslight.browser.models import Switches, Talker
+from dslight.browser.watching import watched
 from dslight.errors import UserError
 from dslight.limits import limit
 
 HERE = Path(__file__).parent
 FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
+WATCH_FILES = {"/": "watch.html", "/page.css": "page.css", "/watch.js": "watch.js"}
 SAFE = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -109,6 +111,25 @@ def application(
     known = [*LOOPBACK, *hosts]
     only = Middleware(TrustedHostMiddleware, allowed_hosts=known, www_redirect=False)
     return Starlette(routes=routes, middleware=[only])
+
+
+def watching(find: Callable[[], list[tuple[str, Path]]], hosts: Sequence[str] = ()) -> Starlette:
+    """The page of ``dslight watch`` as an ASGI application.
+
+    Args:
+        find: names and folders of the runs, asked again with every look.
+        hosts: names by which it may be called beside this machine's own.
+    """
+
+    async def file(request: Request) -> Response:
+        return FileResponse(HERE / WATCH_FILES[request.url.path], headers=SAFE)
+
+    async def runs(request: Request) -> Response:
+        found = await run_in_threadpool(lambda: [watched(name, folder) for name, folder in find()])
+        return JSONResponse({"runs": found}, headers=SAFE)
+
+    only = Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, *hosts], www_redirect=False)
+    return Starlette(routes=[*(Route(path, file) for path in WATCH_FILES), Route("/runs", runs)], middleware=[only])
 
 
 def _refusal(error: Exception) -> Response:

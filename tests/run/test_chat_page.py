@@ -275,6 +275,6 @@ def test_another_address_is_asked_about_first_and_faults_are_sentences(trained, 
     assert "one, or two to compare" in capsys.readouterr().err
     assert main(["chat", "--text", str(trained), str(trained)]) == 1
     assert "two stand side by side on the page" in capsys.readouterr().err
-    monkeypatch.setattr("dslight.run.chat_page.find_spec", lambda name: None)
+    monkeypatch.setattr("dslight.run.page.find_spec", lambda name: None)
     assert main(["chat", str(trained)]) == 1
-    assert "needs starlette, uvicorn; pip install 'dslight[chat]', or --text" in capsys.readouterr().err
+    assert "needs starlette, uvicorn; pip install 'dslight[chat]'" in capsys.readouterr().err
