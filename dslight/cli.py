@@ -164,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--recipe", type=Path, help="of a checkpoint that brings none")
     chat.add_argument("--max-new-tokens", type=int, default=64)
 
+    watch = verb("watch", "show the curves of runs in a browser while they are trained, and how long they will take")
+    watch.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="runs, folders of runs, or ablation files")
+    watch.add_argument("--host", default="127.0.0.1", help="the page's address (default: this machine alone)")
+    watch.add_argument("--port", type=int, default=7861, help="0: a free one (default: 7861)")
+
     serve = verb("serve", "answer OpenAI's protocol with an exported model, by transformers' server")
     serve.add_argument("folder", type=Path, metavar="FOLDER", help="what dslight export wrote")
     serve.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine alone)")
@@ -375,6 +380,13 @@ def _chat(args: argparse.Namespace) -> int:
     return 0
 
 
+def _watch(args: argparse.Namespace) -> int:
+    from dslight.run.watch import watch
+
+    watch(args.runs, args.host, args.port)
+    return 0
+
+
 def _serve(args: argparse.Namespace) -> int:
     from dslight.run.serve import serve
 
@@ -407,6 +419,7 @@ _VERBS = {
     "models": _models,
     "chat": _chat,
     "serve": _serve,
+    "watch": _watch,
     "migrate": _migrate,
     "fit": _fit,
     "validate": _validate,

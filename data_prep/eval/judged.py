@@ -9,8 +9,7 @@ from typing import Any
 
 from data_prep.eval.asked import Asked
 from data_prep.eval.files import Files, text
-from data_prep.eval.hub import Row, rows
-from data_prep.eval.tables import listed, pictures, said, table
+from data_prep.eval.tables import Row, listed, pictures, rows, said, table
 
 Texts = dict[int, str]
 

@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from data_prep.eval.asked import Asked, letter
 from data_prep.eval.files import Files
-from data_prep.eval.hub import rows
-from data_prep.eval.tables import listed, said
+from data_prep.eval.tables import listed, rows, said
 from data_prep.images import EXTENSIONS
 
 MOST_PAGES = 120

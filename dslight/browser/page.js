@@ -21,6 +21,31 @@ async function start() {
   $("tokens").max = most.tokens;
   $("about").textContent = state.models.length > 1 ? "Two models, asked the same." : "Ask about pictures; switch its stacks off and on.";
   state.models.forEach(card);
+  $("example").hidden = !state.examples;
+}
+
+let next = 0;
+async function example() {
+  fail("");
+  const response = await fetch(`/example/${next++}`), shown = await response.json();
+  if (!response.ok) { fail(shown.error); return; }
+  $("pictures").replaceChildren();
+  pictures.length = 0;
+  shown.pictures.forEach((address) => keep(address, "an example"));
+  $("question").value = shown.question;
+  $("known").textContent = `People answered: ${[...new Set(shown.references)].join(", ") || "(not said)"}`;
+}
+
+function keep(address, name) {
+  pictures.push(address);
+  const figure = element("figure"), image = element("img"), away = element("button", "×");
+  image.src = address;
+  image.alt = name;
+  away.type = "button";
+  away.setAttribute("aria-label", `remove ${name}`);
+  away.onclick = () => { pictures.splice(pictures.indexOf(address), 1); figure.remove(); };
+  figure.append(image, away);
+  $("pictures").append(figure);
 }
 
 function card(facts, index) {
@@ -68,15 +93,8 @@ async function add(files) {
       fail(`${file.name} is too large: all pictures together may have ${Math.round(most.bytes / 2 ** 20)} MiB.`);
       continue;
     }
-    pictures.push(address);
-    const figure = element("figure"), image = element("img"), away = element("button", "×");
-    image.src = address;
-    image.alt = file.name || "a picture";
-    away.type = "button";
-    away.setAttribute("aria-label", `remove ${image.alt}`);
-    away.onclick = () => { pictures.splice(pictures.indexOf(address), 1); figure.remove(); };
-    figure.append(image, away);
-    $("pictures").append(figure);
+    keep(address, file.name || "a picture");
+    $("known").textContent = "";
   }
   $("files").value = "";
 }
@@ -176,6 +194,7 @@ function show(held, seen) {
 
 $("form").onsubmit = ask;
 $("stop").onclick = () => running && running.abort();
+$("example").onclick = () => example().catch((error) => fail(`No example: ${error.message}`));
 $("files").onchange = (event) => add(event.target.files);
 $("question").onkeydown = (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); $("form").requestSubmit(); } };
 const drop = $("drop");

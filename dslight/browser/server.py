@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,15 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from dslight.browser.examples import Examples
 from dslight.browser.models import Switches, Talker
+from dslight.browser.watching import watched
 from dslight.errors import UserError
 from dslight.limits import limit
 
 HERE = Path(__file__).parent
 FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
+WATCH_FILES = {"/": "watch.html", "/page.css": "page.css", "/watch.js": "watch.js"}
 SAFE = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -46,13 +49,19 @@ class RefusedError(UserError):
     """What a browser sent and is told of in a sentence."""
 
 
-def application(talkers: Sequence[Talker], max_new_tokens: int = 64, hosts: Sequence[str] = ()) -> Starlette:
+def application(
+    talkers: Sequence[Talker],
+    max_new_tokens: int = 64,
+    hosts: Sequence[str] = (),
+    examples: Examples | None = None,
+) -> Starlette:
     """The page as an ASGI application.
 
     Args:
         talkers: one model, or two side by side.
         max_new_tokens: of an answer, where the page says nothing.
         hosts: names by which it may be called beside this machine's own.
+        examples: what the page offers to begin with.
     """
 
     async def file(request: Request) -> Response:
@@ -61,7 +70,17 @@ def application(talkers: Sequence[Talker], max_new_tokens: int = 64, hosts: Sequ
     async def state(request: Request) -> Response:
         most = {"bytes": limit("upload_bytes"), "images": IMAGES, "question": QUESTION, "tokens": LONGEST}
         facts = {"models": [each.facts() for each in talkers], "max_new_tokens": max_new_tokens, "most": most}
+        facts["examples"] = 0 if examples is None else len(examples)
         return JSONResponse(facts, headers=SAFE)
+
+    async def example(request: Request) -> Response:
+        number = request.path_params["number"]
+        try:
+            if not examples:
+                raise RefusedError("example: there is none")
+            return JSONResponse(await run_in_threadpool(examples, number), headers=SAFE)
+        except (ValueError, OSError) as error:
+            return _refusal(error)
 
     async def ask(request: Request) -> Response:
         try:
@@ -87,10 +106,30 @@ def application(talkers: Sequence[Talker], max_new_tokens: int = 64, hosts: Sequ
             return _refusal(error)
 
     routes = [Route(path, file) for path in FILES]
-    routes += [Route("/state", state), Route("/ask", ask, methods=["POST"]), Route("/look", looked, methods=["POST"])]
+    routes += [Route("/state", state), Route("/example/{number:int}", example)]
+    routes += [Route("/ask", ask, methods=["POST"]), Route("/look", looked, methods=["POST"])]
     known = [*LOOPBACK, *hosts]
     only = Middleware(TrustedHostMiddleware, allowed_hosts=known, www_redirect=False)
     return Starlette(routes=routes, middleware=[only])
+
+
+def watching(find: Callable[[], list[tuple[str, Path]]], hosts: Sequence[str] = ()) -> Starlette:
+    """The page of ``dslight watch`` as an ASGI application.
+
+    Args:
+        find: names and folders of the runs, asked again with every look.
+        hosts: names by which it may be called beside this machine's own.
+    """
+
+    async def file(request: Request) -> Response:
+        return FileResponse(HERE / WATCH_FILES[request.url.path], headers=SAFE)
+
+    async def runs(request: Request) -> Response:
+        found = await run_in_threadpool(lambda: [watched(name, folder) for name, folder in find()])
+        return JSONResponse({"runs": found}, headers=SAFE)
+
+    only = Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, *hosts], www_redirect=False)
+    return Starlette(routes=[*(Route(path, file) for path in WATCH_FILES), Route("/runs", runs)], middleware=[only])
 
 
 def _refusal(error: Exception) -> Response:

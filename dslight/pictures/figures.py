@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 from torch import Tensor
@@ -49,7 +50,7 @@ def explained(model: Any, question: str, image: Any, answer: str | None = None) 
         for each in seen.panels
         for panel in each
     ]
-    return _sheet(cells, f"{question}\n{seen.answer or '(nothing)'}   log-likelihood {seen.log_likelihood:.2f}")
+    return _sheet(cells, f"{question}\nlog-likelihood {seen.log_likelihood:.2f} of: {seen.answer or '(nothing)'}")
 
 
 def _sheet(cells: list[tuple[Any, str]], title: str) -> Any:
@@ -64,7 +65,8 @@ def _sheet(cells: list[tuple[Any, str]], title: str) -> Any:
     for axis, (picture, text) in zip(axes.flat, cells, strict=False):
         axis.imshow(picture)
         axis.set_title(text, fontsize=8, parse_math=False)
-    figure.suptitle(title, fontsize=9, parse_math=False)
+    lines = [shorten(line, 32 * columns, placeholder=" ...") for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=9, parse_math=False)
     return figure
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from dslight.recipe.compose import compose
 from dslight.recipe.errors import RecipeError
 from dslight.run.chat import opened
 from dslight.run.evaluate import check_length
-
-LOOPBACK = ("127.0.0.1", "localhost")
+from dslight.run.folder import RunFolder
+from dslight.run.page import check_page, serve_page
 
 
 def chat_page(
@@ -39,45 +37,18 @@ def chat_page(
     check_length(max_new_tokens)
     if not 1 <= len(paths) <= 2:
         raise RecipeError(f"RUN: {len(paths)} of them; one, or two to compare")
-    if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
-        raise RecipeError(f"chat: the page needs {', '.join(missing)}; pip install 'dslight[chat]', or --text")
-    if host not in LOOPBACK and not (confirm or _confirmed)(
-        f"Everybody who reaches {host}:{port} could ask the model and look into it. Serve the page there? [y/N] "
-    ):
-        raise RecipeError(
-            f"--host: {host} is seen by others, and nobody agreed to that; the default is this machine's own"
-        )
-    import uvicorn
-
+    hosts = check_page("chat", host, port, "ask the model and look into it", confirm)
+    from dslight.browser.examples import Examples
     from dslight.browser.models import Talker
     from dslight.browser.server import application
 
     talkers = [Talker(name, opened(path, recipe)) for name, path in zip(_names(paths), paths, strict=True)]
-    app = application(talkers, max_new_tokens, [] if host in LOOPBACK else ["*"])
-    _announced(uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)).run()
-
-
-def _announced(config: Any) -> Any:
-    """A server that says where it is once it listens."""
-    import uvicorn
-
-    class Announced(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            for socket in [socket for one in getattr(self, "servers", ()) for socket in one.sockets]:
-                name, port = socket.getsockname()[:2]
-                print(f"http://{f'[{name}]' if ':' in name else name}:{port} (Ctrl-C ends it)", flush=True)
-
-    return Announced(config)
+    run = RunFolder(paths[0])
+    examples = Examples(compose(run.recipe_file)) if run.recipe_file.is_file() else None
+    serve_page(application(talkers, max_new_tokens, hosts, examples), host, port)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """What the page calls them: the last names of their paths, or as much more as tells them apart."""
     names = [path.resolve().name for path in paths]
     return [str(path) for path in paths] if len(set(names)) < len(names) else names
-
-
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    return input(question).strip().lower() in ("y", "yes")

@@ -20,6 +20,7 @@ import dslight
 from dslight.cli import main
 from dslight.diagnostics.groups import Groups
 from dslight.nn.intervention import intervene
+from dslight.recipe.compose import compose
 from dslight.recipe.errors import RecipeError
 
 pytest.importorskip("starlette", reason="needs dslight[chat]")
@@ -55,15 +56,17 @@ def models(trained) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def address(models) -> Iterator[str]:
+def address(models, trained) -> Iterator[str]:
     """The page of two models, served on this machine."""
+    from dslight.browser.examples import Examples
     from dslight.browser.models import Talker
     from dslight.browser.server import application
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    app = application([Talker("one", models[0]), Talker("two", models[1])], max_new_tokens=6)
+    examples = Examples(compose(trained / "recipe.yaml"))
+    app = application([Talker("one", models[0]), Talker("two", models[1])], max_new_tokens=6, examples=examples)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -168,6 +171,20 @@ def test_it_fits_narrow_and_wide_screens_light_and_dark(browser, address, page, 
     assert view.faults == []
 
 
+def test_an_example_of_the_runs_own_questions_can_be_asked(browser, address, models, trained):
+    from dslight.browser.examples import Examples
+
+    view = opened(browser, address)
+    view.click("#example")
+    view.wait_for_selector("#pictures img")
+    known = Examples(compose(trained / "recipe.yaml"))(0)
+    assert view.input_value("#question") == known["question"]
+    assert view.inner_text("#known") == f"People answered: {known['references'][0]}"
+    picture = base64.b64decode(known["pictures"][0].partition(",")[2])
+    ours = models[0].answer(known["question"], picture, max_new_tokens=6) or "(nothing)"
+    assert asked(view, known["question"]) == [ours, ours]
+
+
 def test_slips_are_sentences_on_the_page(browser, address, tmp_path):
     view = opened(browser, address)
     view.click("#ask")
@@ -258,6 +275,6 @@ def test_another_address_is_asked_about_first_and_faults_are_sentences(trained, 
     assert "one, or two to compare" in capsys.readouterr().err
     assert main(["chat", "--text", str(trained), str(trained)]) == 1
     assert "two stand side by side on the page" in capsys.readouterr().err
-    monkeypatch.setattr("dslight.run.chat_page.find_spec", lambda name: None)
+    monkeypatch.setattr("dslight.run.page.find_spec", lambda name: None)
     assert main(["chat", str(trained)]) == 1
-    assert "needs starlette, uvicorn; pip install 'dslight[chat]', or --text" in capsys.readouterr().err
+    assert "needs starlette, uvicorn; pip install 'dslight[chat]'" in capsys.readouterr().err
