@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from data_prep.entries import RawEntry
 from data_prep.images import Images
 from data_prep.media import check_media
 from data_prep.report import shortened
+from data_prep.videos import Film
 from dslight.data.sample import BadSample, check_image, image_facts, parse_record
 from dslight.data.shards import image_extension, record_members
 from dslight.limits import at_most
@@ -20,14 +21,15 @@ class Entry(NamedTuple):
 
     Attributes:
         record: ``id`` and ``conversations`` or ``questions``.
-        images: a name in the places of images, or the encoded bytes, in the order of the ``<image>`` marks.
+        images: a name in the places of images, the encoded bytes, or a video, which is several of them, in the order of
+            the ``<image>`` marks.
         changes: what was set right on the way, for the report.
         read: the keys of the source's entry that were read, so that no other one is lost without a word; ``None``: the
             program knows its source, and answers for that itself.
     """
 
     record: RawEntry
-    images: Sequence[str | bytes]
+    images: Sequence[str | bytes | Film]
     changes: Sequence[str] = ()
     read: Collection[str] | None = None
 
@@ -60,8 +62,8 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
     try:
         entry = convert(raw)
         data, facts, changes = [], [], list(entry.changes)
-        for i, source in enumerate(entry.images):
-            content, name = images.read(source) if isinstance(source, str) else (source, f"inline-{i}")
+        for i, (source, content, name) in enumerate(_read(entry.images, images)):
+            name = name or f"inline-{i}"
             if isinstance(source, str) and name != source:
                 changes.append("another ending")
             what = f"image {shortened(name)!r}: has {len(content):,} bytes"
@@ -84,6 +86,18 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
     changes += ["turned by EXIF"] * any("orientation" in fact for fact in facts)
     changes += ["first frame of an animation"] * any("animated" in fact for fact in facts)
     return Checked(members, len(data), len(record.get("questions", ())), changes)
+
+
+def _read(sources: Sequence[str | bytes | Film], images: Images) -> Iterator[tuple[object, bytes, str]]:
+    """Of each picture what names it, its bytes, and its name if it has one."""
+    for source in sources:
+        if isinstance(source, Film):
+            for number, content in enumerate(source.images()):
+                yield source, content, f"{source.name}-{number}"
+        elif isinstance(source, str):
+            yield source, *images.read(source)
+        else:
+            yield source, source, ""
 
 
 def _format_checked(data: bytes, name: str) -> bytes:

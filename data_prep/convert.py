@@ -20,12 +20,13 @@ from data_prep.images import Images
 from data_prep.img2dataset import index_folder
 from data_prep.ingest import SHARD_ENTRIES, Job, add_arguments, ingest, key_name
 from data_prep.llava import llava_entry
-from data_prep.messages import SYSTEMS, MessagesEntry
+from data_prep.messages import SYSTEMS, MessagesEntry, add_video_arguments, messages_job
 from data_prep.preview import images_found, preview, preview_tar
 from data_prep.tables import add_table_arguments, table_job
+from data_prep.videos import Videos
 from dslight.data.shards import MANIFEST
 
-_BESIDE = (".", "images", "image", "data")
+_BESIDE = (".", "images", "image", "data", "videos", "video")
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +60,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
         help="members of tars that are pictures all the same: seg.png",
     )
     add_table_arguments(parser)
+    add_video_arguments(parser)
     add_arguments(parser)
     parser.set_defaults(**dict.fromkeys(_DEFAULTS))  # so that what was said is known
 
@@ -100,6 +102,9 @@ _OF = {
     "in_place": ("tables",),
     "images": ("llava", "messages", "tables"),
     "any_ending": ("llava",),
+    "frames": ("messages",),
+    "tile": ("messages",),
+    "side": ("messages",),
     "leave_out": ("tars", "img2dataset"),
     "take": ("tars", "img2dataset"),
 }
@@ -146,10 +151,7 @@ def _job(args: argparse.Namespace, found: Guess) -> Job:
             convert=llava_entry, options={"any_ending": endings}, **settings,
         )  # fmt: skip
     else:
-        job = Job(
-            program="data_prep.messages", entries=Entries(source), images=Images.open(args.images),
-            convert=MessagesEntry(args.system), options={"system": args.system}, **settings,
-        )  # fmt: skip
+        job = messages_job(args, source, args.images, **settings)
     return job if args.images else _with_images_beside(job, source)
 
 
@@ -162,14 +164,16 @@ def _with_images_beside(job: Job, source: Path) -> Job:
         folder = source.parent / name
         if folder.is_dir():
             tried = replace(job, images=Images.open([str(folder)], [p.rstrip("/") for p in job.images.any_ending]))
+            if isinstance(job.convert, MessagesEntry):
+                tried = replace(tried, convert=replace(job.convert, videos=Videos((folder,))))
             if (found := images_found(tried)[1]) > best[0]:
                 best, job = (found, folder), tried
     if not best[0]:
         raise SourceError(
-            f"{source}: its entries name pictures, which are not in its folder or in images/ there; say where they "
-            "are: --images PATH"
+            f"{source}: its entries name pictures or videos, which are not in its folder or in images/ there; say "
+            "where they are: --images PATH"
         )
-    print(f"{source}: its pictures are taken from {best[1]} (--images says otherwise)")
+    print(f"{source}: its pictures and videos are taken from {best[1]} (--images says otherwise)")
     return job
 
 

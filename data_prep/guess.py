@@ -120,7 +120,7 @@ def _what(entries: Sequence[RawEntry]) -> str:
 
 
 def _is_llavas(entry: RawEntry) -> bool:
-    if any(entry.get(key) for key in ("system", "objects", "messages")):
+    if any(entry.get(key) for key in ("system", "objects", "messages", "video", "videos")):
         return False
     if "questions" in entry:
         return True

@@ -32,11 +32,13 @@ _RECORD = ("id", "conversations", "questions")
 def llava_entry(raw: RawEntry) -> Entry:
     """An entry of LLaVA's files; see :data:`data_prep.check.Convert`."""
     images = [image_source(source) for source in given_images(raw)]
+    if raw.get("video") or raw.get("videos"):
+        raise BadSample("has a video, which this format does not know; use data_prep.messages", "media")
     if raw.get("system"):
         what = "has a system text beside its conversations, which this format does not know"
         raise BadSample(f"{what}; use data_prep.messages (--system keep)", "system")
     record = {key: raw[key] for key in _RECORD if raw.get(key) is not None}
-    return Entry(record, images, read={*_RECORD, "image", "images", "system"})
+    return Entry(record, images, read={*_RECORD, "image", "images", "system", "video", "videos"})
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -58,6 +58,18 @@ def given_images(raw: RawEntry) -> list[Any]:
     return one or several
 
 
+def given_videos(raw: RawEntry) -> list[Any]:
+    """What an entry has under ``video`` or ``videos``, as :func:`given_images`; some may be lists of frames.
+
+    Raises:
+        BadSample: both are there, and differ.
+    """
+    one, several = _listed(raw.get("video")), _listed(raw.get("videos"))
+    if one and several and one != several:
+        raise BadSample("has both video and videos, and they differ; keep the one that the marks stand for", "media")
+    return one or several
+
+
 def image_source(source: Any) -> str | bytes:
     """An image as an entry gives it: a path, ``file:`` or ``data:`` URL, base64, bytes, or ``{"bytes", "path",
     "url"}``; the name in the places of images (an absolute one as below ``--images /``), or the bytes.

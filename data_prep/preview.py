@@ -10,6 +10,7 @@ from data_prep.check import check_entry
 from data_prep.ingest import Job
 from data_prep.media import UNREAD
 from data_prep.report import shortened
+from data_prep.videos import Film
 from dslight.data.sample import BadSample, Sample, decode_image, parse_sample
 from dslight.data.shards.foreign import known_extension, tar_records
 
@@ -65,13 +66,13 @@ def _line(row: int, sample: Sample, changes: list[str]) -> str:
 
 
 def images_found(job: Job) -> tuple[int, int]:
-    """Of the first entries that name pictures, how many, and of how many the pictures are there."""
+    """Of the first entries that name pictures or videos, how many, and of how many those are there."""
     named = found = 0
     for raw in islice(iter(job.entries), SHOWN):
         try:
-            names = [image for image in job.convert(raw).images if isinstance(image, str)]
+            names = [image for image in job.convert(raw).images if isinstance(image, str | Film)]
         except (BadSample, LookupError, TypeError, ValueError, AttributeError, RecursionError):
             continue
         named += bool(names)
-        found += bool(names) and all(job.images.size(name) for name in names)
+        found += bool(names) and all(n.is_there if isinstance(n, Film) else job.images.size(n) for n in names)
     return named, found

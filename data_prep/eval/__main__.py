@@ -23,13 +23,13 @@ from typing import Any
 
 from data_prep.eval.asked import Asked, Converter, Questions, grouped
 from data_prep.eval.files import Files, find, find_beside, find_parquet
-from data_prep.eval.frames import Videos
 from data_prep.eval.general import rotated
 from data_prep.eval.sets import SETS
 from data_prep.images import Images
 from data_prep.ingest import Job, add_arguments, ingest, key_name
 from data_prep.processes import program
 from data_prep.report import REPORT
+from data_prep.videos import Videos
 from dslight.data.shards import Manifest
 from dslight.data.video import SIDE, Sampling
 from dslight.files.atomic import write_atomically

@@ -24,9 +24,9 @@ from typing import Any
 
 from data_prep.check import Entry
 from data_prep.entries import Entries, RawEntry
-from data_prep.eval.frames import Videos
 from data_prep.eval.tables import Cell
 from data_prep.images import Images
+from data_prep.videos import Videos
 from dslight.data.sample import IMAGE_TOKEN, BadSample
 from dslight.data.video import Sampling
 from dslight.metrics.functional.multiple_choice import parse_options

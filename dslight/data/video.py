@@ -19,10 +19,10 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import dropwhile
+from itertools import chain, dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +90,19 @@ class Sampling:
             BadSample: it cannot be read.
             ImportError: of PyAV, which reads videos.
         """
-        frames = list(folder_frames(path, self.frames) if path.is_dir() else video_frames(path, self.frames, segment))
+        frames = folder_frames(path, self.frames) if path.is_dir() else video_frames(path, self.frames, segment)
         if self.tile is not None:
-            frames = [mosaic(frames, self.tile).resize((self.side, self.side), Image.Resampling.BICUBIC)]
-        return [_encoded(frame) for frame in frames]
+            frames = iter([mosaic(frames, self.tile).resize((self.side, self.side), Image.Resampling.BICUBIC)])
+        return [_encoded(frame) for frame in frames]  # one after another: those of a large video do not fit into memory
 
 
-def mosaic(frames: Sequence[Image.Image], tile: Grid) -> Image.Image:
+def mosaic(frames: Iterable[Image.Image], tile: Grid) -> Image.Image:
     """Frames of the size of the first row by row, (rows, columns) of them; what is left is black."""
-    (rows, columns), (width, height) = tile, frames[0].size
+    rest = iter(frames)
+    first = next(rest)
+    (rows, columns), (width, height) = tile, first.size
     whole = Image.new("RGB", (columns * width, rows * height))
-    for i, frame in enumerate(frames):
+    for i, frame in enumerate(chain([first], rest)):
         whole.paste(frame.resize((width, height)), (i % columns * width, i // columns * height))
     return whole
 

@@ -11,6 +11,7 @@ import pytest
 from processes import completed, module
 
 sys.path.insert(0, str(Path(__file__).parent))  # for sources
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # for clips
 
 from sources import chat, encode, environment
 from sources import command as command_of

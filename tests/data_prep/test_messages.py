@@ -88,7 +88,7 @@ def test_a_system_text_can_be_kept_as_a_turn_of_its_own():
 
 REFUSED = {
     "remote": ({"messages": parts({"type": "image_url", "image_url": {"url": "https://x.org/a.png"}})}, "image-remote"),
-    "video": ({"messages": parts({"type": "video", "video": "a.mp4"}, TEXT)}, "part"),
+    "audio": ({"messages": parts({"type": "audio", "audio": "a.wav"}, TEXT)}, "part"),
     "tool": ({"messages": [*said("Q"), {"role": "tool", "content": "4"}, *said("Q", "A")[1:]]}, "roles"),
     "too few images": ({"messages": said("<image> <image>", "A"), "images": ["a.png"]}, "marks"),
     "too many images": ({"messages": said("<image>", "A"), "images": ["a.png", "b.png"]}, "marks"),

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from data_prep.digits import png
-from data_prep.eval.frames import Videos
 from data_prep.images import Images
 from data_prep.mix import main as mix
+from data_prep.videos import Videos
 from dslight.checkpoints import complete
 from dslight.checkpoints.read import files_of
 from dslight.components.component import WeightsError

@@ -5,7 +5,7 @@ import sys
 import pytest
 from clips import av, number, write_clip
 
-from data_prep.eval.frames import Videos
+from data_prep.videos import Videos
 from dslight.data.sample import BadSample, decode_image
 
 FPS, SECONDS = 10, 24

@@ -1,5 +1,8 @@
-"""The videos of an evaluation set, found by the names that its files give them; what is made of one is
+"""Videos, found by the names that files of entries and of evaluation sets give them; what is made of one is
 :mod:`dslight.data.video`'s.
+
+Decided here: a video is decoded when its entry is checked, in a worker, and never to count or to preview more than a
+few. How many pictures it becomes is known without.
 """
 
 from __future__ import annotations
@@ -9,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dslight.data.sample import BadSample
+from dslight.data.video import Sampling
 from dslight.names import UnsafeNameError, below, checked
 
+_OF_FRAME, _OF_MOSAIC = 150_000, 600_000
 _VIDEO = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".MP4")
 
 
@@ -40,6 +45,52 @@ class Videos:
                     if candidate.exists():
                         return _inside(root, candidate)
         raise BadSample(f"video {name!r}: there is none", "video-missing")
+
+
+@dataclass(frozen=True)
+class Film:
+    """A video that an entry names, and what is made of it.
+
+    Attributes:
+        name: as the entry has it.
+        videos: where it is looked for.
+        sampling: how many pictures it becomes.
+        segment: of it, in seconds; ``None``: all of it.
+    """
+
+    name: str
+    videos: Videos
+    sampling: Sampling
+    segment: tuple[float, float] | None = None
+
+    @property
+    def pictures(self) -> int:
+        """How many it becomes."""
+        return self.sampling.frames if self.sampling.tile is None else 1
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a video of its name."""
+        try:
+            return bool(self.videos.find(self.name))
+        except BadSample:
+            return False
+
+    def __len__(self) -> int:
+        """About how many bytes its pictures have."""
+        return self.pictures * (_OF_FRAME if self.sampling.tile is None else _OF_MOSAIC)
+
+    def images(self) -> list[bytes]:
+        """Its pictures, encoded.
+
+        Raises:
+            BadSample: there is none, or it is cut or damaged.
+            SystemExit: PyAV is missing.
+        """
+        try:
+            return self.sampling.images(self.videos.find(self.name), self.segment)
+        except ImportError:
+            raise SystemExit("reading videos needs PyAV; pip install 'dslight[video]'") from None
 
 
 def _inside(root: Path, path: Path) -> Path:
