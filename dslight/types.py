@@ -143,6 +143,8 @@ class Batch:
         segments: int64 ``[B, T]`` where rows are packed: which document of its row a position belongs to, counted from
             1, or 0 for padding. No position may see another document's.
         dropped, shrunk: keys of what was left out because it taught nothing, and of what was cut at a whole turn.
+        pictures: of questions: per row a number that it has in common with the rows that show the same images, which
+            ``views`` then holds once, in the order of the first of them; empty: every row has its own.
 
     Example:
         >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.LowResolution(), lm)
@@ -161,6 +163,7 @@ class Batch:
     segments: Tensor | None = None
     dropped: Sequence[str] = ()
     shrunk: Sequence[str] = ()
+    pictures: Sequence[int] = ()
     _places: Places | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
