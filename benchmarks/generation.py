@@ -1,11 +1,14 @@
-"""What do questions in the order of their lengths save? The same answers, by rank's share sorted and as they come.
+"""What does an order of questions save, and what do pictures that are looked at once? The same answers, three ways.
 
     OMP_NUM_THREADS=1 python benchmarks/generation.py
     python benchmarks/generation.py --device cuda --width 2048 --layers 16 --questions 1024 --batch 64
+    python benchmarks/generation.py --questions 200 --per-picture 5 --longest 30 --image 32
 
-Questions of 5 to ``--longest`` words, most of them short, about one picture each, are generated for in batches, with a
-cache of keys and values and greedily, as the validation loop does. Sorted, a batch has rows of like lengths and little
-padding. Each round runs both arms, in turn first; a ratio is taken within a round. Random weights: only times are real.
+Questions of 5 to ``--longest`` words, most of them short, about pictures that each have ``--per-picture`` of them, are
+generated for in batches, with a cache of keys and values and greedily, as the validation loop does. Sorted, a batch has
+rows of like lengths and little padding. Pictures once, the validation loop's way: each is encoded once for all its
+questions in a batch, and what stands before them is computed once. Each round runs all arms, in turn first; a ratio is
+taken within a round. Random weights: only times are real.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ import argparse
 import statistics
 import tempfile
 import time
+from copy import copy
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,25 +34,28 @@ from dslight.data.shards import ShardWriter
 from dslight.vlm import VLM
 
 
-def write_questions(root: Path, count: int, longest: int) -> None:
-    """``count`` questions, half of them of less than a tenth of ``longest`` words."""
+def write_questions(root: Path, count: int, longest: int, each: int = 1) -> None:
+    """``count`` questions, ``each`` about a picture, half of them of less than a tenth of ``longest`` words."""
     rng = np.random.default_rng(0)
-    pages, _ = draw_pages(count, "val", rng)
+    pages, _ = draw_pages(-(-count // each), "val", rng)
     with ShardWriter(root, shard_records=1000) as writer:
         for i, page in enumerate(pages):
-            words = 5 + int((longest - 5) * rng.random() ** 3.3)
-            text = " ".join(NAMES[cell] for cell in rng.integers(0, 16, words))
-            asked = {"question_id": str(i), "question": text, "answers": ["1"], "type": ""}
-            writer.write(f"q{i:05d}", [png(page)], {"questions": [asked]})
+            asked = []
+            for number in range(i * each, min((i + 1) * each, count)):
+                words = 5 + int((longest - 5) * rng.random() ** 3.3)
+                text = " ".join(NAMES[cell] for cell in rng.integers(0, 16, words))
+                asked.append({"question_id": str(number), "question": text, "answers": ["1"], "type": ""})
+            writer.write(f"q{i:05d}", [png(page)], {"questions": asked})
 
 
-def make_model(width: int, layers: int, longest: int) -> VLM:
-    """A decoder of this size behind a small encoder."""
-    vit = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 2}
+def make_model(width: int, layers: int, longest: int, side: int = 16) -> VLM:
+    """A decoder of this size behind a small encoder of pictures of ``side`` pixels, 4 to a patch."""
+    vit = {"img_size": side, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 2}
     decoder = {
         "model_type": "llama", "vocab_size": 30, "hidden_size": width, "intermediate_size": 3 * width,
         "num_hidden_layers": layers, "num_attention_heads": width // 64, "num_key_value_heads": width // 64,
-        "max_position_embeddings": 2 * longest + 100, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
+        "max_position_embeddings": 2 * longest + 100 + side**2,
+        "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
     }  # fmt: skip
     return VLM(
         TimmEncoder("vit_tiny_patch16_224", model_args=vit),
@@ -57,19 +66,20 @@ def make_model(width: int, layers: int, longest: int) -> VLM:
 
 
 def main() -> None:
-    """Print both arms and their ratio."""
+    """Print all arms and their ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    for name, default in {"questions": 64, "longest": 300, "batch": 8, "new": 4, "width": 128, "layers": 5}.items():
+    defaults = {"questions": 64, "per-picture": 1, "longest": 300, "batch": 8, "new": 4, "width": 128, "layers": 5}
+    for name, default in {**defaults, "image": 16}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_questions(root / "q", args.questions, args.longest)
+        write_questions(root / "q", args.questions, args.longest, args.per_picture)
         write_tokenizer(root / "tokenizer")
         torch.manual_seed(0)
-        model = make_model(args.width, args.layers, args.longest).to(args.device)
+        model = make_model(args.width, args.layers, args.longest, args.image).to(args.device)
         from transformers import AutoTokenizer
 
         model.tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer", trust_remote_code=False)
@@ -80,9 +90,11 @@ def main() -> None:
         slots = model.stacking.slot_layout(model.vision_encoder, model.projector)
         data.connect(model.tokenizer, model.vision_encoder.image_size, slots)
         data.setup("validate")
-        (ordered,) = data.val_dataloader()
-        plain = EvalLoader(ordered.dataset, args.questions, ordered.collate, 0, 1, args.batch)
-        arms = {"as they come": plain, "longest first": ordered}
+        (once,) = data.val_dataloader()
+        plain, ordered = copy(once), copy(once)
+        plain.collate = ordered.collate = replace(once.collate, once=False)
+        plain.batches = EvalLoader(once.dataset, args.questions, once.collate, 0, 1, args.batch).batches
+        arms = {"as they come": plain, "longest first": ordered, "pictures once": once}
         batches = {name: [batch.to(args.device) for batch in loader] for name, loader in arms.items()}
         for name, own in batches.items():
             real, all_ = (
@@ -106,10 +118,13 @@ def main() -> None:
                 answers[name] = dict(zip(ids, [text for texts in said for text in texts], strict=True))
     for name, took in seconds.items():
         print(f"{name:<14} {args.questions / statistics.median(took):8.1f} questions/s")
-    ratios = [a / b for a, b in zip(*(seconds[name] for name in arms), strict=True)]
-    same = sum(answers["as they come"][key] == text for key, text in answers["longest first"].items())
-    print(f"ratio {statistics.median(ratios):.2f} of {args.rounds} rounds, {min(ratios):.2f} to {max(ratios):.2f}")
-    print(f"{same} of {args.questions} answers are the same")
+    for before, after in pairwise(arms):
+        ratios = [a / b for a, b in zip(seconds[before], seconds[after], strict=True)]
+        same = sum(answers[before][key] == text for key, text in answers[after].items())
+        print(
+            f"{before} / {after}: {statistics.median(ratios):.2f} of {args.rounds} rounds, {min(ratios):.2f} to "
+            f"{max(ratios):.2f}; {same} of {args.questions} answers are the same"
+        )
 
 
 if __name__ == "__main__":

@@ -181,6 +181,8 @@ class Batch:
             1, or 0 for padding. No position may see another document's.
         dropped, shrunk: keys of what was left out because it taught nothing, and of what was cut at a whole turn.
         weights: float32 ``[B, T]``, how many times the loss of each label counts; ``None``: all alike.
+        pictures: of questions: per row a number that it has in common with the rows that show the same images, which
+            ``views`` then holds once, in the order of the first of them; empty: every row has its own.
 
     Example:
         >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.LowResolution(), lm)
@@ -200,6 +202,7 @@ class Batch:
     dropped: Sequence[str] = ()
     shrunk: Sequence[str] = ()
     weights: Tensor | None = None
+    pictures: Sequence[int] = ()
     _places: Places | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from dslight.components import shared_pictures
 from dslight.components.component import warn_of_idle_hooks
 from dslight.components.kept_features import Keeper
 from dslight.components.language_model import LanguageModel
@@ -352,8 +353,7 @@ class VLM(pl.LightningModule):
         """Greedy answers to a batch of left-padded prompts: the new token ids ``[B, new]``."""
         if isinstance(self, FSDPModule):
             options["synced_gpus"] = True  # a rank whose answers are done goes on until all are: layers are collectives
-        visual = self.see(batch.views)
-        return self.language_model.generate(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, **options)
+        return shared_pictures.generate(self.language_model, batch, self.see(batch.views), **options)
 
     def _blank(self) -> Views:
         grid, fine = self.stacking.smallest_grid, self.stacking.fine

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from dslight.components import documents
 from dslight.components.checkpoint_names import check_folder
 from dslight.components.component import Component, on_meta
+from dslight.components.decoders import prefix
 from dslight.components.decoders.classes import leave_out, outline, read
 from dslight.components.decoders.facts import Facts
 from dslight.components.decoders.packing import by_window, isolating_mask, mixes, positions_within
@@ -581,6 +582,44 @@ class HFCausalLM(LanguageModel):
                 options["position_ids"] = positions(attention_mask, begins)
             greedy = {"do_sample": False, "use_cache": True} if said is None else {}
             return self.model.generate(input_ids=input_ids, attention_mask=attention_mask, **greedy | options)
+        finally:
+            self.model.train(training)
+
+    @property
+    def shares_beginnings(self) -> bool:
+        """Whether :meth:`answer_behind` answers as :meth:`generate` does: tried, and with settings of ``generate`` that
+        leave the likeliest token alone."""
+        return (
+            self.facts.copy is not None
+            and getattr(self, "axes", 1) == 1  # positions are counted along the sequence
+            and self.facts.begins(self.model) is not None
+            and prefix.neutral(self.model)
+            and tried(self.facts, "shares beginnings")
+        )
+
+    def answer_behind(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        visual_mask: Tensor,
+        visual: VisualTokens,
+        found: prefix.Beginnings,
+        **options: Any,
+    ) -> Tensor:
+        """As :meth:`generate`, greedily, where the beginnings of rows are computed once.
+
+        Args:
+            input_ids, attention_mask, visual_mask: as of :meth:`forward`.
+            visual: of the beginnings.
+            found: how the rows begin.
+            options: of :func:`dslight.components.decoders.prefix.answers`.
+        """
+        training = self.model.training
+        self.model.eval()
+        try:
+            given = input_ids, attention_mask, visual_mask, found
+            begins = self.facts.begins(self.model) or 0
+            return prefix.answers(self.model, *given, lambda mask: self._injecting(mask, visual), begins, **options)
         finally:
             self.model.train(training)
 

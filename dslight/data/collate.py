@@ -84,6 +84,7 @@ class Collate:
             question is never cut: one that is too long is an error.
         fine: the view policy's: n x n fine crops of each view, or 0.
         encoder: the digest of the encoder whose features are kept.
+        once: keep the views of questions about the same images (the same tensors) once; see ``Batch.pictures``.
     """
 
     slots: SlotLayout
@@ -92,6 +93,7 @@ class Collate:
     on_unusable: OnUnusable = "error"
     fine: int = 0
     encoder: str = ""
+    once: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Pad and pack ``rows``.
@@ -127,6 +129,7 @@ class Collate:
                 if number > 1:
                     labels[i, start] = IGNORE
                 start = end
+        shown = _alike([document.item for document in documents]) if asks and self.once else []
         visual_mask = input_ids == IMAGE
         input_ids[visual_mask] = self.pad_id
         return Batch(
@@ -134,7 +137,8 @@ class Collate:
             attention_mask=torch.from_numpy((segments > 0).astype(np.int64)),
             visual_mask=torch.from_numpy(visual_mask),
             labels=None if asks else torch.from_numpy(labels),
-            views=self._views(documents),
+            views=self._views([documents[i] for i in dict.fromkeys(shown)] if shown else documents),
+            pictures=shown,
             keys=[item.key for row in rows for item in (row if isinstance(row, tuple) else (row,))],
             questions=[document.item.question for document in documents if document.item.question is not None],
             segments=torch.from_numpy(segments) if packed else None,
@@ -221,3 +225,10 @@ def _last_answer(labels: np.ndarray, limit: int) -> int:
     last = min(limit, len(labels))
     ends = (i + 1 for i in range(last) if labels[i] != IGNORE and (i + 1 == len(labels) or labels[i + 1] == IGNORE))
     return max(ends, default=0)
+
+
+def _alike(items: list[Item]) -> list[int]:
+    """Of each item, the number of the first that shows the same images; nothing if each shows its own."""
+    seen: dict[tuple[int, ...], int] = {}
+    first = [seen.setdefault(tuple(map(id, item.pixels)) or (-1 - i,), i) for i, item in enumerate(items)]
+    return first if len(seen) < len(items) else []

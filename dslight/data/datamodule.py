@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
+from dslight.data.asking import Asking
 from dslight.data.collate import Collate, Item, OnUnusable
 from dslight.data.conversation import TemplateName, default_template
 from dslight.data.conversation import template as template_named
@@ -408,12 +409,14 @@ class ShardData(LightningDataModule, Written):
             sizes = (rank, world, self.val_batch_size, self.workers)
             lengths = partial(question_lengths, reader, self._measure, suffix)
             by_length = lengths if reader.remote is None else None  # of remote shards, none is pulled for this alone
-            collate, dataset = plain, QuestionRecords(reader, partial(rows.ask, suffix=suffix))
+            collate = replace(plain, once=True)
+            dataset: Any = QuestionRecords(reader, Asking(rows, suffix))
             if source.loss:  # a row of padding is one that teaches nothing
                 collate, by_length = replace(collate, on_unusable="shrink"), None
                 dataset = ConversationRecords(reader, rows.train)
             items = len(dataset) if source.limit is None else min(source.limit, len(dataset))
-            loaders.append(EvalLoader(dataset, items, collate, *sizes, by_length))
+            record = getattr(dataset, "record", int)
+            loaders.append(EvalLoader(dataset, items, collate, *sizes, by_length, record))
         return loaders
 
 

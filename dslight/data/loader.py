@@ -152,7 +152,7 @@ class EvalLoader(Generic[T]):
 
     The dataset is indexed with (number of the item, valid). With ``lengths`` (numbers of items -> the length of each)
     the longest come first, so that rows of a batch are of like lengths and memory runs out at once or not at all;
-    without, items come in their order.
+    without, items come in their order. Items of one ``record`` stay together.
     """
 
     def __init__(
@@ -165,13 +165,17 @@ class EvalLoader(Generic[T]):
         batch: int,
         workers: Workers = NO_WORKERS,
         lengths: Callable[[Sequence[int]], Sequence[int]] | None = None,
+        record: Callable[[int], int] = lambda number: number,
     ) -> None:
         self.dataset, self.collate, self.workers = dataset, collate, workers
         numbers, valid = eval_share(items, rank, world)
         share = list(zip(numbers.tolist(), valid.tolist(), strict=True))
         if lengths is not None and len(share) > batch > 1:
-            length = lengths([number for number, _ in share])
-            share = [share[i] for i in sorted(range(len(share)), key=lambda i: -length[i])]
+            length, of = lengths([number for number, _ in share]), [record(number) for number, _ in share]
+            longest: dict[int, int] = {}
+            for each, own in zip(of, length, strict=True):
+                longest[each] = max(longest.get(each, 0), own)
+            share = [share[i] for i in sorted(range(len(share)), key=lambda i: (-longest[of[i]], of[i], -length[i]))]
         self.batches = [share[i : i + batch] for i in range(0, len(share), batch)]
 
     def __len__(self) -> int:

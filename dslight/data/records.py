@@ -172,14 +172,21 @@ class QuestionRecords(Dataset[T], Generic[T]):
         self.reader, self.make = reader, make
         self._rows = question_rows(reader.index.questions)
         self._first = np.cumsum(reader.index.questions) - reader.index.questions
+        self._last: tuple[int, Sample] | None = None  # questions about a record are neighbours
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def record(self, number: int) -> int:
+        """Which record a question is about."""
+        return int(self._rows[number])
+
     def __getitem__(self, index: tuple[int, bool]) -> T:
         number, valid = index
-        row = int(self._rows[number])
-        sample = read_sample(self.reader, row)
+        row = self.record(number)
+        if self._last is None or self._last[0] != row:
+            self._last = row, read_sample(self.reader, row)
+        sample = self._last[1]
         question = sample.questions[number - int(self._first[row])]
         try:
             return self.make(sample, replace(question, number=number), valid)

@@ -66,7 +66,8 @@ class Questions:
 
     def __init__(self, loader: EvalLoader[Item], rows: RowMaker, limit: int, rank: int, world: int, batch: int) -> None:
         self.records: Any = loader.dataset
-        self.collate: Any = loader.collate
+        collate: Any = loader.collate
+        self.collate: Any = replace(collate, once=False)  # views are looked at row by row
         self.rows, self.rank, self.world, self.batch = rows, rank, world, batch
         self.count = min(limit, len(self.records))
         self.sample_of = question_rows(self.records.reader.index.questions)

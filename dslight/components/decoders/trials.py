@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dslight.components.decoders.facts import ONE_AT_A_TIME, Facts, alike, discover, passed, probe, quiet
 from dslight.components.decoders.packing import isolating_mask, positions_within
+from dslight.components.decoders.prefix import answers as behind_beginnings
+from dslight.components.decoders.prefix import beginnings
 from dslight.nn.window import described
 
 ROWS = (14, 9, 3, 12, 6)
@@ -85,6 +88,29 @@ def _answers_anew(facts: Facts) -> bool:
     return alike(*_compared(facts, ids, torch.ones_like(ids), *ids[:, None], use_cache=False))
 
 
+def _shares(facts: Facts) -> bool:
+    """Rows that begin alike, their beginnings computed once, are answered as passes over whole rows say. What stands in
+    front of a row's padding and what stands behind it are together longer than windows of the copy.
+    """
+    if facts.offset is None:
+        return False
+    words = probe(1, ROWS[0] + 10)[0]
+    first, second = words[: ROWS[0]], words[ROWS[0] :]
+    rows = [torch.cat([first, words[2:9]]), torch.cat([first, words[:3]])]
+    rows += [torch.cat([second, words[1:7]]), torch.cat([second, words[3:5]])]
+    whole = max(map(len, rows))
+    ids = torch.stack([F.pad(row, (whole - len(row), 0)) for row in rows])
+    mask = torch.stack([F.pad(torch.ones_like(row), (whole - len(row), 0)) for row in rows])
+    nothing = torch.zeros_like(mask, dtype=torch.bool)
+    found = beginnings(ids, mask, nothing, [0, 0, 1, 1])
+    assert found is not None
+    logits: list[Tensor] = []
+    options = {"begins": facts.offset, "max_new_tokens": 3, "logits": logits}
+    said = behind_beginnings(facts.copy, ids, mask, nothing, found, **options)
+    passes = [passed(facts.copy, torch.cat([row, new])[None])[0, -4:-1] for row, new in zip(rows, said, strict=True)]
+    return alike(torch.stack(logits, dim=1), torch.stack(passes))
+
+
 def _compared(facts: Facts, ids: Tensor, mask: Tensor, *alone: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """The logits of three generated tokens of each row, and those of whole passes over what was generated."""
     said = generated(facts, ids, mask, **options)
@@ -124,4 +150,5 @@ _QUESTIONS: dict[str, Callable[[Facts], bool]] = {
     "answers": _answers,
     "answers padded": _answers_padded,
     "answers anew": _answers_anew,
+    "shares beginnings": _shares,
 }

@@ -57,7 +57,9 @@ def test_questions_of_one_image_are_rows_of_their_own(put, convert, asked, tmp_p
     put("test_human.json", [{"imgname": "c.png", "query": f"{i}?", "label": str(i)} for i in range(3)])
     put("test_augmented.json", [])
     (batch,) = asked(convert("chartqa"), "chartqa")
-    assert levels(batch) == [90, 90, 90]
+    assert batch.visual_mask.sum() == 3 * SLOTS
+    assert levels(batch) == [90]  # which is looked at once
+    assert batch.pictures == [0, 0, 0]
     assert [question.references for question in batch.questions] == [("0",), ("1",), ("2",)]
 
 
