@@ -591,7 +591,7 @@ class HFCausalLM(LanguageModel):
         leave the likeliest token alone."""
         return (
             self.facts.copy is not None
-            and getattr(self, "axes", 1) == 1  # positions are counted along the sequence
+            and self.axes == 1  # positions are counted along the sequence
             and self.facts.begins(self.model) is not None
             and prefix.neutral(self.model)
             and tried(self.facts, "shares beginnings")

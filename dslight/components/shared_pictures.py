@@ -71,9 +71,9 @@ def spread(visual: VisualTokens, visual_mask: Tensor, pictures: Sequence[int]) -
             slots=tuple(memory.slots[i] for i in images),
         )
     slots = visual.slots.index_select(1, index.to(visual.slots.device))
-    grids = getattr(visual, "grids", ())  # where positions have several axes
-    more = {"grids": tuple(_chosen(grids, [grid.tokens for grid in grids], blocks, wanted))} if grids else {}
-    return replace(visual, slots=slots, memory=memory, **more)
+    told = visual.grids
+    grids = tuple(_chosen(told, [grid.tokens for grid in told], blocks, wanted)) if told else ()
+    return replace(visual, slots=slots, memory=memory, grids=grids)
 
 
 def _chosen(items: Sequence[T], sizes: Sequence[int], blocks: Sequence[int], wanted: Sequence[int]) -> list[T]:
