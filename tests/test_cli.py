@@ -26,6 +26,7 @@ VERBS = (
     "models",
     "report",
     "chat",
+    "conformance",
     "migrate",
 )
 RECIPE_VERBS = {
