@@ -15,7 +15,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 RECIPE = str(RECIPES / "quickstart" / "low.yaml")
 ABLATION = str(RECIPES / "ablations" / "quickstart.yaml")
 VERBS = ("fit", "validate", "predict", "export", "import", "judge", "plan", "sweep", "models", "report")
-VERBS += ("chat", "serve", "watch", "migrate")
+VERBS += ("chat", "conformance", "serve", "watch", "migrate")
 RECIPE_VERBS = {
     "fit": [RECIPE, "--fresh"],
     "validate": [RECIPE, "--ckpt", "latest"],

@@ -289,7 +289,9 @@ def test_only_the_builder_sees_model_and_data():
     assert both <= {"recipe/build.py", "recipe/schema.py", "__init__.py"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["report", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["fit", "--help"], ["report", "--help"], ["conformance", "--help"]], ids=" ".join
+)
 def test_help_answers_without_torch(arguments):
     program = (
         "import runpy, sys\n"

@@ -46,22 +46,23 @@ def conformance(of: str, only: Sequence[str], out: Path | None, model: str | Non
 
 def asked(of: str, only: Sequence[str], model: str | None = None) -> Report:
     """The report of ``dslight``, ``transformers``, a server's address, or ``module:callable``."""
-    names = [name for name in only if name not in VARIANTS]
-    if of == "transformers":
-        from dslight.conformance.own_transformers import Transformers
+    if of != "transformers":
+        return run(_adapter(of, model), only, watch=_said)
+    from dslight.conformance.own_transformers import Transformers
 
-        reports = [run(Transformers(), names, watch=_said)] if names or not only else []
-        cases = [name for name in names if name in CASES]
-        for name, (family, kind) in VARIANTS.items():
-            if not set(only) - CASES.keys() or name in only:
-                among = [one for one in families() if one.name == family]
-                found = run(Transformers(kind), cases, among)
-                renamed = [replace(one, family=name) for one in found.outcomes]
-                for one in renamed:
-                    _said(one)
-                reports.append(replace(found, outcomes=renamed))
-        return Report(reports[0].name, [one for report in reports for one in report.outcomes])
-    return run(_adapter(of, model), names, watch=_said)
+    cases, places = ([name for name in only if (name in CASES) == known] for known in (True, False))
+    families_too = [name for name in places if name not in VARIANTS]
+    found = run(Transformers(), [*cases, *families_too], watch=_said) if families_too or not places else None
+    reports = [] if found is None else [found]
+    for name, (family, kind) in VARIANTS.items():
+        if not places or name in places:
+            among = [one for one in families() if one.name == family]
+            theirs = run(Transformers(kind), cases, among)
+            renamed = [replace(one, family=name) for one in theirs.outcomes]
+            for one in renamed:
+                _said(one)
+            reports.append(replace(theirs, outcomes=renamed))
+    return Report(reports[0].name, [one for report in reports for one in report.outcomes])
 
 
 def _adapter(of: str, model: str | None) -> Any:

@@ -110,6 +110,13 @@ def test_the_command_prints_a_table_and_writes_its_section_of_a_page(tmp_path, c
     assert text.endswith("<!-- end -->\n\nthe rest\n")
 
 
+def test_a_class_that_takes_anothers_numbers_has_a_column_of_its_own(capsys):
+    assert main(["conformance", "--of", "transformers", "--only", "cosmos3_omni", "--only", "prefill"]) == 0
+    shown = capsys.readouterr().out
+    assert "| case | cosmos3_omni |" in shown
+    assert "| prefill | 0 |" in shown
+
+
 class Chat(BaseHTTPRequestHandler):
     """A server that answers right, or always what it answered first."""
 
