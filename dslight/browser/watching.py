@@ -62,6 +62,8 @@ def watched(name: str, folder: Path) -> dict[str, Any]:
     seconds, loss = _number(progress, "seconds"), _number(progress, "loss")
     if step is not None and loss is not None:
         curves.setdefault("train/loss", {}).setdefault(int(step), loss)
+    if losses := curves.get("train/loss"):
+        loss = losses[max(losses)]
     state, left = "waiting", None
     if result:
         state, step = "finished", _number(result, "steps") or step

@@ -35,7 +35,7 @@ def test_a_run_that_trains_says_how_far_it_is_and_how_long_it_will_take(tmp_path
     logged(run, 0, "0,4.0,", "10,3.0,", "20,2.5,0.5", "30,nan,")
     logged(run, 1, "20,2.4,", "x,1,", "24,2.2")
     found = watched("run", run)
-    assert (found["state"], found["step"], found["steps"]) == ("training", 25, 100)
+    assert (found["state"], found["step"], found["steps"], found["loss"]) == ("training", 25, 100, 2.0)
     assert found["left"] == pytest.approx(10 / 25 * 75)
     assert found["curves"] == {"train/loss": [(0, 4.0), (10, 3.0), (20, 2.4), (24, 2.2), (25, 2.0)]}
 
@@ -47,6 +47,8 @@ def test_a_run_that_is_done_has_its_scores_and_one_that_writes_nothing_is_silent
     (run / "result.json").write_text(json.dumps({"steps": 100, "scores": {"val/pages/acc": 0.5, "odd": None}}))
     found = watched("run", run)
     assert (found["state"], found["step"], found["left"]) == ("finished", 100, None)
+    logged(run, 0, "99,1.5,")
+    assert watched("run", run)["loss"] == 1.5  # what was said last while it trained is older
     assert found["scores"] == {"val/pages/acc": 0.5}
     assert watched("none", tmp_path / "none")["state"] == "waiting"
     (run / "result.json").write_text("{")
