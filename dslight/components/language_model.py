@@ -298,11 +298,13 @@ class LanguageModel(Component, ABC):
         given = self.standing_for(input_ids, visual_mask), attention_mask, visual_mask, visual
         return answer(*given, **options) if self.answers_padded else grouped(answer, *given, **options)
 
-    def injecting(self, visual_mask: Tensor, visual: VisualTokens | None) -> AbstractContextManager[None]:
-        """While the block runs, passes of :attr:`outermost` over a sequence with this mask ``[B, T]`` take the visual
+    def injecting(
+        self, visual_mask: Tensor, visual: VisualTokens | None, attention_mask: Tensor | None = None
+    ) -> AbstractContextManager[None]:
+        """While the block runs, passes of :attr:`outermost` over a sequence with these masks ``[B, T]`` take the visual
         tokens in: whole, in chunks or behind a cache.
         """
-        return self._injecting(visual_mask, visual)
+        return self._injecting(visual_mask, visual, attention_mask)
 
     @contextmanager
     def _injecting(

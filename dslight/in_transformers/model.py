@@ -20,7 +20,7 @@ from dslight.in_transformers.config import DslightConfig
 from dslight.upstream.pretrained import Composed
 from dslight.upstream.transformers import attention_of
 
-VIEWS = ("pixel_values", "image_grids", "image_sizes")
+VIEWS = ("pixel_values", "image_grids", "image_sizes", "image_pieces")
 
 
 class DslightForConditionalGeneration(Composed):
@@ -103,6 +103,7 @@ class DslightForConditionalGeneration(Composed):
         pixel_values: Tensor | None = None,
         image_grids: Tensor | None = None,
         image_sizes: Tensor | None = None,
+        image_pieces: Tensor | None = None,
         past_key_values: Any = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
@@ -118,6 +119,7 @@ class DslightForConditionalGeneration(Composed):
             pixel_values: uint8 ``[V, 3, H, W]``, the views of all images of the pass, packed.
             image_grids: int64 ``[I, 2]``, (rows, columns) of each image's crops.
             image_sizes: int64 ``[I, 2]``, (height, width) of each image.
+            image_pieces: int64 ``[I, 2]``, of images of sizes of their own, (rows, columns) of the pieces of each.
             past_key_values: the cache, which the pass continues.
             position_ids: of the decoder; default: counted along ``attention_mask``.
             labels: int64 ``[B, T]``, not shifted, -100 where there is no loss.
@@ -134,14 +136,19 @@ class DslightForConditionalGeneration(Composed):
         past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         ids, visual_mask = self._slots(input_ids)
-        visual = self._see(visual_mask, pixel_values, image_grids, image_sizes)
+        visual = self._see(visual_mask, pixel_values, image_grids, image_sizes, image_pieces)
+        if past and lm.axes > 1 and position_ids is None:
+            raise ValueError(
+                f"position_ids: missing; positions of this decoder have {lm.axes} axes, and what stands behind a cache "
+                f"depends on the images in it. `generate` counts them"
+            )
         options = {name: value for name, value in options.items() if value is not None and name != "return_dict"}
         keep = options.pop("logits_to_keep", 0)
         if not past and past_key_values is None and not use_cache and not options and position_ids is None:
             out: Any = CausalLMOutputWithPast(logits=lm(ids, mask, visual_mask, visual))
         else:
             whole = torch.nn.functional.pad(visual_mask, (past, 0))  # what the cache holds is in there already
-            with nullcontext() if visual is None else lm.injecting(whole, visual):
+            with nullcontext() if visual is None else lm.injecting(whole, visual, mask):
                 options |= {"use_cache": bool(use_cache)}
                 options |= {} if past_key_values is None else {"past_key_values": past_key_values}
                 options |= self._positions(mask, ids, position_ids)
@@ -182,7 +189,7 @@ class DslightForConditionalGeneration(Composed):
         options = self._said(config, options)
         said = options.get("generation_config")
         if said is not None and said.return_dict_in_generate:
-            with nullcontext() if visual is None else lm.injecting(visual_mask, visual):
+            with nullcontext() if visual is None else lm.injecting(visual_mask, visual, mask):
                 out = lm.continued(lm.standing_for(given, visual_mask), mask, **options)
             out.sequences[:, : ids.shape[1]] = ids.repeat_interleave(len(out.sequences) // len(ids), 0)
             return out
@@ -211,7 +218,7 @@ class DslightForConditionalGeneration(Composed):
         pad = self.generation_config.pad_token_id
         return input_ids.masked_fill(visual_mask, pad if isinstance(pad, int) else 0), visual_mask
 
-    def _see(self, visual_mask: Tensor, pixels: Any, grids: Any, sizes: Any) -> Any:
+    def _see(self, visual_mask: Tensor, pixels: Any, grids: Any, sizes: Any, pieces: Any) -> Any:
         """The visual tokens of a pass, ``None`` where it has none."""
         slots = int(visual_mask.sum())
         if pixels is None or not len(pixels):
@@ -227,8 +234,10 @@ class DslightForConditionalGeneration(Composed):
             raise ValueError("pixel_values: uint8 views, and their image_grids, as the processor of the folder makes")
         model = self.vlm
         device = next(model.vision_encoder.parameters()).device
-        pairs = [[(int(a), int(b)) for a, b in each.tolist()] if each is not None else [] for each in (grids, sizes)]
-        views = Views(pixels.to(device), pairs[0], model.stacking.fine, pairs[1])
+        grids, sizes, pieces = (
+            [] if each is None else [(int(a), int(b)) for a, b in each.tolist()] for each in (grids, sizes, pieces)
+        )
+        views = Views(pixels.to(device), grids, model.stacking.fine, sizes, pieces)
         visual = model.see(views)
         if visual.slots.shape[1] != slots:
             raise ValueError(

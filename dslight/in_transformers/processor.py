@@ -35,7 +35,14 @@ class DslightProcessor(ProcessorMixin):
         ValueError: for settings that name code which nobody imported.
     """
 
-    model_input_names: Any = ["input_ids", "attention_mask", "pixel_values", "image_grids", "image_sizes"]  # noqa: RUF012
+    model_input_names: Any = [  # noqa: RUF012
+        "input_ids",
+        "attention_mask",
+        "pixel_values",
+        "image_grids",
+        "image_sizes",
+        "image_pieces",
+    ]
 
     def __init__(self, tokenizer: Any = None, settings: Any = None, chat_template: Any = None) -> None:
         super().__init__(tokenizer, chat_template=chat_template)
@@ -141,6 +148,8 @@ class DslightProcessor(ProcessorMixin):
             made["image_grids"] = torch.tensor(batch.views.grids, dtype=torch.int64)
             if batch.views.sizes:
                 made["image_sizes"] = torch.tensor(batch.views.sizes, dtype=torch.int64)
+            if batch.views.pieces:
+                made["image_pieces"] = torch.tensor(batch.views.pieces, dtype=torch.int64)
         if batch.labels is not None:
             made["labels"] = batch.labels
         return BatchFeature(made)

@@ -28,6 +28,18 @@ LLAMA = {
 }  # fmt: skip
 
 vit = partial(dslight.TimmEncoder, "vit_tiny_patch16_224", model_args=SIZES)
+TOWER = {
+    "model_type": "qwen3_vl_vision", "depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
+    "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 48,
+    "num_position_embeddings": 25, "deepstack_visual_indexes": [0, 2],
+}  # fmt: skip
+AXES = {
+    "model_type": "qwen3_vl_text", "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12, "vocab_size": 64,
+    "max_position_embeddings": 512, "pad_token_id": 0,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]},
+}  # fmt: skip
+
 llama = partial(dslight.HFCausalLM, config=LLAMA)
 
 
@@ -124,6 +136,12 @@ MODELS: dict[str, tuple[Any, Any, Any, Any]] = {
         partial(dslight.CAbstractorProjector, depth=1, width=16),
         dslight.LowResolution,
         decoder("opt"),
+    ),
+    "images as they are, positions of several axes": (
+        partial(dslight.NativeVisionEncoder, config=TOWER, mean=(0.5,) * 3, std=(0.5,) * 3),
+        dslight.PixelShuffleMLPProjector,
+        lambda: dslight.DeepStackTaps(taps=[1, 3]),
+        partial(dslight.HFCausalLM, config=AXES),
     ),
     "mamba": (vit, dslight.MLPProjector, partial(dslight.DeepStackL, crops=2), decoder("mamba")),
     "a stranger's decoder": (vit, dslight.MLPProjector, partial(dslight.DeepStackL, crops=2), Averaging),
