@@ -28,8 +28,8 @@ FAMILIES: dict[str, Family] = {
 REFUSED: dict[str, str] = {
     "paligemma": "its prompt attends in both directions, which no decoder here does",
     "gemma3": "the tokens of an image attend to each other in both directions, which no decoder here does",
-    "granite_docling": "its base tokens pass a connector of another kind than its stacks, with a position code behind it; "
-    "a projector here has one kind",
+    "granite_docling": "its base tokens pass a connector of another kind than its stacks, with a position code behind, "
+    "and a projector here has one kind",
     "llava_onevision": "its tiles are shrunk to a budget of tokens (anyres_max), which no layout here does",
 }
 """Those that would be another model, and why."""
