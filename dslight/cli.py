@@ -67,8 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("source", type=Path, metavar="RUN_OR_CKPT", help="a run's folder, or one of its checkpoints")
     export.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     export.add_argument("--recipe", type=Path, help="of a checkpoint that does not lie in its run's folder")
+    export.add_argument(
+        "--release", action="store_true", help="as the released family whose shape it has, for transformers to open"
+    )
     export.add_argument("--dtype", help="of the written weights, e.g. bfloat16 (default: the model's)")
     export.add_argument("--shard-size", default="5GB", help="of a weights file at most (default: 5GB)")
+
+    released = verb("import", "begin from a released multimodal model: write it as a recipe and weights")
+    released.add_argument("source", metavar="FOLDER_OR_NAME", help="a checkpoint of transformers, here or on the Hub")
+    released.add_argument("--out", type=Path, required=True, help="the folder to write")
 
     judge = verb("judge", "let a language model judge a run's answers to MM-Vet, MSVD-QA and ActivityNet-QA")
     judge.add_argument("run", type=Path, help="a run's folder, after dslight validate")
@@ -229,11 +236,26 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.release:
+        from dslight.run.release_back import export_release
+
+        print(f"{args.out}: {export_release(args.source, args.out, args.recipe, args.shard_size)} opens it")
+        return 0
     from dslight.run.export import export
 
     why_not = export(args.source, args.out, args.recipe, args.dtype, args.shard_size)
     opens = "LlavaForConditionalGeneration and dslight open it" if why_not is None else f"dslight opens it; {why_not}"
     print(f"{args.out}: {opens}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from dslight.run.release import import_release
+    from dslight.texts import printable
+
+    for line in import_release(args.source, args.out):
+        print(printable(line))
+    print(f"{args.out}: written; dslight plan {args.out}/dslight.yaml shows it")
     return 0
 
 
@@ -328,6 +350,7 @@ _VERBS = {
     "validate": _validate,
     "predict": _predict,
     "export": _export,
+    "import": _import,
     "judge": _judge,
     "plan": _plan,
     "sweep": _sweep,

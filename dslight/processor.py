@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dslight.data.collate import Collate, OnUnusable
-from dslight.data.conversation import TEMPLATES, default_template, template
+from dslight.data.conversation import TEMPLATES, Marked, default_template, template
 from dslight.data.images import views_for
 from dslight.data.rows import RowMaker
 from dslight.data.sample import BadSample, Sample
@@ -54,12 +54,12 @@ class Processor:
     def to_recipe(self) -> dict[str, Any]:
         """Its settings as the section ``data`` of a recipe."""
         rows = self.rows
-        thinking = getattr(rows.template, "thinking", None)
-        name = (
-            "tokenizer" if thinking is not None else next((n for n, t in TEMPLATES.items() if t == rows.template), None)
-        )
+        marked = rows.template if isinstance(rows.template, Marked) else None
+        plain, thinking = marked.inner if marked else rows.template, getattr(rows.template, "thinking", None)
+        name = "tokenizer" if thinking is not None else next((n for n, t in TEMPLATES.items() if t == plain), None)
         made = {"views": written(rows.views), "template": name or {UNWRITTEN: "Template"}}
         made |= {} if thinking is None else {"thinking": thinking}
+        made |= {} if marked is None else {"image_marks": [marked.before, marked.after]}
         return made | {"max_length": self.max_length, "pixels": rows.pixels, "exif": rows.exif, "alpha": rows.alpha}
 
     @property

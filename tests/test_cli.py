@@ -14,7 +14,20 @@ from dslight.recipe.errors import RecipeError
 RECIPES = Path(__file__).parent.parent / "recipes"
 RECIPE = str(RECIPES / "quickstart" / "low.yaml")
 ABLATION = str(RECIPES / "ablations" / "quickstart.yaml")
-VERBS = ("fit", "validate", "predict", "export", "judge", "plan", "sweep", "models", "report", "chat", "migrate")
+VERBS = (
+    "fit",
+    "validate",
+    "predict",
+    "export",
+    "import",
+    "judge",
+    "plan",
+    "sweep",
+    "models",
+    "report",
+    "chat",
+    "migrate",
+)
 RECIPE_VERBS = {
     "fit": [RECIPE, "--fresh"],
     "validate": [RECIPE, "--ckpt", "latest"],

@@ -24,6 +24,8 @@ from dslight.errors import WeightsError
 
 SHOWN = 20
 
+_LEVEL = re.compile(r"projector\.nets\.\d+\.")
+
 Shape = tuple[int, ...]
 
 
@@ -179,7 +181,7 @@ def _compare(
         new = names[name]
         part = new.split(".")[0]
         if new not in own:
-            reason = f"{part} was not asked for" if part in others else harmless(new)
+            reason = f"{part} was not asked for" if part in others else harmless(new) or _of_no_level(new, own)
             if reason is None and left_out and new.startswith(left_out):
                 reason = "the language model alone is taken of a multimodal one"
             if reason is None:
@@ -195,6 +197,12 @@ def _compare(
         taken.add(new)
     report.missing = {name: tuple(tensor.shape) for name, tensor in own.items() if name not in taken}
     return report
+
+
+def _of_no_level(name: str, own: Iterable[str]) -> str | None:
+    """Why a projector's net is not needed, where each level has its own and there are fewer levels."""
+    several = _LEVEL.match(name) and any(map(_LEVEL.match, own))
+    return "of a level that this stacking does not make" if several else None
 
 
 def _follow_ties(

@@ -14,6 +14,7 @@ positions begin anew. A family that does not let its attention be exchanged, or 
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -423,6 +424,12 @@ class HFCausalLM(LanguageModel):
     def _describe(self, found: Facts | None = None) -> None:
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
         self.facts = found or known(self.model)
+        if self.facts.axes == 1 and "mrope_section" in str(self.model.config.get_text_config().to_dict()):
+            warnings.warn(
+                f"{described(self.model)}: its positions have several axes (mrope_section), and how it takes them was "
+                f"not found out; visual tokens count as text",
+                stacklevel=3,
+            )
         self.width = int(self.model.get_input_embeddings().embedding_dim)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
         self.max_positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

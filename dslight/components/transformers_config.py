@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -129,16 +129,9 @@ def configuration(config: Mapping[str, Any]) -> Any:
     check_numbers(config, "config")
     options = dict(config)
     kind = options.pop("model_type")
-    try:
-        known = AutoConfig.for_model(kind)
-    except ValueError as error:
-        raise ValueError(f"config.model_type: transformers has no architecture {kind!r}") from error
-    except Exception:  # one that has no valid defaults
-        known = None
     # transformers keeps a misspelt key as an attribute that nothing reads, so it is looked for here
-    unknown = [key for key in options if known is not None and field(known, key, _NONE) is _NONE]
-    if unknown:
-        raise ValueError(f"config.{unknown[0]}: {type(known).__name__} has no such field")
+    if unknown := unread(kind, options):
+        raise ValueError(f"config.{unknown[0]}: {type(AutoConfig.for_model(kind)).__name__} has no such field")
     try:
         return AutoConfig.for_model(kind, **options)
     except Exception as error:  # each library's own error for fields that do not go together
@@ -147,6 +140,26 @@ def configuration(config: Mapping[str, Any]) -> Any:
 
 
 _NONE = object()
+
+TIED = "tie_word_embeddings"
+"""Also of a text configuration that leaves it to the multimodal one around it."""
+
+
+def unread(kind: str, keys: Iterable[str]) -> list[str]:
+    """Those of ``keys`` that no configuration of this model type has.
+
+    Raises:
+        ValueError: transformers has no such type.
+    """
+    from transformers import AutoConfig
+
+    try:
+        known = AutoConfig.for_model(kind)
+    except ValueError as error:
+        raise ValueError(f"config.model_type: transformers has no architecture {kind!r}") from error
+    except Exception:  # one that has no valid defaults
+        return []
+    return [key for key in keys if key != TIED and field(known, key, _NONE) is _NONE]
 
 
 def field(config: Any, key: str, default: Any = None) -> Any:

@@ -56,9 +56,60 @@ def render(tokenizer: Any, messages: Messages, prompt: bool, thinking: bool | No
     _try_out(tokenizer)
     with _bounded():
         options = _options(tokenizer, prompt, thinking, day)
-        text = cast(str, tokenizer.apply_chat_template(list(messages), **options))
+        given = _in_parts(messages) if _wants_parts(tokenizer) else list(messages)
+        text = cast(str, tokenizer.apply_chat_template(given, **options))
     at_most("template_bytes", len(text), f"data.template: the tokenizer's writes {len(text):,} characters", BadSample)
     return text
+
+
+def image_marks(tokenizer: Any, image: str) -> tuple[str, str] | None:
+    """What the tokenizer's chat template writes before and behind an image.
+
+    Args:
+        tokenizer: whose template it is.
+        image: the token that it writes for an image.
+
+    Returns:
+        ``None`` where it writes none, or not once.
+
+    Raises:
+        BadSample: as :func:`render`.
+    """
+    asked = _TRIED[0]["content"]
+    alone = render(tokenizer, _TRIED[:1], True)
+    first, found, last = alone.partition(asked)
+    shown: Any = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}]
+    try:
+        with _bounded():
+            text = cast(str, tokenizer.apply_chat_template(shown, **_options(tokenizer, True, None, DAY)))
+    except BadSample:
+        raise
+    except Exception:  # it takes no lists
+        return None
+    if not found or not text.startswith(first) or not text.endswith(asked + last) or text.count(image) != 1:
+        return None
+    before, _, after = text[len(first) : -len(asked + last)].partition(image)
+    return before, after
+
+
+def _in_parts(messages: Messages) -> list[dict[str, Any]]:
+    """The messages with each text as the only part of a list."""
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+
+
+@lru_cache(maxsize=8)
+def _wants_parts(tokenizer: Any) -> bool:
+    """Whether a template writes a text as a part of a list alone: those of multimodal models may."""
+    asked, options = list(_TRIED[:1]), _options(tokenizer, True, None, DAY)
+    for given, wants in ((asked, False), (_in_parts(asked), True)):
+        try:
+            if asked[0]["content"] in cast(str, tokenizer.apply_chat_template(given, **options)):
+                return wants
+        except BadSample:
+            raise
+        except Exception:  # what Jinja, or the template itself, raises
+            continue
+    return False
 
 
 def _options(tokenizer: Any, prompt: bool, thinking: bool | None, day: datetime) -> dict[str, Any]:
@@ -109,7 +160,13 @@ def _run_and_leave(tokenizer: Any) -> None:
         memory = _memory() + limit("template_memory")
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         for prompt in (True, False):
-            tokenizer.apply_chat_template(list(_TRIED), **_options(tokenizer, prompt, None, DAY))
+            for given in (list(_TRIED), _in_parts(_TRIED)):
+                try:
+                    tokenizer.apply_chat_template(given, **_options(tokenizer, prompt, None, DAY))
+                except MemoryError:
+                    raise
+                except Exception:  # what is wrong with it shows once more when it is used
+                    continue
     except MemoryError:
         code = _NO_MEMORY
     except BaseException:  # what is wrong with it shows once more when it is used

@@ -275,6 +275,48 @@ class TokenizerTemplate(Template):
         return habits(tokenizer, self.thinking).end or check_habits(tokenizer, self.thinking).end
 
 
+@dataclass(frozen=True)
+class Marked(Template):
+    """A template with texts of its own before and behind every image, as a released model was trained with
+    (``<|vision_start|>``, ``<|vision_end|>``). The line break that stands behind an image else gives way to them.
+
+    Attributes:
+        inner: the template.
+        before: in front of each image.
+        after: behind it.
+    """
+
+    inner: Template
+    before: str
+    after: str
+
+    @property
+    def adds_bos(self) -> bool:  # type: ignore[override]
+        """See :class:`Template`."""
+        return self.inner.adds_bos
+
+    @property
+    def thinking(self) -> bool | None:
+        """See :class:`TokenizerTemplate`."""
+        return getattr(self.inner, "thinking", None)
+
+    def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
+        """See :meth:`Template.pieces`."""
+        out: list[Piece] = []
+        for piece in self.inner.pieces(turns, tokenizer, images):
+            if piece.image:
+                out += [Piece(self.before), piece, Piece(self.after)]
+            elif len(out) > 1 and out[-2].image:
+                out.append(piece._replace(text=piece.text.removeprefix("\n")))
+            else:
+                out.append(piece)
+        return out
+
+    def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """See :meth:`Template.stop`."""
+        return self.inner.stop(tokenizer)
+
+
 TEMPLATES: dict[TemplateName, Template] = {
     "plain": Plain(),
     "bare": Bare(),
@@ -318,14 +360,17 @@ TEMPLATES: dict[TemplateName, Template] = {
 }
 
 
-def template(name: TemplateName, thinking: bool | None = None) -> Template:
-    """The template called ``name``; ``thinking``: whether the answers of the tokenizer's own begin with thoughts.
+def template(name: TemplateName, thinking: bool | None = None, image_marks: tuple[str, str] | None = None) -> Template:
+    """The template called ``name``; ``thinking``: whether the answers of the tokenizer's own begin with thoughts;
+    ``image_marks``: texts before and behind every image.
 
     Raises:
         ValueError: listing the names there are; or another template is to think.
     """
     if name not in TEMPLATES:
         raise ValueError(f"data.template: {name!r} is none of {', '.join(TEMPLATES)}")
+    if image_marks is not None:
+        return Marked(template(name, thinking), *image_marks)
     if thinking is None:
         return TEMPLATES[name]
     if name != "tokenizer":

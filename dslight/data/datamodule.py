@@ -99,6 +99,8 @@ class ShardData(LightningDataModule, Written):
             template says, else ``vicuna_v1``.
         thinking: whether answers in the tokenizer's own template begin with thoughts (``enable_thinking``); default: as
             it does where nobody says, if answers can be learnt so.
+        image_marks: texts before and behind every image, as a released model was trained with:
+            ``["<|vision_start|>", "<|vision_end|>"]``.
         global_batch_size: samples per optimizer step, over all ranks.
         micro_batch_size: samples that a rank takes at once; default: all of its share of a step.
         val_batch_size: questions that a rank generates for at once.
@@ -153,6 +155,7 @@ class ShardData(LightningDataModule, Written):
         worker_timeout: float = 600,
         worker_start: Start | None = None,
         thinking: bool | None = None,
+        image_marks: tuple[str, str] | None = None,
     ) -> None:
         super().__init__()
         if thinking is not None and template is not None:
@@ -166,7 +169,7 @@ class ShardData(LightningDataModule, Written):
         self.exif: Exif = exif
         self.alpha: Alpha = alpha
         self.template_name: TemplateName | None = template
-        self.thinking = thinking
+        self.thinking, self.image_marks = thinking, image_marks
         self.global_batch_size, self.micro_batch_size, self.val_batch_size = (
             global_batch_size,
             micro_batch_size,
@@ -211,7 +214,8 @@ class ShardData(LightningDataModule, Written):
         self._suffixes = dict(suffixes or {})
         self.template_name = name = self.template_name or default_template(tokenizer)
         decoding = (self.pixels, self.exif, self.alpha)
-        rows = RowMaker(template_named(name, self.thinking), tokenizer, self.views, image_size, *decoding)
+        written = template_named(name, self.thinking, self.image_marks and (self.image_marks[0], self.image_marks[1]))
+        rows = RowMaker(written, tokenizer, self.views, image_size, *decoding)
         self._processor = Processor(rows, slots, self.max_length, self.on_unusable)
         return self._processor
 

@@ -2,7 +2,7 @@
 
 A template is a program, and some do more than write turns: Qwen3's puts an empty thinking block before the last answer
 and takes it away once a further turn follows, Phi-4-mini's ends every rendering with an end-of-text, DeepSeek's
-distilled ones cut an answer's thoughts, those of llava-hf read parts and no text. Decided here: an answer is learnt
+distilled ones cut an answer's thoughts. Decided here: an answer is learnt
 where the model will write it, behind exactly the prompt that it will see; a template with which that cannot be is
 refused, and what is only worth knowing is said by ``dslight plan``.
 """
@@ -98,7 +98,7 @@ def _asked(tokenizer: Any, thinking: bool | None) -> Habits:
 
     prompt, full = written(_FIRST), written(_FIRST, _ANSWER)
     if _FIRST not in prompt:
-        return Habits(f"the tokenizer's leaves out the text of a message (it reads lists of parts); {_INSTEAD}")
+        return Habits(f"the tokenizer's leaves out the text of a message; {_INSTEAD}")
     if "strftime_now(" in on_day(tokenizer.get_chat_template()):
         return Habits(f"the tokenizer's writes the day in a form that is not written out in it; {_INSTEAD}")
     if written(_FIRST) != prompt:

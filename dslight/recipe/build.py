@@ -140,8 +140,12 @@ class Experiment:
         return self.slots.order(grid, size, self.pieces) if self.slots else ()
 
 
-def check(recipe: Mapping[str, Any]) -> Experiment:
+def check(recipe: Mapping[str, Any], trains: bool = True) -> Experiment:
     """The experiment on the meta device: all shapes, no memory, no weights, no data.
+
+    Args:
+        recipe: as composed.
+        trains: whether it is to be trained as it is, and not to be filled with what was trained.
 
     Raises:
         RecipeError: naming the key's path, the value and the limit.
@@ -155,11 +159,11 @@ def check(recipe: Mapping[str, Any]) -> Experiment:
         for rows, cols in experiment.grids:
             views = (1 + rows * cols) * (1 + experiment.fine**2) - 1
             at_most("crops", views, f"data.views: {rows} x {cols} crops, {views:,} with all of theirs", RecipeError)
-        check_experiment(experiment)
+        check_experiment(experiment, trains)
     return experiment
 
 
-def check_experiment(experiment: Experiment) -> None:
+def check_experiment(experiment: Experiment, trains: bool = True) -> None:
     """What the parts, the stage, the data and the strategy are to each other.
 
     Raises:
@@ -172,7 +176,7 @@ def check_experiment(experiment: Experiment) -> None:
         except ValueError as error:
             raise RecipeError(in_recipe(f"model.{error}", recipe)) from None
         _check_packing(model, experiment.data)
-    if isinstance(model, VLM):
+    if isinstance(model, VLM) and trains:
         _check_newline(model, recipe)
     for name in recipe.get("weights") or {}:
         parts = model.parts()
@@ -240,7 +244,7 @@ def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
 
 
 def _ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None) -> tuple[Experiment, Any]:
-    checked = check(recipe)
+    checked = check(recipe, trains=opens == "fit")
     if opens is not None:
         try:
             checked.data.setup(opens)

@@ -172,6 +172,18 @@ def test_documents_that_share_a_row_give_the_loss_that_each_gives_alone(family):
     assert abs(float(lm.loss(packed, moved)[0] - expected)) > 1e-2
 
 
+def test_a_narrow_copy_does_not_hide_axes():
+    """Qwen3.5 turns a quarter of a head: in a tiny copy, by a single frequency, which is time's."""
+    text = {name: value for name, value in TEXT.items() if name not in ("rope_parameters", "intermediate_size")}
+    rope = {**TEXT["rope_parameters"], "partial_rotary_factor": 0.25}
+    assert HFCausalLM(config={"model_type": "qwen3_5_text", **text, "rope_parameters": rope}).axes == 3
+
+
+def test_several_axes_that_were_not_found_out_are_said():
+    with pytest.warns(UserWarning, match="several axes .* was not found out; visual tokens count as text"):
+        HFCausalLM(config={"model_type": "ernie4_5_vl_moe_text", **TEXT})
+
+
 def test_a_decoder_of_one_axis_is_not_asked_for_more():
     lm = HFCausalLM(config={"model_type": "qwen3", **{k: v for k, v in TEXT.items() if k != "rope_parameters"}})
     assert lm.axes == 1

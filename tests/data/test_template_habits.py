@@ -78,7 +78,7 @@ REFUSED = {
     "thinks": (THINKS, r"puts '<think>\\n\\n</think>\\n\\n' before an answer.*set data\.thinking: false"),
     "cuts thoughts": (CUTS, r"prompt ends in '<think>\\n', behind which it writes no answer"),
     "no end": (NO_END, "writes nothing behind an answer"),
-    "parts only": (PARTS, "leaves out the text of a message"),
+    "no text": (PARTS.replace("{{ c.text }}", ""), "leaves out the text of a message"),
     "rewrites": (REWRITES, "changes an answer once another turn follows"),
     "none": (None, "the tokenizer has no chat template"),
     "the clock": (CLOCK, "writes the day in a form that is not written out in it"),
@@ -100,7 +100,7 @@ def test_a_template_with_which_no_answer_can_be_learnt_is_refused_in_one_sentenc
 
 
 def test_what_ends_no_answer_has_no_stop():
-    for chat_template in (CUTS, NO_END, PARTS, None):
+    for chat_template in (CUTS, NO_END, None):
         with pytest.raises(BadSample, match=r"data\.template: "):
             template("tokenizer").stop_ids(asked(chat_template))
     assert template("tokenizer").stop(asked(THINKS)) == "<|im_end|>"
@@ -127,6 +127,21 @@ def test_of_answers_that_are_rewritten_the_last_is_learnt_and_it_is_said():
     assert "only the last answer of a conversation is learnt" in check_habits(tokenizer, False).notes[0]
     with pytest.raises(BadSample, match="<image> in an answer"):
         quiet.encode(talk("<image>\nq", "an <image> tag", "r", "B"), tokenizer)
+
+
+def test_a_template_of_parts_is_given_parts():
+    """As those of multimodal models, which may leave out a text that is no part of a list."""
+    assert shown(TokenizerTemplate(), TWO, asked(PARTS)) == shown(TokenizerTemplate(), TWO, asked(CHATML + ASKS))
+
+
+def test_marks_stand_around_every_image_in_place_of_a_line_break():
+    tokenizer = asked(CHATML + ASKS)
+    marked = template("tokenizer", image_marks=("(", ")"))
+    assert tokenizer.decode([i for i in marked.prompt("q", 2, tokenizer) if i != IMAGE]) == (
+        "<|im_start|>user\n()()q<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert shown(marked, TWO, tokenizer).startswith("<|im_start|>user\n([image])q<|im_end|>")  # type: ignore[arg-type]
+    assert marked.stop_ids(tokenizer) == template("tokenizer").stop_ids(tokenizer)
 
 
 def test_what_ends_every_text_is_no_part_of_an_answer():

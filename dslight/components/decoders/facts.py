@@ -221,13 +221,16 @@ def _placed(copy: Any, ids: Tensor, positions: Tensor) -> Tensor:
 
 def _axes(copy: Any, ids: Tensor, logits: Tensor) -> tuple[int, bool]:
     """How many axes positions have, and whether the count of tokens stands in front: positions that are equal in all
-    axes are those of text, and one axis alone makes a difference.
+    axes are those of text, others are not, and a count alone makes no difference. So narrow a copy may have too few
+    frequencies for each axis; that there are several is told by what it takes.
     """
     for counts in (True, False):
         same = torch.arange(ids.shape[1]).expand(AXES + counts, *ids.shape)
-        other = same.clone()
-        other[-1, :, 2:5] += 2
-        if alike(_placed(copy, ids, same), logits) and not alike(_placed(copy, ids, other), logits):
+        other, counted = same.clone(), same.clone()
+        other[counts:, :, 2:5] += 50
+        counted[:counts, :, 2:5] += 50
+        found = [alike(_placed(copy, ids, each), logits) for each in (same, other, counted)]
+        if found == [True, False, True]:
             return AXES, counts
     return 1, False
 

@@ -20,9 +20,9 @@ WIDTH, DEPTH, VOCABULARY = 32, 4, 64
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers", "num_decoder_layers")
 _LAYERS += ("num_blocks",)
 SIZES: list[tuple[str, int]] = [
-    (r"hidden_size|d_model|n_embd|dim|emb_dim|embedding_dim|word_embed_proj_dim|lru_width", WIDTH),
+    (r"hidden_size|d_model|n_embd|dim|emb_dim|embed_dim|embedding_dim|word_embed_proj_dim|lru_width", WIDTH),
     (r"(input_|output_)?embedding_size|backbone_hidden_size", WIDTH),
-    (r"num_hidden_layers|n_layers?|num_layers|(num_)?(de|en)coder_layers|num_blocks", DEPTH),
+    (r"num_hidden_layers|n_layers?|num_layers|(num_)?(de|en)coder_layers|num_blocks|depth", DEPTH),
     (r"(de|en)coder_attention_heads|num_(de|en)coder_attention_heads|attention_heads|n_heads?|num_heads", 4),
     (r"(swa_)?num_attention_heads|num_kv_heads|n_mamba_heads", 4),
     (r"(swa_)?num_key_value_heads|num_global_key_value_heads|num_query_groups", 2),

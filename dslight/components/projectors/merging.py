@@ -25,8 +25,10 @@ class PixelShuffleMLPProjector(MapProjector):
     The channels of a merged token are those of its block row by row: top left, top right, ..., bottom right, C each.
     This is the order of Qwen's mergers and of InternVL's pixel shuffle, whose projectors it equals:
 
-    - Qwen2-VL: ``hidden: merged, norm: pre``; Qwen3-VL the same with ``stack_norm: post, per_level: true``;
-    - InternVL: ``norm: post, eps: 1.0e-5``.
+    - Qwen2-VL: ``hidden: merged, norm: pre``; Qwen2.5-VL the same with ``rms: true``; Qwen3-VL as Qwen2-VL with
+      ``stack_norm: post, per_level: true``;
+    - InternVL: ``norm: post, eps: 1.0e-5``;
+    - Idefics 3 and SmolVLM: ``layers: 1, bias: false``.
 
     Args:
         in_widths: C of each level.
@@ -38,6 +40,8 @@ class PixelShuffleMLPProjector(MapProjector):
         stack_norm: the same for every level but the first, with ``per_level``; ``None``: as ``norm``.
         eps: of the layer norm.
         per_level: see :class:`MapProjector`.
+        bias: whether the linear layers have one.
+        rms: whether the norm is an RMS norm, and no layer norm.
 
     Example:
         >>> dslight.PixelShuffleMLPProjector([16], 32, factor=2)([torch.randn(1, 4, 4, 16)]).shape
@@ -57,7 +61,10 @@ class PixelShuffleMLPProjector(MapProjector):
         stack_norm: Norm | None = None,
         eps: float = 1e-6,
         per_level: bool = False,
+        bias: bool = True,
+        rms: bool = False,
     ) -> None:
+        self.bias, self.rms = bias, rms
         self.factor, self.layers, self.hidden, self.eps = _at_least_one(factor), layers, hidden, eps
         self.norm, self.stack_norm = norm, stack_norm or norm
         if self.stack_norm != norm and not per_level:
@@ -73,9 +80,9 @@ class PixelShuffleMLPProjector(MapProjector):
         norm = self.stack_norm if level else self.norm
         parts: OrderedDict[str, nn.Module] = OrderedDict(merge=Merge(self.factor))
         if norm != "none":
-            parts["norm"] = nn.LayerNorm(width if norm == "pre" else merged, self.eps)
+            parts["norm"] = (nn.RMSNorm if self.rms else nn.LayerNorm)(width if norm == "pre" else merged, self.eps)
             parts.move_to_end("norm", last=norm == "post")
-        parts["mlp"] = mlp(merged, self.out_width, self.layers, hidden)
+        parts["mlp"] = mlp(merged, self.out_width, self.layers, hidden, bias=self.bias)
         return nn.Sequential(parts)
 
     def out_grid(self, grid: Grid) -> Grid:

@@ -11,7 +11,12 @@ from dslight.components.projector import MapProjector
 
 
 def mlp(
-    in_width: int, out_width: int, layers: int, hidden: int | None = None, activation: type[nn.Module] = nn.GELU
+    in_width: int,
+    out_width: int,
+    layers: int,
+    hidden: int | None = None,
+    activation: type[nn.Module] = nn.GELU,
+    bias: bool = True,
 ) -> nn.Sequential:
     """Linear layers with activations between them; with exact GELUs, LLaVA's ``mlpNx_gelu``.
 
@@ -21,13 +26,14 @@ def mlp(
         layers: how many linear layers.
         hidden: the width between them; ``None``: ``out_width``, as in LLaVA.
         activation: between them.
+        bias: whether layers have one.
     """
     if layers < 1:
         raise ValueError(f"layers: a projector needs at least 1 layer, got {layers}")
     widths = [in_width, *[hidden or out_width] * (layers - 1), out_width]
     modules: list[nn.Module] = []
     for before, after in pairwise(widths):
-        modules += [nn.Linear(before, after), activation()]
+        modules += [nn.Linear(before, after, bias), activation()]
     return nn.Sequential(*modules[:-1])
 
 

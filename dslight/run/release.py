@@ -1,0 +1,159 @@
+"""``dslight import``: a released multimodal model as a recipe and weights, so that its stack is a setting.
+
+The folder is what ``dslight export`` writes: ``dslight.yaml`` with the weights under our names and the tokenizer beside
+it. ``dslight chat``, ``predict`` and :func:`dslight.load` open it; a recipe or an ablation begins from it with
+``bases: [FOLDER/dslight.yaml]``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from dslight.checkpoints.families import family_of
+from dslight.checkpoints.families.family import Family, Section
+from dslight.checkpoints.released import account, convert, opened, write_shards
+from dslight.components.transformers_config import settings_of
+from dslight.data.chat_template import image_marks
+from dslight.files.atomic import write_atomically
+from dslight.files.system import room_for
+from dslight.recipe.build import check
+from dslight.recipe.compose import compose, to_yaml
+from dslight.recipe.errors import RecipeError
+from dslight.run.deletion import begin_folder, end_folder, give_up_folder
+from dslight.texts import inert, printable
+from dslight.vlm import VLM
+
+READ = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+"""Files of a repository that are fetched: no pickles, and no code."""
+SHARD = 5 * 10**9
+RECIPE = "dslight.yaml"
+
+
+def import_release(source: str, out: Path) -> list[str]:
+    """Write the recipe and the weights of a released model.
+
+    Args:
+        source: a folder, or the name of a repository of the Hub.
+        out: the new folder.
+
+    Returns:
+        What there is to say of it, a sentence a line.
+
+    Raises:
+        RecipeError: its kind is not known, or no recipe says what it is; before a weight is read.
+        WeightsError: it does not hold what the recipe needs.
+        NoSpaceError: the disk is full; nothing stays of what was written.
+    """
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise RecipeError(f"--out: {out} exists and is not empty")
+    try:
+        config = settings_of(source, trust=False)
+        family = family_of(config.model_type)
+        config = getattr(config, family.inside[0]) if family.inside else config
+        family.model(config)
+    except (ValueError, OSError) as error:
+        raise RecipeError(str(error)) from error
+    folder = _folder(source)
+    recipe = _recipe(family, config, folder, out)
+    partial = begin_folder(out)
+    try:
+        lines = _tokenizer(family, config, source, folder, partial, out, recipe)
+        (partial / RECIPE).write_text(to_yaml(recipe))
+        made = {key: value for key, value in compose(partial / RECIPE).items() if key != "weights"}
+        model = cast(VLM, check(made).model)
+        file = opened(folder, config, _auto(), family.inside[1] if family.inside else "")
+        found = account(family, config, file, model.parts())
+        with room_for(out, sum(4 * _count(file.shapes[name]) for name in found.names)):
+            write_shards(convert(family, config, file, found), partial, SHARD)
+        said = [*_said(family, source, model, len(found.names)), *found.lines(), *lines]
+        write_atomically(partial / "README.md", inert(printable(_card(family, source, out, said))))
+        end_folder(partial, out)
+    except BaseException:
+        give_up_folder(partial)
+        raise
+    return said
+
+
+def _auto() -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText
+
+
+def _recipe(family: Family, config: Any, folder: Path, out: Path) -> dict[str, Any]:
+    model, pixels = family.model(config), _pixels(folder)
+    if isinstance(pixels.get("image_mean"), list) and isinstance(pixels.get("image_std"), list):
+        encoder = next(iter(model["vision_encoder"].values()))
+        encoder.update(mean=pixels["image_mean"], std=pixels["image_std"])
+    next(iter(model["language_model"].values()))["tokenizer"] = str(out)
+    recipe: dict[str, Any] = {"name": out.name, "model": model, "weights": {"model": str(out)}}
+    views = family.views(config, pixels)
+    return {**recipe, "data": {"views": views}} if views else recipe
+
+
+def _folder(source: str) -> Path:
+    """Where the checkpoint lies; one of the Hub is fetched."""
+    if Path(source).expanduser().is_dir():
+        return Path(source).expanduser()
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(source, allow_patterns=list(READ)))
+
+
+def _pixels(folder: Path) -> Section:
+    """What a checkpoint says of its image processor."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            said = json.loads((folder / name).read_text())
+            return said.get("image_processor", said)
+    return {}
+
+
+def _tokenizer(
+    family: Family, config: Any, source: str, folder: Path, partial: Path, out: Path, recipe: dict[str, Any]
+) -> list[str]:
+    """Write the tokenizer beside the recipe, and what stands around images; returns what there is to say."""
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        next(iter(recipe["model"]["language_model"].values())).pop("tokenizer")
+        return [f"{source} has no tokenizer; name one in {out / RECIPE}: model.language_model.init_args.tokenizer"]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{source}: its tokenizer cannot be read: {error}") from error
+    tokenizer.save_pretrained(partial)
+    image = tokenizer.convert_ids_to_tokens(config.image_token_id)
+    marks = image_marks(tokenizer, image) if tokenizer.chat_template else None
+    before, after = marks or ("", "")
+    before, after = before + family.around[0], family.around[1] + after
+    if before or after:
+        recipe.setdefault("data", {})["image_marks"] = [before, after]
+    shown = f"around an image stand {before!r} and {after!r}"
+    return [f"{shown} (data.image_marks)" + ("" if marks else "; its chat template does not say what should")]
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _said(family: Family, source: str, model: VLM, tensors: int) -> list[str]:
+    entering = "; ".join(f"{part} layer {at}: {group}" for part, at, group in model.stacking.placements)
+    return [f"{source} is a {family.title}: {tensors} tensors", f"visual tokens enter: {entering}", *family.remarks]
+
+
+def _card(family: Family, source: str, out: Path, said: list[str]) -> str:
+    lines = [f"# {out.name}", "", f"{family.title}, imported with dslight from `{source}`.", ""]
+    lines += [
+        *(f"- {line}" for line in said),
+        "",
+        "```yaml",
+        "# another stack, from here on",
+        f"bases: [{out / RECIPE}]",
+    ]
+    return "\n".join([*lines, "model: {stacking: {LowResolution: {}}}", "```", ""])
