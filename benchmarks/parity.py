@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import logging
 import tempfile
 import warnings
@@ -91,12 +92,14 @@ class Case:
         config: arguments of the configuration.
         inputs: what the model takes, out of our views.
         axes: whether positions have several axes, which the model then makes itself.
+        attributes: of the configuration, which its class does not name and its model reads.
     """
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
     inputs: Inputs = by_view
     axes: bool = False
+    attributes: dict[str, int] = field(default_factory=dict)
 
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
@@ -114,6 +117,10 @@ NATIVE: dict[str, Any] = {
 WINDOWS = {
     "depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2,
     "out_hidden_size": 48, "window_size": 16, "fullatt_block_indexes": [1, 3],
+}  # fmt: skip
+SOUND: dict[str, Any] = {
+    "encoder_layers": 1, "d_model": 16, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "output_dim": 48,
+    "downsample_hidden_size": 8,
 }  # fmt: skip
 TOKENS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
 
@@ -192,6 +199,15 @@ CASES: dict[str, Case] = {
         "Qwen3VLMoe", {"vision_config": NATIVE, "text_config": {**WIDE, **EXPERTS}, **TOKENS}, by_patch, axes=True
     ),
     "cosmos3_omni": Case("Cosmos3Omni", {"vision_config": NATIVE, "text_config": WIDE, **TOKENS}, by_patch, axes=True),
+    "qwen3_omni_moe_thinker": Case(
+        "Qwen3OmniMoeThinker",
+        {
+            "vision_config": NATIVE, "text_config": {**WIDE, **EXPERTS}, "audio_config": SOUND,
+            "image_token_id": IMAGE, "video_token_id": VIDEO,
+        },
+        by_patch, axes=True,
+        attributes={"vision_start_token_id": START, "vision_end_token_id": END},
+    ),
     "cohere_compass": Case(
         "CohereCompass", {"vision_config": NATIVE, "text_config": COMPASS, **TOKENS}, by_patch, axes=True
     ),
@@ -242,6 +258,8 @@ def checkpoint(case: Case, folder: Path) -> Any:
     """Write a random model and its tokenizer; returns the model."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{case.name}Config")(**case.config)
+    for key, value in case.attributes.items():
+        setattr(config, key, value)
     model = getattr(transformers, f"{case.name}ForConditionalGeneration")(config).eval().requires_grad_(False)
     for parameter in model.parameters():  # the usual start, 0.02, leaves all logits nearly equal at this size
         parameter.normal_(std=0.15) if parameter.ndim >= 2 else parameter.add_(0.1 * torch.randn_like(parameter))
@@ -289,7 +307,8 @@ def compare(case: Case, theirs: Any, ours: Any, new: int = 8) -> Compared:
     assert made.views is not None
     inputs = {"input_ids": made.input_ids, "attention_mask": made.attention_mask}
     inputs |= case.inputs(ours.vision_encoder, made.views)
-    inputs |= {"mm_token_type_ids": made.visual_mask.int()} if case.axes else {}
+    if "mm_token_type_ids" in inspect.signature(theirs.forward).parameters:
+        inputs["mm_token_type_ids"] = made.visual_mask.int()
     placed = {} if case.axes else {"position_ids": (made.attention_mask.cumsum(-1) - 1).clamp(min=0)}
     real = made.attention_mask.bool()
     expected, found = theirs(**inputs, **placed).logits[real], ours(made)[real]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         LowResolution,
         MapProjector,
         MLPProjector,
+        NaFlexEncoder,
         NativeVisionEncoder,
         Objective,
         Operation,

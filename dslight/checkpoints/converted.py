@@ -32,12 +32,21 @@ class File:
 
 
 class Converted(File):
-    """A checkpoint as ``network``, a model of transformers, names and cuts its tensors."""
+    """A checkpoint as ``network``, a model of transformers, names and cuts its tensors.
 
-    def __init__(self, path: str | Path, network: Any) -> None:
+    Args:
+        path: of the checkpoint.
+        network: the model, which may be without memory.
+        inside: what the names of its tensors begin with, of a model that is a part of the checkpoint's; others are
+            ``beside``.
+    """
+
+    def __init__(self, path: str | Path, network: Any, inside: str = "") -> None:
         super().__init__(path)
-        self.network, self.groups = network, []
-        stored, self.shapes = self.shapes, {}
+        self.network, self.groups, self.inside = network, [], inside
+        self.beside = [name for name in self.shapes if not name.startswith(inside)]
+        stored = {name.removeprefix(inside): shape for name, shape in self.shapes.items() if name.startswith(inside)}
+        self.shapes = {}
         for group in joined(network, stored):
             made = self._made(group, lambda name: torch.empty(stored[name], device="meta"))
             self.groups.append((group, set(made)))
@@ -56,11 +65,11 @@ class Converted(File):
                 continue
             names = [name for each in group.sources.values() for name in each]
             if group.transform is None:  # its own share can be read alone
-                for _, tensor in tensors(self.path, {names[0]: wanted[group.target]}):
+                for _, tensor in tensors(self.path, {self.inside + names[0]: wanted[group.target]}):
                     yield group.target, tensor
                 continue
-            read = dict(tensors(self.path, dict.fromkeys(names)))
-            for name, tensor in self._made(group, read.__getitem__).items():
+            read = dict(tensors(self.path, dict.fromkeys(self.inside + name for name in names)))
+            for name, tensor in self._made(group, lambda name, read=read: read[self.inside + name]).items():
                 if name in wanted:
                     part = wanted[name]
                     yield name, tensor if part is None else tensor[part]

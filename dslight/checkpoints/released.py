@@ -47,13 +47,14 @@ class Account:
             yield f"not in the recipe: {', '.join(names[:SHOWN])}{more}" + (f" ({reason})" if reason else "")
 
 
-def opened(folder: Path, config: Any, kind: Any) -> Converted:
+def opened(folder: Path, config: Any, kind: Any, inside: str = "") -> Converted:
     """A released checkpoint, as transformers' model of ``config`` has its tensors.
 
     Args:
         folder: of the checkpoint.
         config: of the whole model.
         kind: transformers' auto class that makes it.
+        inside: what the names of its tensors begin with, of a release of several models.
 
     Raises:
         WeightsError: it has none but pickled weights.
@@ -63,7 +64,7 @@ def opened(folder: Path, config: Any, kind: Any) -> Converted:
             raise WeightsError(f"{file}: only safetensors are imported; convert it where it was made")
     with torch.device("meta"):
         network = kind.from_config(config)
-    return Converted(folder, network)
+    return Converted(folder, network, inside)
 
 
 def account(family: Family, config: Any, file: Converted, parts: Mapping[str, Any]) -> Account:
@@ -79,7 +80,7 @@ def account(family: Family, config: Any, file: Converted, parts: Mapping[str, An
         WeightsError: a part has a place for a tensor that the file lacks, or holds in another shape.
     """
     own = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.own_state().items()}
-    found, problems = Account(), []
+    found, problems = Account(left=dict.fromkeys(file.beside, "of another model of the release")), []
     for name, shape in file.shapes.items():
         new = family.ours(name, config)
         if new is None or new not in own:

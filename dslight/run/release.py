@@ -51,6 +51,7 @@ def import_release(source: str, out: Path) -> list[str]:
     try:
         config = settings_of(source, trust=False)
         family = family_of(config.model_type)
+        config = getattr(config, family.inside[0]) if family.inside else config
         family.model(config)
     except (ValueError, OSError) as error:
         raise RecipeError(str(error)) from error
@@ -62,7 +63,7 @@ def import_release(source: str, out: Path) -> list[str]:
         (partial / RECIPE).write_text(to_yaml(recipe))
         made = {key: value for key, value in compose(partial / RECIPE).items() if key != "weights"}
         model = cast(VLM, check(made).model)
-        file = opened(folder, config, _auto())
+        file = opened(folder, config, _auto(), family.inside[1] if family.inside else "")
         found = account(family, config, file, model.parts())
         with room_for(out, sum(4 * _count(file.shapes[name]) for name in found.names)):
             write_shards(convert(family, config, file, found), partial, SHARD)

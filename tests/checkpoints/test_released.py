@@ -43,7 +43,7 @@ def rewritten(folder: Path, change: Any) -> None:
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
 
-SLOW = ("llava (SigLIP, Qwen 2, two layers)", "qwen2_vl", "cosmos3_omni")
+SLOW = ("llava (SigLIP, Qwen 2, two layers)", "qwen2_vl", "cosmos3_omni", "qwen3_omni_moe_thinker")
 """Families that share all of their code with others here."""
 
 
@@ -126,6 +126,7 @@ def test_pickled_weights_are_not_opened(tmp_path):
     ("kind", "message"),
     [
         ("mllama", r"model type 'mllama' is not known; known: .*granite4_vision, idefics3, internvl, .*"),
+        ("granite_docling", "a granite_docling cannot be a recipe: its base tokens pass a connector of another kind"),
         ("paligemma", "a paligemma cannot be a recipe: its prompt attends in both directions"),
         ("gemma3", "a gemma3 cannot be a recipe: the tokens of an image attend to each other in both directions"),
     ],
@@ -255,6 +256,22 @@ def test_the_order_of_qwen_s_indexes_chooses_mergers_and_no_layers(indexes, tmp_
     assert any("deepstack_merger_list.2" in line and "no block is merged by it" in line for line in said) == (
         len(indexes) == 3
     )
+
+
+def test_of_a_release_of_several_models_the_one_that_sees_is_taken(tmp_path):
+    name = "qwen3_omni_moe_thinker"
+    theirs = checkpoint(CASES[name], tmp_path / "released")
+    file = tmp_path / "released" / "config.json"
+    file.write_text(json.dumps({"model_type": "qwen3_omni_moe", "thinker_config": json.loads(file.read_text())}))
+    speech = {"talker.model.norm.weight": torch.ones(2), "code2wav.bias": torch.ones(2)}
+    rewritten(tmp_path / "released", lambda held: {**{f"thinker.{key}": one for key, one in held.items()}, **speech})
+    said = import_release(str(tmp_path / "released"), tmp_path / "imported")
+    assert any("talker.model.norm.weight (of another model of the release)" in line for line in said)
+    assert any(line.startswith("not in the recipe: model.audio_tower.") for line in said)
+    ours = dslight.load(tmp_path / "imported", device="cpu").eval()
+    found = compare(CASES[name], theirs, ours)
+    assert found.difference < 1e-5
+    assert found.same
 
 
 def test_the_budget_of_pixels_is_the_checkpoint_s(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dslight.checkpoints.families.family import Family
 from dslight.checkpoints.families.granite import GRANITE4_VISION
 from dslight.checkpoints.families.llava import LLAVA, LLAVA_NEXT
-from dslight.checkpoints.families.qwen import COMPASS, QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from dslight.checkpoints.families.qwen import COMPASS, OMNI, QWEN2_5_VL, QWEN2_VL, QWEN3_VL, THINKER
 from dslight.checkpoints.families.shuffled import IDEFICS3, INTERNVL
 
 FAMILIES: dict[str, Family] = {
@@ -21,11 +21,15 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl_moe": QWEN3_VL,
     "cosmos3_omni": QWEN3_VL,
     "cohere_compass": COMPASS,
+    "qwen3_omni_moe_thinker": THINKER,
+    "qwen3_omni_moe": OMNI,
 }
 
 REFUSED: dict[str, str] = {
     "paligemma": "its prompt attends in both directions, which no decoder here does",
     "gemma3": "the tokens of an image attend to each other in both directions, which no decoder here does",
+    "granite_docling": "its base tokens pass a connector of another kind than its stacks, with a position code behind, "
+    "and a projector here has one kind",
     "llava_onevision": "its tiles are shrunk to a budget of tokens (anyres_max), which no layout here does",
 }
 """Those that would be another model, and why."""

@@ -43,6 +43,8 @@ class Family:
         levels: names that depend on the configuration: of the nets of levels. They count before the others.
         left_out: (pattern of a name in transformers' memory, why the recipe has no place for it).
         changed: of a tensor (our name, the tensor, configuration), what is written instead.
+        inside: of a release of several models, which one it is: the attribute of its configuration, and what the names
+            of its tensors begin with in the file.
         around: what its processor, and not its chat template, puts before and behind the tokens of an image.
         remarks: sentences about what is not as in the release, or easily taken for something else.
     """
@@ -54,6 +56,7 @@ class Family:
     levels: Callable[[Any], Names] = lambda config: ()
     left_out: Names = ()
     changed: Callable[[str, Tensor, Any], Tensor] = lambda name, tensor, config: tensor
+    inside: tuple[str, str] | None = None
     around: tuple[str, str] = ("", "")
     remarks: tuple[str, ...] = ()
 

@@ -8,6 +8,7 @@ merged by the second merger, behind layer 0. Here taps are written in the order 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from dslight.checkpoints.families.family import (
@@ -20,6 +21,7 @@ from dslight.checkpoints.families.family import (
     decoder,
     dtype_of,
     is_tied,
+    needs,
     written,
 )
 
@@ -67,6 +69,29 @@ def _mergers(config: Any) -> Names:
     for level, index in enumerate(levels, start=1):
         names += _merger(rf"deepstack_merger_list\.{listed.index(index)}", f"nets.{level}")
     return names
+
+
+def _thinker(config: Any) -> Section:
+    """The tower and the decoder are Qwen3-VL-MoE's, under other names."""
+    needs(config.text_config, {"norm_topk_prob": True, "use_sliding_window": False}, "qwen3_omni_moe")
+    made = _stacked(config)
+    encoder = {"config": written(config.vision_config, model_type="qwen3_vl_vision"), "dtype": dtype_of(config)}
+    lm = decoder(config, is_tied(config), model_type="qwen3_vl_moe_text")
+    return {**made, "vision_encoder": {"NativeVisionEncoder": encoder}, "language_model": lm}
+
+
+def _thinker_mergers(config: Any) -> Names:
+    listed, levels = [int(index) for index in config.vision_config.deepstack_visual_indexes or ()], _levels(config)
+    nets = [("merger", "nets.0" if levels else "net")]
+    nets += [(rf"merger_list\.{listed.index(index)}", f"nets.{level}") for level, index in enumerate(levels, start=1)]
+    return tuple(
+        pair
+        for name, net in nets
+        for pair in (
+            (rf"model\.visual\.{name}\.ln_q\.", f"projector.{net}.norm."),
+            (rf"model\.visual\.{name}\.mlp\.", f"projector.{net}.mlp."),
+        )
+    )
 
 
 def _plain(config: Any, rms: bool) -> Section:
@@ -118,6 +143,19 @@ QWEN3_VL = Family(
     left_out=UNCALLED,
     remarks=(MERGERS, IMAGES),
 )
+THINKER = Family(
+    title="Qwen3-Omni's thinker",
+    model=_thinker,
+    names=((r"model\.visual\.(?!merger|merger_list)", "vision_encoder.model."), TEXT_OF_ITS_OWN, HEAD),
+    levels=_thinker_mergers,
+    views=_views,
+    left_out=(
+        (r"model\.visual\.merger_list\.", "no block is merged by it"),
+        (r"model\.audio_tower\.", "it hears, and no part here does"),
+    ),
+    remarks=(MERGERS.replace("deepstack_merger_list", "merger_list"), IMAGES, "it sees and writes: sound is left out"),
+)
+OMNI = replace(THINKER, title="Qwen3-Omni", inside=("thinker_config", "thinker."))
 COMPASS = Family(
     title="Cohere Compass",
     model=_stacked,
