@@ -349,11 +349,14 @@ class VLM(pl.LightningModule):
             for module, mode in modes.items():
                 module.training = mode
 
-    def generate(self, batch: Batch, **options: Any) -> Tensor:
-        """Greedy answers to a batch of left-padded prompts: the new token ids ``[B, new]``."""
+    def generate(self, batch: Batch, visual: VisualTokens | None = None, **options: Any) -> Tensor:
+        """Greedy answers to a batch of left-padded prompts: the new token ids ``[B, new]``; ``visual``: what its views
+        are seen as, where that is known.
+        """
         if isinstance(self, FSDPModule):
             options["synced_gpus"] = True  # a rank whose answers are done goes on until all are: layers are collectives
-        return shared_pictures.generate(self.language_model, batch, self.see(batch.views), **options)
+        seen = self.see(batch.views) if visual is None else visual
+        return shared_pictures.generate(self.language_model, batch, seen, **options)
 
     def _blank(self) -> Views:
         grid, fine = self.stacking.smallest_grid, self.stacking.fine

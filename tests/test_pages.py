@@ -63,7 +63,7 @@ def test_the_way_from_your_own_files_to_a_scored_run_is_open(tmp_path):
         assert len(ShardReader(tmp_path / "data" / name)) == records
 
     rows = re.findall(r"^\| `(\{.*\})` \|", page, re.M)
-    assert len(rows) == 11
+    assert len(rows) == 12
     for row in rows:
         if "my_package" not in row:
             source = row.replace("..., ", "root: x, ")

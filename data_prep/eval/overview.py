@@ -78,7 +78,12 @@ parquet files of the Hub with the pictures inside; `data.val: {NAME: DIR}` asks 
 `yes_no` and `short` read any other set of their kind, and `--circular` asks every rotation of the options
 (`benchmark: circular`).
 Where an evaluator asks a language model what an answer without a letter means, such an answer is `unresolved` here, and
-wrong. The protocols are described in `dslight/metrics/functional/`; a source takes another by `protocol:`, where the
+wrong.
+Columns of the Hub's files are those of the dataset cards, where these name them (DocVQA, InfographicVQA, which has no
+`evidence` there, AI2D, OCRBench, LongVideoBench, MMLongBench-Doc), else those that lmms-eval's tasks of Aug 2026 read;
+CharXiv's are those that several programs read. The kinds of ActivityNet-QA's questions are numbered as its repository
+says.
+The protocols are described in `dslight/metrics/functional/`; a source takes another by `protocol:`, where the
 metric has several.
 
 | name | files | score | protocol | whose rules | answers hidden |

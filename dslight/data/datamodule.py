@@ -84,6 +84,10 @@ class ValSource:
         suffix: what stands behind each question, in place of the benchmark's.
         max_new_tokens: the longest answer, in place of the benchmark's.
         metric: in place of the benchmark's: a ``dslight.metrics.TextMetric``, or a subclass of your own.
+        frames: of a video that is stored frame by frame (``--tile none``), as many, in the middle of equal parts of it.
+        thinking: whether the model is asked to think first, by the tokenizer's own template (``enable_thinking``);
+            default: as ``data.thinking`` says. Thoughts are not scored, and have 2,048 tokens beside the answer's where
+            ``max_new_tokens`` says nothing.
 
     Example:
         >>> pages = dslight.ValSource("data/eval/textvqa", limit=100, benchmark="textvqa", max_new_tokens=8)
@@ -99,6 +103,8 @@ class ValSource:
     suffix: str | None = None
     max_new_tokens: int | None = None
     metric: Metric | None = None
+    frames: int | None = None
+    thinking: bool | None = None
 
 
 Kind = TypeVar("Kind")
@@ -300,6 +306,15 @@ class ShardData(LightningDataModule, Written):
             if not self.val_sources[name].loss and not asks.any():
                 raise ValueError(f"{root} holds no questions; its records are for training, or for their loss: `loss`")
 
+    def _asked(self, name: str, rows: RowMaker) -> RowMaker:
+        """What makes the rows of a source's questions."""
+        thinking = self.val_sources[name].thinking
+        if thinking is None or thinking == self.thinking:
+            return rows
+        if self.template_name not in (None, "tokenizer"):
+            raise ValueError(no_thoughts(name, self.template_name))
+        return replace(rows, template=template_named("tokenizer", thinking))
+
     def _make_plan(self) -> TrainPlan:
         if self.template_name == "tokenizer":
             check_habits(self.rows.tokenizer, self.thinking)
@@ -410,7 +425,7 @@ class ShardData(LightningDataModule, Written):
             lengths = partial(question_lengths, reader, self._measure, suffix)
             by_length = lengths if reader.remote is None else None  # of remote shards, none is pulled for this alone
             collate = replace(plain, once=True)
-            dataset: Any = QuestionRecords(reader, Asking(rows, suffix))
+            dataset: Any = QuestionRecords(reader, Asking(self._asked(name, rows), suffix, source.frames))
             if source.loss:  # a row of padding is one that teaches nothing
                 collate, by_length = replace(collate, on_unusable="shrink"), None
                 dataset = ConversationRecords(reader, rows.train)
@@ -418,6 +433,11 @@ class ShardData(LightningDataModule, Written):
             record = getattr(dataset, "record", int)
             loaders.append(EvalLoader(dataset, items, collate, *sizes, by_length, record))
         return loaders
+
+
+def no_thoughts(name: str, template: str) -> str:
+    """Why a source cannot be asked with or without thoughts in this template."""
+    return f"data.val.{name}.thinking: only data.template: tokenizer knows of thoughts, not {template}"
 
 
 def _cache(folder: str | None, limit: int | None) -> Cache | None:

@@ -176,17 +176,21 @@ def _ask(
     patches = model.vision_encoder.grid[0] * model.vision_encoder.grid[1]
     for asked in questions.asked(others=any(arm.others for arm in compared)):
         batch = asked.batch.to(model.device)
-        if norms is not None:
-            with intervene(norms.watch(batch, layout, patches)):
+        look = None if norms is None else norms.watch(batch, layout, patches)
+        if look is not None and not compared:
+            with intervene(look):
                 model.answer_batch(batch, **options | {"max_new_tokens": 1})
+        # what the arms change is in the language model alone, so the views are seen once for all of them
+        alike = bool(compared) and not groups.count_inside and model.device_mesh is None
+        seen = {"visual": model.see(batch.views)} if alike else {}
         theirs: dict[bool, torch.Tensor] = {}
         if asked.others is not None:
             with groups.recorded() as theirs:
                 model.answer_batch(asked.others.to(model.device), **options | {"max_new_tokens": 1})
         answers, scores = {}, {}
         for arm in compared:
-            with intervene(arm.act(theirs)):
-                answers[arm.name] = model.answer_batch(batch, **options)
+            with intervene(look if look is not None and arm.name == ALL else arm.act(theirs)):
+                answers[arm.name] = model.answer_batch(batch, **options, **seen)
             judge.reset()
             scores[arm.name] = [verdict.score for verdict in judge.update_questions(answers[arm.name], batch.questions)]
         for i, question in enumerate(batch.questions if compared else ()):

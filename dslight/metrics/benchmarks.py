@@ -162,6 +162,11 @@ class Asked(Protocol):
     suffix: str | None
     max_new_tokens: int | None
     metric: Any
+    thinking: bool | None
+
+
+THOUGHTS = 2048
+"""Tokens for thoughts beside those of the answer, where a source asks for thoughts and names no limit."""
 
 
 def row_of(name: str, source: Asked) -> Benchmark:
@@ -174,6 +179,8 @@ def row_of(name: str, source: Asked) -> Benchmark:
     changes = {key: value for key in ("suffix", "max_new_tokens") if (value := getattr(source, key)) is not None}
     if changes.get("max_new_tokens", 1) < 1:
         raise ValueError(f"max_new_tokens: must be at least 1, got {source.max_new_tokens}")
+    if source.thinking and source.max_new_tokens is None:
+        changes["max_new_tokens"] = row.max_new_tokens + THOUGHTS
     if source.metric is not None:
         if not isinstance(source.metric, TextMetric):
             raise ValueError(f"metric: {type(source.metric).__name__} is not a subclass of dslight.metrics.TextMetric")

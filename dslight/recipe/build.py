@@ -28,7 +28,7 @@ from dslight.components import Component, HFCausalLM, HFVisionEncoder, TimmEncod
 from dslight.components.kept_features import refuse as refuse_features
 from dslight.components.stacking import EncoderPass
 from dslight.data.conversation import default_template
-from dslight.data.datamodule import ShardData, micro_size
+from dslight.data.datamodule import ShardData, micro_size, no_thoughts
 from dslight.data.dense import DenseLabelData
 from dslight.data.images import views_for
 from dslight.data.plan import accumulation
@@ -482,6 +482,10 @@ def _check_data(data: Any) -> None:
                 f"data.val.{name}.benchmark: there is no {named!r}{closest(named, BENCHMARKS)}; "
                 f"there are {', '.join(sorted(BENCHMARKS))}"
             )
+        if source.frames is not None and source.frames < 1:
+            raise RecipeError(f"data.val.{name}.frames: must be at least 1, got {source.frames}")
+        if source.thinking is not None and data.template_name not in (None, "tokenizer"):
+            raise RecipeError(no_thoughts(name, data.template_name))
         try:
             row_of(name, source)
         except (ValueError, TypeError) as error:
@@ -489,7 +493,7 @@ def _check_data(data: Any) -> None:
 
 
 def _check_loss(name: str, source: Any) -> None:
-    for key in ("benchmark", "protocol", "suffix", "max_new_tokens", "metric"):
+    for key in ("benchmark", "protocol", "suffix", "max_new_tokens", "metric", "frames", "thinking"):
         if getattr(source, key) is not None:
             raise RecipeError(f"data.val.{name}.{key}: has no effect beside loss, for which nothing is asked")
 

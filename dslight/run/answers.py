@@ -118,6 +118,8 @@ def described(experiment: Experiment, source: str, answers: Sequence[Answer], se
         "protocol": getattr(metric, "protocol", None),
         "suffix": benchmark.suffix,
         "max_new_tokens": benchmark.max_new_tokens,
+        "frames": val.frames,
+        "thinking": experiment.data.thinking if val.thinking is None else val.thinking,
         "judge": benchmark.judge or None,
         "limit": val.limit,
         "questions": len(answers),

@@ -4,6 +4,7 @@ import pytest
 
 from dslight.data import rows
 from dslight.data.datamodule import ShardData, ValSource
+from dslight.data.sample import BadSample
 from dslight.data.shards import ShardWriter
 from dslight.layout import SlotLayout
 
@@ -64,3 +65,53 @@ def test_a_picture_is_decoded_once_for_all_its_questions(loader, monkeypatch):
 def test_data_processes_share_them_too(loader):
     for batch in loader((4, 4), batch=4, num_workers=1):
         assert len(batch.views) == 1
+
+
+@pytest.fixture
+def clip(tmp_path, png, tokenizer):
+    """``clip(count, **source)``: the batches of a question about a clip of so many frames, and one without."""
+    import numpy as np
+
+    def make(count, text="A1", template="bare", **source):
+        root = tmp_path / f"clip-{len(list(tmp_path.iterdir()))}"
+        frames = [png(np.full((8, 8, 3), 10 * i, np.uint8)) for i in range(count)]
+        asked = {"answers": ["1"], "type": ""}
+        with ShardWriter(root) as writer:
+            writer.write("c", frames, {"questions": [{**asked, "question_id": "c", "question": text}]})
+            writer.write("t", [], {"questions": [{**asked, "question_id": "t", "question": "A1"}]})
+        val = {"q": ValSource(str(root), **source)}
+        data = ShardData([], None, 4, val, template=template, val_batch_size=2)
+        data.connect(tokenizer, (8, 8), SlotLayout((2, 2)))
+        data.setup("validate")
+        return list(data.val_dataloader()[0])
+
+    return make
+
+
+def test_fewer_frames_are_those_in_the_middle_of_equal_parts(clip):
+    (batch,) = clip(9, frames=3)
+    assert batch.views.pixels[:, 0, 0, 0].tolist() == [10, 40, 70]
+    assert batch.visual_mask.sum() == 3 * 4
+    (whole,) = clip(3, frames=3)
+    assert len(whole.views) == 3
+
+
+def test_more_frames_than_there_are_and_images_within_the_text_are_refused(clip):
+    with pytest.raises(BadSample, match="frames: 5 are to be shown, and there are 4 images"):
+        clip(4, frames=5)
+    with pytest.raises(BadSample, match="frames: question c says where each of its images stands"):
+        clip(2, text="<image> or <image>?", frames=1)
+
+
+def test_a_source_is_asked_with_or_without_thoughts_whatever_the_others_are(clip, tokenizer, monkeypatch):
+    thinks = "{{ messages[0].content }} A1{% if enable_thinking is false %} B2{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", thinks, raising=False)
+    said = {}
+    for thinking in (None, True, False):
+        (batch,) = clip(1, template="tokenizer", thinking=thinking)
+        said[thinking] = tokenizer.decode(batch.input_ids[0][batch.attention_mask[0].bool()])
+    assert said[False].endswith("B2")
+    assert not said[True].endswith("B2")
+    assert said[None] == said[True]
+    with pytest.raises(ValueError, match=r"data\.val\.q\.thinking: only data\.template: tokenizer knows of thoughts"):
+        clip(1, template="bare", thinking=True)

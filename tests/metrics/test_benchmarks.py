@@ -69,6 +69,16 @@ def test_overrides_replace_the_metrics_arguments():
     assert benchmarks.build("mmbench", circular_groups=7).headline == "circular_accuracy"
 
 
+def test_thoughts_have_room_beside_the_answer_unless_a_limit_is_named():
+    from types import SimpleNamespace
+
+    said = dict.fromkeys(("benchmark", "protocol", "suffix", "max_new_tokens", "metric", "thinking"))
+    assert benchmarks.row_of("docvqa", SimpleNamespace(**said)).max_new_tokens == 32
+    assert benchmarks.row_of("docvqa", SimpleNamespace(**said | {"thinking": True})).max_new_tokens == 32 + 2048
+    limited = said | {"thinking": True, "max_new_tokens": 100}
+    assert benchmarks.row_of("docvqa", SimpleNamespace(**limited)).max_new_tokens == 100
+
+
 def test_an_unknown_benchmark_is_refused_with_the_list():
     with pytest.raises(ValueError, match=r"benchmark: 'vqa2' is not one of .*vqav2"):
         benchmarks.get("vqa2")

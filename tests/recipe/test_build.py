@@ -152,7 +152,7 @@ MISSPELT = {
     "data.trian=[]": "data.trian: there is no such argument; did you mean train?",
     "data.train=[{rot: x}]": "data.train.0.rot: there is no such argument; did you mean root?; it takes root, weight",
     "data.val.pages.limits=3": "data.val.pages.limits: there is no such argument; did you mean limit?; it takes root, "
-    "limit, loss, benchmark, protocol, suffix, max_new_tokens, metric",
+    "limit, loss, benchmark, protocol, suffix, max_new_tokens, metric, frames, thinking",
     "data.views.init_args.row=2": "data.views.init_args.row: there is no such argument; did you mean rows?; it takes "
     "rows, cols, resample, crops_from, fit, pad_color",
     "trainer.max_step=3": "trainer.max_step: there is no such argument; did you mean max_steps?",
@@ -372,6 +372,11 @@ MISFITS = {
     "data.val.pages.benchmark=vqa2": "data.val.pages.benchmark: there is no 'vqa2'; did you mean vqav2?; there are ...",
     "data.val.pages.protocol=offical": "data.val.pages.protocol: 'offical' is not one of ...",
     "data.val.pages={root: x, benchmark: mmvet, protocol: x}": "data.val.pages.protocol: mmvet has none, so ...",
+    "data.val.pages={root: x, frames: 0}": "data.val.pages.frames: must be at least 1, got 0",
+    "data.val.pages={root: x, thinking: true}": "data.val.pages.thinking: only data.template: tokenizer knows of "
+    "thoughts, not bare",
+    "data.val.pages={root: x, loss: true, frames: 2}": "data.val.pages.frames: has no effect beside loss, for which "
+    "nothing is asked",
     "data.val.pages={root: x, loss: true, suffix: x}": "data.val.pages.suffix: has no effect beside loss, for which "
     "nothing is asked",
     "data.val.pages.max_new_tokens=0": "data.val.pages.max_new_tokens: must be at least 1, got 0",

@@ -10,9 +10,11 @@ from PIL import Image
 
 from dslight.cli import main
 from dslight.data.conversation import template
+from dslight.diagnostics.callback import Diagnose
 from dslight.recipe.build import build
 from dslight.recipe.compose import compose
 from dslight.run.diagnose import Questions
+from dslight.vlm import VLM
 
 ALL = ["diagnostics.drop=true", "diagnostics.shuffle=true", "diagnostics.heat_maps=3", "diagnostics.limit=20"]
 ARMS = ["all", "without_1", "without_2", "without_3", "without_4", "without_any", "permuted", "other_image"]
@@ -97,6 +99,16 @@ def test_validate_looks_at_a_model_that_was_trained_without_diagnostics(whole, t
     assert said == [f"diagnostics: {tmp_path / 'run' / 'diagnostics.json'}"]  # and none of its numbers as a score
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]
     assert scores == whole.json("result.json")["scores"]
+
+
+def test_pictures_are_encoded_once_for_all_arms(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole.path, tmp_path / "run")
+    calls, before, see, look = [], [], VLM.see, Diagnose.on_validation_epoch_end
+    monkeypatch.setattr(VLM, "see", lambda *args: calls.append(1) or see(*args))
+    monkeypatch.setattr(Diagnose, "on_validation_epoch_end", lambda *args: before.append(len(calls)) or look(*args))
+    call = ["validate", str(whole.path / "recipe.yaml"), f"run_dir={tmp_path / 'run'}"]
+    assert main([*call, "diagnostics.drop=true", "diagnostics.shuffle=true", "diagnostics.limit=4"]) == 0
+    assert len(calls) - before[-1] == 2  # those of the questions, and the others that stand for them
 
 
 @pytest.mark.parametrize(
