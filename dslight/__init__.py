@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         LowResolution,
         MapProjector,
         MLPProjector,
+        NaFlexEncoder,
         NativeVisionEncoder,
         Objective,
         Operation,

@@ -65,3 +65,17 @@ def test_the_step_benchmark_ends_with_its_ratios():
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["packing_to_today"] < 0.25
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_native_images_has_the_loss_of_transformers_in_every_arm():
+    command = [sys.executable, "-m", "benchmarks.native", "--rounds", "1", "--no-memory"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    ours, packed, theirs = (float(number) for number in re.findall(r"(?:ours|packed|theirs) (\d+\.\d+)", done.stdout))
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert packed == pytest.approx(theirs, abs=1e-4)
+    for arm in ("ours", "packed", "theirs", "padded"):
+        assert len(re.findall(rf"^\| {arm} \| {NUMBER} \| {NUMBER} \|", done.stdout, re.M)) == 1, arm

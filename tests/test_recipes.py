@@ -38,13 +38,16 @@ VARIANTS = {
     "granite_map": (672, 2880, 5 * 144 + 24, [0, 3, 6, 9, 12, 15, 18, 21]),  # 24 rows of the mosaic end in a newline
     "lora": (672, 2880, 576, [1, 2, 3, 4]),
     "multi_layer_fusion": (336, 576, 576, []),
+    "native_deepstack_l": (1024, 5120, 256, [1, 2, 3, 4]),
+    "native_taps": (512, 1024, 256, [1, 2, 3]),
     "qwen3_vl_taps": (512, 1024, 256, [1, 2, 3]),
     "slimm_mid_layers": (448, 1024, 256, [1, 2, 3, 4]),
 }
 """Effective resolution, visual tokens, context length, and the layers of the language model that something enters."""
 ADAPTERS = 32 * 128 * (3072 + 9216 + 3072 + 3072 + 3072 + 16384 + 8192 + 3072)
 """Rank 128 beside the four linear layers of each of Phi-3-mini's 32: what goes in and what comes out."""
-LANGUAGE_MODELS = {"qwen3_vl_taps": 8_190_735_360, "slimm_mid_layers": 494_032_768, "lora": 3_821_079_552 + ADAPTERS}
+LANGUAGE_MODELS = {"slimm_mid_layers": 494_032_768, "lora": 3_821_079_552 + ADAPTERS}
+LANGUAGE_MODELS |= dict.fromkeys(["qwen3_vl_taps", "native_deepstack_l", "native_taps"], 8_190_735_360)
 """Parameters of Qwen/Qwen3-8B and Qwen/Qwen2-0.5B-Instruct; the others have Phi-3-mini's."""
 SHAPES = [
     "paper/table1/llava_next_7b.yaml",
@@ -62,10 +65,18 @@ TINY_ENCODER = {
         *(f"{_CLIP}.{size}" for size in ("hidden_size=16", "intermediate_size=32", "num_attention_heads=2")),
         *(f"{_CLIP}.{size}" for size in ("image_size=32", "patch_size=4")),
     ],
+    "NativeVisionEncoder": [
+        "vision_encoder.init_args.pretrained=null",
+        *(f"{_CLIP}.{size}" for size in ("hidden_size=16", "intermediate_size=32", "num_heads=2")),
+        *(f"{_CLIP}.{size}" for size in ("patch_size=4", "num_position_embeddings=16")),
+    ],
     "TimmEncoder": [
         "vision_encoder.init_args.pretrained=false",
         "vision_encoder.init_args.model_args={img_size: 32, patch_size: 4, embed_dim: 16, num_heads: 2}",
     ],
+}
+TINY_VIEWS = {
+    "NativeVisionEncoder": ["data.views.init_args.min_pixels=64", "data.views.init_args.max_pixels=256"],
 }
 _LM = "language_model.init_args"
 TINY_DECODER = [
@@ -84,7 +95,7 @@ TINY_RUN = [
 def test_every_file_is_known_to_these_tests():
     """A new file changes these numbers: then see that it is planned (and trained, if it is tiny) below."""
     assert set(FILES) == {*PAPER, *PARTS, *ABLATIONS, *ENCODERS, *ARMS, *(f"variants/{name}.yaml" for name in VARIANTS)}
-    assert (len(ABLATIONS), len(ENCODERS), len(ARMS), len(PAPER), len(VARIANTS)) == (5, 2, 7, 60, 13)
+    assert (len(ABLATIONS), len(ENCODERS), len(ARMS), len(PAPER), len(VARIANTS)) == (5, 2, 7, 60, 15)
 
 
 def test_every_part_is_used():
@@ -135,7 +146,7 @@ def test_a_recipe_of_a_large_model_trains_a_step_and_answers_when_it_is_shrunk(n
     torch.set_num_threads(1)
     file = str(ROOT / (name if name in SHAPES else f"variants/{name}.yaml"))
     kind = compose(file)["model"]["vision_encoder"]["class_path"].rpartition(".")[2]
-    shrunk = [f"model.{key}" for key in [*TINY_ENCODER[kind], *TINY_DECODER]] + TINY_RUN
+    shrunk = [f"model.{key}" for key in [*TINY_ENCODER[kind], *TINY_DECODER]] + TINY_RUN + TINY_VIEWS.get(kind, [])
     data = [f"data.train=[{pages / 'train'}]", "data.val=null", f"data.val.pages.root={pages / 'val'}"]
     data += ["data.val.pages.limit=2", f"model.language_model.init_args.tokenizer={pages / 'tokenizer'}"]
     assert main(["fit", file, *shrunk, *data, f"run_dir={tmp_path}"]) == 0

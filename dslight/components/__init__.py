@@ -31,6 +31,7 @@ from dslight.components.vision_encoder import VisionEncoder
 from dslight.components.vision_encoders import (
     FusedEncoder,
     HFVisionEncoder,
+    NaFlexEncoder,
     NativeVisionEncoder,
     TimmEncoder,
     TimmFeatureMaps,
@@ -57,6 +58,7 @@ __all__ = [
     "LowResolution",
     "MLPProjector",
     "MapProjector",
+    "NaFlexEncoder",
     "NativeVisionEncoder",
     "Objective",
     "Operation",

@@ -37,7 +37,7 @@ PROJECTORS = paths(
     "AveragePoolProjector CAbstractorProjector IdentityProjector MLPProjector PerceiverResamplerProjector "
     "PixelShuffleMLPProjector WindowQFormerProjector"
 )
-ENCODERS = paths("FusedEncoder HFVisionEncoder NativeVisionEncoder TimmEncoder TimmFeatureMaps")
+ENCODERS = paths("FusedEncoder HFVisionEncoder NaFlexEncoder NativeVisionEncoder TimmEncoder TimmFeatureMaps")
 POLICIES = ", ".join(
     [
         paths("AnyResViews AspectGridViews GridViews HDViews SingleView", "dslight.data.images"),

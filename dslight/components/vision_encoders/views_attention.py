@@ -69,7 +69,7 @@ def attention(
         query: ``[1, H, T, d]``, as ``key`` and ``value``.
         key: see ``query``.
         value: see ``query``.
-        attention_mask: none.
+        attention_mask: none, or ``cu_seq_lens_q`` by that name, for layers that hand on nothing else.
         dropout: of the attention weights.
         scaling: of the scores.
         cu_seq_lens_q: int32 ``[views + 1]``, where each view begins, and the end; ``None``: one view.
@@ -79,6 +79,8 @@ def attention(
     Returns:
         ``[1, T, H, d]``.
     """
+    if attention_mask is not None:
+        cu_seq_lens_q = attention_mask
     how: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
     if cu_seq_lens_q is None or len(cu_seq_lens_q) == 2:
         return nn.functional.scaled_dot_product_attention(query, key, value, **how).transpose(1, 2), None
