@@ -279,11 +279,14 @@ def alike(one: Tensor, other: Tensor, most: float = 1e-3) -> bool:
 
 def _by_name(model: Any) -> Facts:
     """Of a model that no copy could be run of: its layers are the outermost list of as many modules as its
-    configuration says.
+    configuration says, in its decoder where there are several.
     """
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     lists = [p for p, each in model.named_modules() if isinstance(each, nn.ModuleList) and len(each) == count]
     lists = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
+    if len(lists) > 1:  # a tower may have as many layers
+        inside = {id(module) for module in model.get_decoder().modules()}
+        lists = [path for path in lists if id(model.get_submodule(path)) in inside] or lists
     if len(lists) == 1:
         return Facts(lists[0])
     said = f"it has {len(lists)} lists of {count} layers" if count else "its configuration says no number of layers"
