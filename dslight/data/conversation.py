@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerBase
 from dslight.data.chat_template import render
 from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, weight_of
 from dslight.data.template_habits import Habits, check_habits, habits
+from dslight.data.words import words_of
 from dslight.types import IGNORE
 
 IMAGE = -200
@@ -488,6 +489,9 @@ def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
     backend.no_padding()
     empty = cast(list[int], tokenizer("").input_ids)
     bos = tuple(empty[:1]) if empty[:1] == [tokenizer.bos_token_id] else ()
+
+    if (words := words_of(backend)) is not None:
+        return _Facts(bos, words.encode)
 
     def ids_and_starts(text: str) -> tuple[list[int], list[int]]:
         encoding = backend.encode(text, add_special_tokens=False)
