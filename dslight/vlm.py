@@ -27,6 +27,7 @@ from dslight.components.language_model import LanguageModel
 from dslight.components.projector import Projector
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
+from dslight.errors import UserError
 from dslight.features.views import KnownViews
 from dslight.metrics import benchmarks
 from dslight.metrics.base import Answer, TextMetric
@@ -442,7 +443,16 @@ class VLM(pl.LightningModule):
             checkpoint["optimizer_states"][i] = states_by_name(checkpoint["optimizer_states"][i], order)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Give the optimizer the numbers that it expects."""
+        """Give the optimizer the numbers that it expects.
+
+        Raises:
+            UserError: for a run's checkpoint that does not hold all weights, which a Trainer of one's own cannot find.
+        """
+        if elsewhere := checkpoint.get("elsewhere"):
+            raise UserError(
+                f"this checkpoint does not hold the weights of the {' and the '.join(elsewhere)}, which did not train; "
+                f"continue it with dslight fit, open it with dslight.load, or train with checkpoint_holds: all"
+            )
         if not isinstance(self, FSDPModule):  # there the strategy has loaded the states already, by name
             states = checkpoint.get("optimizer_states", [])
             checkpoint["optimizer_states"] = [states_by_number(state) for state in states]

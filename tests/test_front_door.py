@@ -383,6 +383,28 @@ def own(**more):
     return lightning.Trainer(**{"max_steps": 2, "accelerator": "cpu", **quiet, **more})
 
 
+def test_a_run_is_extended_and_branched_by_the_same_call(capsys):
+    """Four steps in one go, in two, and the last two from the checkpoint of another run."""
+
+    def fit(name, steps, **more):
+        stage = dslight.Stage({"projector": dslight.PartTraining(1e-2)}, schedule="constant")
+        quick = {**QUICK, "max_steps": steps, "log_every_n_steps": 1}
+        return dslight.fit(make(), shards(val=None), stage, quick, f"runs/{name}", checkpoint_every=2, **more)
+
+    whole = fit("whole", 4)
+    fit("more", 2)
+    more = fit("more", 4, extend=True)
+    branch = fit("branch", 4, branch="runs/whole@2")
+    assert [row["train/loss"] for row in more.history] == [row["train/loss"] for row in whole.history]
+    assert [row["train/loss"] for row in branch.history] == [row["train/loss"] for row in whole.history][2:]
+    for run in (more, branch):
+        assert run.model.state_dict()["projector.net.0.weight"].equal(
+            whole.model.state_dict()["projector.net.0.weight"]
+        )
+    with pytest.raises(ValueError, match=r"extend: .*name one of them|fresh.*name one of them"):
+        fit("more", 5, extend=True, fresh=True)
+
+
 def test_a_trainer_of_ones_own_drives_the_same_model_and_data(trained, tmp_path):
     run, _ = trained
     model, data = make(), shards()

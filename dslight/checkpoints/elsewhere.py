@@ -101,9 +101,22 @@ def elsewhere(path: Path) -> dict[str, str | None]:
     """
     if path.suffix != ".ckpt" or not path.exists():
         return {}
-    content = unpickled(path / REST if path.is_dir() else path)
+    content = rest_of(path) if path.is_dir() else unpickled(path)
     said = content.get(KEY) if isinstance(content, Mapping) else None
     return {part: file for part, (file, _, _) in _understood(said, path).items()}
+
+
+def rest_of(folder: Path) -> dict[str, Any]:
+    """What a sharded checkpoint holds beside the tensors of model and optimizer; one of weights alone: nothing.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    file = folder / REST
+    found = unpickled(file) if file.exists() else {}
+    if not isinstance(found, dict):
+        raise WeightsError(f"{file} holds a {type(found).__name__} where values by name are expected")
+    return found
 
 
 def _understood(said: Any, path: str | Path) -> dict[str, tuple[str | None, dict[str, torch.dtype], str]]:

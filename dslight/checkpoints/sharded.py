@@ -30,8 +30,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 
-from dslight.checkpoints.complete import REST, TABLE, name_of_file, size_of
-from dslight.checkpoints.elsewhere import KEY
+from dslight.checkpoints.complete import TABLE, name_of_file, size_of
+from dslight.checkpoints.elsewhere import KEY, rest_of
 from dslight.checkpoints.read import PACKED, packed, unpickled
 from dslight.errors import WeightsError
 from dslight.limits import at_most
@@ -265,7 +265,7 @@ def restore(strategy: Any, checkpoint: str | os.PathLike[str], weights_only: boo
     if not path.is_dir():
         return _restore_whole(strategy, path)
     model, strict = strategy.model, strategy.lightning_module.strict_loading
-    rest = unpickled(path / REST)
+    rest = rest_of(path)
     whole = get_model_state_dict(model)
     state: dict[str, Any] = {"state_dict": held(whole, rest)}
     load_state(state, path)

@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 from dslight.components.component import whole
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import Tap, VisionEncoder
+from dslight.errors import UserError
 from dslight.features.store import FeatureStore
 from dslight.features.views import KnownViews
 from dslight.places import moved
@@ -40,7 +41,7 @@ class Keeper:
         trained: whether a training may change the encoder; else whatever has gradients is no matter.
 
     Raises:
-        ValueError: where features would not stay the same, or are not the encoder's own.
+        UserError: where features would not stay the same, or are not the encoder's own.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Keeper:
         """What stands in the encoder's place for the views of a batch."""
         name, sets = self.sets(trainer)
         if views.encoder and views.encoder != name:
-            raise ValueError(
+            raise UserError(
                 "data.keep_features: the vision encoder's weights were changed while features of it were read; it does "
                 "not train, so nothing else may write into it either"
             )
@@ -129,7 +130,7 @@ class KeptEncoder:
             sites: as ``stacks``.
         """
         if stacks is not None:
-            raise ValueError(_STACKED)
+            raise UserError(_STACKED)
         wanted: list[int] = numbers.flatten().tolist()
         lacking = {n for n in wanted if any(n not in self._known.get(tap, {}) for tap in taps)}
         missing = sorted(lacking & self._row.keys())
@@ -205,7 +206,7 @@ class _Listening:
         sites: Sequence[int] = (),
     ) -> list[Tensor]:
         if stacks is not None:
-            raise ValueError(_STACKED)
+            raise UserError(_STACKED)
         self.asked += [(number, tap) for number in numbers.flatten().tolist() for tap in taps]
         area = self._encoder.grid[0] * self._encoder.grid[1]
         return [torch.zeros(len(numbers), area, self._encoder.width) for _ in taps]
@@ -221,7 +222,7 @@ def refuse(encoder: VisionEncoder, stacking: StackingScheduler, trained: bool = 
     """Say why features of this encoder cannot be kept; it may be on the meta device.
 
     Raises:
-        ValueError: beginning with the key.
+        UserError: beginning with the key.
     """
     if encoder.native:
         raise ValueError(
@@ -230,12 +231,12 @@ def refuse(encoder: VisionEncoder, stacking: StackingScheduler, trained: bool = 
         )
     trains = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
     if trains and trained:
-        raise ValueError(
+        raise UserError(
             f"data.keep_features: the vision encoder trains (stage.train.vision_encoder; {trains[0]} and others), so "
             f"its features change with every step; leave keep_features out, or freeze it"
         )
     if getattr(stacking, "encoder_stacks", None):
-        raise ValueError(_STACKED)
+        raise UserError(_STACKED)
 
 
 def encoder_digest(encoder: nn.Module, how: str) -> str:

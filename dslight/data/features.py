@@ -19,6 +19,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from dslight.errors import UserError
 from dslight.features.store import FeatureStore, OnFull
 from dslight.features.views import KnownImage, Tap, digest, view_key
 from dslight.types import Grid
@@ -82,7 +83,7 @@ class FeatureReader:
             cut: decodes it and makes its views.
 
         Raises:
-            ValueError: for views that are not the same each time.
+            UserError: for views that are not the same each time.
         """
         key = None if data is None else digest(self.settings.encode(), data)
         said = None if key is None else self.store.picture(key)
@@ -96,7 +97,7 @@ class FeatureReader:
         if not self._tried or said is not None:
             self._tried = True
             if keys != (said["keys"] if said is not None else [view_key(view) for view in cut()[0]]):
-                raise ValueError(
+                raise UserError(
                     "data.keep_features: the views of a picture (data.views) are not the same each time, so its "
                     "features cannot be kept"
                 )

@@ -47,7 +47,7 @@ class RowMaker:
     def train(self, sample: Sample, text: Encoded | None = None) -> Item:
         """A training row; ``text``: what its text becomes, where that is known."""
         encoded = text or self.text(sample)
-        seen = self._views(sample.images)
+        seen = self.seen(sample.images)
         return Item(sample.key, encoded.ids, encoded.labels, **seen, weights=encoded.weights)
 
     def ask(
@@ -70,14 +70,14 @@ class RowMaker:
         end = suffix if question.suffix is None else question.suffix
         shown = sample.images if images is None else images
         ids = self.template.prompt(question.text + end, len(shown), self.tokenizer)
-        return Item(sample.key, ids, None, **self._views(shown), question=replace(question, valid=valid))
+        return Item(sample.key, ids, None, **self.seen(shown), question=replace(question, valid=valid))
 
     def taught(self, text: str, answer: str, images: Sequence[np.ndarray]) -> Item:
         """A question's row with an answer to learn, the images (uint8 RGB ``[H, W, 3]``) put first."""
         marks = "" if IMAGE_TOKEN in text else f"{IMAGE_TOKEN}\n" * len(images)
         turns = [Turn("human", marks + text), Turn("gpt", answer)]
         encoded = self.template.encode(turns, self.tokenizer, len(images))
-        return Item("question", encoded.ids, encoded.labels, **self._views(images))
+        return Item("question", encoded.ids, encoded.labels, **self.seen(images))
 
     def decode(self, data: bytes) -> np.ndarray:
         """An encoded image as views are made of it, uint8 RGB ``[H, W, 3]``."""
@@ -98,11 +98,11 @@ class RowMaker:
         except BadSample as error:
             raise BadSample(f"{image}: {error}", error.reason) from None
 
-    def _views(self, images: Iterable[bytes | np.ndarray]) -> dict[str, Any]:
+    def seen(self, images: Iterable[bytes | np.ndarray]) -> dict[str, Any]:
         """Of each image, encoded or not, its views or what is known of them, their grid, its own size, and at native
         resolution the pieces of its base view.
         """
-        seen = [self._seen(image) for image in images]
+        seen = [self._looked_at(image) for image in images]
         sizes = [size for _, _, size in seen]
         pieces = [self.views.pieces(size, self.image_size) for size in sizes] if self.views.native else []
         return {
@@ -112,7 +112,7 @@ class RowMaker:
             "pieces": pieces,
         }
 
-    def _seen(self, image: bytes | np.ndarray) -> tuple[Any, Grid, Grid]:
+    def _looked_at(self, image: bytes | np.ndarray) -> tuple[Any, Grid, Grid]:
         def cut() -> tuple[Tensor, Grid, Grid]:
             decoded = self.decode(image) if isinstance(image, bytes) else image
             return *self.views(decoded, self.image_size, self.pixels), (decoded.shape[0], decoded.shape[1])

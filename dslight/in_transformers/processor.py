@@ -197,12 +197,8 @@ class DslightProcessor(ProcessorMixin):
         rows, items = self.ours.rows, []
         for number, (row, pictures) in enumerate(zip(ids, shown, strict=True)):
             arrays = [rows.read(_opened(picture)) for picture in pictures]
-            views = [rows.views(array, rows.image_size, rows.pixels) for array in arrays]
-            sizes = [(array.shape[0], array.shape[1]) for array in arrays]
             name = f"text {number}"
-            question = Question(name, "", references=())
-            pixels, grids = [each for each, _ in views], [grid for _, grid in views]
-            items.append(Item(name, list(row), None, pixels, grids, sizes, question))
+            items.append(Item(name, list(row), None, **rows.seen(arrays), question=Question(name, "", references=())))
         return self.of_batch(self.ours.collate(items))
 
 

@@ -49,6 +49,28 @@ class Beginning:
     open: Callable[[], None] | None = None
 
 
+def beginning(
+    place: RunFolder, recipe: Mapping[str, Any], resume: bool = True, extend: bool = False, branch: str | None = None
+) -> Beginning | None:
+    """How the run of ``recipe`` at ``place`` begins; ``None``: anew, or where it was interrupted.
+
+    Args:
+        place: the run's folder.
+        recipe: as composed.
+        resume: continue what is there.
+        extend: for more steps.
+        branch: ``RUN`` or ``RUN@STEP``.
+
+    Raises:
+        RecipeError: as :func:`extended` and :func:`branched`; for several of these at once.
+    """
+    if (not resume) + extend + (branch is not None) > 1:
+        raise RecipeError("--fresh, --extend, --branch: name one of them")
+    if extend:
+        return extended(place, recipe)
+    return branched(place, recipe, branch) if resume else None
+
+
 # --- extend
 
 

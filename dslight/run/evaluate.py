@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dslight.checkpoints.complete import REST, is_sharded
-from dslight.checkpoints.elsewhere import KEY, elsewhere, put_back
+from dslight.checkpoints.complete import is_sharded
+from dslight.checkpoints.elsewhere import KEY, elsewhere, put_back, rest_of
 from dslight.checkpoints.read import unpickled
 from dslight.checkpoints.sharded import held, load_state
 from dslight.errors import WeightsError
@@ -221,7 +221,7 @@ def load_checkpoint(model: Any, path: Path) -> None:
     """
     try:
         if path.is_dir():
-            rest = unpickled(path / REST)
+            rest = rest_of(path)
             state: dict[str, Any] = {"state_dict": held(model.state_dict(), rest)}
             load_state(state, path)
             state[KEY] = rest.get(KEY)

@@ -26,7 +26,7 @@ from dslight.files.system import no_space
 from dslight.recipe.build import Experiment, batches_per_step, build, check
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections
-from dslight.run.beginning import Beginning, branched, extended
+from dslight.run.beginning import Beginning, beginning
 from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
 from dslight.run.holds import HoldWhatTrains, complete_when_read
@@ -77,7 +77,7 @@ def fit(
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
     sections(recipe)  # a misspelt key is no other recipe
     place = RunFolder(folder or run_dir(recipe))
-    begin = extended(place, recipe) if extend else branched(place, recipe, branch) if resume or branch else None
+    begin = beginning(place, recipe, resume, extend, branch)
     recipe = recipe if begin is None else begin.recipe
     restored = _continues(place, resume)
     trained, result = train_once(place, recipe, resume, lambda: build(recipe, restored=restored), begin)

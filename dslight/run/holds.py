@@ -13,23 +13,29 @@ from typing import Any
 import lightning.pytorch as pl
 
 from dslight.checkpoints.elsewhere import KEY, Elsewhere, elsewhere, put_back
+from dslight.run.deletion import is_run
 
 
 class HoldWhatTrains(pl.Callback):
-    """Leaves out of checkpoints what does not train and comes from a file.
+    """Leaves out of checkpoints what does not train and comes from a file. What comes from another run is held: its
+    folder may be trained anew, or deleted.
 
     Args:
         files: part -> file, see :class:`dslight.checkpoints.elsewhere.Elsewhere`.
     """
 
     def __init__(self, files: Mapping[str, str | None]) -> None:
-        self.elsewhere = Elsewhere(files)
+        self.elsewhere = Elsewhere({part: file for part, file in files.items() if file is None or _lasts(file)})
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Of one that is about to be written."""
         self.elsewhere.leave_out(checkpoint, pl_module.parts())  # type: ignore[operator]
+
+
+def _lasts(file: str) -> bool:
+    return Path(file).suffix != ".ckpt" and not any(is_run(folder) for folder in list(Path(file).parents)[:3])
 
 
 def complete_when_read(strategy: Any, model: pl.LightningModule) -> None:

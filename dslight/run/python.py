@@ -32,6 +32,7 @@ from dslight.recipe.errors import RecipeError
 from dslight.recipe.forms import written_out
 from dslight.recipe.schema import Section
 from dslight.recipe.strangers import refuse_strangers
+from dslight.run.beginning import beginning
 from dslight.run.evaluate import WHOLE, ask, load_checkpoint, ready_to_ask, trained, write_scores
 from dslight.run.finished import Run
 from dslight.run.fit import make_trainer, train_once
@@ -56,6 +57,8 @@ def fit(
     checkpoint_every: int | None = None,
     diagnostics: Mapping[str, Any] | None = None,
     fresh: bool = False,
+    extend: bool = False,
+    branch: str | Path | None = None,
 ) -> Run:
     """Train a model, or a part alone, and score it on everything; ``model`` then has the weights.
 
@@ -73,6 +76,8 @@ def fit(
         checkpoint_every: optimizer steps between checkpoints; default: 1000, and the last one.
         diagnostics: as in a recipe.
         fresh: delete what the folder holds, and begin anew.
+        extend: train the run that the folder holds for more steps (``--extend`` of ``dslight fit``).
+        branch: a run, or ``RUN@STEP``, from whose checkpoint this one begins (``--branch``).
 
     Raises:
         ValueError: naming the argument, before anything is trained.
@@ -100,6 +105,10 @@ def fit(
         said |= {key: value for key, value in more.items() if value is not None}
         experiment = _experiment(model, data, trainer or {}, said)
         folder = RunFolder(run_dir)
+        begin = beginning(folder, experiment.recipe, not fresh, extend, None if branch is None else str(branch))
+        if begin is not None:
+            experiment.recipe = begin.recipe
+            stage.warmup_steps = begin.recipe["stage"].get("warmup_steps", stage.warmup_steps)
 
         def prepare(open_shards: bool = True) -> Experiment:
             seed_everything(seed, verbose=False)
@@ -110,7 +119,7 @@ def fit(
             _open(experiment, "fit" if open_shards else None)
             return experiment
 
-        trained, _ = train_once(folder, experiment.recipe, not fresh, prepare)
+        trained, _ = train_once(folder, experiment.recipe, not fresh, prepare, begin)
         if not trained:
             _read(prepare(open_shards=False), folder)
             print(f"{folder.path}: already trained (fresh=True trains it again)")

@@ -5,6 +5,7 @@ import torch
 
 from dslight.components import DeepStack, DeepStackHD, DeepStackL, DeepStackV, LowResolution, Stack
 from dslight.components.kept_features import Keeper, encoder_digest
+from dslight.errors import UserError
 from dslight.features.store import FeatureStore
 from dslight.features.views import KnownImage, KnownViews, view_key
 
@@ -153,3 +154,18 @@ def test_what_would_not_stay_the_same_is_refused_in_a_sentence(tiny_encoder, tmp
     encoder.freeze()
     with pytest.raises(ValueError, match=r"data\.keep_features: this stacking adds stacks inside the vision encoder"):
         Keeper(encoder, DeepStackV(crops=2, start=1), store)
+
+
+def test_a_strangers_stacking_that_writes_into_the_encoder_is_found_out(tiny_encoder, tmp_path):
+    """By what it asks, whatever it calls its stacks."""
+
+    class Mine(LowResolution):
+        def forward(self, encoder, views):
+            zeros = torch.zeros(1, len(views), encoder.grid[0] * encoder.grid[1], encoder.width)
+            (found,) = encoder(views.base(), stacks=zeros, sites=(1,))
+            return [found.unflatten(1, encoder.grid)]
+
+    encoder = tiny_encoder()
+    encoder.freeze()
+    with pytest.raises(UserError, match=r"data\.keep_features: this stacking adds stacks inside the vision encoder"):
+        Keeper(encoder, Mine(), FeatureStore(tmp_path, 10**9)).asked([(0, 0)], 0)

@@ -46,7 +46,7 @@ POLICIES = ", ".join(
 )
 KEYS = (
     "name, seed, run_dir, model, component, objective, weights, stage, data, trainer, checkpoint_every, "
-    "checkpoint_keep, validate_every, diagnostics"
+    "checkpoint_keep, checkpoint_holds, validate_every, diagnostics"
 )
 TRAIN = "stage.train.projector"
 LM = "model.language_model.init_args"
@@ -144,9 +144,9 @@ MISSPELT = {
     "projector, "
     "stacking, language_model",
     f"{TRAIN}.lrr=1": f"{TRAIN}.lrr: there is no such argument; did you mean lr?; it takes lr, "
-    "weight_decay, layer_decay, lora, checkpointing, compile",
+    "weight_decay, layer_decay, lora, checkpointing, compile, layers, only, frozen",
     f"{TRAIN}.weight_dekay=1": f"{TRAIN}.weight_dekay: there is no such argument; did you mean weight_decay?; "
-    "it takes lr, weight_decay, layer_decay, lora, checkpointing, compile",
+    "it takes lr, weight_decay, layer_decay, lora, checkpointing, compile, layers, only, frozen",
     "stage.optimizer.init_args.beta=[0.9,0.9]": "stage.optimizer.init_args.beta: there is no such argument; "
     "did you mean betas?...",
     "data.trian=[]": "data.trian: there is no such argument; did you mean train?",
@@ -220,7 +220,7 @@ WRONG_TYPE = {
     f"{TRAIN}.lora.r=many": f"{TRAIN}.lora.r: expected a whole number, got 'many'",
     f"{TRAIN}.lora.rank=3": f"{TRAIN}.lora.rank: there is no such argument; it takes r, alpha, target_modules, dropout",
     f"{TRAIN}=0.1": f"{TRAIN}: expected a mapping with lr, weight_decay, layer_decay, lora, "
-    "checkpointing, compile, got 0.1",
+    "checkpointing, compile, layers, only, frozen, got 0.1",
     "stage.train=[projector]": "stage.train: expected a mapping, got ['projector']",
     "stage.warmup_steps=few": "stage.warmup_steps: expected a whole number or null, got 'few'",
     "stage.optimizer.init_args.betas=[0.9]": "stage.optimizer.init_args.betas: expected a list of 2 values, got [0.9]",

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import dslight
 from dslight.cli import main
-from dslight.recipe.compose import to_yaml
+from dslight.recipe.compose import compose, to_yaml
 
 STEPS = 4
 
@@ -192,3 +192,22 @@ def test_in_half_precision_what_is_put_back_is_what_was_trained_beside(recipe, t
 def test_what_it_holds_is_one_of_two(recipe, tmp_path, capsys):
     assert main(["fit", recipe, f"run_dir={tmp_path / 'run'}", "checkpoint_holds=some"]) == 1
     assert "checkpoint_holds: 'some' is neither trained nor all" in capsys.readouterr().err
+
+
+def test_what_comes_from_another_run_is_held(runs, recipe, tmp_path):
+    """That run may be trained anew; its projector is here."""
+    other = f"weights.projector={runs[0] / 'weights' / 'projector.safetensors'}"
+    values = compose(recipe, [other, "trainer.max_steps=1"])
+    values["stage"]["train"] = {"language_model": {"lr": 0.001}}
+    (tmp_path / "next.yaml").write_text(to_yaml(values))
+    fit(tmp_path / "next.yaml", tmp_path / "run")
+    held = content(tmp_path / "run", 1)
+    assert parts(held["state_dict"]) == {"projector", "language_model"}
+    assert set(held["elsewhere"]) == {"vision_encoder"}
+
+
+def test_a_trainer_of_ones_own_says_that_it_lacks_weights(runs):
+    parts = tiny_world.parts()
+    model = dslight.VLM(parts["encoder"], dslight.MLPProjector, dslight.DeepStackL(crops=4), parts["lm"])
+    with pytest.raises(ValueError, match="does not hold the weights of the vision_encoder and the language_model"):
+        model.on_load_checkpoint(content(runs[0]))
