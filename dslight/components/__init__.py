@@ -1,7 +1,8 @@
 """The four interchangeable parts: an abstract base for each kind, its final classes in a package beside it."""
 
 from dslight.components.component import Component, Objective
-from dslight.components.language_model import HFCausalLM, LanguageModel
+from dslight.components.decoders.causal_lm import HFCausalLM
+from dslight.components.language_model import LanguageModel
 from dslight.components.objectives import PatchClassification
 from dslight.components.operation import ConditionedGate, GatedAdd, Operation
 from dslight.components.projector import MapProjector, Projector

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from dslight.components.decoders import prefix
-from dslight.components.language_model import HFCausalLM, LanguageModel
+from dslight.components.decoders.causal_lm import HFCausalLM
+from dslight.components.language_model import LanguageModel
 from dslight.types import Batch, VisualTokens
 
 T = TypeVar("T")

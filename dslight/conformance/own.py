@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dslight.components.language_model import HFCausalLM
+from dslight.components.decoders.causal_lm import HFCausalLM
 from dslight.conformance.kit import Array, Batch, Family, Request
 from dslight.conformance.protocol import NotOffered
 from dslight.conformance.seen import seeing
