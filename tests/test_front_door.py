@@ -304,7 +304,7 @@ def test_an_interrupted_fit_is_continued_by_the_same_call():
     with pytest.raises(KeyboardInterrupt):
         dslight.fit(make(), *call, {**trainer, "callbacks": [Stop()]}, "runs/cut", checkpoint_every=1)
     continued = dslight.fit(make(), *call, {**trainer, "callbacks": [Stop()]}, "runs/cut", checkpoint_every=1)
-    whole = dslight.fit(make(), *call, trainer, "runs/whole")
+    whole = dslight.fit(make(), *call, trainer, "runs/uncut")
     assert continued.scores == whole.scores
     losses = [[row["train/loss"] for row in run.history if "train/loss" in row] for run in (continued, whole)]
     assert losses[0] == pytest.approx(losses[1])

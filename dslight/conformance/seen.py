@@ -34,7 +34,8 @@ def seeing(family: Family) -> Callable[[Request], Tensor] | None:
     kind = json.loads((family.folder / "config.json").read_text())["model_type"]
     if kind == "granite4_vision":
         return _granite4(family)
-    return _imported(family) if kind in FAMILIES and family.facts["pixels"] == "patches" else None
+    sized = (family.folder / "preprocessor_config.json").is_file()  # which says how large pictures are read
+    return _imported(family) if sized and kind in FAMILIES and family.facts["pixels"] == "patches" else None
 
 
 def _imported(family: Family) -> Callable[[Request], Tensor]:

@@ -29,7 +29,9 @@ from typing import Any
 from PIL import Image
 
 from dslight.data.sample import BadSample, decode_image
-from dslight.types import Grid
+
+Grid = tuple[int, int]
+"""(rows, columns), as in :mod:`dslight.types`, which needs torch."""
 
 SIDE = 1344
 """Of the square: the 4 x 4 crops of 336 pixels that the largest of the paper's models cut."""

@@ -67,6 +67,7 @@ def import_release(source: str, out: Path) -> list[str]:
         found = account(family, config, file, model.parts())
         with room_for(out, sum(4 * _count(file.shapes[name]) for name in found.names)):
             write_shards(convert(family, config, file, found), partial, SHARD)
+        lines += [] if _pixels(folder) else [_UNSIZED]
         said = [*_said(family, source, model, len(found.names)), *found.lines(), *lines]
         write_atomically(partial / "README.md", inert(printable(_card(family, source, out, said))))
         end_folder(partial, out)
@@ -74,6 +75,12 @@ def import_release(source: str, out: Path) -> list[str]:
         give_up_folder(partial)
         raise
     return said
+
+
+_UNSIZED = (
+    "no preprocessor_config.json beside it: images have the sizes, and pixels the mean and deviation, that are taken "
+    "where nobody names any (data.views, model.vision_encoder); it may have been trained with others"
+)
 
 
 def _auto() -> Any:

@@ -65,7 +65,7 @@ def released_form(model: VLM, tokens: Mapping[str, int]) -> tuple[Any, dict[str,
     family = family_of(config.model_type)
     _same(model, family.model(config))
     with torch.device("meta"):
-        whole = AutoModelForImageTextToText.from_config(deepcopy(config))
+        whole = AutoModelForImageTextToText.from_config(deepcopy(config), trust_remote_code=False)
     theirs = whole.state_dict()
     own = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in merged(module).items()}
     if family.ours("model.visual.merger.norm.weight", config) == "projector.net.norm.weight":  # a level of its own

@@ -6,7 +6,10 @@ import multiprocessing
 import os
 import signal
 import time
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,6 +233,13 @@ def questions(tmp_path_factory, png) -> Path:
     return root
 
 
+def keys_of(batches: list[Any]) -> list[str]:
+    return [key for batch in batches for key in batch.keys]
+
+
+_first = itemgetter(0)
+
+
 @pytest.mark.parametrize("views", [SingleView(), AnyResViews([(1, 2), (2, 1), (2, 2)])], ids=["alike", "any shape"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_ranks_questions_come_longest_first_with_their_numbers(views, rank, tokenizer, questions, monkeypatch):
@@ -243,7 +253,10 @@ def test_a_ranks_questions_come_longest_first_with_their_numbers(views, rank, to
     batches = list(loader)
     lengths = [int(row.sum()) for batch in batches for row in batch.attention_mask]
     numbers = [question.number for batch in batches for question in batch.questions]
-    assert lengths == sorted(lengths, reverse=True)
+    records = [[length for _, length in own] for _, own in groupby(zip(keys_of(batches), lengths, strict=True), _first)]
+    assert len(records) == len(set(keys_of(batches)))  # those of a record, which shows the same images, are together
+    assert [max(own) for own in records] == sorted(map(max, records), reverse=True)
+    assert all(own == sorted(own, reverse=True) for own in records)
     assert len(set(lengths)) > 3
     shares = {0: [*range(7)], 1: [*range(7, 13), 12]}
     assert sorted(numbers) == shares[rank]

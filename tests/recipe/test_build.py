@@ -219,8 +219,8 @@ WRONG_TYPE = {
     f"{TRAIN}.checkpointing=perhaps": f"{TRAIN}.checkpointing: expected true or false, got 'perhaps'",
     f"{TRAIN}.lora.r=many": f"{TRAIN}.lora.r: expected a whole number, got 'many'",
     f"{TRAIN}.lora.rank=3": f"{TRAIN}.lora.rank: there is no such argument; it takes r, alpha, target_modules, dropout",
-    f"{TRAIN}=0.1": f"{TRAIN}: expected a mapping with lr, weight_decay, layer_decay, lora, "
-    "checkpointing, compile, layers, only, frozen, got 0.1",
+    f"{TRAIN}=[0.1]": f"{TRAIN}: expected a mapping with lr, weight_decay, layer_decay, lora, "
+    "checkpointing, compile, layers, only, frozen, got [0.1]",
     "stage.train=[projector]": "stage.train: expected a mapping, got ['projector']",
     "stage.warmup_steps=few": "stage.warmup_steps: expected a whole number or null, got 'few'",
     "stage.optimizer.init_args.betas=[0.9]": "stage.optimizer.init_args.betas: expected a list of 2 values, got [0.9]",

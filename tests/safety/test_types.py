@@ -171,7 +171,16 @@ def test_entries_of_others(convert, tmp_path):
             except RecursionError:
                 continue
             if isinstance(raw, dict):
-                check(path, name, lambda raw=raw: check_entry(raw, convert, images), "entry", "image", "role", "answer")
+                check(
+                    path,
+                    name,
+                    lambda raw=raw: check_entry(raw, convert, images),
+                    "entry",
+                    "image",
+                    "role",
+                    "answer",
+                    "part",
+                )
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
