@@ -28,6 +28,10 @@ LLAMA = {
 }  # fmt: skip
 
 vit = partial(dslight.TimmEncoder, "vit_tiny_patch16_224", model_args=SIZES)
+NAFLEX = {
+    "model_type": "siglip2_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+    "num_attention_heads": 2, "patch_size": 4, "num_patches": 16,
+}  # fmt: skip
 TOWER = {
     "model_type": "qwen3_vl_vision", "depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
     "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 48,
@@ -142,6 +146,24 @@ MODELS: dict[str, tuple[Any, Any, Any, Any]] = {
         dslight.PixelShuffleMLPProjector,
         lambda: dslight.DeepStackTaps(taps=[1, 3]),
         partial(dslight.HFCausalLM, config=AXES),
+    ),
+    "NaFlex, a native DeepStack-L": (
+        partial(dslight.NaFlexEncoder, config=NAFLEX, merge=2, mean=(0.5,) * 3, std=(0.5,) * 3),
+        dslight.PixelShuffleMLPProjector,
+        partial(dslight.DeepStackL, crops=4),
+        llama,
+    ),
+    "window Q-Former": (
+        vit,
+        partial(dslight.WindowQFormerProjector, window=4, queries=2, heads=2, hidden=24),
+        partial(dslight.DeepStackL, crops=2),
+        llama,
+    ),
+    "no projector": (
+        vit,
+        dslight.IdentityProjector,
+        dslight.LowResolution,
+        partial(dslight.HFCausalLM, config={**LLAMA, "hidden_size": 16}),
     ),
     "mamba": (vit, dslight.MLPProjector, partial(dslight.DeepStackL, crops=2), decoder("mamba")),
     "a stranger's decoder": (vit, dslight.MLPProjector, partial(dslight.DeepStackL, crops=2), Averaging),
