@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dslight.data.asking import Asking
 from dslight.data.collate import Collate, Item, OnUnusable
-from dslight.data.conversation import TemplateName, default_template
+from dslight.data.conversation import Template, TemplateName, default_template
 from dslight.data.conversation import template as template_named
 from dslight.data.features import FeatureReader, KeepFeatures, settings_of
 from dslight.data.images import views_for
@@ -266,10 +266,14 @@ class ShardData(LightningDataModule, Written):
         self._suffixes = dict(suffixes or {})
         self.template_name = name = self.template_name or default_template(tokenizer)
         decoding = (self.pixels, self.exif, self.alpha)
-        written = template_named(name, self.thinking, self.image_marks and (self.image_marks[0], self.image_marks[1]))
-        rows = RowMaker(written, tokenizer, self.views, image_size, *decoding)
+        rows = RowMaker(self.template_of(name, self.thinking), tokenizer, self.views, image_size, *decoding)
         self._processor = Processor(rows, slots, self.max_length, self.on_unusable)
         return self._processor
+
+    def template_of(self, name: TemplateName, thinking: bool | None) -> Template:
+        """The template called ``name``, with this data's marks around images, whose answers begin with thoughts or
+        not."""
+        return template_named(name, thinking, self.image_marks and (self.image_marks[0], self.image_marks[1]))
 
     @property
     def processor(self) -> Processor:
@@ -313,7 +317,7 @@ class ShardData(LightningDataModule, Written):
             return rows
         if self.template_name not in (None, "tokenizer"):
             raise ValueError(no_thoughts(name, self.template_name))
-        return replace(rows, template=template_named("tokenizer", thinking))
+        return replace(rows, template=self.template_of("tokenizer", thinking))
 
     def _make_plan(self) -> TrainPlan:
         if self.template_name == "tokenizer":

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dslight.data.conversation import template
 from dslight.data.datamodule import ShardData
 from dslight.data.images import ViewPolicy
 from dslight.data.rows import RowMaker
@@ -63,8 +62,8 @@ def processor_of(settings: Mapping[str, Any], tokenizer: Any) -> Processor:
         raise RecipeError(f"{WHERE}: settings.data.template is missing")
     height, width = settings["image_size"]
     rows = RowMaker(
-        template(data.template_name, data.thinking), tokenizer, views, (height, width), said["pixels"], said["exif"],
-        said["alpha"],
+        data.template_of(data.template_name, data.thinking), tokenizer, views, (height, width), said["pixels"],
+        said["exif"], said["alpha"],
     )  # fmt: skip
     slots = settings["slots"]
     layout = SlotLayout(**{**slots, "tokens": (slots["tokens"][0], slots["tokens"][1])})

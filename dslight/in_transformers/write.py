@@ -61,5 +61,5 @@ def write_own(
 
 def _text_config(lm: Any) -> dict[str, Any]:
     if isinstance(lm, HFCausalLM):
-        return lm.model.config.to_dict()
+        return {key: value for key, value in lm.model.config.to_dict().items() if key != "_name_or_path"}
     return {"vocab_size": lm.vocabulary, "hidden_size": lm.width, "num_hidden_layers": lm.depth}

@@ -24,7 +24,14 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from dslight.checkpoints import load_checkpoint, parts_in
 from dslight.checkpoints.elsewhere import KEY, put_back
 from dslight.checkpoints.read import files_of, unpickled
-from dslight.components import Component, HFCausalLM, HFVisionEncoder, TimmEncoder
+from dslight.components import (
+    Component,
+    HFCausalLM,
+    HFVisionEncoder,
+    NaFlexEncoder,
+    NativeVisionEncoder,
+    TimmEncoder,
+)
 from dslight.components.kept_features import refuse as refuse_features
 from dslight.components.stacking import EncoderPass
 from dslight.data.conversation import default_template
@@ -52,6 +59,8 @@ from dslight.upstream.transformers import attention_of
 from dslight.vlm import VLM
 
 _FILE_NAME = re.compile(r"\w[\w.-]*")
+_FROM_FILES = (HFCausalLM, HFVisionEncoder, NativeVisionEncoder, NaFlexEncoder, TimmEncoder)
+"""Parts that read all of their weights from where ``pretrained`` says."""
 
 
 @dataclass
@@ -260,7 +269,7 @@ def _files(recipe: Mapping[str, Any], model: VLM | Component, given: Mapping[str
     found: dict[str, str | None] = {part: str(Path(path).resolve()) for part, path in given.items()}
     for name, part in model.parts().items() if isinstance(model, VLM) else ():
         arguments = recipe["model"][name].get("init_args") or {}
-        whole = isinstance(part, HFCausalLM | HFVisionEncoder | TimmEncoder) and not arguments.get("extra_layers")
+        whole = isinstance(part, _FROM_FILES) and not arguments.get("extra_layers")
         if name not in given and whole and arguments.get("pretrained"):
             found[name] = None
     return found

@@ -20,7 +20,7 @@ from torch import Tensor
 from dslight.checkpoints.complete import is_sharded
 from dslight.checkpoints.llava import llava_config, why_not_llava
 from dslight.checkpoints.write import field_names, write_tensors
-from dslight.components import HFCausalLM, HFVisionEncoder
+from dslight.components import FusedEncoder, HFCausalLM, HFVisionEncoder, NaFlexEncoder, NativeVisionEncoder
 from dslight.data.sample import IMAGE_TOKEN
 from dslight.files.atomic import write_atomically
 from dslight.files.system import room_for
@@ -165,20 +165,33 @@ def _reopening(recipe: Mapping[str, Any], parts: Mapping[str, Any], out: Path, v
     made = json.loads(json.dumps({key: value for key, value in recipe.items() if key not in ("weights", "run_dir")}))
     for part, module in parts.items():
         section = made["model"].get(part) or {}
-        arguments = section.get("init_args") or {}
+        arguments = _without_files(module, section.get("init_args") or {})
         if isinstance(module, HFCausalLM):
-            arguments |= {"config": {**_settings(module.model.config), "vocab_size": vocabulary}, "tokenizer": str(out)}
-            arguments.pop("pretrained", None)
-        elif isinstance(module, HFVisionEncoder):
-            arguments |= {"config": {**_settings(module.model.config), "image_size": module.image_size[0]}}
-            arguments |= {"mean": list(module.mean), "std": list(module.std)}
-            for made_it in ("pretrained", "extra_layers", "image_size"):
-                arguments.pop(made_it, None)
-        elif isinstance(arguments.get("pretrained"), bool):
-            arguments["pretrained"] = False
+            if module.model.config.get_text_config() is module.model.config:  # else its text_config says it
+                arguments["config"]["vocab_size"] = vocabulary
+            arguments["tokenizer"] = str(out)
         if arguments:
             section["init_args"] = arguments
     return {**made, "weights": {"model": str(out)}}
+
+
+def _without_files(module: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a part, with its configuration in place of the checkpoint that it came from."""
+    if isinstance(module, FusedEncoder):
+        for inner, one in zip(module.encoders, arguments["encoders"], strict=True):
+            one["init_args"] = _without_files(inner, one.get("init_args") or {})
+    elif isinstance(module, HFCausalLM | HFVisionEncoder | NativeVisionEncoder | NaFlexEncoder):
+        arguments["config"] = _settings(module.model.config)
+        arguments.pop("pretrained", None)
+        if not isinstance(module, HFCausalLM):
+            arguments |= {"mean": list(module.mean), "std": list(module.std)}
+        if isinstance(module, HFVisionEncoder):
+            arguments["config"]["image_size"] = module.image_size[0]
+            arguments.pop("extra_layers", None)
+            arguments.pop("image_size", None)
+    elif isinstance(arguments.get("pretrained"), bool):
+        arguments["pretrained"] = False
+    return arguments
 
 
 def _settings(config: Any) -> dict[str, Any]:

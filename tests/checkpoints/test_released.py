@@ -7,6 +7,7 @@ documentation, too.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import dslight
 from benchmarks.parity import CASES, IMAGE, batch, checkpoint, compare, pictures, tokenizer
@@ -193,12 +194,50 @@ def test_an_ablation_of_an_imported_model_takes_its_stack_away(tmp_path, capsys)
         assert not any(torch.equal(tensor, before[name]) for name, tensor in state.items())  # all mergers train
         tower = model.vision_encoder.state_dict()
         assert all(torch.equal(tensor, before[f"vision_encoder.{name}"]) for name, tensor in tower.items())
+        out = tmp_path / "out" / run.name  # as what it is here, the stack and the marks around images included
+        assert main(["export", str(run), str(out)]) == 0
+        again: Any = AutoModelForImageTextToText.from_pretrained(out)
+        given = AutoProcessor.from_pretrained(out).of_batch(asked := batch(model))
+        with torch.no_grad():
+            expected = model.eval()(asked)
+            assert torch.equal(dslight.load(out, device="cpu")(asked), expected)
+            torch.testing.assert_close(again.eval()(**given).logits, expected, atol=1e-5, rtol=1e-5)
         back = tmp_path / "back" / run.name
         assert main(["export", str(run), str(back), "--release"]) == 0
         assert capsys.readouterr().out.endswith(f"{back}: Qwen3VLForConditionalGeneration opens it\n")
         assert reopened(back, "qwen3_vl", model.eval()).config.vision_config.deepstack_visual_indexes == (
             [0, 2, 3] if stacks else []
         )
+
+
+def test_an_export_needs_no_checkpoint_that_the_run_began_with(tmp_path):
+    """Parts of any size, and with positions of several axes, too; the run's own checkpoint leaves them out."""
+    released, made = tmp_path / "released", tmp_path / "imported"
+    checkpoint(CASES["qwen3_vl"], released)
+    import_release(str(released), made)
+    recipe = {
+        "bases": [str(made / "dslight.yaml")],
+        "run_dir": str(tmp_path / "run"),
+        "model": {
+            "vision_encoder": {"NativeVisionEncoder": {"pretrained": str(released), "config": None}},
+            "language_model": {"HFCausalLM": {"pretrained": str(released), "config": None}},
+        },
+        "weights": {"model": None, "projector": str(made)},
+        "data": {"train": [str(shards(tmp_path / "data"))], "global_batch_size": 2, "template": "bare"},
+        "stage": {"train": {"projector": 1e-2}},
+        "trainer": {"max_steps": 1, "accelerator": "cpu", "enable_progress_bar": False},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["fit", str(tmp_path / "recipe.yaml")]) == 0
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    state = torch.load(kept, weights_only=True)["state_dict"]
+    assert {name.partition(".")[0] for name in state} == {"projector"}
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    run = dslight.load(tmp_path / "run", device="cpu").eval()
+    shutil.rmtree(released)
+    asked = batch(run)
+    assert torch.equal(dslight.load(tmp_path / "out", device="cpu").eval()(asked), run(asked))
+    assert "released" not in (tmp_path / "out" / "config.json").read_text()
 
 
 def reopened(folder: Path, name: str, ours: Any) -> Any:

@@ -72,7 +72,7 @@ def clip(tmp_path, png, tokenizer):
     """``clip(count, **source)``: the batches of a question about a clip of so many frames, and one without."""
     import numpy as np
 
-    def make(count, text="A1", template="bare", **source):
+    def make(count, text="A1", template="bare", image_marks=None, **source):
         root = tmp_path / f"clip-{len(list(tmp_path.iterdir()))}"
         frames = [png(np.full((8, 8, 3), 10 * i, np.uint8)) for i in range(count)]
         asked = {"answers": ["1"], "type": ""}
@@ -80,7 +80,7 @@ def clip(tmp_path, png, tokenizer):
             writer.write("c", frames, {"questions": [{**asked, "question_id": "c", "question": text}]})
             writer.write("t", [], {"questions": [{**asked, "question_id": "t", "question": "A1"}]})
         val = {"q": ValSource(str(root), **source)}
-        data = ShardData([], None, 4, val, template=template, val_batch_size=2)
+        data = ShardData([], None, 4, val, template=template, val_batch_size=2, image_marks=image_marks)
         data.connect(tokenizer, (8, 8), SlotLayout((2, 2)))
         data.setup("validate")
         return list(data.val_dataloader()[0])
@@ -113,5 +113,7 @@ def test_a_source_is_asked_with_or_without_thoughts_whatever_the_others_are(clip
     assert said[False].endswith("B2")
     assert not said[True].endswith("B2")
     assert said[None] == said[True]
+    (batch,) = clip(1, template="tokenizer", thinking=False, image_marks=("B2", "7"))
+    assert tokenizer.decode(batch.input_ids[0][batch.attention_mask[0].bool()]).startswith("B2")
     with pytest.raises(ValueError, match=r"data\.val\.q\.thinking: only data\.template: tokenizer knows of thoughts"):
         clip(1, template="bare", thinking=True)

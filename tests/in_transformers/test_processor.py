@@ -37,6 +37,20 @@ def test_every_template_writes_what_training_wrote(opened, name):
     assert "".join(p.text for p in template(name).pieces(turns[:3], processor.tokenizer, False)).startswith(continued)
 
 
+def test_an_image_has_the_marks_around_it_that_training_gave_it(opened):
+    data = {**opened.processor.settings["data"], "image_marks": ["7", "8 "]}
+    processor = DslightProcessor(opened.processor.tokenizer, {**opened.processor.settings, "data": data})
+    talk = [{"role": "user", "content": [{"type": "image", "image": opened.picture}, {"type": "text", "text": "B2"}]}]
+    ids = processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=True)[0]
+    asked = processor.ours.ask("B2", opened.picture)
+    assert ids.tolist() == asked.input_ids.masked_fill(asked.visual_mask, processor.image_token_id)[0].tolist()
+    plain = opened.processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=True)[0]
+    assert len(ids) == len(plain) + 2
+    written = processor.apply_chat_template(talk, add_generation_prompt=True)
+    assert "7<image>8 " in written
+    assert processor(images=opened.picture, text=written)["input_ids"][0].tolist() == ids.tolist()
+
+
 def test_a_picture_may_be_named_in_every_way(opened, tmp_path):
     file, held = tmp_path / "a.png", io.BytesIO()
     opened.picture.save(file)

@@ -21,6 +21,8 @@ from dslight.data.shards import ShardReader
 from dslight.recipe.build import build
 from dslight.recipe.compose import compose, to_yaml
 from dslight.run.evaluate import predict
+from dslight.run.export import _without_files
+from dslight.written import written
 
 VISION = {
     "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
@@ -137,6 +139,17 @@ def test_a_sharded_checkpoint_is_exported_whole(whole, tmp_path, recipe):
     save({"state_dict": before}, checkpoint_id=tmp_path / "step-00000009.ckpt", no_dist=True)
     out = exported(tmp_path / "step-00000009.ckpt", tmp_path / "out", "--recipe", str(recipe))
     assert all(torch.equal(tensor, before[name]) for name, tensor in reopened(out).state_dict().items())
+
+
+def test_what_encoders_side_by_side_were_read_from_is_not_named(tmp_path):
+    dslight.HFVisionEncoder(config=VISION).model.save_pretrained(tmp_path / "clip")
+    both = dslight.FusedEncoder([dslight.HFVisionEncoder(str(tmp_path / "clip")) for _ in range(2)])
+    arguments = _without_files(both, written(both)["init_args"])
+    assert "pretrained" not in str(arguments)
+    for made, one in zip(arguments["encoders"], both.encoders, strict=True):
+        again = dslight.HFVisionEncoder(**made["init_args"])
+        assert (again.mean, again.std) == (one.mean, one.std)
+        assert {n: t.shape for n, t in again.state_dict().items()} == {n: t.shape for n, t in one.state_dict().items()}
 
 
 # --- LLaVA ----------------------------------------------------------------------------------------------------------
