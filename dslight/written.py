@@ -31,6 +31,10 @@ class Written:
         object.__setattr__(made, "_made", _call(cls, args, kwargs))
         return made
 
+    def made_of(self, arguments: Mapping[str, Any]) -> None:
+        """Note the arguments as a recipe said them, in place of what its parser made of them."""
+        object.__setattr__(self, "_made", {**self._made, "init_args": written(arguments)})
+
 
 def written(value: Any) -> Any:
     """``value`` as a recipe says it: plain containers, numbers and texts.

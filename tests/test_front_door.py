@@ -319,8 +319,13 @@ def test_sources_and_stages_may_be_said_as_in_a_recipe():
     run = dslight.fit(make(), data, stage, QUICK, "runs/said")
     assert run.scores["val/x/vqa_accuracy"] >= 0
     recipe = yaml.safe_load(Path("runs/said/recipe.yaml").read_text())
-    assert recipe["stage"]["train"]["projector"]["lr"] == 1e-2
+    assert recipe["stage"] == {
+        "train": {"projector": {"lr": 1e-2}, "language_model": {"lr": 1e-3}},
+        "schedule": "constant",
+    }
     assert recipe["data"]["val"]["x"] == asked
+    assert main(["plan", "runs/said/recipe.yaml"]) == 0
+    same_weights(dslight.load("runs/said"), run.model)
 
 
 REFUSED = {
@@ -362,6 +367,12 @@ def test_a_wrong_call_is_refused_in_the_words_of_python(change, said):
         dslight.fit(make(), **{**call, "data": shards(**data) if isinstance(data := call["data"], dict) else data})
     assert "init_args" not in str(refused.value)
     assert not Path("runs/refused").exists()
+
+
+def test_a_stage_says_what_it_takes_where_it_was_given_a_bare_rate():
+    said = r"^train\.projector: expected a PartTraining, got 0\.001; write dslight\.PartTraining"
+    with pytest.raises(ValueError, match=said):
+        dslight.Stage(dict.fromkeys(["projector"], 1e-3))  # type: ignore[arg-type]
 
 
 def test_parts_that_do_not_fit_are_refused_with_the_argument():

@@ -250,7 +250,10 @@ def _experiment(model: Any, data: Any, trainer: Mapping[str, Any], said: Mapping
 
 def _stage(stage: Any) -> Stage:
     if isinstance(stage, Mapping) and "train" in stage:  # as a recipe says it
-        return Section("stage", Stage, written_out({"stage": stage}, {})["stage"]).build()
+        said = written_out({"stage": stage}, {})["stage"]
+        made = Section("stage", Stage, said).build()
+        made.made_of(said)  # what the parser filled in has no name in a recipe
+        return made
     try:
         return Stage.of(stage)
     except (ValueError, TypeError) as error:

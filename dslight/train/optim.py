@@ -129,6 +129,8 @@ class Stage(Written):
             raise ValueError("train: nothing trains; give at least one part a learning rate")
         for name, how in train.items():
             with under(f"train.{name}"):
+                if not isinstance(how, PartTraining):
+                    raise ValueError(f"expected a PartTraining, got {how!r}; write dslight.PartTraining(lr=...)")
                 how.check()
         for name in sorted(train.keys() & (frozen or {})):
             raise ValueError(f"frozen.{name}: it trains (train.{name}); say there how it runs")
