@@ -33,6 +33,7 @@ VARIANTS = {
     "compressed_pool": (672, 2304, 576, []),
     "compressed_resampler": (672, 2304, 576, []),
     "conditioned_gate": (336, 576, 576, [1, 9, 17, 25]),
+    "depth_fractions": (336, 576, 576, [2, 4, 6]),
     "flamingo_cross_attention": (672, 2880, 576, [1, 2, 3, 4]),
     "gated": (672, 2880, 576, [1, 2, 3, 4]),
     "granite_map": (672, 2880, 5 * 144 + 24, [0, 3, 6, 9, 12, 15, 18, 21]),  # 24 rows of the mosaic end in a newline
@@ -95,7 +96,7 @@ TINY_RUN = [
 def test_every_file_is_known_to_these_tests():
     """A new file changes these numbers: then see that it is planned (and trained, if it is tiny) below."""
     assert set(FILES) == {*PAPER, *PARTS, *ABLATIONS, *ENCODERS, *ARMS, *(f"variants/{name}.yaml" for name in VARIANTS)}
-    assert (len(ABLATIONS), len(ENCODERS), len(ARMS), len(PAPER), len(VARIANTS)) == (5, 2, 7, 60, 15)
+    assert (len(ABLATIONS), len(ENCODERS), len(ARMS), len(PAPER), len(VARIANTS)) == (5, 2, 7, 60, 16)
 
 
 def test_every_part_is_used():
