@@ -6,11 +6,14 @@ from dslight.components.objectives import PatchClassification
 from dslight.components.operation import ConditionedGate, GatedAdd, Operation
 from dslight.components.projector import MapProjector, Projector
 from dslight.components.projectors import (
+    AttentionPoolProjector,
     AveragePoolProjector,
     CAbstractorProjector,
     IdentityProjector,
+    LevelLoRAProjector,
     MLPProjector,
     PerceiverResamplerProjector,
+    PerLevelProjector,
     PixelShuffleMLPProjector,
     WindowQFormerProjector,
 )
@@ -38,6 +41,7 @@ from dslight.components.vision_encoders import (
 )
 
 __all__ = [
+    "AttentionPoolProjector",
     "AveragePoolProjector",
     "CAbstractorProjector",
     "ChannelConcat",
@@ -55,6 +59,7 @@ __all__ = [
     "HFVisionEncoder",
     "IdentityProjector",
     "LanguageModel",
+    "LevelLoRAProjector",
     "LowResolution",
     "MLPProjector",
     "MapProjector",
@@ -63,6 +68,7 @@ __all__ = [
     "Objective",
     "Operation",
     "PatchClassification",
+    "PerLevelProjector",
     "PerceiverResamplerProjector",
     "PixelShuffleMLPProjector",
     "Projector",

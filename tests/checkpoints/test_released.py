@@ -125,8 +125,10 @@ def test_pickled_weights_are_not_opened(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("mllama", r"model type 'mllama' is not known; known: .*granite4_vision, idefics3, internvl, .*"),
-        ("granite_docling", "a granite_docling cannot be a recipe: its base tokens pass a connector of another kind"),
+        (
+            "mllama",
+            r"model type 'mllama' is not known; known: .*granite_docling, idefics3, internvl, .*",
+        ),
         ("paligemma", "a paligemma cannot be a recipe: its prompt attends in both directions"),
         ("gemma3", "a gemma3 cannot be a recipe: the tokens of an image attend to each other in both directions"),
     ],
@@ -326,3 +328,20 @@ def test_a_folder_without_a_tokenizer_says_where_one_is_named(tmp_path):
     said = import_release(str(tmp_path / "released"), tmp_path / "imported")
     assert f"name one in {tmp_path}/imported/dslight.yaml: model.language_model.init_args.tokenizer" in said[-1]
     assert len(tokenizer()) == 263
+
+
+def test_the_order_of_granite_docling_s_indexes_means_nothing(tmp_path):
+    """Layers enter shallow to deep, the i-th by merger i; of a layer named twice the last merger is never called.
+
+    What belongs to the fine route and to the choice between the routes is named.
+    """
+    vision = {**CASES["granite_docling"].config["vision_config"], "deepstack_visual_indexes": [3, 0, 3]}
+    theirs, ours, said = imported("granite_docling", tmp_path, vision_config=vision)
+    assert (ours.stacking.taps(), ours.stacking.sites) == (["final", 1, 4], (1, 2))
+    found = compare(CASES["granite_docling"], theirs, ours)
+    assert found.difference < 1e-5
+    assert found.same
+    left = [line for line in said if line.startswith("not in the recipe")]
+    for name in ("connector.fine.", "density_router.", "coarse.deepstack_mergers.2."):
+        assert any(name in line for line in left)
+    assert all(line.endswith(")") for line in left)
