@@ -27,6 +27,7 @@ from dslight.data.shards import ShardWriter
 from dslight.errors import WeightsError
 from dslight.recipe.errors import RecipeError
 from dslight.run.release import import_release
+from dslight.run.release_back import released_form
 
 
 def imported(name: str, folder: Path, **config: Any) -> tuple[Any, Any, list[str]]:
@@ -244,6 +245,18 @@ def test_a_stack_that_no_release_has_does_not_go_back(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "--release: model.stacking: stacks: [(1, 0, 'base', 'identity')" in said
     assert not (tmp_path / "back").exists()
+
+
+def test_a_projector_that_no_release_has_does_not_go_back(tmp_path, capsys):
+    checkpoint(CASES["granite_docling"], tmp_path / "released")
+    import_release(str(tmp_path / "released"), tmp_path / "imported")
+    assert main(["export", str(tmp_path / "imported"), str(tmp_path / "back"), "--release"]) == 1
+    said = capsys.readouterr().err
+    assert "--release: no release is known here with a HFVisionEncoder, a PerLevelProjector and a granite;" in said
+    _, ours, _ = imported("qwen3_vl", tmp_path / "qwen")
+    ours.projector = dslight.PerLevelProjector(ours.projector.in_widths, 48, [dslight.PixelShuffleMLPProjector])
+    with pytest.raises(ValueError, match=r"^model\.projector: the release's is .*, this one's .*PerLevelProjector"):
+        released_form(ours, {"image_token_id": IMAGE})
 
 
 @pytest.mark.parametrize("indexes", [[2, 0], [3, 0, 3]])

@@ -20,6 +20,7 @@ from dslight.components import (
     PixelShuffleMLPProjector,
     WindowQFormerProjector,
 )
+from dslight.testing import ProjectorContract
 from dslight.written import written_behind
 
 C, D, SIDE = 8, 12, 8
@@ -190,3 +191,19 @@ def test_both_are_written_down_as_they_were_composed():
             ]
         },
     }
+
+
+class TestKinds(ProjectorContract):
+    def make(self):
+        torch.manual_seed(0)
+        return PerLevelProjector(self.in_widths, self.out_width, [MLPProjector, partial(MLPProjector, norm="pre")])
+
+
+class TestDifferences(ProjectorContract):
+    def make(self):
+        torch.manual_seed(0)
+        projector = LevelLoRAProjector(self.in_widths, self.out_width, MLPProjector, rank=4)
+        for name, parameter in projector.named_parameters():
+            if name.endswith(".up"):
+                nn.init.normal_(parameter)  # at zero no gradient reaches the other half
+        return projector
