@@ -74,6 +74,12 @@ def by_row(encoder: Any, views: Views) -> dict[str, Tensor]:
     return {"pixel_values": torch.stack(rows)}
 
 
+def by_tile(encoder: Any, views: Views) -> dict[str, Tensor]:
+    """Granite Docling's: as Idefics 3's, and which of them are there."""
+    there = torch.arange(max(ROWS)) < torch.tensor(ROWS)[:, None]
+    return {**by_row(encoder, views), "pixel_attention_mask": there}
+
+
 def by_patch(encoder: Any, views: Views) -> dict[str, Tensor]:
     """Qwen's: the patches of all images, each twice as deep, piece by piece, and their grids."""
     merge, side = encoder.grid[0], encoder.image_size[0] // encoder.grid[0]
@@ -182,6 +188,21 @@ CASES: dict[str, Case] = {
             "text_config": {"model_type": "llama", **TEXT, "tie_word_embeddings": True}, "tie_word_embeddings": True,
         },
         by_row,
+    ),
+    "granite_docling": Case(
+        "GraniteDocling",
+        {
+            "vision_config": {
+                **TOWER, "image_size": 56, "out_hidden_size": 48, "scale_factor": 4, "use_fine_route": True,
+                "deepstack_visual_indexes": [2, 0, 1],
+            },
+            "text_config": {
+                **TEXT, "embedding_multiplier": 0.7, "residual_multiplier": 1.2, "attention_multiplier": 0.2,
+                "logits_scaling": 2.0,
+            },
+            "image_token_id": IMAGE, "density_router_hidden_size": 8,
+        },
+        by_tile,
     ),
     "qwen2_vl": Case(
         "Qwen2VL",

@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dslight.components import (
+        AttentionPoolProjector,
         AveragePoolProjector,
         CAbstractorProjector,
         ChannelConcat,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         HFVisionEncoder,
         IdentityProjector,
         LanguageModel,
+        LevelLoRAProjector,
         LowResolution,
         MapProjector,
         MLPProjector,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         Operation,
         PatchClassification,
         PerceiverResamplerProjector,
+        PerLevelProjector,
         PixelShuffleMLPProjector,
         Projector,
         SequenceConcat,

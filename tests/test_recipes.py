@@ -28,26 +28,32 @@ ENCODERS = ["quickstart/encoder.yaml", "quickstart/encoder_low.yaml"]
 ARMS = [name for name in FILES if name.startswith("quickstart/") and name not in ENCODERS]
 VARIANTS = {
     "both_sides": (672, 2880, 576, [1, 2, 3, 4]),
+    "compressed_attention_pool": (672, 2304, 576, []),
     "compressed_c_abstractor": (672, 2304, 576, []),
     "compressed_pixel_shuffle": (672, 2304, 576, []),
     "compressed_pool": (672, 2304, 576, []),
     "compressed_resampler": (672, 2304, 576, []),
     "conditioned_gate": (336, 576, 576, [1, 9, 17, 25]),
+    "depth_fractions": (336, 576, 576, [2, 4, 6]),
     "flamingo_cross_attention": (672, 2880, 576, [1, 2, 3, 4]),
     "gated": (672, 2880, 576, [1, 2, 3, 4]),
     "granite_map": (672, 2880, 5 * 144 + 24, [0, 3, 6, 9, 12, 15, 18, 21]),  # 24 rows of the mosaic end in a newline
+    "granite_docling": (512, 1024, 64, [1, 2, 3]),
+    "level_lora": (336, 576, 576, [1, 9, 17, 25]),
     "lora": (672, 2880, 576, [1, 2, 3, 4]),
     "multi_layer_fusion": (336, 576, 576, []),
     "native_deepstack_l": (1024, 5120, 256, [1, 2, 3, 4]),
     "native_taps": (512, 1024, 256, [1, 2, 3]),
     "qwen3_vl_taps": (512, 1024, 256, [1, 2, 3]),
     "slimm_mid_layers": (448, 1024, 256, [1, 2, 3, 4]),
+    "vip_llava": (336, 576, 576, []),
 }
 """Effective resolution, visual tokens, context length, and the layers of the language model that something enters."""
 ADAPTERS = 32 * 128 * (3072 + 9216 + 3072 + 3072 + 3072 + 16384 + 8192 + 3072)
 """Rank 128 beside the four linear layers of each of Phi-3-mini's 32: what goes in and what comes out."""
 LANGUAGE_MODELS = {"slimm_mid_layers": 494_032_768, "lora": 3_821_079_552 + ADAPTERS}
-LANGUAGE_MODELS |= dict.fromkeys(["qwen3_vl_taps", "native_deepstack_l", "native_taps"], 8_190_735_360)
+QWEN3_8B = ["granite_docling", "qwen3_vl_taps", "native_deepstack_l", "native_taps"]
+LANGUAGE_MODELS |= dict.fromkeys(QWEN3_8B, 8_190_735_360)
 """Parameters of Qwen/Qwen3-8B and Qwen/Qwen2-0.5B-Instruct; the others have Phi-3-mini's."""
 SHAPES = [
     "paper/table1/llava_next_7b.yaml",
@@ -95,7 +101,7 @@ TINY_RUN = [
 def test_every_file_is_known_to_these_tests():
     """A new file changes these numbers: then see that it is planned (and trained, if it is tiny) below."""
     assert set(FILES) == {*PAPER, *PARTS, *ABLATIONS, *ENCODERS, *ARMS, *(f"variants/{name}.yaml" for name in VARIANTS)}
-    assert (len(ABLATIONS), len(ENCODERS), len(ARMS), len(PAPER), len(VARIANTS)) == (5, 2, 7, 60, 15)
+    assert (len(ABLATIONS), len(ENCODERS), len(ARMS), len(PAPER), len(VARIANTS)) == (5, 2, 7, 60, 20)
 
 
 def test_every_part_is_used():

@@ -24,7 +24,7 @@ from dslight.errors import WeightsError
 
 SHOWN = 20
 
-_LEVEL = re.compile(r"projector\.nets\.\d+\.")
+_LEVEL = re.compile(r"projector\.(kinds\.\d+\.)?nets\.\d+\.")
 
 Shape = tuple[int, ...]
 

@@ -7,11 +7,14 @@ from dslight.components.objectives import PatchClassification
 from dslight.components.operation import ConditionedGate, GatedAdd, Operation
 from dslight.components.projector import MapProjector, Projector
 from dslight.components.projectors import (
+    AttentionPoolProjector,
     AveragePoolProjector,
     CAbstractorProjector,
     IdentityProjector,
+    LevelLoRAProjector,
     MLPProjector,
     PerceiverResamplerProjector,
+    PerLevelProjector,
     PixelShuffleMLPProjector,
     WindowQFormerProjector,
 )
@@ -39,6 +42,7 @@ from dslight.components.vision_encoders import (
 )
 
 __all__ = [
+    "AttentionPoolProjector",
     "AveragePoolProjector",
     "CAbstractorProjector",
     "ChannelConcat",
@@ -56,6 +60,7 @@ __all__ = [
     "HFVisionEncoder",
     "IdentityProjector",
     "LanguageModel",
+    "LevelLoRAProjector",
     "LowResolution",
     "MLPProjector",
     "MapProjector",
@@ -64,6 +69,7 @@ __all__ = [
     "Objective",
     "Operation",
     "PatchClassification",
+    "PerLevelProjector",
     "PerceiverResamplerProjector",
     "PixelShuffleMLPProjector",
     "Projector",

@@ -49,8 +49,8 @@ class Projector(Component, ABC):
     """
 
     kind: ClassVar[str] = "projector"
-    aligned: ClassVar[bool] = True
-    local: ClassVar[bool] = False
+    aligned: bool = True
+    local: bool = False
 
     def __init__(self, in_widths: Sequence[int], out_width: int) -> None:
         super().__init__()

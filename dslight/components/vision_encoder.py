@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
+from math import floor
 from typing import ClassVar, Literal
 from warnings import warn
 
@@ -25,10 +26,28 @@ from dslight.nn.injector import inject, record
 from dslight.places import moved
 from dslight.types import Grid
 
-Tap = int | Literal["final"]
+Tap = int | float | Literal["final"]
 """Where features are read: l = the input of layer l (Hugging Face's ``hidden_states[l]``; negative counts from the
-end, so -2 is LLaVA's ``mm_vision_select_layer``), ``final`` = the encoder's own output, with its last norm.
+end, so -2 is LLaVA's ``mm_vision_select_layer``), a fraction with a point = that part of the depth (0.5: half of the
+layers have run; :func:`at_depth`), ``final`` = the encoder's own output, with its last norm.
 """
+
+
+def at_depth(place: float, depth: int) -> int:
+    """The layer at a fraction of ``depth`` layers, the nearest one (halves go up); an integer as it is.
+
+    Raises:
+        ValueError: for a fraction outside of 0.0 to 1.0.
+
+    Example:
+        >>> [at_depth(fraction, 27) for fraction in (0.33, 0.66, 1.0)]
+        [9, 18, 27]
+    """
+    if isinstance(place, int):
+        return place
+    if not 0 <= place <= 1:
+        raise ValueError(f"{place} is no fraction of depth: 0.0 to 1.0 are, and layers are counted without a point")
+    return floor(place * depth + 0.5)
 
 
 class VisionEncoder(Component, ABC):
@@ -129,12 +148,17 @@ class VisionEncoder(Component, ABC):
         """The tap as a layer index in 0..depth; ``final`` counts as depth.
 
         Raises:
-            ValueError: for a tap beyond the encoder's depth, or any integer if it is not ``tappable``.
+            ValueError: for a tap beyond the encoder's depth, or any number if it is not ``tappable``.
         """
         if tap == "final":
             return self.depth
         if not self.tappable:
             raise ValueError(f"{type(self).__name__} has no layers to read, so no tap {tap}; `final` is all there is")
+        if isinstance(tap, float):
+            try:
+                return at_depth(tap, self.depth)
+            except ValueError as error:
+                raise ValueError(f"tap {error}") from None
         index = tap if tap >= 0 else self.depth + 1 + tap
         if not 0 <= index <= self.depth:
             raise ValueError(

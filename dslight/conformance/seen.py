@@ -25,6 +25,7 @@ from dslight.conformance.protocol import NotOffered
 from dslight.run.python import load
 from dslight.run.release import import_release
 from dslight.types import Views
+from dslight.vlm import VLM
 
 CORNERS = ["top_left", "top_right", "bottom_left", "bottom_right"]
 
@@ -34,15 +35,32 @@ def seeing(family: Family) -> Callable[[Request], Tensor] | None:
     kind = json.loads((family.folder / "config.json").read_text())["model_type"]
     if kind == "granite4_vision":
         return _granite4(family)
+    pixels = family.facts["pixels"]
     sized = (family.folder / "preprocessor_config.json").is_file()  # which says how large pictures are read
-    return _imported(family) if sized and kind in FAMILIES and family.facts["pixels"] == "patches" else None
+    if kind not in FAMILIES or (pixels == "patches" and not sized):
+        return None
+    return {"patches": _pictures, "tiles": _tiles}[pixels](_imported(family))
 
 
-def _imported(family: Family) -> Callable[[Request], Tensor]:
-    """From pictures, through the model's own processor."""
+def _imported(family: Family) -> VLM:
+    """What ``dslight import`` makes of it."""
     with tempfile.TemporaryDirectory() as folder:
         import_release(str(family.folder), Path(folder) / family.name)
-        model = load(Path(folder) / family.name, device="cpu").float().eval()  # its checkpoint is in bfloat16
+        return load(Path(folder) / family.name, device="cpu").float().eval()  # its checkpoint is in bfloat16
+
+
+def _tiles(model: VLM) -> Callable[[Request], Tensor]:
+    """From the kit's tiles, each a view of its own, which pass the encoder and the projector one by one."""
+
+    def see(request: Request) -> Tensor:
+        tiles = torch.cat([torch.from_numpy(one["pixel_values"]) for one in request.pixels])
+        return model.see(Views(_as_bytes(tiles), [(0, 0)] * len(tiles))).slots
+
+    return see
+
+
+def _pictures(model: VLM) -> Callable[[Request], Tensor]:
+    """From pictures, through the model's own processor."""
 
     def see(request: Request) -> Tensor:
         if len(request.pictures) < len(request.pixels):
@@ -78,7 +96,7 @@ def _granite4(family: Family) -> Callable[[Request], Tensor]:
 
     def see(request: Request) -> Tensor:
         tiles = [torch.from_numpy(one["pixel_values"]) for one in request.pixels]
-        pixels = ((torch.cat(tiles) * 0.5 + 0.5) * 255).round().to(torch.uint8)
+        pixels = _as_bytes(torch.cat(tiles))
         sizes = [tuple(one["image_sizes"][0].tolist()) for one in request.pixels]
         grids = [
             (len(one) - 1, 1) if height > width else (1, len(one) - 1)
@@ -88,6 +106,11 @@ def _granite4(family: Family) -> Callable[[Request], Tensor]:
         return stacking.lay_out(projector(stacking(encoder, views)), views).slots
 
     return see
+
+
+def _as_bytes(tiles: Tensor) -> Tensor:
+    """The kit's tiles, which have mean and std 0.5, as uint8."""
+    return ((tiles * 0.5 + 0.5) * 255).round().to(torch.uint8)
 
 
 def _fill(module: Any, weights: dict[str, Tensor], prefix: str) -> None:

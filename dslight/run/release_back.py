@@ -225,7 +225,7 @@ def _same(model: VLM, section: Mapping[str, Any]) -> None:
 
 def _net(projector: Any) -> str:
     """All of a projector; of levels that have a net each, a single one is called by the same name."""
-    nets = list(projector.nets) if hasattr(projector, "nets") else [projector.net]
+    nets = list(projector.nets) if hasattr(projector, "nets") else [getattr(projector, "net", projector)]
     return " ".join(str(nets).split())
 
 

@@ -28,6 +28,7 @@ from dslight.data.shards import ShardWriter
 from dslight.errors import WeightsError
 from dslight.recipe.errors import RecipeError
 from dslight.run.release import import_release
+from dslight.run.release_back import released_form
 
 
 def imported(name: str, folder: Path, **config: Any) -> tuple[Any, Any, list[str]]:
@@ -126,8 +127,10 @@ def test_pickled_weights_are_not_opened(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("mllama", r"model type 'mllama' is not known; known: .*granite4_vision, idefics3, internvl, .*"),
-        ("granite_docling", "a granite_docling cannot be a recipe: its base tokens pass a connector of another kind"),
+        (
+            "mllama",
+            r"model type 'mllama' is not known; known: .*granite_docling, idefics3, internvl, .*",
+        ),
         ("paligemma", "a paligemma cannot be a recipe: its prompt attends in both directions"),
         ("gemma3", "a gemma3 cannot be a recipe: the tokens of an image attend to each other in both directions"),
     ],
@@ -283,6 +286,18 @@ def test_a_stack_that_no_release_has_does_not_go_back(tmp_path, capsys):
     assert not (tmp_path / "back").exists()
 
 
+def test_a_projector_that_no_release_has_does_not_go_back(tmp_path, capsys):
+    checkpoint(CASES["granite_docling"], tmp_path / "released")
+    import_release(str(tmp_path / "released"), tmp_path / "imported")
+    assert main(["export", str(tmp_path / "imported"), str(tmp_path / "back"), "--release"]) == 1
+    said = capsys.readouterr().err
+    assert "--release: no release is known here with a HFVisionEncoder, a PerLevelProjector and a granite;" in said
+    _, ours, _ = imported("qwen3_vl", tmp_path / "qwen")
+    ours.projector = dslight.PerLevelProjector(ours.projector.in_widths, 48, [dslight.PixelShuffleMLPProjector])
+    with pytest.raises(ValueError, match=r"^model\.projector: the release's is .*, this one's .*PerLevelProjector"):
+        released_form(ours, {"image_token_id": IMAGE})
+
+
 @pytest.mark.parametrize("indexes", [[2, 0], [3, 0, 3]])
 def test_the_order_of_qwen_s_indexes_chooses_mergers_and_no_layers(indexes, tmp_path):
     """Block 0 enters first, merged by the merger that stands where its index stands; a second one is never called."""
@@ -365,3 +380,20 @@ def test_a_folder_without_a_tokenizer_says_where_one_is_named(tmp_path):
     said = import_release(str(tmp_path / "released"), tmp_path / "imported")
     assert f"name one in {tmp_path}/imported/dslight.yaml: model.language_model.init_args.tokenizer" in said[-1]
     assert len(tokenizer()) == 263
+
+
+def test_the_order_of_granite_docling_s_indexes_means_nothing(tmp_path):
+    """Layers enter shallow to deep, the i-th by merger i; of a layer named twice the last merger is never called.
+
+    What belongs to the fine route and to the choice between the routes is named.
+    """
+    vision = {**CASES["granite_docling"].config["vision_config"], "deepstack_visual_indexes": [3, 0, 3]}
+    theirs, ours, said = imported("granite_docling", tmp_path, vision_config=vision)
+    assert (ours.stacking.taps(), ours.stacking.sites) == (["final", 1, 4], (1, 2))
+    found = compare(CASES["granite_docling"], theirs, ours)
+    assert found.difference < 1e-5
+    assert found.same
+    left = [line for line in said if line.startswith("not in the recipe")]
+    for name in ("connector.fine.", "density_router.", "coarse.deepstack_mergers.2."):
+        assert any(name in line for line in left)
+    assert all(line.endswith(")") for line in left)

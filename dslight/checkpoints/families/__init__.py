@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dslight.checkpoints.families.docling import GRANITE_DOCLING
 from dslight.checkpoints.families.family import Family
 from dslight.checkpoints.families.granite import GRANITE4_VISION
 from dslight.checkpoints.families.llava import LLAVA, LLAVA_NEXT
@@ -12,6 +13,7 @@ FAMILIES: dict[str, Family] = {
     "llava": LLAVA,
     "llava_next": LLAVA_NEXT,
     "granite4_vision": GRANITE4_VISION,
+    "granite_docling": GRANITE_DOCLING,
     "internvl": INTERNVL,
     "idefics3": IDEFICS3,
     "smolvlm": IDEFICS3,
@@ -28,8 +30,6 @@ FAMILIES: dict[str, Family] = {
 REFUSED: dict[str, str] = {
     "paligemma": "its prompt attends in both directions, which no decoder here does",
     "gemma3": "the tokens of an image attend to each other in both directions, which no decoder here does",
-    "granite_docling": "its base tokens pass a connector of another kind than its stacks, with a position code behind, "
-    "and a projector here has one kind",
     "llava_onevision": "its tiles are shrunk to a budget of tokens (anyres_max), which no layout here does",
 }
 """Those that would be another model, and why."""

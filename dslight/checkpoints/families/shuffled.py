@@ -52,12 +52,13 @@ INTERNVL = Family(
     remarks=("one view per image; the release also cuts large images into tiles, which stand in front of that view",),
 )
 
-_SIGLIP = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels",
+SIGLIP = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels",
            "image_size", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout")  # fmt: skip
+"""Fields that a vision tower has, which is SigLIP's under another name."""
 
 
 def _idefics3(config: Any) -> Section:
-    vision: Section = {name: getattr(config.vision_config, name) for name in _SIGLIP}
+    vision: Section = {name: getattr(config.vision_config, name) for name in SIGLIP}
     vision |= {"model_type": "siglip_vision_model", "vision_use_head": False}
     projector = {"factor": config.scale_factor, "layers": 1, "bias": False}
     return {

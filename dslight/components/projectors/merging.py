@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
 from dslight.components.projector import MapProjector, blocks, shrunk
@@ -28,7 +29,9 @@ class PixelShuffleMLPProjector(MapProjector):
     - Qwen2-VL: ``hidden: merged, norm: pre``; Qwen2.5-VL the same with ``rms: true``; Qwen3-VL as Qwen2-VL with
       ``stack_norm: post, per_level: true``;
     - InternVL: ``norm: post, eps: 1.0e-5``;
-    - Idefics 3 and SmolVLM: ``layers: 1, bias: false``.
+    - Idefics 3 and SmolVLM: ``layers: 1, bias: false``;
+    - Granite Docling's base: ``factor: 4, norm: pre, eps: 1.0e-5, bias: false, position: hidden, hidden_norm: true,
+      out_norm: true``; its stacks, of another kind (:class:`PerLevelProjector`): ``norm: post``.
 
     Args:
         in_widths: C of each level.
@@ -42,13 +45,16 @@ class PixelShuffleMLPProjector(MapProjector):
         per_level: see :class:`MapProjector`.
         bias: whether the linear layers have one.
         rms: whether the norm is an RMS norm, and no layer norm.
+        position: where a fixed 2-D sine-cosine code of the map's (columns, rows) is added, by which tokens of one map
+            differ in place: behind the first linear layer (``hidden``), at the very end (``out``), or ``none``. It is
+            of whole maps, so images cannot be taken piece by piece.
+        hidden_norm: a norm behind the first linear layer and the position code, before the activation.
+        out_norm: a norm behind the last linear layer.
 
     Example:
         >>> dslight.PixelShuffleMLPProjector([16], 32, factor=2)([torch.randn(1, 4, 4, 16)]).shape
         torch.Size([1, 1, 2, 2, 32])
     """
-
-    local = True
 
     def __init__(
         self,
@@ -63,8 +69,17 @@ class PixelShuffleMLPProjector(MapProjector):
         per_level: bool = False,
         bias: bool = True,
         rms: bool = False,
+        position: Literal["none", "hidden", "out"] = "none",
+        hidden_norm: bool = False,
+        out_norm: bool = False,
     ) -> None:
         self.bias, self.rms = bias, rms
+        self.position, self.hidden_norm, self.out_norm = position, hidden_norm, out_norm
+        self.local = position == "none"
+        inside = {"position": position == "hidden", "hidden_norm": hidden_norm}
+        if layers < 2 and any(inside.values()):
+            name = next(name for name, wanted in inside.items() if wanted)
+            raise ValueError(f"{name}: stands between two linear layers, and there is {layers}; set layers: 2")
         self.factor, self.layers, self.hidden, self.eps = _at_least_one(factor), layers, hidden, eps
         self.norm, self.stack_norm = norm, stack_norm or norm
         if self.stack_norm != norm and not per_level:
@@ -80,10 +95,28 @@ class PixelShuffleMLPProjector(MapProjector):
         norm = self.stack_norm if level else self.norm
         parts: OrderedDict[str, nn.Module] = OrderedDict(merge=Merge(self.factor))
         if norm != "none":
-            parts["norm"] = (nn.RMSNorm if self.rms else nn.LayerNorm)(width if norm == "pre" else merged, self.eps)
+            parts["norm"] = self._norm(width if norm == "pre" else merged)
             parts.move_to_end("norm", last=norm == "post")
-        parts["mlp"] = mlp(merged, self.out_width, self.layers, hidden, bias=self.bias)
+        net = mlp(merged, self.out_width, self.layers, hidden, bias=self.bias)
+        parts["mlp"] = self._between(net, hidden)
+        if self.out_norm:
+            parts["out_norm"] = self._norm(self.out_width)
+        if self.position == "out":
+            parts["position"] = PositionCode(self.out_width)
         return nn.Sequential(parts)
+
+    def _norm(self, width: int) -> nn.Module:
+        return (nn.RMSNorm if self.rms else nn.LayerNorm)(width, self.eps)
+
+    def _between(self, net: nn.Sequential, hidden: int) -> nn.Sequential:
+        """The MLP with what stands behind its first layer, whose own layers keep their numbers."""
+        (number, first), *others = net.named_children()
+        between: list[tuple[str, nn.Module]] = []
+        if self.position == "hidden":
+            between.append(("position", PositionCode(hidden)))
+        if self.hidden_norm:
+            between.append(("norm", self._norm(hidden)))
+        return nn.Sequential(OrderedDict([(number, first), *between, *others]))
 
     def out_grid(self, grid: Grid) -> Grid:
         """See :meth:`Projector.out_grid`."""
@@ -145,6 +178,23 @@ class Merge(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """The channels of every block, row by row."""
         return blocks(maps, self.factor).flatten(3)
+
+
+class PositionCode(nn.Module):
+    """Adds a fixed 2-D sine-cosine code to maps: of the column in the first half of the channels, of the row in the
+    second; each its sines, then its cosines.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        if width % 4:
+            raise ValueError(f"position: a 2-D sine-cosine code needs a width divisible by 4, got {width}")
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """From ``[M, h, w, D]`` to the same."""
+        rows, columns, width = maps.shape[1:]
+        table = build_sincos2d_pos_embed([rows, columns], width, interleave_sin_cos=True, device=maps.device)
+        return maps + table.roll(width // 2, -1).view(rows, columns, width).to(maps.dtype)
 
 
 class AveragePool(nn.Module):

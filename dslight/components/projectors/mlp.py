@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 from torch import nn
 
@@ -39,13 +41,15 @@ def mlp(
 
 class MLPProjector(MapProjector):
     """An MLP, ``[M, h, w, C]`` -> ``[M, h, w, D]``: the paper's and LLaVA-1.5's ``mlp2x_gelu``; of one layer, LLaVA's
-    linear.
+    linear. With ``norm: pre`` it is ViP-LLaVA's, over several taps side by side.
 
     Args:
         in_widths: C of each level.
         out_width: D.
         layers: the number of linear layers.
         per_level: one MLP for each level; otherwise the base tokens and every stack share one, as in the paper.
+        norm: a layer norm over C in front (``pre``), or ``none``.
+        eps: of the layer norm.
 
     Example:
         >>> from functools import partial
@@ -57,13 +61,25 @@ class MLPProjector(MapProjector):
 
     local = True
 
-    def __init__(self, in_widths: Sequence[int], out_width: int, layers: int = 2, per_level: bool = False) -> None:
-        self.layers = layers
+    def __init__(
+        self,
+        in_widths: Sequence[int],
+        out_width: int,
+        layers: int = 2,
+        per_level: bool = False,
+        norm: Literal["none", "pre"] = "none",
+        eps: float = 1e-5,
+    ) -> None:
+        self.layers, self.norm, self.eps = layers, norm, eps
         super().__init__(in_widths, out_width, per_level)
 
     def make(self, level: int) -> nn.Module:
         """See :meth:`MapProjector.make`."""
-        return mlp(self.in_widths[level], self.out_width, self.layers)
+        width = self.in_widths[level]
+        net = mlp(width, self.out_width, self.layers)
+        if self.norm == "none":
+            return net
+        return nn.Sequential(OrderedDict(norm=nn.LayerNorm(width, self.eps), mlp=net))
 
 
 class IdentityProjector(MapProjector):

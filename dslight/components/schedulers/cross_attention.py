@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from dslight.components.schedulers.deepstack import DeepStack
 from dslight.components.schedulers.presets import arange_sites
-from dslight.components.schedulers.stack import Stack
-from dslight.components.vision_encoder import Tap, VisionEncoder
+from dslight.components.schedulers.stack import Sites, Stack
+from dslight.components.vision_encoder import Tap, VisionEncoder, at_depth
 from dslight.layout import SlotLayout
 from dslight.nn.cross_attention import GatedCrossAttention
 from dslight.places import moved
@@ -63,7 +63,7 @@ class CrossAttention(DeepStack):
         num_layers: int = 4,
         start: int = 1,
         interval: int = 1,
-        sites: list[int] | None = None,
+        sites: Sites | None = None,
         source: Literal["crops", "base", "tiles"] = "crops",
         num_crops: int = 4,
         in_context: Literal["base", "marker"] = "base",
@@ -91,10 +91,11 @@ class CrossAttention(DeepStack):
             tap=tap,
             position=position,
         )
-        self.attends = tuple(sites or arange_sites(start, interval, num_layers))
+        self._at = sites or arange_sites(start, interval, num_layers)
+        self._settle_blocks(0)
         self.blamed = "sites" if sites else "start"
-        if min(self.attends) < 0:
-            raise ValueError(f"sites: layers count from 0, got {min(self.attends)}")
+        if min(self._at) < 0:
+            raise ValueError(f"sites: layers count from 0, got {min(self._at)}")
         self.source, self.num_crops = source, num_crops
         self.latest, self.init = latest, init
         self.heads, self.head_dim, self.ffn = heads, head_dim, ffn
@@ -165,6 +166,13 @@ class CrossAttention(DeepStack):
 
     # --- what cannot be
 
+    def _settle_blocks(self, depth: int) -> None:
+        """The layers that blocks stand in front of, in a language model of ``depth``."""
+        try:
+            self.attends = tuple(at_depth(site, depth) for site in self._at)
+        except ValueError as error:
+            raise ValueError(f"sites: {error}") from None
+
     def check(self, encoder: VisionEncoder, language_model_depth: int) -> None:
         """See :meth:`StackingScheduler.check`."""
         if encoder.native:
@@ -173,6 +181,7 @@ class CrossAttention(DeepStack):
                 f"its own; choose DeepStackL"
             )
         super().check(encoder, language_model_depth)
+        self._settle_blocks(language_model_depth)
         needed = max(self.attends) + 1
         if needed > language_model_depth:
             layers = ", ".join(map(str, self.attends))

@@ -83,14 +83,17 @@ class DeepStack(StackingScheduler):
         self.stacks, self.encoder_stacks = list(stacks or []), list(encoder_stacks or [])
         self.sequence: InSequence = sequence
         self.base = base
-        self.base_taps: list[Tap] = list(tap) if isinstance(tap, list) else [tap]
+        taps: list[Tap] = tap if isinstance(tap, list) else [tap]
+        self.base_taps: list[Tap] = [counted(one) for one in taps]
         self.order: SamplerName = order
         self.has_newline, self.newline_in_stacks, self.unpad, self.fill_to = newline, newline_in_stacks, unpad, fill_to
         self.make_operation = operation
         self.position = position
         check_arguments(self)
-        self.stacks = [replace(s, tap=self.base_taps[0]) if s.tap is None else s for s in self.stacks]
-        self.encoder_stacks = [replace(s, tap=s.at[0]) if s.tap is None else s for s in self.encoder_stacks]
+        self._asked = [replace(s, tap=self.base_taps[0] if s.tap is None else counted(s.tap)) for s in self.stacks]
+        self._asked_inside = [s if s.tap is None else replace(s, tap=counted(s.tap)) for s in self.encoder_stacks]
+        self._layers: dict[Tap, int] = {}  # of taps that are fractions, for people
+        self._settle(0, 0)
 
     # --- what it is
 
@@ -114,14 +117,14 @@ class DeepStack(StackingScheduler):
         """Which group enters which layer, the encoder first, layer by layer."""
         what = {"base": "base tokens", "crops": "crop tokens", "tiles": "base and crop tokens"}[self.sequence]
         base = f"{what}, in the sequence" if self.base == "fill" else "zeros, in the sequence"
-        taps = " and ".join(map(str, self.base_taps))
+        taps = " and ".join(f"{tap}{self._layer(tap)}" for tap in self.base_taps)
         placed = [("language_model", 0, base + (f" (tap {taps})" if self.base == "fill" else ""))]
         number = 0
         for part, stacks in (("vision_encoder", self.encoder_stacks), ("language_model", self.stacks)):
             for stack in stacks:
                 for site in stack.at:
                     number += 1
-                    placed.append((part, site, f"+ stack {number} ({stack})"))
+                    placed.append((part, site, f"+ stack {number} ({stack}{self._layer(tap_of(stack))})"))
         return sorted(placed, key=lambda one: (one[0] == "language_model", one[1]))
 
     @property
@@ -337,8 +340,21 @@ class DeepStack(StackingScheduler):
     # --- what cannot be
 
     def check(self, encoder: VisionEncoder, language_model_depth: int) -> None:
-        """See :meth:`StackingScheduler.check`."""
+        """See :meth:`StackingScheduler.check`. Here fractions of depth become layers."""
+        self._settle(encoder.depth, language_model_depth)
         check_parts(self, encoder, language_model_depth)
+        fractions = [tap for tap in [*self.base_taps, *self.taps()] if isinstance(tap, float)]
+        self._layers = {tap: encoder.resolve_tap(tap) for tap in fractions}
+
+    def _layer(self, tap: Tap) -> str:
+        """Of a tap that is a fraction, which layer it is."""
+        return f" = {self._layers[tap]}" if tap in self._layers else ""
+
+    def _settle(self, encoder_depth: int, language_model_depth: int) -> None:
+        """The sites of all stacks as layers of parts of these depths."""
+        self.stacks = [stack.within(language_model_depth) for stack in self._asked]
+        inside = [stack.within(encoder_depth) for stack in self._asked_inside]
+        self.encoder_stacks = [replace(s, tap=s.at[0]) if s.tap is None else s for s in inside]
 
     def check_views(self, grids: Sequence[Grid], fine: int = 0, padded: bool = True) -> None:
         """See :meth:`StackingScheduler.check_views`."""
@@ -364,6 +380,11 @@ def pieces_of(encoder: VisionEncoder, views: Views, names: Sequence[str]) -> dic
         raise ValueError(f"{type(encoder).__name__} takes views of one size, and these have a size for each image")
     of = {"base": views.base_pieces, "crops": views.crop_pieces, "tiles": views.tile_pieces}
     return {"pieces": [grid for name in names for grid in of[name] if grid != (0, 0)]}
+
+
+def counted(tap: Tap) -> Tap:
+    """The two ends of the depth as the integers that they are: as keys, 1.0 and 1 are one number, and other taps."""
+    return {0.0: 0, 1.0: -1}.get(tap, tap) if isinstance(tap, float) else tap
 
 
 def _group_grid(stack: Stack, grid: Grid) -> Grid:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dslight.components.operation import Operation
 from dslight.components.schedulers.deepstack import DeepStack
-from dslight.components.schedulers.stack import Stack
+from dslight.components.schedulers.stack import Sites, Stack
 from dslight.components.vision_encoder import Tap, VisionEncoder
 from dslight.nn.sampling import ONE_GROUP, SamplerName
 from dslight.types import Views, VisualTokens
@@ -72,7 +72,7 @@ class DeepStackL(DeepStack):
         source: Literal["crops", "base"] = "crops",
         tap: Tap = "final",
         position: float = 0.0,
-        sites: list[int] | None = None,
+        sites: Sites | None = None,
         operation: Callable[[int, int], Operation] | None = None,
         num_stacks: int | None = None,
     ) -> None:
@@ -176,14 +176,14 @@ class DeepStackTaps(DeepStack):
     def __init__(
         self,
         taps: list[Tap],
-        sites: list[int] | None = None,
+        sites: Sites | None = None,
         tap: Tap = "final",
         base: Literal["fill", "zero"] = "fill",
         operation: Callable[[int, int], Operation] | None = None,
     ) -> None:
         if not taps:
             raise ValueError("taps: empty; name at least one")
-        at = sites or list(range(1, len(taps) + 1))
+        at = sites or [*range(1, len(taps) + 1)]
         if len(at) != len(taps):
             raise ValueError(f"sites: {len(at)} for {len(taps)} taps; name one for each")
         stacks = [Stack([site], "base", "identity", level) for level, site in zip(taps, at, strict=True)]
@@ -291,7 +291,7 @@ def _crops(kind: type, crops: int, num_stacks: int | None) -> int:
     return num_stacks
 
 
-def arange_sites(start: int, interval: int, crops: int) -> list[int]:
+def arange_sites(start: int, interval: int, crops: int) -> Sites:
     """``crops`` layers, every ``interval`` from ``start`` on.
 
     Raises:

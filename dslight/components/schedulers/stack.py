@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Literal
 
-from dslight.components.vision_encoder import Tap
+from dslight.components.vision_encoder import Tap, at_depth
 from dslight.nn.sampling import MOSAIC_SAMPLERS, ONE_GROUP, SamplerName
 
 View = Literal["base", "crops", "fine"]
 InSequence = Literal["base", "crops", "tiles"]
+Sites = list[int | float]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Stack:
 
     Attributes:
         sites: the layers at whose inputs the groups are added, one group each. A sampler that makes one group only adds
-            it at every site.
+            it at every site. With a point: fractions of depth (0.5: in front of the second half of the layers), the
+            nearest layer; two of them may be one layer.
         view: what is read: ``crops`` of the image, ``fine`` crops of each view in the sequence, or the ``base`` (the
             views in the sequence themselves).
         sampler: how the tokens become groups (see :mod:`dslight.nn.sampling`).
@@ -33,7 +35,7 @@ class Stack:
         (0, 1, 2, 3)
     """
 
-    sites: list[int]
+    sites: Sites
     view: View = "crops"
     sampler: SamplerName = "2d"
     tap: Tap | None = None
@@ -42,8 +44,12 @@ class Stack:
 
     @property
     def at(self) -> tuple[int, ...]:
-        """The sites as inputs of layers."""
-        return tuple(site + self.after for site in self.sites)
+        """The sites as inputs of layers. Fractions of depth are 0 until :meth:`within` says of which depth."""
+        return tuple(at_depth(site, 0) + self.after for site in self.sites)
+
+    def within(self, depth: int) -> Stack:
+        """The same stack in a part of ``depth`` layers, which its fractions are of."""
+        return replace(self, sites=[at_depth(site, depth) for site in self.sites])
 
     def __str__(self) -> str:
         """For people: what it holds, ``crops, 2d, tap -2``."""
@@ -63,6 +69,8 @@ def problem(stack: Stack, sequence: InSequence, inside: bool) -> tuple[str, str]
         return "sites", "empty; name at least one layer"
     if min(stack.sites) < 0:
         return "sites", f"layers count from 0, got {min(stack.sites)}"
+    if beyond := [site for site in stack.sites if isinstance(site, float) and site > 1]:
+        return "sites", f"{beyond[0]} is no fraction of depth, at most 1.0; layers are counted without a point"
     if stack.merge < 1:
         return "merge", f"must be at least 1, got {stack.merge}"
     if stack.view == "base":

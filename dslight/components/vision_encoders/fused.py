@@ -22,8 +22,8 @@ class FusedEncoder(VisionEncoder):
 
     Args:
         encoders: the encoders; the first one's grid is the grid.
-        taps: what ``final`` means for each of them; default: ``final``. An integer tap of the whole goes to all, where
-            a negative one counts from each one's own end.
+        taps: what ``final`` means for each of them; default: ``final``. A number as tap of the whole goes to all, where
+            a negative one counts from each one's own end, and a fraction is of each one's own depth.
         image_size: (height, width) in pixels of one view, or one number; default: the largest of theirs. Each encoder
             gets the view resized to its own size (bicubic, antialiased).
 

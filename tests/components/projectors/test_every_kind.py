@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dslight.components import (
+    AttentionPoolProjector,
     AveragePoolProjector,
     CAbstractorProjector,
     IdentityProjector,
@@ -23,8 +24,13 @@ from dslight.components import (
 C, D = 8, 12
 KINDS = {
     "mlp": MLPProjector,
+    "mlp_normed": partial(MLPProjector, norm="pre"),
     "pixel_shuffle": partial(PixelShuffleMLPProjector, factor=2, norm="post", hidden="merged"),
     "pixel_shuffle_pre": partial(PixelShuffleMLPProjector, factor=4, norm="pre"),
+    "pixel_shuffle_placed": partial(
+        PixelShuffleMLPProjector, norm="pre", position="hidden", hidden_norm=True, out_norm=True
+    ),
+    "attention_pool": partial(AttentionPoolProjector, heads=2, head_dim=6, hidden=20),
     "average_pool": AveragePoolProjector,
     "average_pool_first": partial(AveragePoolProjector, factor=4, pool_first=True),
     "resampler": partial(PerceiverResamplerProjector, grid=(2, 3), depth=2, heads=2),
@@ -166,7 +172,8 @@ CELLS = [(0, 0), (3, 5), (7, 11), (4, 2)]
 
 
 @pytest.mark.parametrize(("kind", "side"), [("mlp", 1), ("pixel_shuffle", 2), ("pixel_shuffle_pre", 4),
-                                            ("average_pool", 2), ("average_pool_first", 4)])  # fmt: skip
+                                            ("average_pool", 2), ("mlp_normed", 1),
+                                            ("attention_pool", 2), ("average_pool_first", 4)])  # fmt: skip
 @pytest.mark.parametrize(("row", "col"), CELLS)
 def test_a_cell_is_seen_by_the_token_that_covers_it_and_by_no_other(kind, side, row, col):
     assert reach(KINDS[kind]([C], D), row, col) == {(row // side, col // side)}
@@ -230,6 +237,10 @@ def test_a_map_that_does_not_divide_is_refused_before_and_at_work(projector, mes
         (partial(PixelShuffleMLPProjector, norm="pre", stack_norm="post"),
          "per_level: levels with norm pre and stack_norm post cannot share one net; set per_level: true"),
         (partial(PixelShuffleMLPProjector, layers=0), "layers: a projector needs at least 1 layer, got 0"),
+        (partial(PixelShuffleMLPProjector, layers=1, position="hidden"), "position: stands between two linear layers"),
+        (partial(PixelShuffleMLPProjector, layers=1, hidden_norm=True), "hidden_norm: stands between two linear"),
+        (partial(PixelShuffleMLPProjector, hidden=14, position="hidden"),
+         "position: a 2-D sine-cosine code needs a width divisible by 4, got 14"),
         (partial(AveragePoolProjector, factor=0), "factor: blocks of at least 1 x 1 tokens become one, got 0"),
         (partial(PerceiverResamplerProjector, heads=3), "heads: a width of 8 does not divide by 3"),
         (partial(PerceiverResamplerProjector, heads=3, width=6), "width: sine-cosine positions need a multiple of 4"),
@@ -262,6 +273,18 @@ def test_arguments_that_make_no_projector_are_refused(make, message):
         ("IdentityProjector", {}),
         ("PixelShuffleMLPProjector", {"hidden": "merged", "norm": "pre", "stack_norm": "post", "per_level": True}),
         ("PixelShuffleMLPProjector", {"hidden": 20, "eps": 1e-5}),
+        ("PixelShuffleMLPProjector", {"position": "hidden", "hidden_norm": True, "out_norm": True}),
+        ("AttentionPoolProjector", {"heads": 2, "head_dim": 6, "hidden": 20}),
+        (
+            "PerLevelProjector",
+            {
+                "kinds": [
+                    {"class_path": "dslight.components.MLPProjector"},
+                    {"class_path": "dslight.components.PixelShuffleMLPProjector", "init_args": {"factor": 1}},
+                ]
+            },
+        ),
+        ("LevelLoRAProjector", {"projector": {"class_path": "dslight.components.MLPProjector"}, "rank": 2}),
         ("AveragePoolProjector", {"pool_first": True}),
         ("PerceiverResamplerProjector", {"grid": [2, 3], "heads": 2}),
         ("CAbstractorProjector", {"grid": [2, 3], "width": 16}),

@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 from torch import nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, VipLlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+from transformers.models.vipllava.modeling_vipllava import VipLlavaMultiModalProjector
 
 from dslight.components import IdentityProjector, MapProjector, MLPProjector
 
@@ -20,6 +21,21 @@ def test_two_layers_are_transformers_llava_projector():
     state = zip(projector.net.state_dict(), theirs.state_dict().values(), strict=True)
     projector.net.load_state_dict(dict(state))
     maps = torch.randn(2, 3, 4, 5, 6)
+    torch.testing.assert_close(projector(list(maps)), theirs(maps))
+
+
+def test_with_a_norm_in_front_it_is_vipllava_s_projector_over_its_layers_side_by_side():
+    vision, text = (
+        kind(hidden_size=width, num_attention_heads=1) for kind, width in ((CLIPVisionConfig, 6), (LlamaConfig, 10))
+    )
+    theirs = VipLlavaMultiModalProjector(VipLlavaConfig(vision_config=vision, text_config=text))
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+    projector = MLPProjector([5 * 6], 10, norm="pre")  # five layers
+    names = {"norm": "projector_layernorm", "mlp.0": "linear_1", "mlp.2": "linear_2"}
+    for ours, name in names.items():
+        projector.net.get_submodule(ours).load_state_dict(theirs.get_submodule(name).state_dict())
+    maps = torch.randn(1, 3, 4, 5, 30)
     torch.testing.assert_close(projector(list(maps)), theirs(maps))
 
 
