@@ -94,7 +94,8 @@ def test_the_mean_and_the_std_of_a_checkpoint_are_its_own(tmp_path):
     checkpoint(CASES["llava"], tmp_path / "released")
     pixels = {"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 0.5, 0.25]}
     (tmp_path / "released" / "preprocessor_config.json").write_text(json.dumps(pixels))
-    import_release(str(tmp_path / "released"), tmp_path / "imported")
+    said = import_release(str(tmp_path / "released"), tmp_path / "imported")
+    assert not any("preprocessor_config.json" in line for line in said)
     encoder = dslight.load(tmp_path / "imported", device="cpu").vision_encoder
     assert [list(encoder.mean), list(encoder.std)] == [*pixels.values()]
 
@@ -104,6 +105,7 @@ def test_what_a_file_holds_beyond_the_recipe_is_named(tmp_path):
     rewritten(tmp_path / "released", lambda held: {**held, "model.aligner.weight": torch.zeros(2)})
     said = import_release(str(tmp_path / "released"), tmp_path / "imported")
     assert "not in the recipe: model.aligner.weight" in said
+    assert any(line.startswith("no preprocessor_config.json beside it: images have the sizes") for line in said)
     assert "model.aligner.weight" in (tmp_path / "imported" / "README.md").read_text()
 
 
