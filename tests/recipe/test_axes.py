@@ -389,3 +389,16 @@ def test_dslight_plan_refuses_at_the_key(tmp_path, capsys):
     assert captured.err == (
         f"dslight: {AT}.stacks.0.samplr: there is no such argument; did you mean sampler?; {TAKES}\n"
     )
+
+
+def test_a_point_makes_a_fraction_of_a_number_in_yaml_and_on_the_command_line():
+    """``1`` is a layer and ``1.0`` the whole depth, and both stay what they are in the recipe of the run."""
+    taps = {}
+    for tap in ("1", "1.0", "0.5"):
+        given = compose(QUICKSTART, ["weights=null", "model.stacking.DeepStackTaps.taps=[1]",
+                                     f"model.stacking.DeepStackTaps.tap={tap}"])  # fmt: skip
+        given["data"]["views"] = SINGLE
+        stacking = check(given).model.stacking
+        taps[tap] = (stacking.base_taps, yaml.safe_load(to_yaml(given))["model"]["stacking"]["init_args"]["tap"])
+    assert taps == {"1": ([1], 1), "1.0": ([-1], 1.0), "0.5": ([0.5], 0.5)}
+    assert [type(written) for _, written in taps.values()] == [int, float, float]
