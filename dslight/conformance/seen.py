@@ -5,6 +5,7 @@ where a family's images are read at their own size.
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ from dslight.run.release import import_release
 from dslight.types import Views
 from dslight.vlm import VLM
 
+PIXELS = {"size": {"shortest_edge": 64, "longest_edge": 4096}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+"""What the kit's images were made with: their budget of pixels, and their colours."""
 CORNERS = ["top_left", "top_right", "bottom_left", "bottom_right"]
 
 
@@ -43,9 +46,13 @@ def seeing(family: Family) -> Callable[[Request], Tensor] | None:
 
 
 def _imported(family: Family) -> VLM:
-    """What ``dslight import`` makes of it."""
+    """What ``dslight import`` makes of it; one without an image processor's file gets what the kit's images have."""
     with tempfile.TemporaryDirectory() as folder:
-        import_release(str(family.folder), Path(folder) / family.name)
+        released = Path(shutil.copytree(family.folder, Path(folder) / "released"))
+        pixels = released / "preprocessor_config.json"
+        if not pixels.is_file():
+            pixels.write_text(json.dumps(PIXELS))
+        import_release(str(released), Path(folder) / family.name)
         return load(Path(folder) / family.name, device="cpu").float().eval()  # its checkpoint is in bfloat16
 
 

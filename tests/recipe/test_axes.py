@@ -46,6 +46,16 @@ TAKEN = {
     # key: (scheduler, arguments, views, sites, sites in the encoder, slots of an image, width of each level)
     "no stacks": ("DeepStack", "", SINGLE, (), (), 16, [64]),
     "stacks null": ("DeepStack", "stacks: null", SINGLE, (), (), 16, [64]),
+    # fractions of depth: of 6 layers in the language model
+    "fractions": (
+        "DeepStack",
+        "{tap: 0.5, stacks: [{sites: [0.5, 0.75], view: base, sampler: identity, tap: 1.0}]}",
+        SINGLE,
+        (3, 5),
+        (),
+        16,
+        3 * [64],
+    ),
     # view
     "view base": (
         "DeepStack",
@@ -253,17 +263,17 @@ REFUSED = {
     "stacks: {sites: [1]}": "stacks: expected a list or null, got {'sites': [1]}",
     "stacks: [[1, 2]]": "stacks.0: expected a mapping with sites, view, sampler, tap, merge, after, got [1, 2]",
     "stacks: [{sites: 1}]": "stacks.0.sites: expected a list, got 1",
-    "stacks: [{sites: [1, two]}]": "stacks.0.sites.1: expected a whole number, got 'two'",
+    "stacks: [{sites: [1, two]}]": "stacks.0.sites.1: expected a whole number or a number, got 'two'",
     CROPS % ", view: crop": "stacks.0.view: expected base, crops or fine, got 'crop'; did you mean crops?",
     CROPS % ", sampler: 2dd": "stacks.0.sampler: expected 2d, block, 1d, patch_merge, pool, identity or corner, "
     "got '2dd'; did you mean 2d?",
-    CROPS % ", tap: finale": "stacks.0.tap: expected a whole number, final or null, got 'finale'; "
+    CROPS % ", tap: finale": "stacks.0.tap: expected a whole number, a number, final or null, got 'finale'; "
     "did you mean final?",
     CROPS % ", merge: two": "stacks.0.merge: expected a whole number, got 'two'",
     CROPS % ", after: perhaps": "stacks.0.after: expected true or false, got 'perhaps'",
     "encoder_stacks: [{sites: [1], vew: crops}]": "encoder_stacks.0.vew: there is no such argument; "
     f"did you mean view?; {TAKES}",
-    "tap: [1, last]": "tap.1: expected a whole number or final, got 'last'",
+    "tap: [1, last]": "tap.1: expected a whole number, a number or final, got 'last'",
     "base: zeros": "base: expected fill or zero, got 'zeros'; did you mean zero?",
     "sequence: tile": "sequence: expected base, crops or tiles, got 'tile'; did you mean tiles?",
     "newlines: true": "newlines: there is no such argument; did you mean newline?; it takes stacks, encoder_stacks, "
@@ -379,3 +389,16 @@ def test_dslight_plan_refuses_at_the_key(tmp_path, capsys):
     assert captured.err == (
         f"dslight: {AT}.stacks.0.samplr: there is no such argument; did you mean sampler?; {TAKES}\n"
     )
+
+
+def test_a_point_makes_a_fraction_of_a_number_in_yaml_and_on_the_command_line():
+    """``1`` is a layer and ``1.0`` the whole depth, and both stay what they are in the recipe of the run."""
+    taps = {}
+    for tap in ("1", "1.0", "0.5"):
+        given = compose(QUICKSTART, ["weights=null", "model.stacking.DeepStackTaps.taps=[1]",
+                                     f"model.stacking.DeepStackTaps.tap={tap}"])  # fmt: skip
+        given["data"]["views"] = SINGLE
+        stacking = check(given).model.stacking
+        taps[tap] = (stacking.base_taps, yaml.safe_load(to_yaml(given))["model"]["stacking"]["init_args"]["tap"])
+    assert taps == {"1": ([1], 1), "1.0": ([-1], 1.0), "0.5": ([0.5], 0.5)}
+    assert [type(written) for _, written in taps.values()] == [int, float, float]
