@@ -38,11 +38,9 @@ def seeing(family: Family) -> Callable[[Request], Tensor] | None:
     kind = json.loads((family.folder / "config.json").read_text())["model_type"]
     if kind == "granite4_vision":
         return _granite4(family)
-    pixels = family.facts["pixels"]
-    sized = (family.folder / "preprocessor_config.json").is_file()  # which says how large pictures are read
-    if kind not in FAMILIES or (pixels == "patches" and not sized):
+    if kind not in FAMILIES:
         return None
-    return {"patches": _pictures, "tiles": _tiles}[pixels](_imported(family))
+    return {"patches": _pictures, "tiles": _tiles}[family.facts["pixels"]](_imported(family))
 
 
 def _imported(family: Family) -> VLM:
