@@ -279,14 +279,15 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    asked = (args.source, args.out, args.recipe, args.dtype, args.shard_size)
     if args.release:
         from dslight.run.release_back import export_release
 
-        print(f"{args.out}: {export_release(args.source, args.out, args.recipe, args.shard_size)} opens it")
+        print(f"{args.out}: {export_release(*asked)} opens it")
         return 0
     from dslight.run.export import export
 
-    why_not = export(args.source, args.out, args.recipe, args.dtype, args.shard_size)
+    why_not = export(*asked)
     opens = "LlavaForConditionalGeneration and dslight open it"
     if why_not is not None:
         opens = f"opens in transformers wherever dslight is imported; {why_not}"

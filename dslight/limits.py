@@ -44,6 +44,7 @@ LIMITS = {
     "layers": Limit(2_048, "layers, experts or stages that one number of a configuration asks for, and stacks"),
     "modules": Limit(200_000, "modules of a model"),
     "crops": Limit(1_024, "crops of an image"),
+    "view_pixels": Limit(1 << 28, "pixels of a view of any size (data.views), enlarged ones too"),
     "parameters": Limit(10_000_000_000_000, "parameters of a model"),
     "epoch_records": Limit(4_000_000_000, "records that an epoch shows, weights included"),
     "workers": Limit(512, "data processes of a rank"),

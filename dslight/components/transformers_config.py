@@ -37,6 +37,8 @@ def no_code(name: str, key: str) -> Iterator[None]:
     Raises:
         ValueError: beginning with ``key``.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         yield
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -48,8 +50,8 @@ def no_code(name: str, key: str) -> Iterator[None]:
             f"{key}: {name} can only be opened by running code that it brings along, and none of it was run; set "
             f"trust_remote_code: true if you have read that code and trust it"
         ) from None
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
-        why = f"{type(error).__name__}: {error}"
+    except (LookupError, TypeError, AttributeError, RecursionError, StrictDataclassError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(f"{key}: a file of {name} is not built as it should be ({why})") from error
 
 

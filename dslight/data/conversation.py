@@ -383,6 +383,8 @@ def template(name: TemplateName, thinking: bool | None = None, image_marks: tupl
     if name not in TEMPLATES:
         raise ValueError(f"data.template: {name!r} is none of {', '.join(TEMPLATES)}")
     if image_marks is not None:
+        if any(IMAGE_TOKEN in mark for mark in image_marks):
+            raise ValueError(f"data.image_marks: {list(image_marks)}; {IMAGE_TOKEN} stands for an image itself")
         return Marked(template(name, thinking), *image_marks)
     if thinking is None:
         return TEMPLATES[name]

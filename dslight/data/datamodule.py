@@ -208,8 +208,8 @@ class ShardData(LightningDataModule, Written):
         keep_features: KeepFeatures | str | None = None,
     ) -> None:
         super().__init__()
-        if thinking is not None and template is not None:
-            template_named(template, thinking)
+        if template is not None or image_marks is not None:
+            template_named(template or "tokenizer", thinking, image_marks)
         self.sources = [source_of(Source, source, f"data.train[{i}]") for i, source in enumerate(train or ())]
         self.val_sources = {
             name: source_of(ValSource, source, f"data.val.{name}") for name, source in (val or {}).items()

@@ -20,6 +20,7 @@ from dslight.data.arena import empty
 from dslight.data.pixels import Resample, cut, picture
 from dslight.data.sample import BadSample, Pixels
 from dslight.data.view_policy import CropsFrom, ViewPolicy
+from dslight.limits import at_most
 from dslight.types import Grid
 
 MOST_STRETCHED = 200
@@ -129,6 +130,10 @@ class NativeViews(AnySizeViews):
         super().__init__(up, resample, crops_from)
         if not 1 <= min_pixels <= max_pixels:
             raise ValueError(f"data.views.min_pixels: {min_pixels}; from 1 to max_pixels, which is {max_pixels}")
+        pixels = max_pixels * max(up, 1) ** 2
+        at_most(
+            "view_pixels", pixels, f"data.views.max_pixels: {max_pixels:,} (up: {up}): {pixels:,} pixels", ValueError
+        )
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
 
     @property
@@ -172,6 +177,10 @@ class NaFlexViews(AnySizeViews):
         super().__init__(up, resample, crops_from)
         if max_pieces < 1:
             raise ValueError(f"data.views.max_pieces: {max_pieces}; 1 or more")
+        pieces = max_pieces * max(up, 1) ** 2  # of a pixel or more
+        at_most(
+            "view_pixels", pieces, f"data.views.max_pieces: {max_pieces:,} (up: {up}): {pieces:,} pixels", ValueError
+        )
         self.max_pieces = max_pieces
 
     def fitted(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
@@ -210,6 +219,13 @@ class PixtralViews(AnySizeViews):
         super().__init__(up, resample, crops_from)
         if longest_edge < 1:
             raise ValueError(f"data.views.longest_edge: {longest_edge}; 1 or more")
+        pixels = (longest_edge * max(up, 1)) ** 2
+        at_most(
+            "view_pixels",
+            pixels,
+            f"data.views.longest_edge: {longest_edge:,} (up: {up}): {pixels:,} pixels",
+            ValueError,
+        )
         self.longest_edge = longest_edge
 
     @property

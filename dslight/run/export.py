@@ -60,11 +60,7 @@ def export(
         RecipeError: naming the argument, before anything is written.
         NoSpaceError: the disk is full; nothing stays of what was written.
     """
-    found = None if dtype is None else getattr(torch, dtype, None)
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise RecipeError(f"--dtype: {dtype!r} is no torch dtype of weights; bfloat16, float16 and float32 are")
-    if not _SIZE.fullmatch(shard_size):
-        raise RecipeError(f"--shard-size: {shard_size!r}; a number above 0 and KB, MB, GB or TB, as in 5GB")
+    wanted = checked(dtype, shard_size)
     if out.is_symlink():
         raise RecipeError(f"OUT: {out} is a symbolic link; name the folder itself")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -76,7 +72,6 @@ def export(
         raise RecipeError("RUN_OR_CKPT: a component that was fitted alone is one file already, in the run's weights/")
     load_checkpoint(experiment.model, checkpoint)
     partial = begin_folder(out)
-    wanted = getattr(torch, dtype) if dtype else None
     needed = sum(tensor.numel() * (wanted or tensor.dtype).itemsize for tensor in experiment.model.parameters())
     try:
         with room_for(out, needed):
@@ -87,6 +82,20 @@ def export(
         give_up_folder(partial)
         raise
     return why
+
+
+def checked(dtype: str | None, shard_size: str) -> torch.dtype | None:
+    """The dtype of written weights.
+
+    Raises:
+        RecipeError: naming the option that makes no sense.
+    """
+    found = None if dtype is None else getattr(torch, dtype, None)
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise RecipeError(f"--dtype: {dtype!r} is no torch dtype of weights; bfloat16, float16 and float32 are")
+    if not _SIZE.fullmatch(shard_size):
+        raise RecipeError(f"--shard-size: {shard_size!r}; a number above 0 and KB, MB, GB or TB, as in 5GB")
+    return found
 
 
 def _checkpoint_and_recipe(source: Path, recipe: Path | None) -> tuple[Path, Path]:

@@ -149,7 +149,8 @@ class RunFolder:
     def has_trained(self) -> bool:
         """Whether a step was done here, of which something is left. A run that died before it protects nothing."""
         left = (self.result_file, self.path / "progress.json", self.path / "metrics.csv")
-        return any(file.exists() for file in left) or bool(self._saved()) or any(self.weights.glob("*"))
+        says = any(file.exists() and file.read_bytes().strip() for file in left)  # a log without a row is of no step
+        return says or bool(self._saved()) or any(self.weights.glob("*"))
 
     def open(self, recipe: Mapping[str, Any], fresh: bool = False) -> None:
         """Begin the run of ``recipe`` here, or find it begun. ``fresh`` deletes the files that a run has left here.

@@ -30,13 +30,22 @@ def check_page(verb: str, host: str, port: int, shows: str, confirm: Callable[[s
     """
     if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
         raise RecipeError(f"{verb}: the page needs {', '.join(missing)}; pip install 'dslight[chat]'")
-    if not 0 <= port < 65_536:
-        raise RecipeError(f"--port: {port}; 0 to 65535")
+    check_port(port)
     if host in LOOPBACK:
         return []
     if not (confirm or _confirmed)(f"Everybody who reaches {host}:{port} could {shows}. Serve the page there? [y/N] "):
         raise RecipeError(f"--host: {host} is seen by others, and nobody agreed; the default is this machine's own")
     return ["*"]
+
+
+def check_port(port: int) -> None:
+    """Refuse what is no port.
+
+    Raises:
+        RecipeError: naming the option.
+    """
+    if not 0 <= port < 65_536:
+        raise RecipeError(f"--port: {port}; 0 to 65535")
 
 
 def serve_page(app: Any, host: str, port: int) -> None:

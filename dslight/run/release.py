@@ -7,17 +7,17 @@ it. ``dslight chat``, ``predict`` and :func:`dslight.load` open it; a recipe or 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 from dslight.checkpoints.families import family_of
 from dslight.checkpoints.families.family import Family, Section
 from dslight.checkpoints.released import account, convert, opened, write_shards
-from dslight.components.transformers_config import settings_of
+from dslight.components.transformers_config import no_code, settings_of
 from dslight.data.chat_template import image_marks
 from dslight.files.atomic import write_atomically
 from dslight.files.system import room_for
+from dslight.files.typed import read_json
 from dslight.recipe.build import check
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
@@ -54,7 +54,8 @@ def import_release(source: str, out: Path) -> list[str]:
         config = getattr(config, family.inside[0]) if family.inside else config
         family.model(config)
     except (ValueError, OSError) as error:
-        raise RecipeError(str(error)) from error
+        said = str(error)
+        raise RecipeError(said if source in said else f"{source}: {said}") from error
     folder = _folder(source)
     recipe = _recipe(family, config, folder, out)
     partial = begin_folder(out)
@@ -113,8 +114,11 @@ def _pixels(folder: Path) -> Section:
     """What a checkpoint says of its image processor."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            said = json.loads((folder / name).read_text())
-            return said.get("image_processor", said)
+            said = read_json(folder / name, dict[str, Any])
+            inside = said.get("image_processor", said)
+            if not isinstance(inside, dict):
+                raise RecipeError(f"{folder / name}: image_processor: {inside!r}; settings by name")
+            return inside
     return {}
 
 
@@ -128,7 +132,8 @@ def _tokenizer(
         next(iter(recipe["model"]["language_model"].values())).pop("tokenizer")
         return [f"{source} has no tokenizer; name one in {out / RECIPE}: model.language_model.init_args.tokenizer"]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with no_code(str(folder), "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise RecipeError(f"{source}: its tokenizer cannot be read: {error}") from error
     tokenizer.save_pretrained(partial)

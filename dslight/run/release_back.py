@@ -26,6 +26,7 @@ from dslight.recipe.build import check
 from dslight.recipe.compose import Layer
 from dslight.recipe.errors import RecipeError
 from dslight.run.deletion import begin_folder, end_folder, give_up_folder
+from dslight.run.export import checked
 from dslight.run.python import load
 from dslight.train.lora import merged
 from dslight.vlm import VLM
@@ -86,7 +87,9 @@ def released_form(model: VLM, tokens: Mapping[str, int]) -> tuple[Any, dict[str,
     return config, state
 
 
-def export_release(source: Path, out: Path, recipe: Path | None = None, shard_size: str = "5GB") -> str:
+def export_release(
+    source: Path, out: Path, recipe: Path | None = None, dtype: str | None = None, shard_size: str = "5GB"
+) -> str:
     """Write the model of a run, an export or a checkpoint as a folder that transformers opens as the release, with the
     same logits.
 
@@ -94,6 +97,7 @@ def export_release(source: Path, out: Path, recipe: Path | None = None, shard_si
         source: as :func:`dslight.load` takes it.
         out: the new folder.
         recipe: of a checkpoint that brings none.
+        dtype: of the written weights, e.g. ``bfloat16``; default: the model's.
         shard_size: of a weights file at most.
 
     Returns:
@@ -102,12 +106,13 @@ def export_release(source: Path, out: Path, recipe: Path | None = None, shard_si
     Raises:
         RecipeError: no release that is known has the model's shape, or its tokenizer lacks the token of an image.
     """
+    wanted = checked(dtype, shard_size)
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise RecipeError(f"OUT: {out} exists and is not empty")
     model = load(source, recipe=recipe, device="cpu")
     partial = begin_folder(out)
     try:
-        kind = write_back(model, partial, shard_size=shard_size)
+        kind = write_back(model, partial, shard_size=shard_size, dtype=wanted)
         end_folder(partial, out)
     except ValueError as error:
         give_up_folder(partial)
@@ -118,7 +123,13 @@ def export_release(source: Path, out: Path, recipe: Path | None = None, shard_si
     return kind
 
 
-def write_back(model: VLM, folder: Path, tokens: Mapping[str, int] | None = None, shard_size: str = "5GB") -> str:
+def write_back(
+    model: VLM,
+    folder: Path,
+    tokens: Mapping[str, int] | None = None,
+    shard_size: str = "5GB",
+    dtype: torch.dtype | None = None,
+) -> str:
     """Write configuration, weights and tokenizer; returns the class of transformers that opens them.
 
     Args:
@@ -126,6 +137,7 @@ def write_back(model: VLM, folder: Path, tokens: Mapping[str, int] | None = None
         folder: which is there.
         tokens: see :func:`released_form`; default: those of the tokenizer.
         shard_size: of a weights file at most.
+        dtype: of the written weights; default: the model's.
 
     Raises:
         ValueError: as :func:`released_form`; the tokenizer lacks the token of an image.
@@ -139,8 +151,9 @@ def write_back(model: VLM, folder: Path, tokens: Mapping[str, int] | None = None
             image = f"{TOKENS['image_token_id']} nor {IMAGE_TOKEN}"
             raise ValueError(f"tokenizer: has neither {image}, which stand for an image")
     config, state = released_form(model, tokens)
+    config.dtype = dtype or config.dtype
     config.save_pretrained(folder)
-    write_tensors(state, folder, shard_size)
+    write_tensors(state, folder, shard_size, dtype)
     if getattr(model.language_model, "has_tokenizer", False):
         model.tokenizer.save_pretrained(folder)
     return config.architectures[0]

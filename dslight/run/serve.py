@@ -9,6 +9,10 @@ from typing import Any
 from dslight.files.typed import FileError, read_json
 from dslight.recipe.errors import RecipeError
 from dslight.run.folder import RunFolder
+from dslight.run.page import check_port
+
+_SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
+"""What transformers takes in place of a device."""
 
 
 def serve(
@@ -30,10 +34,12 @@ def serve(
         background: return at once; ``kill_server()`` of what is returned ends it.
 
     Raises:
-        RecipeError: it is no export, or the server's packages are not installed.
+        RecipeError: it is no export, the server's packages are not installed, or an option makes no sense.
     """
     if missing := [name for name in ("fastapi", "uvicorn", "openai") if find_spec(name) is None]:
         raise RecipeError(f"serve: needs {', '.join(missing)}; pip install 'dslight[serve]'")
+    check_port(port)
+    _check_place(device, dtype)
     if RunFolder(folder).recipe_file.exists():
         raise RecipeError(f"FOLDER: {folder} is a run; write its model first: dslight export {folder} OUT")
     try:
@@ -46,3 +52,18 @@ def serve(
     from transformers.cli.serve import Serve
 
     return Serve(force_model=str(folder), host=host, port=port, device=device, dtype=dtype, non_blocking=background)  # pyright: ignore[reportArgumentType]
+
+
+def _check_place(device: str, dtype: str) -> None:
+    import torch
+
+    kind = getattr(torch, dtype, None)
+    if dtype != "auto" and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise RecipeError(f"--dtype: {dtype!r} is no torch dtype of weights; auto, bfloat16, float16 and float32 are")
+    if device in _SPREAD:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise RecipeError(f"--device: {device!r} is none that is here ({why}); auto, cpu, cuda:0, ...") from None

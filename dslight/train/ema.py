@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from dslight.errors import UserError
+
 
 class EMA(pl.Callback):
     """Averages the weights that train, and lets the model be the average wherever it is looked at.
@@ -43,6 +45,17 @@ class EMA(pl.Callback):
         self._training: dict[str, Tensor] | None = None  # the weights of the training, while the model is the average
         self._loaded: dict[str, Tensor] | None = None
         self._at = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse an average that would never begin, or of another one."""
+        if stage != "fit":
+            return
+        if 0 <= trainer.max_steps <= self.start:
+            raise UserError(
+                f"trainer.callbacks: EMA: start: {self.start}; below trainer.max_steps, {trainer.max_steps}"
+            )
+        if sum(isinstance(one, EMA) for one in trainer.callbacks) > 1:  # pyright: ignore[reportAttributeAccessIssue]
+            raise UserError("trainer.callbacks: EMA stands there more than once; a model is one average")
 
     # --- averaging
 

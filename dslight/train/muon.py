@@ -49,6 +49,10 @@ class MuonAdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum: {momentum}; from 0 to below 1")
+        if not 1 <= ns_steps < 100:
+            raise ValueError(f"ns_steps: {ns_steps}; from 1 to 99")
         super().__init__(params, {"lr": 1e-3, "weight_decay": 0.0})
         self._muons = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn}
         self._adams = {"betas": tuple(betas), "eps": eps}

@@ -7,6 +7,7 @@ documentation, too.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +147,33 @@ def test_other_kinds_are_refused_by_name(kind, message, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("dslight: dslight import: ")
 
 
+def broken(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        (folder / f"{name}.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"preprocessor_config": "[]"}, r"preprocessor_config.json: the whole: must be an object, not \[\]"),
+        ({"preprocessor_config": "{"}, r"preprocessor_config.json: not JSON"),
+        ({"processor_config": '{"image_processor": [1]}'}, r"processor_config.json: image_processor: \[1\]"),
+        (
+            {"preprocessor_config": '{"image_mean": [0, 0, 0], "image_std": [0, 0.0, 0]}'},
+            r"vision_encoder.*std: \[0.*divided",
+        ),
+        ({"tokenizer": "{}"}, r"tokenizer: a file of .*released is not built as it should be \(KeyError"),
+        ({"config": '{"model_type": "llava", "text_config": {"num_hidden_layers": "four"}}'}, "expected int, got str"),
+    ],
+)
+def test_a_damaged_file_of_a_release_is_a_sentence(files, message, tmp_path, capsys):
+    checkpoint(CASES["llava"], tmp_path / "released")
+    broken(tmp_path / "released", **files)
+    assert main(["import", str(tmp_path / "released"), "--out", str(tmp_path / "imported")]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "imported").exists()
+
+
 def test_weights_are_written_in_shards_of_the_size_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("dslight.run.release.SHARD", 40_000)
     theirs, ours, _ = imported("llava", tmp_path)
@@ -271,6 +299,16 @@ def test_an_import_goes_back_into_its_own_class(name, tmp_path):
     theirs = reopened(tmp_path / "back", name, dslight.load(tmp_path / "imported", device="cpu").eval())
     assert type(theirs).__name__ == f"{CASES[name].name}ForConditionalGeneration"
     assert theirs.config.image_token_id == IMAGE
+    narrow = tmp_path / "narrow"
+    assert main(["export", str(tmp_path / "imported"), str(narrow), "--release", "--dtype", "bfloat16"]) == 0
+    opened = AutoModelForImageTextToText.from_pretrained(narrow)
+    assert {one.dtype for one in opened.parameters()} == {torch.bfloat16}
+
+
+def test_options_that_mean_nothing_are_refused_before_a_model_is_read(tmp_path, capsys):
+    for options, said in ((["--dtype", "int8"], "--dtype: 'int8'"), (["--shard-size", "many"], "--shard-size: 'many'")):
+        assert main(["export", str(tmp_path / "no"), str(tmp_path / "out"), "--release", *options]) == 1
+        assert said in capsys.readouterr().err
 
 
 def test_a_stack_that_no_release_has_does_not_go_back(tmp_path, capsys):

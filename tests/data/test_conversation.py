@@ -157,3 +157,8 @@ def test_thinking_is_of_the_tokenizers_own_template():
         ValueError, match=r"data\.thinking: false, which only data\.template: tokenizer has, not chatml"
     ):
         template("chatml", False)
+
+
+def test_a_mark_around_images_is_no_image():
+    with pytest.raises(ValueError, match=r"data\.image_marks: \['<image>', ''\]; <image> stands for an image itself"):
+        template("bare", image_marks=("<image>", ""))

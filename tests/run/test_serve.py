@@ -56,7 +56,11 @@ def test_openais_client_streams_an_answer_about_a_picture(exported, pages):
 
 def test_what_cannot_be_served_is_a_sentence(exported, tmp_path, monkeypatch, capsys):
     pytest.importorskip("fastapi", reason="needs dslight[serve]")
-    run, _ = exported
+    run, out = exported
+    for option, value in (("--port", "99999"), ("--dtype", "int8"), ("--device", "tpu9")):
+        assert main(["serve", str(out), option, value]) == 1
+        assert f"dslight: {option}: " in (said := capsys.readouterr().err)
+        assert value in said
     assert main(["serve", str(run)]) == 1
     assert f"FOLDER: {run} is a run; write its model first: dslight export {run} OUT" in capsys.readouterr().err
     assert main(["serve", str(tmp_path)]) == 1

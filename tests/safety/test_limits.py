@@ -404,6 +404,10 @@ TOO_MANY = {
     "grids": {f"{VIEWS}": {"class_path": "dslight.data.images.AnyResViews", "init_args": {"grids": [[10**9, 1]]}}},
     "crops in all": {f"{VIEWS}__init_args": {"rows": 1000, "cols": 1000}},
     "fine crops": {f"{VIEWS}": {"class_path": "dslight.data.images.HDViews", "init_args": {"up": 10**9}}},
+    "pixels of a view": {VIEWS: {"class_path": "dslight.data.native.NativeViews", "init_args": {"max_pixels": 10**15}}},
+    "pieces of a view": {
+        VIEWS: {"class_path": "dslight.data.native.NaFlexViews", "init_args": {"max_pieces": 10**8, "up": 4}}
+    },
     "data processes": {"data__num_workers": 10**6},
     "parameters": {f"{LM}__hidden_size": 10**8, f"{LM}__intermediate_size": 10**8, f"{LM}__vocab_size": 10**5},
 }

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import dslight
+from dslight.cli import main
 from dslight.train import EMA
 
 OURS = "trainer.callbacks=[{class_path: dslight.train.EMA, init_args: {decay: 0.8}}]"
@@ -72,3 +73,14 @@ def test_a_run_is_continued_bit_by_bit(averaged, fit, logged, tmp_path):
 def test_values_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EMA(**wrong)
+
+
+def test_an_average_that_never_begins_or_of_another_is_refused(recipe, tmp_path, capsys):
+    def said(*given):
+        settings = ", ".join(f"{{class_path: dslight.train.EMA, init_args: {{start: {start}}}}}" for start in given)
+        options = [f"trainer.callbacks=[{settings}]", "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}"]
+        assert main(["fit", str(recipe), *options]) == 1
+        return capsys.readouterr().err
+
+    assert "trainer.callbacks: EMA: start: 2; below trainer.max_steps, 2" in said(2)
+    assert "EMA stands there more than once" in said(0, 1)

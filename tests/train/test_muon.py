@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -105,3 +106,9 @@ def test_a_run_trains_with_it_and_is_continued(fit, logged, tmp_path):
 def test_torchs_own_alone_is_refused_with_the_other_by_name(recipe, tmp_path, capsys):
     assert main(["fit", str(recipe), f"run_dir={tmp_path / 'run'}", "stage.optimizer={class_path: torch.optim.Muon}"])
     assert "dslight.train.MuonAdamW is Muon for matrices and AdamW for the rest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "value"), [("momentum", 3.0), ("ns_steps", 0), ("ns_steps", 10**6)])
+def test_numbers_that_mean_nothing_are_refused(key, value):
+    with pytest.raises(ValueError, match=f"{key}: {value}; from"):
+        MuonAdamW([torch.nn.Parameter(torch.ones(2, 2))], **{key: value})

@@ -6,6 +6,7 @@ not; an encoder here computes ``(x / 255 - mean) / std``. The one is the other w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,10 @@ def statistics(
         for key, fallback in (("image_mean", 0.0), ("image_std", 1.0))
     ]
     means, stds = (tuple(value / scale for value in values) for values in theirs)
+    divides = stds if std is None else std
+    if not all(0 < value < math.inf for value in divides):
+        where = "pretrained: preprocessor_config.json: image_std" if std is None else "std"
+        raise ValueError(f"{where}: {list(divides)}; pixels are divided by it: numbers above 0")
     return _given(mean) or means, _given(std) or stds  # type: ignore[return-value]
 
 
