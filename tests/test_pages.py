@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from data_prep.llava import main as convert
+from dslight.cli import main
 from dslight.data.datamodule import ShardData
 from dslight.data.shards import ShardReader
 from dslight.recipe.ablation import expand
@@ -44,6 +45,8 @@ def test_a_recipe_on_a_page_is_one(text, tmp_path, monkeypatch):
     (tmp_path / "my_package").mkdir()
     code = re.search(r"```python\n# my_package/encoder.py\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     (tmp_path / "my_package" / "encoder.py").write_text(code[1])
+    own = re.search(r"```yaml\n# mine.yaml\n(.*?)```", (ROOT / "docs" / "own_data.md").read_text(), re.S)
+    (tmp_path / "mine.yaml").write_text(own[1])
     (tmp_path / "page.yaml").write_text(text)
     made = [run.recipe for run in expand("page.yaml").runs] if "variants:" in text else [compose("page.yaml")]
     for recipe in made:
@@ -74,6 +77,24 @@ def test_the_way_from_your_own_files_to_a_scored_run_is_open(tmp_path):
             assert "own" in data.val_sources
 
 
+def test_the_recipe_for_your_own_data_runs_as_it_is_printed_in_an_empty_folder(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "own_data.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    for name, block in zip(("train", "questions"), re.findall(r"```json\n(.*?)```", page, re.S), strict=True):
+        Path(f"{name}.json").write_text(block)
+        for entry in json.loads(block):
+            Image.new("RGB", (40, 30), "red").save(entry["image"])
+        convert(["--json", f"{name}.json", "--images", ".", "--workers", "1", "--out", f"data/{OUT[name]}"])
+    for name, block in re.findall(r"```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)```", page, re.S):
+        Path(name).write_text(block)
+    exec(Path("make_tokenizer.py").read_text(), {})
+    assert main(["fit", "mine.yaml", "trainer.max_steps=2", "trainer.accelerator=cpu"]) == 0
+    assert json.loads(Path("runs/mine/result.json").read_text())["headline"] == "val/questions/exact_match"
+    assert main(["report", "runs/mine", "--out", "runs/mine/report"]) == 0
+    assert main(["sweep", "my_ablation.yaml", "--list"]) == 0
+
+
+OUT = {"train": "mine", "questions": "questions"}
 NOTEBOOK = ROOT / "docs" / "first.ipynb"
 
 

@@ -125,6 +125,7 @@ def words(kind: Any) -> str:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """``; did you mean X?``, if an X is ``name`` but for capitals, is like it, or holds it."""
+    name = str(name)  # a key of YAML may be a number
     small, known = name.casefold(), list(known)
     close = [one for one in known if one.casefold() == small] or difflib.get_close_matches(name, known, n=1)
     close = close or [one for one in known if len(small) > 2 and small in one.casefold()]

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_build import MISSPELT, agree
 from test_build import model_recipe as model_recipe
 
+from dslight.recipe.build import check as check_all
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.schema import sections
@@ -61,3 +62,11 @@ def test_a_slip_costs_no_torch(tmp_path):
         call = [sys.executable, "-c", program, verb, str(recipe), slip]
         done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert (done.returncode, done.stdout) == (1, ""), done.stderr
+
+
+def test_a_decimal_comma_is_refused_by_its_key_and_not_by_a_traceback(tmp_path):
+    base = Path(__file__).parents[2] / "recipes" / "quickstart" / "low.yaml"
+    text = f"bases: [{base}]\nname: t\nstage: {{train: {{projector: {{lr: 1,0e-3}}}}}}\n"
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"^stage\.train\.projector\.0\.0: there is no such argument"):
+        check_all(compose(tmp_path / "t.yaml"))

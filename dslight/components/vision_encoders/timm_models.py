@@ -14,7 +14,7 @@ def create_timm_model(name: str, pretrained: bool, model_args: dict[str, Any] | 
     """``timm.create_model``, with errors that begin with the argument to change; on the meta device nothing is read.
 
     Raises:
-        ValueError: for a name or an argument that timm does not know.
+        ValueError: for a name or an argument that timm does not know, or weights that cannot be fetched.
     """
     import timm
 
@@ -30,6 +30,12 @@ def create_timm_model(name: str, pretrained: bool, model_args: dict[str, Any] | 
     wanted = {**options, **(model_args or {})}
     try:
         return timm.create_model(name, pretrained=pretrained and not on_meta(), **wanted)
+    except OSError as error:  # the Hub cannot be reached, or has no such weights
+        raise ValueError(
+            f"pretrained: the weights of timm's {name} are not in the cache and could not be fetched "
+            f"({type(error).__name__}); without a network set HF_HOME to a cache that has them, or begin untrained: "
+            f"pretrained: false"
+        ) from error
     except TypeError as error:
         raise ValueError(f"model_args: timm's {name} refuses {model_args}: {error}") from error
     except (AssertionError, AttributeError, KeyError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from dslight.components import TimmEncoder
 from dslight.nn.sampling import mosaic, sample
@@ -192,3 +193,13 @@ def test_checkpointing_that_would_forget_the_stacks_is_refused(tiny_encoder):
         encoder(pixels, stacks=stacks, sites=[1])
     with torch.no_grad():
         encoder(pixels, stacks=stacks, sites=[1])  # nothing is recomputed
+
+
+def test_weights_that_cannot_be_fetched_are_named_with_what_to_do_without_a_network(monkeypatch):
+    def gone(*args, **options):
+        raise LocalEntryNotFoundError("cannot find the requested files")
+
+    monkeypatch.setattr("timm.create_model", gone)
+    said = r"^pretrained: the weights of timm's vit_tiny_patch16_224 are not in the .* HF_HOME .* pretrained: false"
+    with pytest.raises(ValueError, match=said):
+        TimmEncoder("vit_tiny_patch16_224", pretrained=True)
