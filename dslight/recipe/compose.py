@@ -318,6 +318,7 @@ def _bases(value: Any, where: str) -> list[str]:
 def _load(path: Path, asked_by: str) -> dict[str, Any]:
     if not os.path.isfile(path):  # pathlib raises for a name that is too long
         what = "is a folder, not a recipe file" if os.path.isdir(path) else "no such recipe file"
+        what += f"; a run's is {path / 'recipe.yaml'}" if os.path.isfile(path / "recipe.yaml") else ""
         raise RecipeError(f"{path}: {what}" + (f", named in {asked_by}" if asked_by else ""))
     try:
         node = check_aliases(read(path), str(path))

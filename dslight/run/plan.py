@@ -183,6 +183,9 @@ def plan(
     if not 0 <= text_tokens <= _LONGEST:
         raise RecipeError(f"--text-tokens: {text_tokens}; from 0 to {_LONGEST:,}")
     experiment = replace(check(recipe), image=image)
+    if image is not None and not experiment.encoder.native:
+        high, wide = experiment.encoder.image_size
+        raise RecipeError(f"--image: every view of this recipe is {high} x {wide}, whatever the image; leave it out")
     world_size = world_size or named_world_size(recipe)
     sharers = world_size // _copies(recipe, world_size)
     model, data, encoder = experiment.model, experiment.data, experiment.encoder

@@ -128,6 +128,8 @@ def test_a_missing_file_is_named_with_who_asked_for_it(write):
     path = write("sub/r.yaml", "bases: [gone.yaml]\n")
     assert refusal(path) == "sub/gone.yaml: no such recipe file, named in sub/r.yaml: bases"
     assert refusal("sub") == "sub: is a folder, not a recipe file"
+    write("run/recipe.yaml", "name: a\n")
+    assert refusal("run") == "run: is a folder, not a recipe file; a run's is run/recipe.yaml"
 
 
 def test_a_circle_of_bases_is_printed_as_a_chain(write):

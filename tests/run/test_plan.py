@@ -116,6 +116,8 @@ def test_the_plan_is_printed_for_people_and_as_json(recipe, capsys):
     text = capsys.readouterr().out
     assert "visual tokens    80 read, 16 in the context" in text
     assert "language_model layer 3     + stack 4 (crops, 2d, tap final)" in text
+    assert main(["plan", str(recipe), "--image", "64x32"]) == 1
+    assert "--image: every view of this recipe is 16 x 16, whatever the image" in capsys.readouterr().err
 
 
 def test_without_its_cost_a_plan_has_all_but_flops_and_memory(recipe, capsys):
