@@ -68,7 +68,7 @@ def import_release(source: str, out: Path) -> list[str]:
         found = account(family, config, file, model.parts())
         with room_for(out, sum(4 * _count(file.shapes[name]) for name in found.names)):
             write_shards(convert(family, config, file, found), partial, SHARD)
-        lines += [] if _pixels(folder) else [_UNSIZED]
+        lines = [*([] if _pixels(folder) else [_UNSIZED]), *lines]
         said = [*_said(family, source, model, len(found.names)), *found.lines(), *lines]
         write_atomically(partial / "README.md", inert(printable(_card(family, source, out, said))))
         end_folder(partial, out)

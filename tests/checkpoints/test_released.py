@@ -141,10 +141,10 @@ def test_pickled_weights_are_not_opened(tmp_path):
 def test_other_kinds_are_refused_by_name(kind, message, tmp_path, capsys):
     (tmp_path / "released").mkdir()
     (tmp_path / "released" / "config.json").write_text(json.dumps({"model_type": kind}))
-    with pytest.raises(RecipeError, match=f"dslight import: {message}"):
+    with pytest.raises(RecipeError, match=f"released: {message}"):
         import_release(str(tmp_path / "released"), tmp_path / "imported")
     assert main(["import", str(tmp_path / "released"), "--out", str(tmp_path / "imported")]) == 1
-    assert capsys.readouterr().err.startswith("dslight: dslight import: ")
+    assert capsys.readouterr().err.startswith(f"dslight: {tmp_path}/released: ")
 
 
 def broken(folder: Path, **files: str) -> None:

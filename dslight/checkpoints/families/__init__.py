@@ -44,5 +44,5 @@ def family_of(kind: str) -> Family:
     if kind in FAMILIES:
         return FAMILIES[kind]
     if kind in REFUSED:
-        raise ValueError(f"dslight import: a {kind} cannot be a recipe: {REFUSED[kind]}")
-    raise ValueError(f"dslight import: model type {kind!r} is not known; known: {', '.join(sorted(FAMILIES))}")
+        raise ValueError(f"a {kind} cannot be a recipe: {REFUSED[kind]}")
+    raise ValueError(f"model type {kind!r} is not known; known: {', '.join(sorted(FAMILIES))}")
