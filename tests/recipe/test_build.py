@@ -33,10 +33,7 @@ STACKINGS = paths(
     "ChannelConcat CrossAttention DeepStack DeepStackHD DeepStackL DeepStackTaps DeepStackV LowResolution "
     "SequenceConcat"
 )
-PROJECTORS = paths(
-    "AveragePoolProjector CAbstractorProjector IdentityProjector MLPProjector PerceiverResamplerProjector "
-    "PixelShuffleMLPProjector WindowQFormerProjector"
-)
+PROJECTORS = paths("AttentionPoolProjector AveragePoolProjector CAbstractorProjector") + "..."  # there are more
 ENCODERS = paths("FusedEncoder HFVisionEncoder NaFlexEncoder NativeVisionEncoder TimmEncoder TimmFeatureMaps")
 POLICIES = ", ".join(
     [
@@ -129,7 +126,7 @@ MISSPELT = {
     "model_args, mean, std, sincos_position",
     f"{ENCODER}.model_args.img_sise=16": f"{ENCODER}.model_args: ...",
     "model.projector.init_args.layer=2": "model.projector.init_args.layer: there is no such argument; "
-    "did you mean layers?; it takes layers, per_level",
+    "did you mean layers?; it takes layers, per_level, norm, eps",
     f"{STACKING}.num_stack=4": f"{STACKING}.num_stack: there is no such argument; did you mean num_stacks?; it takes "
     "crops, start, interval, sampler, source, tap, position, sites, operation, num_stacks",
     f"{LM}.confg={{}}": f"{LM}.confg: there is no such argument; did you mean config?; it takes pretrained, config, "
@@ -208,7 +205,8 @@ WRONG_TYPE = {
     f"{STACKING}.crops=many": f"{STACKING}.crops: expected a whole number, got 'many'",
     f"{STACKING}.sampler=2dd": f"{STACKING}.sampler: expected 2d, block, 1d, patch_merge, pool, identity or "
     "corner, got '2dd'; did you mean 2d?",
-    f"{STACKING}.tap=finale": f"{STACKING}.tap: expected a whole number or final, got 'finale'; did you mean final?",
+    f"{STACKING}.tap=finale": f"{STACKING}.tap: expected a whole number, a number or final, got "
+    "'finale'; did you mean final?",
     "model.projector.init_args.layers=two": "model.projector.init_args.layers: expected a whole number, got 'two'",
     f"{ENCODER}.mean=[1, 2]": f"{ENCODER}.mean: expected a list of 3 values, got [1, 2]",
     f"{ENCODER}.pretrained=perhaps": f"{ENCODER}.pretrained: expected true or false, got 'perhaps'",
