@@ -212,6 +212,12 @@ class VisionEncoder(Component, ABC):
                 )
         return features  # type: ignore[return-value]  # None was refused above
 
+    def needed(self, indices: Sequence[int], sites: Sequence[int]) -> int:
+        """How many layers have to run to read the inputs of the layers ``indices``, with stacks added at ``sites``: the
+        first always, and one whose input is added to.
+        """
+        return max(min(index + (index == 0 or index in sites), self.depth) for index in indices)
+
     def read(
         self,
         pixels: Tensor,
@@ -234,8 +240,7 @@ class VisionEncoder(Component, ABC):
             inner = [index for tap, index in zip(taps, indices, strict=True) if tap != "final"]
             seen = hooks.enter_context(record(self.layers, inner))
             # a tap at the embedding or at a site is read when the layer behind it is entered, so that layer has to run
-            needed = [min(index + (index == 0 or index in sites), self.depth) for index in indices]
-            final = self.encode(self.normalise(pixels), depth=max(needed))
+            final = self.encode(self.normalise(pixels), depth=self.needed(indices, sites))
         return [
             final if tap == "final" else seen[index][:, self.prefix_tokens :]
             for tap, index in zip(taps, indices, strict=True)

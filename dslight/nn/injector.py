@@ -21,7 +21,7 @@ Decided here:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -110,6 +110,20 @@ class _Positions:
 
 def _chosen(values: Tensor, chosen: Tensor | None, like: Tensor) -> Tensor:
     return (values if chosen is None else values[chosen]).to(device=like.device, dtype=like.dtype)
+
+
+def inject_packed(layers: Sequence[nn.Module], stacks: Tensor, sites: Sequence[int]) -> AbstractContextManager[None]:
+    """:func:`inject` where every position of one row is a slot, as vision towers pack views.
+
+    Args:
+        layers: as of :func:`inject`.
+        stacks: ``[S, V, P, C]``.
+        sites: as of :func:`inject`.
+    """
+    flat = stacks.flatten(1, 2)
+    mask = torch.ones(1, flat.shape[1], dtype=torch.bool, device=flat.device)
+    places = torch.arange(flat.shape[1], device=flat.device)
+    return inject(layers, mask, flat, sites, places=places)
 
 
 @contextmanager

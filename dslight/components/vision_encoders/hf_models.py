@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dslight.components.component import on_meta
-from dslight.components.transformers_config import check_agreement, configuration, settings_of
+from dslight.components.transformers_config import check_agreement, configuration, no_code, settings_of
 from dslight.components.vision_encoders.stream import Pass, one_line
+from dslight.errors import WeightsError
 from dslight.types import Grid
 
 IN_A_WHOLE_MODEL = {
@@ -66,6 +67,40 @@ def build(settings: Any, options: Mapping[str, Any]) -> Any:
                 "is no model that transformers builds from the configuration of its vision part"
             ) from error
         raise ValueError(f"cannot be built: {one_line(error)}") from error
+
+
+def of_checkpoint(kind: Any, pretrained: str, settings: Any, options: Mapping[str, Any]) -> tuple[Any, set[str]]:
+    """A model of transformers with a checkpoint's weights, and the names of those that it has not.
+
+    Args:
+        kind: the class that reads it.
+        pretrained: hub name or folder.
+        settings: its configuration.
+        options: as of ``from_pretrained``.
+    """
+    with no_code(pretrained, "pretrained"):
+        model, report = kind.from_pretrained(
+            pretrained, config=settings, output_loading_info=True, key_mapping=IN_A_WHOLE_MODEL, **options
+        )
+    return model, set(report["missing_keys"])
+
+
+def refuse_lacking(model: nn.Module, missing: set[str], pretrained: str | None, new: tuple[str, ...] = ()) -> None:
+    """Name what a checkpoint has not.
+
+    Args:
+        model: what is kept of what was read.
+        missing: names, with or without the ``vision_model.`` of older versions of transformers.
+        pretrained: for the message.
+        new: beginnings of names that no checkpoint has.
+
+    Raises:
+        WeightsError: something is missing.
+    """
+    names = [name for name, _ in model.named_parameters() if not name.startswith(new)]
+    if lacking := [name for name in names if {name, f"vision_model.{name}"} & missing]:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise WeightsError(f"pretrained: the checkpoint {pretrained} lacks {', '.join(lacking[:3])}{more}")
 
 
 def output_of(model: nn.Module, pixels: Tensor, options: Mapping[str, Any]) -> Any:

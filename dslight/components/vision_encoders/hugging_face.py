@@ -19,25 +19,25 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dslight.components.transformers_config import check_attention, check_source, no_code
+from dslight.components.transformers_config import check_attention, check_source
 from dslight.components.unread import weights_wait
 from dslight.components.vision_encoder import Tap, VisionEncoder, say_unseen
 from dslight.components.vision_encoders.discovery import discover, remembered
 from dslight.components.vision_encoders.hf_models import (
-    IN_A_WHOLE_MODEL,
     build,
     grid_of,
     has_table,
     instead,
+    of_checkpoint,
     options_at,
     output_of,
     pair,
+    refuse_lacking,
     resize_positions,
     vision_settings,
 )
 from dslight.components.vision_encoders.statistics import statistics
 from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers, whole_layers
-from dslight.errors import WeightsError
 from dslight.upstream.transformers import remember_coordinates
 
 
@@ -114,15 +114,13 @@ class HFVisionEncoder(VisionEncoder):
         if pretrained is None or weights_wait():
             model = build(settings, options)
         else:
-            with no_code(pretrained, "pretrained"):
-                model, report = AutoModel.from_pretrained(
-                    pretrained, config=settings, output_loading_info=True, key_mapping=IN_A_WHOLE_MODEL, **options
-                )
-            missing = set(report["missing_keys"])
+            model, missing = of_checkpoint(AutoModel, pretrained, settings, options)
         self.model: Any = getattr(model, "vision_model", model)  # transformers before 5.17 wraps CLIP's and SigLIP's
         drop(self.model, self._stream.dropped)
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
-        self._refuse_missing(missing, pretrained, extra_layers)
+        path, depth = self._stream.layers, self.depth
+        new = tuple(f"{path}.{index}." for index in range(depth - extra_layers, depth))
+        refuse_lacking(self.model, missing, pretrained, new)
         self.width, self.grid, self.prefix_tokens = self._stream.width, self._stream.grid, self._stream.prefix
         if resized:
             resize_positions(self.model.embeddings, self.image_size[0], self.grid, self.prefix_tokens)
@@ -130,18 +128,6 @@ class HFVisionEncoder(VisionEncoder):
         patch = getattr(settings, "patch_size", None)
         say_unseen(self.image_size, pair(patch) if patch else None, self.grid, "image_size")
         self.mean, self.std = statistics(pretrained, settings.model_type, mean, std, self._stream.normalises)
-
-    def _refuse_missing(self, missing: set[str], pretrained: str | None, extra: int) -> None:
-        path, depth = self._stream.layers, self.depth
-        new = tuple(f"{path}.{index}." for index in range(depth - extra, depth))
-        lacking = [
-            name
-            for name, _ in self.model.named_parameters()
-            if {name, f"vision_model.{name}"} & missing and not name.startswith(new)
-        ]
-        if lacking:
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            raise WeightsError(f"pretrained: the checkpoint {pretrained} lacks {', '.join(lacking[:3])}{more}")
 
     @property
     def layers(self) -> Sequence[nn.Module]:

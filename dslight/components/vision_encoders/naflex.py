@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dslight.components.transformers_config import check_source, no_code
+from dslight.components.transformers_config import check_source
 from dslight.components.unread import weights_wait
 from dslight.components.vision_encoder import Tap, VisionEncoder
-from dslight.components.vision_encoders.hf_models import IN_A_WHOLE_MODEL, build, vision_settings
+from dslight.components.vision_encoders.hf_models import build, of_checkpoint, refuse_lacking, vision_settings
 from dslight.components.vision_encoders.statistics import statistics
 from dslight.components.vision_encoders.views_attention import use
-from dslight.errors import WeightsError
-from dslight.nn.injector import inject, record
+from dslight.nn.injector import inject_packed, record
 from dslight.places import moved
 from dslight.types import Grid
 from dslight.upstream.torch import real_tensors
@@ -81,21 +80,14 @@ class NaFlexEncoder(VisionEncoder):
             except ValueError as error:
                 raise ValueError(f"{key}: {settings.model_type} {error}") from error
         else:
-            with no_code(pretrained, "pretrained"):
-                model, report = AutoModel.from_pretrained(
-                    pretrained, config=settings, output_loading_info=True, key_mapping=IN_A_WHOLE_MODEL, **options
-                )
-            missing = set(report["missing_keys"])
+            model, missing = of_checkpoint(AutoModel, pretrained, settings, options)
         self.model: Any = getattr(model, "vision_model", model)  # transformers before 5.17 wraps it
         if getattr(self.model, "use_head", False):
             self.model.use_head = False
             del self.model.head
         use(self.model)
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
-        names = [name for name, _ in self.model.named_parameters()]
-        if lacking := [name for name in names if {name, f"vision_model.{name}"} & missing]:
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            raise WeightsError(f"pretrained: the checkpoint {pretrained} lacks {', '.join(lacking[:3])}{more}")
+        refuse_lacking(self.model, missing, pretrained)
         self._patch = int(settings.patch_size)
         self.width, self.grid = int(settings.hidden_size), (merge, merge)
         self.image_size = (merge * self._patch, merge * self._patch)
@@ -122,13 +114,10 @@ class NaFlexEncoder(VisionEncoder):
         indices = [self.resolve_tap(tap) for tap in taps]
         with ExitStack() as hooks:
             if stacks is not None:
-                mask = torch.ones(1, stacks.shape[1] * stacks.shape[2], dtype=torch.bool, device=pixels.device)
-                places = torch.arange(mask.numel(), device=pixels.device)
-                hooks.enter_context(inject(self.layers, mask, stacks.flatten(1, 2), sites, places=places))
+                hooks.enter_context(inject_packed(self.layers, stacks, sites))
             inner = [index for tap, index in zip(taps, indices, strict=True) if tap != "final"]
             seen = hooks.enter_context(record(self.layers, inner))
-            needed = max(min(index + (index == 0 or index in sites), self.depth) for index in indices)
-            final = self.encode(self.normalise(pixels), needed, pieces)
+            final = self.encode(self.normalise(pixels), self.needed(indices, sites), pieces)
         return [
             final if tap == "final" else seen[index].view(len(pixels), -1, self.width)
             for tap, index in zip(taps, indices, strict=True)

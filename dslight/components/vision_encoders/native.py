@@ -22,15 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dslight.components.transformers_config import check_attention, check_source, no_code
+from dslight.components.transformers_config import check_attention, check_source
 from dslight.components.unread import weights_wait
 from dslight.components.vision_encoder import Tap, VisionEncoder
-from dslight.components.vision_encoders.hf_models import IN_A_WHOLE_MODEL, vision_settings
+from dslight.components.vision_encoders.hf_models import of_checkpoint, refuse_lacking, vision_settings
 from dslight.components.vision_encoders.statistics import statistics
 from dslight.components.vision_encoders.stream import first_layers, one_line, whole_layers
 from dslight.components.vision_encoders.views_attention import geometry, use
-from dslight.errors import WeightsError
-from dslight.nn.injector import inject, record
+from dslight.nn.injector import inject_packed, record
 from dslight.places import moved
 from dslight.types import Grid
 from dslight.upstream.torch import real_tensors
@@ -102,27 +101,20 @@ class NativeVisionEncoder(VisionEncoder):
                 f"HFVisionEncoder takes those of one size"
             )
         options: dict[str, Any] = {"dtype": kind, "attn_implementation": implementation}
-        tower, missing = _tower(settings, key), set()
+        tower, missing = _tower(settings, key), set[str]()
         if pretrained is None or weights_wait():
             try:
                 self.model: Any = from_settings(tower, settings, options)
             except Exception as error:  # whatever transformers says of a configuration
                 raise ValueError(f"{key}: {settings.model_type} cannot be built: {one_line(error)}") from error
         else:
-            with no_code(pretrained, "pretrained"):
-                self.model, report = tower.from_pretrained(
-                    pretrained, config=settings, output_loading_info=True, key_mapping=IN_A_WHOLE_MODEL, **options
-                )
-            missing = set(report["missing_keys"])
+            self.model, missing = of_checkpoint(tower, pretrained, settings, options)
         self.model.merger = nn.Identity()
         if hasattr(self.model, "deepstack_merger_list"):
             del self.model.deepstack_merger_list
             self.model.deepstack_visual_indexes = []
         self.model.train()  # from_pretrained leaves evaluation mode, and Lightning trains in the mode that it finds
-        lacking = [name for name, _ in self.model.named_parameters() if name in missing]
-        if lacking:
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            raise WeightsError(f"pretrained: the checkpoint {pretrained} lacks {', '.join(lacking[:3])}{more}")
+        refuse_lacking(self.model, missing, pretrained)
         if implementation in (None, "sdpa"):
             use(self.model)
         self.model.patch_embed = PatchProjection(self.model.patch_embed)
@@ -154,13 +146,9 @@ class NativeVisionEncoder(VisionEncoder):
         indices = [self.resolve_tap(tap) for tap in taps]
         with ExitStack() as hooks:
             if stacks is not None:
-                added = stacks if order is None else stacks[:, order]
-                mask = torch.ones(1, added.shape[1] * added.shape[2], dtype=torch.bool, device=pixels.device)
-                places = torch.arange(mask.numel(), device=pixels.device)
-                hooks.enter_context(inject(self.layers, mask, added.flatten(1, 2), sites, places=places))
+                hooks.enter_context(inject_packed(self.layers, stacks if order is None else stacks[:, order], sites))
             seen = hooks.enter_context(record(self.layers, indices))
-            needed = max(min(index + (index == 0 or index in sites), self.depth) for index in indices)
-            self.encode(self.normalise(pixels), needed, views)
+            self.encode(self.normalise(pixels), self.needed(indices, sites), views)
         found = (seen[index].view(len(pixels), -1, self.width) for index in indices)
         return [each if order is None else each[order.argsort()] for each in found]
 
