@@ -13,7 +13,9 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from data_prep.digits import png
 from data_prep.images import Images
@@ -21,9 +23,11 @@ from data_prep.mix import main as mix
 from data_prep.videos import Videos
 from dslight.checkpoints import complete
 from dslight.checkpoints.read import files_of
+from dslight.cli import main
 from dslight.components.component import WeightsError
 from dslight.data.sample import BadSample
 from dslight.data.shards import Cache, Manifest, ShardError, ShardReader, ShardWriter, verify
+from dslight.data.shards.elsewhere import Elsewhere, Place, end_sha256
 from dslight.metrics.base import Answer, Verdict
 from dslight.metrics.submission import submission
 from dslight.names import UnsafeNameError, below, checked
@@ -227,6 +231,50 @@ def url(request, mixed, tmp_path) -> Iterator[str]:
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+@pytest.fixture
+def placed(tmp_path) -> Path:
+    """Shards whose pictures stay in a parquet file in another folder."""
+    page = {"bytes": png(np.zeros((8, 8, 3), np.uint8)), "path": "a.png"}
+    turns = [{"from": "human", "value": "<image>\nA1"}, {"from": "gpt", "value": "7"}]
+    rows = [{"id": str(i), "image": page, "conversations": turns} for i in range(3)]
+    (tmp_path / "source").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "source" / "a.parquet", compression="none")
+    call = ["data", "convert", str(tmp_path / "source"), "--out", str(tmp_path / "placed"), "--in-place"]
+    assert main([*call, "--workers", "1"]) == 0
+    return tmp_path / "placed"
+
+
+@pytest.mark.promise(PROMISE, "the table of pictures that stay in place is")
+@pytest.mark.parametrize("what", ["a file of others", "a pipe", "not there", "a name with NUL", "no text"])
+def test_pictures_are_read_from_the_very_table_that_was_converted_and_from_no_other_file(
+    what, placed, tmp_path, outcome
+):
+    (tmp_path / "private").write_bytes(b"a key" * 100)
+    os.mkfifo(tmp_path / "pipe")
+    names = dict(zip(["a file of others", "a pipe", "not there"], ["private", "pipe", "gone"], strict=True))
+    name = {"a name with NUL": "a\0b", "no text": 7}.get(what) or str(tmp_path / names[what])
+    assert len(ShardReader(placed).read(0)) == 2
+    manifest = Manifest.load(placed)
+    manifest.meta["in_place"][0]["file"] = name
+    manifest.save(placed)
+    with pytest.raises(ShardError) as refused:
+        ShardReader(placed).read(0)
+    outcome(refused)
+
+
+@pytest.mark.parametrize("offset", [2**63, 2**64 - 1, 10**9])
+def test_a_picture_that_lies_behind_the_end_of_its_table_is_none(offset, tmp_path):
+    file = tmp_path / "a.parquet"
+    file.write_bytes(b"x" * 100)
+    with file.open("rb") as opened:
+        size, end = end_sha256(opened)
+    listed = [{"file": str(file), "bytes": size, "end_sha256": end}]
+    found = Elsewhere(tmp_path, Manifest((), {"in_place": listed}))
+    place = Place(0, 0, offset, 10, 10, 0, 10, b"0" * 16).to_bytes()
+    with pytest.raises(ValueError, match=r"^jpg: "):
+        found.fill({"jpg.at": place}, None, True)
 
 
 @pytest.mark.promise("a mix is read from elsewhere as it is here", "a mix of two sources behind")

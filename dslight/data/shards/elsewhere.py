@@ -119,7 +119,7 @@ class Elsewhere:
             name = extension[: -len(_ENDING)]
             try:
                 filled[name] = self._read(data, head, full)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, OverflowError) as error:
                 raise ValueError(f"{name}: {error}") from error
         return filled
 
