@@ -134,6 +134,16 @@ def test_a_decoder_shares_beginnings_where_its_copy_shows_that_it_can(make_vlm, 
         assert vlm.generate(once, max_new_tokens=4, pad_token_id=0).equal(expected)
 
 
+def test_of_rows_that_are_the_same_one_token_is_left_to_answer_behind():
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 8], [0, 5, 6, 7]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]])
+    for rows, length in (([0, 1], 3), ([0, 1, 2], 2)):  # the third is how the others begin
+        found = prefix.beginnings(ids[rows], mask[rows], torch.zeros(len(rows), 4, dtype=torch.bool), [0] * len(rows))
+        assert found.lengths == [length]
+        _, real = prefix.rests(found, ids[rows])
+        assert real.sum(1).min() == 1
+
+
 def test_settings_of_generate_that_change_the_likeliest_token_are_left_to_it(make_vlm):
     lm = make_vlm().language_model
     assert lm.shares_beginnings

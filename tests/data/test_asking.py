@@ -67,6 +67,25 @@ def test_data_processes_share_them_too(loader):
         assert len(batch.views) == 1
 
 
+def test_every_question_of_a_record_has_what_its_benchmark_puts_behind_it_or_its_own(tmp_path, png, tokenizer):
+    import numpy as np
+
+    asked = {"answers": ["1"], "type": ""}
+    ends = ({}, {}, {"suffix": " 7"}, {"suffix": ""})
+    questions = [{**asked, "question_id": str(i), "question": "A1", **end} for i, end in enumerate(ends)]
+    with ShardWriter(tmp_path / "q") as writer:
+        writer.write("r", [png(np.zeros((8, 8, 3), np.uint8))], {"questions": questions})
+    data = ShardData([], None, 4, {"q": ValSource(str(tmp_path / "q"))}, template="bare", val_batch_size=4)
+    data.connect(tokenizer, (8, 8), SlotLayout((2, 2)), suffixes={"q": " B2"})
+    data.setup("validate")
+    (batch,) = data.val_dataloader()[0]
+    rows = zip(batch.questions, batch.input_ids, batch.attention_mask.bool() & ~batch.visual_mask, strict=True)
+    said = {question.question_id: tokenizer.decode(ids[shown]).split() for question, ids, shown in rows}
+    begins = tokenizer.decode(tokenizer("A1")["input_ids"]).split()
+    for name, end in zip("0123", (["B2"], ["B2"], ["7"], []), strict=True):
+        assert said[name] == [*begins, *end], name
+
+
 @pytest.fixture
 def clip(tmp_path, png, tokenizer):
     """``clip(count, **source)``: the batches of a question about a clip of so many frames, and one without."""

@@ -53,6 +53,14 @@ def test_grids_and_pixels_are_those_of_qwens_processor(patch, merge, least, most
     assert len(set(grids)) > 3
 
 
+@pytest.mark.parametrize("shape", [(80, 112), (112, 80), (48, 208), (79, 113), (81, 111)])
+def test_a_side_half_way_between_two_numbers_of_pieces_takes_the_even_one_as_qwens_does(shape):
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    height, width = smart_resize(*shape, factor=32, min_pixels=32 * 32, max_pixels=1024 * 1024)
+    assert NativeViews(32 * 32, 1024 * 1024).pieces(shape, (32, 32)) == (height // 32, width // 32)
+
+
 @pytest.mark.parametrize("most", [16, 60, 256])
 def test_grids_and_pixels_are_those_of_siglip_2s_processor(most):
     from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil

@@ -153,6 +153,19 @@ def test_one_difference_and_the_library_is_asked_for_everything(caplog):
     assert not wrong._right
 
 
+def test_a_word_that_is_one_only_in_front_of_others_is_not_asked_for_alone(monkeypatch):
+    """``ab`` in front of a capital is a word, and two by itself."""
+    monkeypatch.setattr("dslight.data.words._TRIED", 0)
+    monkeypatch.setitem(globals(), "CORPUS", ["abB abB " * 50])
+    backend = trained(r"[a-z]+(?=[A-Z])|[a-z]|[A-Z]|[^a-zA-Z\s]+|\s+")
+    assert len(backend.encode("abB").ids) < len(backend.encode("ab").ids) + 1
+    words = words_of(backend)
+    assert words is not None
+    for text in ("abB", "ab", "abB ab abB"):
+        encoding = backend.encode(text, add_special_tokens=False)
+        assert words.encode(text) == (encoding.ids, [start for start, _ in encoding.offsets]), text
+
+
 def test_words_that_are_kept_have_a_limit(monkeypatch):
     monkeypatch.setattr("dslight.data.words._MOST", 5)
     words = words_of(trained())

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 
 import pytest
 import torch
 from transformers import AutoProcessor, AutoTokenizer
 
+import dslight
 from dslight.data.conversation import template
+from dslight.data.datamodule import ShardData
 from dslight.data.sample import Turn
 from dslight.in_transformers.processor import DslightProcessor
-from dslight.in_transformers.settings import image_token_of
+from dslight.in_transformers.settings import image_token_of, processor_of, settings_of
+from dslight.layout import SlotLayout
 
 TALK = [
     {"role": "system", "content": "S1"},
@@ -109,3 +113,21 @@ def test_a_tokenizer_without_the_mark_leaves_the_vocabulary_alone(opened, pages,
     made.save_pretrained(tmp_path / "saved")
     again = AutoProcessor.from_pretrained(tmp_path / "saved")
     assert torch.equal(again(images=opened.picture, text="<image>A1")["input_ids"], given["input_ids"])
+
+
+def test_a_processor_read_again_has_every_setting(opened):
+    """Also those that no model here has."""
+    tokenizer = opened.processor.tokenizer
+    data = ShardData(
+        views=dslight.NativeViews(max_pixels=5000), template="bare", max_length=77,
+        pixels="pillow", exif="ignore", alpha="drop",
+    )  # fmt: skip
+    data.connect(tokenizer, (8, 16), SlotLayout((1, 2), native=True))
+    settings = json.loads(json.dumps(settings_of(data.processor, 9)))
+    again = processor_of(settings, tokenizer)
+    assert settings["image_token_id"] == 9
+    assert (again.slots, again.max_length) == (SlotLayout((1, 2), native=True), 77)
+    assert (again.rows.pixels, again.rows.exif, again.rows.alpha) == ("pillow", "ignore", "drop")
+    assert again.rows.image_size == (8, 16)
+    assert isinstance(again.rows.views, dslight.NativeViews)
+    assert again.rows.views.max_pixels == 5000

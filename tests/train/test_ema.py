@@ -1,7 +1,9 @@
 """The average of the weights is Lightning's; it is what is validated, saved and left, and a run goes on exactly."""
 
 import json
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -84,3 +86,31 @@ def test_an_average_that_never_begins_or_of_another_is_refused(recipe, tmp_path,
 
     assert "trainer.callbacks: EMA: start: 2; below trainer.max_steps, 2" in said(2)
     assert "EMA stands there more than once" in said(0, 1)
+
+
+class Walk(pl.LightningModule):
+    """Its weight is the number of optimizer steps, squared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.automatic_optimization = torch.nn.Parameter(torch.zeros(1)), False
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    def training_step(self, batch: torch.Tensor, index: int) -> None:
+        if index % 2:  # every other batch, as where gradients are accumulated
+            optimizer: Any = self.optimizers()
+            self.weight.grad = self.weight.detach() - float(self.global_step + 1) ** 2
+            optimizer.step()
+
+
+def test_the_average_begins_behind_its_start_and_takes_every_so_many_steps(tmp_path):
+    """Of optimizer steps: 9 is the first of them (step 3), then come 25 (step 5) and 49 (step 7)."""
+    model = Walk()
+    trainer = pl.Trainer(
+        max_steps=8, callbacks=[EMA(decay=0.75, every=2, start=2)], accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(model, torch.utils.data.DataLoader(torch.zeros(40, 1)))
+    assert model.weight.item() == pytest.approx((9 * 0.75 + 25 * 0.25) * 0.75 + 49 * 0.25)
