@@ -2,7 +2,7 @@
 # transformers 5.24.0: the positions of Qwen3-Omni's thinker read `vision_start_token_id` of its configuration, which declares no
 # such field (the talker's and Qwen3-VL's do). A thinker made from a configuration of one's own, every declared field given,
 # raises AttributeError in any pass with an attention mask, text alone included, and so in `generate` and in training on a padded
-# batch; without a mask the same pass is right. Published checkpoints work because their files carry the key as an extra.
+# batch; without a mask the same pass is right. Whether files of published checkpoints carry the key as an extra was not seen.
 # Seen: AttributeError in a masked pass and in `generate`; with the key handed over as an extra both run, and the masked pass
 # agrees exactly with the one without a mask.
 set -euo pipefail
