@@ -1,7 +1,7 @@
 """The average of the weights is Lightning's; it is what is validated, saved and left, and a run goes on exactly."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import pytest
@@ -112,5 +112,5 @@ def test_the_average_begins_behind_its_start_and_takes_every_so_many_steps(tmp_p
         max_steps=8, callbacks=[EMA(decay=0.75, every=2, start=2)], accelerator="cpu", logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
-    trainer.fit(model, torch.utils.data.DataLoader(range(40))  # type: ignore[arg-type])
+    trainer.fit(model, torch.utils.data.DataLoader(cast(Any, range(40))))
     assert model.weight.item() == pytest.approx((9 * 0.75 + 25 * 0.25) * 0.75 + 49 * 0.25)
