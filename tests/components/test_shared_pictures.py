@@ -139,6 +139,7 @@ def test_of_rows_that_are_the_same_one_token_is_left_to_answer_behind():
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]])
     for rows, length in (([0, 1], 3), ([0, 1, 2], 2)):  # the third is how the others begin
         found = prefix.beginnings(ids[rows], mask[rows], torch.zeros(len(rows), 4, dtype=torch.bool), [0] * len(rows))
+        assert found is not None
         assert found.lengths == [length]
         _, real = prefix.rests(found, ids[rows])
         assert real.sum(1).min() == 1

@@ -124,6 +124,36 @@ def test_curves_are_drawn_and_refreshed_in_a_browser(tmp_path):
     thread.join(20)
 
 
+def test_only_names_of_this_machine_are_answered(tmp_path):
+    """A page of another name that leads here (DNS rebinding) reads no run."""
+    pytest.importorskip("starlette", reason="needs dslight[chat]")
+    uvicorn = pytest.importorskip("uvicorn", reason="needs dslight[chat]")
+    from http.client import HTTPConnection
+
+    from dslight.browser.server import watching
+
+    written(tmp_path / "a", step=1)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        app = watching(folders_of([tmp_path]), hosts=["lab.example"])
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        found = {}
+        for name in ("127.0.0.1", "localhost", "lab.example", "evil.example"):
+            asked = HTTPConnection("127.0.0.1", port, timeout=60)
+            asked.request("GET", "/", headers={"Host": name})
+            found[name] = asked.getresponse().status
+            asked.close()
+        server.should_exit = True
+        thread.join(60)
+    assert found == {"127.0.0.1": 200, "localhost": 200, "lab.example": 200, "evil.example": 400}
+
+
 def test_what_cannot_be_watched_is_a_sentence(tmp_path, capsys, monkeypatch):
     pytest.importorskip("uvicorn", reason="needs dslight[chat]")
     assert main(["watch", str(tmp_path / "none")]) == 1

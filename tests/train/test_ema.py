@@ -1,7 +1,7 @@
 """The average of the weights is Lightning's; it is what is validated, saved and left, and a run goes on exactly."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import pytest
@@ -105,12 +105,15 @@ class Walk(pl.LightningModule):
             optimizer.step()
 
 
-def test_the_average_begins_behind_its_start_and_takes_every_so_many_steps(tmp_path):
-    """Of optimizer steps: 9 is the first of them (step 3), then come 25 (step 5) and 49 (step 7)."""
+@pytest.mark.parametrize(("every", "steps"), [(2, [3, 5, 7]), (1, [3, 4, 5, 6, 7, 8])])
+def test_the_average_begins_behind_its_start_and_takes_every_so_many_steps(tmp_path, every, steps):
     model = Walk()
     trainer = pl.Trainer(
-        max_steps=8, callbacks=[EMA(decay=0.75, every=2, start=2)], accelerator="cpu", logger=False,
+        max_steps=8, callbacks=[EMA(decay=0.75, every=every, start=2)], accelerator="cpu", logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
-    trainer.fit(model, torch.utils.data.DataLoader(torch.zeros(40, 1)))
-    assert model.weight.item() == pytest.approx((9 * 0.75 + 25 * 0.25) * 0.75 + 49 * 0.25)
+    trainer.fit(model, torch.utils.data.DataLoader(cast(Any, range(40))))
+    expected = float(steps[0] ** 2)
+    for step in steps[1:]:
+        expected += (step**2 - expected) * 0.25
+    assert model.weight.item() == pytest.approx(expected)
