@@ -124,6 +124,7 @@ def test_a_run_on_shards_of_mixed_sizes_trains_validates_and_answers(arm, root, 
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert "accuracy" in json.dumps(result)
     model = dslight.load(tmp_path / "run")
+    assert result["stacked_tokens"] == result["context_length"] * model.stacking.num_stacks
     rng = np.random.default_rng(5)
     pictures = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((20, 70), (64, 30), (9, 9))]
     together = model.answer(["A1", "A1 A1", "A1", "A1"], [pictures[0], pictures[1:], pictures[2], None])

@@ -113,7 +113,7 @@ def read_layers(path: Path, asked_by: str = "") -> list[Layer]:
         if file in chain:
             circle = " -> ".join(map(str, (*chain[chain.index(file) :], file)))
             raise RecipeError(f"{asked_by}: bases go in a circle, {circle}; take one of them out")
-        values = _load(file, asked_by)
+        values = _load(file, asked_by, chain[-1].parent if chain else None)
         for base in _bases(values.pop("bases", None), f"{file}: bases"):
             visit(Path(os.path.normpath(file.parent / base)), f"{file}: bases", (*chain, file))
         layers.setdefault(file.resolve(), Layer(str(file), values))
@@ -315,11 +315,15 @@ def _bases(value: Any, where: str) -> list[str]:
     return value
 
 
-def _load(path: Path, asked_by: str) -> dict[str, Any]:
+def _load(path: Path, asked_by: str, beside: Path | None = None) -> dict[str, Any]:
+    """The values of a file; ``beside``: the folder of the file that names it."""
     if not os.path.isfile(path):  # pathlib raises for a name that is too long
         what = "is a folder, not a recipe file" if os.path.isdir(path) else "no such recipe file"
         what += f"; a run's is {path / 'recipe.yaml'}" if os.path.isfile(path / "recipe.yaml") else ""
-        raise RecipeError(f"{path}: {what}" + (f", named in {asked_by}" if asked_by else ""))
+        here = ""
+        if beside is not None and os.path.isfile(asked := os.path.relpath(path, beside)):
+            here = f"; files under bases are sought from the file that names them: {os.path.relpath(asked, beside)}"
+        raise RecipeError(f"{path}: {what}" + (f", named in {asked_by}" if asked_by else "") + here)
     try:
         node = check_aliases(read(path), str(path))
         values = OmegaConf.to_container(OmegaConf.load(path)) if node is None or node.id == "mapping" else None

@@ -79,6 +79,8 @@ def check_keys(recipe: Mapping[str, Any]) -> None:
         RecipeError: naming it.
     """
     for key, value in recipe.items():
+        if key in ("variants", "grid"):
+            raise RecipeError(f"{key}: this is an ablation, not one run's recipe; `dslight sweep FILE` runs it")
         if key not in KEYS:
             raise RecipeError(f"{key}: a recipe has no such key{closest(key, KEYS)}; it has {', '.join(KEYS)}")
         if value is not None and (not isinstance(value, KEYS[key]) or isinstance(value, bool)):

@@ -63,7 +63,7 @@ def _ledger(experiment: Experiment) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "visual_tokens": patches * views,
-        "stacked_tokens": patches * model.stacking.num_stacks,
+        "stacked_tokens": len(experiment.context) * model.stacking.num_stacks,
         "context_length": len(experiment.context),
     }
 

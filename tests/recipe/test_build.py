@@ -114,6 +114,7 @@ def test_the_recipe_of_these_tests_lacks_nothing_but_its_weights(model_recipe, c
 
 
 MISSPELT = {
+    "variants={}": "variants: this is an ablation, not one run's recipe; `dslight sweep FILE` runs it",
     "modell={}": f"modell: a recipe has no such key; did you mean model?; it has {KEYS}",
     "model.projecter={}": "model.projecter: there is no such argument; did you mean projector?; it takes "
     "vision_encoder, "

@@ -127,6 +127,12 @@ def test_a_missing_file_is_named_with_who_asked_for_it(write):
     assert refusal("no.yaml") == "no.yaml: no such recipe file"
     path = write("sub/r.yaml", "bases: [gone.yaml]\n")
     assert refusal(path) == "sub/gone.yaml: no such recipe file, named in sub/r.yaml: bases"
+    write("parts/here.yaml", "a: 1\n")
+    path = write("sub/r.yaml", "bases: [parts/here.yaml]\n")  # it is in the folder that the command is started in
+    assert refusal(path) == (
+        "sub/parts/here.yaml: no such recipe file, named in sub/r.yaml: bases; files under bases are sought from the "
+        "file that names them: ../parts/here.yaml"
+    )
     assert refusal("sub") == "sub: is a folder, not a recipe file"
     write("run/recipe.yaml", "name: a\n")
     assert refusal("run") == "run: is a folder, not a recipe file; a run's is run/recipe.yaml"
