@@ -162,6 +162,7 @@ CASES: dict[str, Case] = {
             "downsample_rate": "2/4", "deepstack_layer_map": [(-2, 4), (1, 0)], "spatial_vision_layer": -1,
             "spatial_target_layers": [1, 2, 3, 5], "vision_feature_select_strategy": "full",
             "qformer_config": {"model_type": "blip_2_qformer", "num_hidden_layers": 2, "intermediate_size": 96,
+                               "hidden_size": 64, "encoder_hidden_size": 64, "num_attention_heads": 1,
                                "cross_attention_frequency": 1, "use_qformer_text_input": False},
         },
         by_image,

@@ -163,6 +163,9 @@ _NONE = object()
 TIED = "tie_word_embeddings"
 """Also of a text configuration that leaves it to the multimodal one around it."""
 
+UNDECLARED = {"siglip_vision_model": {"vision_use_head"}}
+"""What a model reads that its configuration has not in every version."""
+
 
 def unread(kind: str, keys: Iterable[str]) -> list[str]:
     """Those of ``keys`` that no configuration of this model type has.
@@ -178,7 +181,8 @@ def unread(kind: str, keys: Iterable[str]) -> list[str]:
         raise ValueError(f"config.model_type: transformers has no architecture {kind!r}") from error
     except Exception:  # one that has no valid defaults
         return []
-    return [key for key in keys if key != TIED and field(known, key, _NONE) is _NONE]
+    read = {TIED} | UNDECLARED.get(kind, set())
+    return [key for key in keys if key not in read and field(known, key, _NONE) is _NONE]
 
 
 def field(config: Any, key: str, default: Any = None) -> Any:

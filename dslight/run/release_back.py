@@ -203,7 +203,11 @@ def _granite(model: VLM, text: Any, tokens: Mapping[str, int]) -> Any:
     mapped = [pair for pair, source in zip(pairs, projector.sources, strict=False) if source == "area"]
     corners = [pair for pair, source in zip(pairs, projector.sources, strict=False) if source != "area"]
     grids = [[rows * side, columns * side] for rows, columns in model.processor.rows.views.grids()]
-    former = {"model_type": "blip_2_qformer", "num_hidden_layers": projector.depth, "use_qformer_text_input": False}
+    width = encoder.width
+    former = {
+        "model_type": "blip_2_qformer", "num_hidden_layers": projector.depth, "use_qformer_text_input": False,
+        "hidden_size": width, "encoder_hidden_size": width, "num_attention_heads": projector.heads,
+    }  # fmt: skip
     return AutoConfig.for_model(
         "granite4_vision",
         vision_config=encoder.model.config.to_dict(),

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import dslight
-from benchmarks.parity import CASES, IMAGE, batch, checkpoint, compare, pictures, tokenizer
+from benchmarks import parity
+from benchmarks.parity import CASES, IMAGE, Case, batch, compare, pictures, tokenizer
 from data_prep.digits import png
 from dslight.checkpoints.families.shuffled import buckets
 from dslight.cli import main
@@ -30,6 +32,13 @@ from dslight.errors import WeightsError
 from dslight.recipe.errors import RecipeError
 from dslight.run.release import import_release
 from dslight.run.release_back import released_form
+
+
+def checkpoint(case: Case, folder: Path) -> Any:
+    """One in ``folder``, and the model that wrote it, where the installed transformers has its class."""
+    if not hasattr(transformers, f"{case.name}Config"):
+        pytest.skip(f"transformers {transformers.__version__} has no {case.name}")
+    return parity.checkpoint(case, folder)
 
 
 def imported(name: str, folder: Path, **config: Any) -> tuple[Any, Any, list[str]]:
@@ -361,7 +370,7 @@ def test_of_a_release_of_several_models_the_one_that_sees_is_taken(tmp_path):
     rewritten(tmp_path / "released", lambda held: {**{f"thinker.{key}": one for key, one in held.items()}, **speech})
     said = import_release(str(tmp_path / "released"), tmp_path / "imported")
     assert any("talker.model.norm.weight (of another model of the release)" in line for line in said)
-    assert any(line.startswith("not in the recipe: model.audio_tower.") for line in said)
+    assert any(re.match(r"not in the recipe: (model\.)?audio_tower\.", line) for line in said)
     ours = dslight.load(tmp_path / "imported", device="cpu").eval()
     found = compare(CASES[name], theirs, ours)
     assert found.difference < 1e-5

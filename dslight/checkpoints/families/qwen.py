@@ -88,8 +88,8 @@ def _thinker_mergers(config: Any) -> Names:
         pair
         for name, net in nets
         for pair in (
-            (rf"model\.visual\.{name}\.ln_q\.", f"projector.{net}.norm."),
-            (rf"model\.visual\.{name}\.mlp\.", f"projector.{net}.mlp."),
+            (rf"(?:model\.)?visual\.{name}\.ln_q\.", f"projector.{net}.norm."),
+            (rf"(?:model\.)?visual\.{name}\.mlp\.", f"projector.{net}.mlp."),
         )
     )
 
@@ -146,12 +146,18 @@ QWEN3_VL = Family(
 THINKER = Family(
     title="Qwen3-Omni's thinker",
     model=_thinker,
-    names=((r"model\.visual\.(?!merger|merger_list)", "vision_encoder.model."), TEXT_OF_ITS_OWN, HEAD),
+    names=(
+        (r"(?:model\.)?visual\.(?!merger|merger_list)", "vision_encoder.model."),
+        TEXT_OF_ITS_OWN,
+        # before transformers 5.24 its parts stood side by side in memory
+        (r"model\.(?=(?:layers|embed_tokens|norm)\.)", "language_model.model.model.language_model."),
+        HEAD,
+    ),
     levels=_thinker_mergers,
     views=_views,
     left_out=(
-        (r"model\.visual\.merger_list\.", "no block is merged by it"),
-        (r"model\.audio_tower\.", "it hears, and no part here does"),
+        (r"(?:model\.)?visual\.merger_list\.", "no block is merged by it"),
+        (r"(?:model\.)?audio_tower\.", "it hears, and no part here does"),
     ),
     remarks=(MERGERS.replace("deepstack_merger_list", "merger_list"), IMAGES, "it sees and writes: sound is left out"),
 )

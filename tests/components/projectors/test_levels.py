@@ -6,8 +6,6 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from transformers.models.granite_docling.configuration_granite_docling import GraniteDoclingVisionConfig
-from transformers.models.granite_docling.modeling_granite_docling import GraniteDoclingConnector
 
 from dslight.components import (
     AttentionPoolProjector,
@@ -39,12 +37,15 @@ def maps(levels: int, count: int = 2) -> list[torch.Tensor]:
 @torch.no_grad()
 def test_base_and_stacks_of_other_kinds_are_granite_docling_s_connector():
     """A position code in the width of the language model, norms around it; mergers beside it."""
+    docling = "transformers.models.granite_docling"
+    theirs_of = pytest.importorskip(f"{docling}.modeling_granite_docling").GraniteDoclingConnector
+    config_of = pytest.importorskip(f"{docling}.configuration_granite_docling").GraniteDoclingVisionConfig
     torch.manual_seed(0)
-    config = GraniteDoclingVisionConfig(
+    config = config_of(
         hidden_size=C, out_hidden_size=D, image_size=SIDE * 2, patch_size=2, scale_factor=4, use_fine_route=False,
         deepstack_visual_indexes=[0, 1, 2],
     )  # fmt: skip
-    theirs = GraniteDoclingConnector(config).eval()
+    theirs = theirs_of(config).eval()
     for parameter in theirs.parameters():
         nn.init.normal_(parameter)
     ours = PerLevelProjector([C] * 4, D, [BASE, STACKS])

@@ -3,8 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from transformers.models.molmo2.configuration_molmo2 import Molmo2AdapterConfig
-from transformers.models.molmo2.modeling_molmo2 import Molmo2Adapter
 
 from dslight.components import AttentionPoolProjector
 
@@ -15,9 +13,12 @@ C, D, M, ROWS, COLS = 8, 10, 2, 4, 8
 @torch.no_grad()
 def test_it_is_the_adapter_of_molmo2_and_has_its_names(factor):
     """Over two layers of the encoder side by side, as there."""
+    molmo2 = "transformers.models.molmo2"
+    adapter = pytest.importorskip(f"{molmo2}.modeling_molmo2").Molmo2Adapter
+    config = pytest.importorskip(f"{molmo2}.configuration_molmo2").Molmo2AdapterConfig
     torch.manual_seed(0)
-    theirs = Molmo2Adapter(
-        Molmo2AdapterConfig(
+    theirs = adapter(
+        config(
             hidden_size=C, num_attention_heads=2, num_key_value_heads=2, head_dim=4, intermediate_size=14,
             text_hidden_size=D, vision_feature_layer=[3, 1],
         )
