@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         VisionEncoder,
         WindowQFormerProjector,
     )
+    from dslight.data.conversation import Markers, Piece, Template
     from dslight.data.datamodule import ShardData as Data
     from dslight.data.datamodule import Source, ValSource
     from dslight.data.dense import DenseLabelData

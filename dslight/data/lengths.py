@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from dslight.data.conversation import IMAGE, Template
+from dslight.data.conversation import IMAGE, Template, made_of
 from dslight.data.kept import made_once
 from dslight.data.plan import question_rows
 from dslight.data.records import OnBad
@@ -271,4 +271,5 @@ class _Counting(Dataset[int]):
 def _described(thing: Any) -> str:
     """What an object is made of, the same in every process."""
     name = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    return re.sub(r" at 0x[0-9a-f]+", "", f"{name} {sorted(vars(thing).items())!r}")
+    said = made_of(thing) if isinstance(thing, Template) else sorted(vars(thing).items())
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{name} {said!r}")

@@ -37,7 +37,7 @@ from dslight.components.stacking import EncoderPass
 from dslight.data.conversation import default_template
 from dslight.data.datamodule import ShardData, micro_size, no_thoughts
 from dslight.data.dense import DenseLabelData
-from dslight.data.images import views_for
+from dslight.data.images import SingleView, views_for
 from dslight.data.plan import accumulation
 from dslight.data.shards import ShardError
 from dslight.data.template_habits import Habits, check_habits
@@ -49,7 +49,7 @@ from dslight.metrics.benchmarks import BENCHMARKS, row_of
 from dslight.metrics.benchmarks import of as benchmark_of
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import closest
-from dslight.recipe.forms import as_written
+from dslight.recipe.forms import arguments_of, as_written
 from dslight.recipe.schema import Section, in_recipe, located, sections
 from dslight.recipe.training import check_training
 from dslight.recipe.waiting import KINDS, parts_that_wait, read
@@ -108,14 +108,21 @@ class Experiment:
         return self.model.vision_encoder if isinstance(self.model, VLM) else self.model
 
     @property
+    def views(self) -> Any:
+        """How images become views; a stranger's data are taken to make those that the model looks at."""
+        if (named := getattr(self.data, "views", None)) is not None:
+            return named
+        return views_for(self.model.needs) if isinstance(self.model, VLM) else SingleView()
+
+    @property
     def grids(self) -> list[Grid]:
         """Every crop grid that the data may produce."""
-        return list(self.data.views.grids())
+        return list(self.views.grids())
 
     @property
     def fine(self) -> int:
         """n of the n x n fine crops of every view that the data makes; 0: none."""
-        return int(getattr(self.data.views, "fine", 0))
+        return int(getattr(self.views, "fine", 0))
 
     @property
     def largest_grid(self) -> Grid:
@@ -125,7 +132,7 @@ class Experiment:
     @property
     def pieces(self) -> Grid:
         """(rows, columns) of the pieces of the base view of ``image``: one, unless images have sizes of their own."""
-        views: Any = getattr(self.data, "views", None)
+        views = self.views
         if not getattr(views, "native", False):
             return (1, 1)
         return views.pieces(self.image or views.largest, self.encoder.image_size)
@@ -268,7 +275,7 @@ def _files(recipe: Mapping[str, Any], model: VLM | Component, given: Mapping[str
     """See :class:`Experiment`. ``given``: part -> path, what ``weights`` says."""
     found: dict[str, str | None] = {part: str(Path(path).resolve()) for part, path in given.items()}
     for name, part in model.parts().items() if isinstance(model, VLM) else ():
-        arguments = recipe["model"][name].get("init_args") or {}
+        arguments = arguments_of(recipe, name)
         whole = isinstance(part, _FROM_FILES) and not arguments.get("extra_layers")
         if name not in given and whole and arguments.get("pretrained"):
             found[name] = None
@@ -291,7 +298,7 @@ def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
 
 def _ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None) -> tuple[Experiment, Any]:
     checked = check(recipe, trains=opens == "fit")
-    if opens is not None:
+    if opens is not None and checked.of_shards:
         try:
             checked.data.setup(opens)
         except (ValueError, OSError, ShardError) as error:
@@ -318,7 +325,7 @@ def chat_habits(experiment: Experiment, tokenizer: Any) -> Habits | None:
     data = experiment.data
     if tokenizer is None or not isinstance(data, ShardData) or not data.sources:
         return None
-    if (data.template_name or default_template(tokenizer)) != "tokenizer":
+    if (data.template or default_template(tokenizer)) != "tokenizer":
         return None
     try:
         return check_habits(tokenizer, data.thinking)
@@ -347,7 +354,7 @@ def _weights(recipe: Mapping[str, Any], model: VLM | Component) -> dict[str, tup
     for name, part in model.parts().items():
         if name in named or not any(True for _ in part.parameters()):
             continue
-        arguments = recipe["model"][name].get("init_args") or {}
+        arguments = arguments_of(recipe, name)
         if name in held:
             asked.append(name)
         elif not arguments.get("pretrained"):
@@ -441,6 +448,8 @@ def _check_diagnostics(experiment: Experiment) -> None:
     looks, model = experiment.diagnostics, experiment.model
     if looks is None or not isinstance(model, VLM):
         return
+    if not experiment.of_shards:
+        raise RecipeError("diagnostics: are of questions of dslight.Data, and data names another class")
     if not experiment.data.val_sources:
         raise RecipeError("diagnostics: ask questions, and data.val names none")
     config = getattr(getattr(model.language_model, "model", None), "config", None)
@@ -493,8 +502,8 @@ def _check_data(data: Any) -> None:
             )
         if source.frames is not None and source.frames < 1:
             raise RecipeError(f"data.val.{name}.frames: must be at least 1, got {source.frames}")
-        if source.thinking is not None and data.template_name not in (None, "tokenizer"):
-            raise RecipeError(no_thoughts(name, data.template_name))
+        if source.thinking is not None and data.template not in (None, "tokenizer"):
+            raise RecipeError(no_thoughts(name, data.template))
         try:
             row_of(name, source)
         except (ValueError, TypeError) as error:

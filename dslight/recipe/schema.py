@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 
 from dslight.components import Component, Objective
 from dslight.components.unread import unread
@@ -21,16 +21,20 @@ from dslight.data.datamodule import ShardData
 from dslight.data.dense import DenseLabelData
 from dslight.diagnostics.settings import Diagnostics
 from dslight.limits import check_counts
+from dslight.recipe.classes import NoClassError, named
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.explain import arguments_fault, fault
+from dslight.recipe.explain import arguments_fault, closest, fault
 from dslight.recipe.forms import as_written
 from dslight.recipe.spelling import check_keys
 from dslight.train.optim import Stage
 from dslight.vlm import VLM
-from dslight.written import unwritten
+from dslight.written import importable, unwritten
 
 _TYPED = {"component": Component, "objective": Callable[[int], Objective]}
 """Sections that name a class themselves; the others hold the arguments of one."""
+
+_BASES = {"model": VLM, "data": LightningDataModule}
+"""Sections that may name a class of their own, which takes their arguments, and what it has to be."""
 
 _KEYED = re.compile(r"[a-z_][\w.]*: ")
 """A message that begins with the argument to change."""
@@ -41,7 +45,8 @@ class Section:
 
     Args:
         key: its name in the recipe.
-        kind: the type of its value (``component``, ``objective``), else the class whose arguments it holds.
+        kind: the type of its value (``component``, ``objective``), else the class whose arguments it holds, if it names
+            none itself (``model``, ``data``).
         values: what the recipe says.
 
     Raises:
@@ -50,13 +55,18 @@ class Section:
 
     def __init__(self, key: str, kind: Any, values: Mapping[str, Any]) -> None:
         self.key, self.values = key, values
+        if key in _BASES and "class_path" in values:
+            kind, values = _own_class(key, values["class_path"]), {k: v for k, v in values.items() if k != "class_path"}
         self.parser = ArgumentParser(exit_on_error=False)
         if key in _TYPED:
             problem = fault(key, kind, values)
             self.parser.add_argument(f"--{key}", type=kind)
         else:
             problem = arguments_fault(key, kind, values)
-            self.parser.add_class_arguments(kind, key, instantiate=kind is not Trainer)
+            try:
+                self.parser.add_class_arguments(kind, key, instantiate=kind is not Trainer)
+            except ValueError as error:  # a class whose arguments have no types
+                raise RecipeError(f"{key}.class_path: {str(error).rpartition('supported type. ')[2]}") from error
         if problem:
             raise RecipeError(problem)
         copy = deepcopy(dict(values))  # the parser writes into what it is given
@@ -111,7 +121,9 @@ class Section:
         def visit(node: Any, path: str) -> None:
             if isinstance(node, Mapping):
                 if isinstance(node.get("class_path"), str):
-                    found.append((f"{path}.init_args", node["class_path"].rpartition(".")[2]))
+                    found.append(
+                        (path if path in _BASES else f"{path}.init_args", node["class_path"].rpartition(".")[2])
+                    )
                 for key, value in node.items():
                     visit(value, f"{path}.{key}")
             elif isinstance(node, list):
@@ -120,6 +132,23 @@ class Section:
 
         visit(self.values, self.key)
         return found
+
+
+def _own_class(key: str, class_path: Any) -> type:
+    """The class that a whole section names.
+
+    Raises:
+        RecipeError: it is not there, or another kind of thing.
+    """
+    base = _BASES[key]
+    try:
+        found = named(str(class_path))
+    except NoClassError as error:
+        meant = closest(str(class_path).rpartition(".")[2], error.names)
+        raise RecipeError(f"{key}.class_path: {error}{meant}") from error
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise RecipeError(f"{key}.class_path: {class_path} is no subclass of {importable(base)}")
+    return found
 
 
 def _unread(kind: Any, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
@@ -144,7 +173,7 @@ def in_recipe(text: str, recipe: Any) -> str:
     path, colon, rest = text.partition(": ")
     keys, node = [], recipe
     for key in path.split("."):
-        if isinstance(node, Mapping) and "class_path" in node and key not in node:
+        if isinstance(node, Mapping) and "class_path" in node and key not in node and len(keys) > 1:
             keys.append("init_args")
             node = node.get("init_args")
         keys.append(key)

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from dslight.checkpoints import load_checkpoint
 from dslight.components import Component, HFCausalLM, HFVisionEncoder, LanguageModel, VisionEncoder
 from dslight.errors import WeightsError
+from dslight.recipe.forms import arguments_of
 from dslight.recipe.schema import Section, sections
 from dslight.vlm import VLM
 
@@ -43,7 +44,7 @@ def parts_that_wait(
         return dict.fromkeys(KINDS)
     found: dict[str, str | None] = {}
     for name in KINDS:
-        path = given.get(name) or _pretrained(recipe["model"][name], model.parts()[name])
+        path = given.get(name) or _pretrained(arguments_of(recipe, name), model.parts()[name])
         if path is None or getattr(model.parts()[name], "adapted", False):
             continue
         with suppress(WeightsError):  # one that cannot be read in shares is read whole, or refused then
@@ -66,9 +67,9 @@ def _shards(trainer: Section) -> bool:
     return bool(module) and issubclass(getattr(import_module(module), name), ModelParallelStrategy)
 
 
-def _pretrained(section: Mapping[str, Any], part: Any) -> str | None:
+def _pretrained(arguments: Mapping[str, Any], part: Any) -> str | None:
     """The folder with the weights of a part whose recipe names a checkpoint of transformers, fetched if need be."""
-    source = (section.get("init_args") or {}).get("pretrained")
+    source = arguments.get("pretrained")
     if not isinstance(part, HFCausalLM | HFVisionEncoder) or not isinstance(source, str):
         return None
     if Path(source).exists():

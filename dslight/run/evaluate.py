@@ -36,7 +36,7 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
     checkpoint = _checkpoint(folder, ckpt)
     restored = _of_a_run(checkpoint) and not elsewhere(checkpoint)
     experiment = build(weights_from(checkpoint, recipe), opens="validate", restored=restored)
-    if not experiment.data.val_sources:
+    if not experiment.validates:
         raise RecipeError("data.val: names no source to validate on")
     trainer = make_trainer(experiment, folder, **WHOLE)
     from lightning.pytorch.strategies import ModelParallelStrategy

@@ -150,11 +150,11 @@ def _write(
         if dtype is not None:
             config.dtype = dtype
         config.save_pretrained(folder)
-        write_generation(experiment, lm, config.image_token_index, folder)
-        write_processor(experiment, encoder, tokenizer, config, folder)
+        write_generation(model.processor, lm, config.image_token_index, folder)
+        write_processor(model.processor, encoder, tokenizer, config, folder)
     reopening = _reopening(recipe, parts, out, vocabulary)
     if config is None:
-        write_own(model, experiment.data.processor, reopening["model"], folder, dtype)
+        write_own(model, model.processor, reopening["model"], folder, dtype)
         state = {f"vlm.{ours}": own[ours] for ours in names}
     write_tensors(state, folder, shard_size, dtype)
     (folder / "dslight.yaml").write_text(to_yaml(reopening))

@@ -228,7 +228,7 @@ WRONG_TYPE = {
     "data.val.pages.limit=some": "data.val.pages.limit: expected a whole number or null, got 'some'",
     "data.global_batch_size=large": "data.global_batch_size: expected a whole number, got 'large'",
     "data.template=vicunia_v1": "data.template: expected plain, bare, vicuna_v1, llama_2, phi3, chatml or "
-    "tokenizer or null, got "
+    "tokenizer, the class_path and init_args of a Template or null, got "
     "'vicunia_v1'; did you mean vicuna_v1?",
     "trainer=cpu": "trainer: expected a mapping, got 'cpu'",
     "trainer.max_steps=all": "trainer.max_steps: expected a whole number, got 'all'",
