@@ -286,7 +286,7 @@ def test_only_the_builder_sees_model_and_data():
         for path in ROOT.rglob("*.py")
         if reaches(path, *MODEL) and reaches(path, "dslight.data") and path.parent.name not in ("run", "harness")
     }
-    assert both <= {"recipe/build.py", "recipe/schema.py", "__init__.py"}
+    assert both <= {*(f"recipe/{x}.py" for x in ("build", "checks", "experiment", "schema")), "__init__.py"}
 
 
 @pytest.mark.parametrize(

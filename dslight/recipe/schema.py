@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -85,11 +86,11 @@ class Section:
         try:
             if hasattr(self.parser, "instantiate"):
                 waiting: Any = [(_unread, kind, True) for kind in wait]
-                made = self.parser.instantiate(self.config, instantiators=waiting or None)
+                made = self.parser.instantiate(deepcopy(self.config), instantiators=waiting or None)
             else:  # jsonargparse before 4.49
                 for kind in wait:
                     self.parser.add_instantiator(_unread, kind)
-                made = self.parser.instantiate_classes(self.config)
+                made = self.parser.instantiate_classes(deepcopy(self.config))
             made = made[self.key]
         except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
             raise RecipeError(self._located(error)) from error
@@ -185,14 +186,30 @@ def _of_a_recipe(message: str) -> RecipeError:
     return RecipeError(message.removeprefix("."))
 
 
-def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
-    """Check a composed recipe, section by section, without building anything.
+@dataclass(frozen=True)
+class Parsed:
+    """A composed recipe whose sections were checked against the signatures of what they build: what a command makes of
+    it once, and hands on.
+
+    Attributes:
+        recipe: as composed.
+        sections: by key; each builds its objects, as often as it is asked.
+    """
+
+    recipe: Mapping[str, Any]
+    sections: Mapping[str, Section]
+
+
+def parse(recipe: Mapping[str, Any] | Parsed) -> Parsed:
+    """Check a composed recipe, section by section, without building anything; what is parsed stays as it is.
 
     Raises:
         RecipeError: for the first key that is wrong.
     """
+    if isinstance(recipe, Parsed):
+        return recipe
     with as_written(recipe):
-        return _sections(recipe)
+        return Parsed(recipe, _sections(recipe))
 
 
 def _sections(recipe: Mapping[str, Any]) -> dict[str, Section]:

@@ -14,8 +14,9 @@ from dslight.checkpoints.sharded import held, load_state
 from dslight.errors import WeightsError
 from dslight.files.atomic import write_atomically
 from dslight.limits import at_most
-from dslight.recipe.build import Experiment, build
+from dslight.recipe.build import build
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.experiment import Experiment
 from dslight.run.folder import RunFolder, run_dir
 from dslight.run.holds import weights_of
 

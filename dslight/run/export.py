@@ -25,9 +25,10 @@ from dslight.data.sample import IMAGE_TOKEN
 from dslight.files.atomic import write_atomically
 from dslight.files.system import room_for
 from dslight.in_transformers.write import write_own
-from dslight.recipe.build import Experiment, build
+from dslight.recipe.build import build
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.experiment import Experiment
 from dslight.run.deletion import begin_folder, end_folder, give_up_folder
 from dslight.run.evaluate import load_checkpoint, weights_from
 from dslight.run.export_card import card

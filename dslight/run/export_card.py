@@ -9,7 +9,7 @@ from typing import Any
 
 from dslight.data.sample import IMAGE_TOKEN, Turn
 from dslight.files.typed import read_json_if_there
-from dslight.recipe.build import Experiment
+from dslight.recipe.experiment import Experiment
 from dslight.run.export_llava import image_processor
 from dslight.run.folder import RunFolder
 from dslight.texts import one_line

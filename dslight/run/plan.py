@@ -15,9 +15,11 @@ from typing import Any
 from torch import nn
 
 from dslight.layout import NEWLINE
-from dslight.recipe.build import Experiment, batches_per_step, chat_habits, check
-from dslight.recipe.build import world_size as named_world_size
+from dslight.recipe.build import check
+from dslight.recipe.checks import batches_per_step, chat_habits
+from dslight.recipe.checks import world_size as named_world_size
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.experiment import Experiment
 from dslight.run.cost import Costs, costs
 from dslight.run.sizes import Sizes
 from dslight.run.unseen import unseen

@@ -26,9 +26,11 @@ from dslight.diagnostics.settings import Diagnostics
 from dslight.errors import WeightsError
 from dslight.files.typed import FileError, read_json_if_there, understood
 from dslight.in_transformers.register import MODEL_TYPE
-from dslight.recipe.build import Experiment, apply_stage, check_experiment, connect
+from dslight.recipe.build import apply_stage, connect
+from dslight.recipe.checks import check_experiment
 from dslight.recipe.compose import Layer, compose
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.experiment import Experiment
 from dslight.recipe.forms import written_out
 from dslight.recipe.schema import Section
 from dslight.recipe.strangers import refuse_strangers
