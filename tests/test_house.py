@@ -18,7 +18,11 @@ INSIDE = [
 ]
 MODEL = ("dslight.vlm", "dslight.components", "dslight.checkpoints")
 # all of the data but the shards, which need no torch
-NOT_SHARDS = [f"dslight.data.{path.stem}" for path in (ROOT / "data").glob("*.py") if path.stem != "__init__"]
+NOT_SHARDS = [
+    f"dslight.data.{path.stem}"
+    for path in (ROOT / "data").iterdir()
+    if path.stem not in ("__init__", "__pycache__", "shards")
+]
 LIGHTNING_FREE = (
     "nn",
     "files",
@@ -35,7 +39,9 @@ LIGHTNING_FREE = (
             "plan",
             "loader",
             "records",
-            "workers",
+            "transport",
+            "templates",
+            "views",
             "collate",
             "rows",
         )

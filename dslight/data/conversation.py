@@ -26,10 +26,10 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from dslight.data.chat_template import render
 from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, weight_of
-from dslight.data.template_habits import Habits, check_habits, habits
-from dslight.data.words import words_of
+from dslight.data.templates.chat_template import render
+from dslight.data.templates.habits import Habits, check_habits, habits
+from dslight.data.templates.words import words_of
 from dslight.types import IGNORE
 from dslight.written import Written
 
@@ -262,8 +262,8 @@ class TokenizerTemplate(Template):
     """The chat template of the tokenizer (Qwen, Llama 3, Mistral, ...).
 
     An answer is what the template adds to its own generation prompt, so the template must write the same prefix whether
-    or not more turns follow. One that does not is refused (:mod:`dslight.data.template_habits`); with ``thinking`` set,
-    the last answer of a conversation is learnt with it.
+    or not more turns follow. One that does not is refused (:mod:`dslight.data.templates.habits`); with ``thinking``
+    set, the last answer of a conversation is learnt with it.
 
     Attributes:
         thinking: ``enable_thinking`` of the template: whether answers begin with thoughts.

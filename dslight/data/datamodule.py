@@ -19,22 +19,22 @@ from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.asking import Asking
+from dslight.data.caches.features import FeatureReader, KeepFeatures, settings_of
+from dslight.data.caches.lengths import Measure, lengths_of, question_lengths
+from dslight.data.caches.tokens import Tokens, tokens_of
 from dslight.data.collate import Collate, Item, OnUnusable
 from dslight.data.conversation import Template, TemplateName, called, default_template
 from dslight.data.conversation import template as template_named
-from dslight.data.features import FeatureReader, KeepFeatures, settings_of
 from dslight.data.images import views_for
-from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader, differing
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
 from dslight.data.records import ConversationRecords, OnBad, QuestionRecords, TrainRecords
 from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
-from dslight.data.template_habits import check_habits
-from dslight.data.tokens import Tokens, tokens_of
-from dslight.data.view_policy import ViewPolicy
-from dslight.data.workers import Start, Workers
+from dslight.data.templates.habits import check_habits
+from dslight.data.transport.workers import Start, Workers
+from dslight.data.views.policy import ViewPolicy
 from dslight.features.store import FeatureStore
 from dslight.layout import SlotLayout
 from dslight.processor import Processor

@@ -13,7 +13,7 @@ from dslight.components.kept_features import refuse as refuse_features
 from dslight.data.conversation import default_template
 from dslight.data.datamodule import ShardData, micro_size, no_thoughts
 from dslight.data.plan import accumulation
-from dslight.data.template_habits import Habits, check_habits
+from dslight.data.templates.habits import Habits, check_habits
 from dslight.metrics.benchmarks import BENCHMARKS, row_of
 from dslight.metrics.benchmarks import of as benchmark_of
 from dslight.recipe.errors import RecipeError

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dslight.checkpoints.elsewhere import elsewhere
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
-from dslight.data.workers import worker_error
+from dslight.data.transport.workers import worker_error
 from dslight.errors import UnfinishedError, UserError, WeightsError
 from dslight.files.system import no_space
 from dslight.recipe.build import build, check

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from dslight.data.view_policy import ViewPolicy
+from dslight.data.views.policy import ViewPolicy
 from dslight.types import Grid
 
 

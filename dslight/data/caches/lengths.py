@@ -32,14 +32,14 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from dslight.data.caches.made_once import made_once
 from dslight.data.conversation import IMAGE, Template, made_of
-from dslight.data.kept import made_once
 from dslight.data.plan import question_rows
 from dslight.data.records import OnBad
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
-from dslight.data.view_policy import ViewPolicy
-from dslight.data.workers import Workers, read_batches
+from dslight.data.transport.workers import Workers, read_batches
+from dslight.data.views.policy import ViewPolicy
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import sha256
 from dslight.layout import SlotLayout
