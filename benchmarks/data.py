@@ -64,7 +64,7 @@ from dslight.data.images import GridViews, SingleView
 from dslight.data.sample import Pixels, parse_turns
 from dslight.data.shards import ShardWriter
 from dslight.data.shards.format import Index, Manifest, ShardInfo
-from dslight.data.workers import Start
+from dslight.data.transport.workers import Start
 from dslight.files.digest import file_sha256, sha256
 from dslight.layout import SlotLayout
 from dslight.types import Grid

@@ -21,8 +21,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
 
-from dslight.recipe.build import Experiment, build
+from dslight.recipe.build import build
 from dslight.recipe.compose import compose
+from dslight.recipe.experiment import Experiment
 from dslight.train.watch import DataWait, Watch
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart" / "deepstack_l.yaml"

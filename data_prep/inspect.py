@@ -34,9 +34,10 @@ from dslight.data.sample import BadSample, Sample, decode_image
 from dslight.data.shards import ShardError, ShardReader
 from dslight.files.atomic import write_atomically
 from dslight.layout import SlotLayout
-from dslight.recipe.build import Experiment, check, ready
+from dslight.recipe.build import check, ready
 from dslight.recipe.compose import compose
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.experiment import Experiment
 from dslight.texts import printable
 from dslight.types import IGNORE, Grid
 from dslight.vlm import VLM

@@ -61,14 +61,15 @@ if TYPE_CHECKING:
         VisionEncoder,
         WindowQFormerProjector,
     )
+    from dslight.data.caches.features import KeepFeatures
+    from dslight.data.conversation import Markers, Piece, Template
     from dslight.data.datamodule import ShardData as Data
     from dslight.data.datamodule import Source, ValSource
     from dslight.data.dense import DenseLabelData
-    from dslight.data.features import KeepFeatures
     from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView
     from dslight.data.native import AnySizeViews, NaFlexViews, NativeViews, PixtralViews
     from dslight.data.plan import Order
-    from dslight.data.view_policy import ViewPolicy
+    from dslight.data.views.policy import ViewPolicy
     from dslight.run.finished import Run
     from dslight.run.python import fit, load, validate
     from dslight.train.lora import LoRA

@@ -18,7 +18,7 @@ from dslight.data.rows import RowMaker
 from dslight.data.sample import BadSample, Sample
 from dslight.layout import SlotLayout
 from dslight.types import Batch, Question, ViewNeeds
-from dslight.written import UNWRITTEN, written
+from dslight.written import written
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Processor:
         marked = rows.template if isinstance(rows.template, Marked) else None
         plain, thinking = marked.inner if marked else rows.template, getattr(rows.template, "thinking", None)
         name = "tokenizer" if thinking is not None else next((n for n, t in TEMPLATES.items() if t == plain), None)
-        made = {"views": written(rows.views), "template": name or {UNWRITTEN: "Template"}}
+        made = {"views": written(rows.views), "template": name or written(plain)}
         made |= {} if thinking is None else {"thinking": thinking}
         made |= {} if marked is None else {"image_marks": [marked.before, marked.after]}
         return made | {"max_length": self.max_length, "pixels": rows.pixels, "exif": rows.exif, "alpha": rows.alpha}

@@ -37,10 +37,10 @@ from dslight.processor import Processor
 from dslight.train.optim import Stage, under
 from dslight.train.parallel import materialise, shard, states_by_name, states_by_number
 from dslight.types import Batch, ViewNeeds, Views, VisualTokens
-from dslight.written import UNWRITTEN, written, written_behind
+from dslight.written import Written, importable, written, written_behind
 
 
-class VLM(pl.LightningModule):
+class VLM(pl.LightningModule, Written):
     """A multimodal language model out of four parts.
 
     Args:
@@ -115,10 +115,11 @@ class VLM(pl.LightningModule):
 
     def to_recipe(self) -> dict[str, Any]:
         """The constructor's call as the section ``model`` of a recipe (:mod:`dslight.written`)."""
-        made = {name: written(part) for name, part in self.parts().items()}
-        made["projector"] = written_behind(self.projector, 2)
-        kind = next(kind for kind in type(self).__mro__ if not issubclass(kind, FSDPModule))
-        return made if kind is VLM else {**made, UNWRITTEN: kind.__qualname__}
+        call = written(self)
+        parts = {name: written(part) for name, part in self.parts().items()}
+        parts["projector"] = written_behind(self.projector, 2)
+        made = {name: parts.get(name, value) for name, value in call.pop("init_args", {}).items()}
+        return made if call.get("class_path") == importable(VLM) else {**call, **made}
 
     def train_with(self, stage: Stage | Mapping[str, Any]) -> None:
         """Let ``stage`` say what trains. What lies behind all of the encoder's taps is frozen: no gradient gets there.

@@ -174,7 +174,7 @@ def test_a_plan_tells_what_an_image_of_a_size_costs_and_what_sizes_there_are(roo
 @torch.no_grad()
 def test_lengths_that_are_counted_are_those_of_the_rows(root, tmp_path):
     """Known from the heads of the images, before a pixel is decoded."""
-    from dslight.data.lengths import Measure, lengths_of
+    from dslight.data.caches.lengths import Measure, lengths_of
     from dslight.data.records import read_sample
     from dslight.data.shards import ShardReader
     from dslight.recipe.build import build, connect

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import matplotlib
 import pytest
+import yaml
 from PIL import Image
 
 from data_prep.llava import main as convert
@@ -17,8 +19,9 @@ from dslight.data.datamodule import ShardData
 from dslight.data.shards import ShardReader
 from dslight.recipe.ablation import expand
 from dslight.recipe.build import check
-from dslight.recipe.compose import compose
+from dslight.recipe.compose import Layer, compose, merge
 from dslight.recipe.spelling import check_spelling
+from dslight.testing import TemplateContract
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,6 +55,36 @@ def test_a_recipe_on_a_page_is_one(text, tmp_path, monkeypatch):
     for recipe in made:
         check_spelling(recipe)
         check(recipe)
+
+
+IMPORTS = """import dslight
+from lightning.pytorch import LightningDataModule
+from torch.optim.lr_scheduler import LambdaLR
+"""
+
+
+def test_the_classes_of_the_page_on_ones_own_classes_are_taken(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "own_parts.md").read_text()
+    classes = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "test_mine" not in block]
+    (tmp_path / "on_the_page.py").write_text(IMPORTS + "\n\n".join(classes))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    whole = compose(ROOT / "recipes" / "quickstart" / "deepstack_l.yaml")
+    recipe = {key: value for key, value in whole.items() if key != "weights"}
+    own = "on_the_page"
+    for base, values in (
+        (recipe, {"model": {f"{own}.ScaledVLM": {"scale": 2.0}}}),
+        (recipe, {"data": {"template": {f"{own}.Dialogue": {"word": ":"}}}}),
+        (recipe | {"data": {}}, {"data": {f"{own}.OwnData": {"root": "data"}}}),
+        (recipe, {"stage": {"schedule": {f"{own}.halving": {"every": 9}}}}),
+        (recipe, yaml.safe_load(BLOCK.findall(page)[0])),
+    ):
+        made = merge(base, Layer("page", values).values)
+        check_spelling(made)
+        check(made)
+    make = importlib.import_module(own).Dialogue
+    contract = type("OfThePage", (TemplateContract,), {"make": lambda self: make()})()
+    for clause in (name for name in dir(TemplateContract) if name.startswith("test_")):
+        getattr(contract, clause)()
 
 
 def test_the_way_from_your_own_files_to_a_scored_run_is_open(tmp_path):

@@ -20,9 +20,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from dslight.data.arena import joined
 from dslight.data.conversation import IMAGE, Ids
 from dslight.data.sample import BadSample
+from dslight.data.transport.batch_buffer import joined
 from dslight.features.views import KnownImage, KnownViews
 from dslight.layout import SlotLayout
 from dslight.types import IGNORE, Batch, Grid, Question, Views

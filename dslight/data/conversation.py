@@ -26,11 +26,12 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from dslight.data.chat_template import render
 from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, weight_of
-from dslight.data.template_habits import Habits, check_habits, habits
-from dslight.data.words import words_of
+from dslight.data.templates.chat_template import render
+from dslight.data.templates.habits import Habits, check_habits, habits
+from dslight.data.templates.words import words_of
 from dslight.types import IGNORE
+from dslight.written import Written
 
 IMAGE = -200
 """Stands in the ids for one image until the collate gives it its slots (LLaVA's value)."""
@@ -44,7 +45,12 @@ TemplateName = Literal["plain", "bare", "vicuna_v1", "llama_2", "phi3", "chatml"
 
 class Piece(NamedTuple):
     """A stretch of text. ``text`` is ``IMAGE_TOKEN`` and ``image`` true where an image stands; ``weight``: of its loss,
-    where it is supervised."""
+    where it is supervised.
+
+    Example:
+        >>> dslight.Piece("A heron.", supervised=True).image
+        False
+    """
 
     text: str
     supervised: bool = False
@@ -67,19 +73,46 @@ class Encoded:
         return sum(label != IGNORE for label in self.labels)
 
 
-class Template(ABC):
-    """How a conversation is written."""
+class Template(ABC, Written):
+    """How a conversation is written: subclass it for a format of your own, or fill :class:`Markers` with texts.
+
+    Instances are small and picklable, since data workers get a copy, and the lengths and tokens that are kept beside
+    shards are those of the class and its attributes.
+
+    Example:
+        >>> class Dialogue(dslight.Template):
+        ...     def pieces(self, turns, tokenizer, images):
+        ...         for turn in turns:
+        ...             if turn.role == "gpt":
+        ...                 yield dslight.Piece(f" {turn.text}{tokenizer.eos_token}", turn.learnt, weight=turn.weight)
+        ...             else:
+        ...                 yield from [*self.with_images(turn.text, images), dslight.Piece(" Answer:")]
+        ...     def stop(self, tokenizer):
+        ...         return tokenizer.eos_token
+        >>> data = dslight.Data(train=["data/mine"], template=Dialogue(), global_batch_size=4)
+    """
 
     adds_bos = True
     """Whether the tokenizer's own beginning-of-sequence token is put first (false if the template writes it itself)."""
 
+    def __repr__(self) -> str:
+        """The class and what it is made of; lengths and tokens on disk go by it."""
+        return f"{type(self).__qualname__}({', '.join(f'{key}={value!r}' for key, value in made_of(self))})"
+
     @abstractmethod
-    def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> list[Piece]:
+    def pieces(self, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, images: bool) -> Iterable[Piece]:
         """Write ``turns``; if the last one is a human's, end where the answer begins.
 
         ``images`` says whether ``<image>`` in the text stands for an image; in a text-only conversation it is only a
         word.
         """
+
+    @staticmethod
+    def with_images(text: str, images: bool) -> list[Piece]:
+        """A human's ``text``, with a piece for every ``<image>`` in it where these stand for images: one goes to the
+        front, several stay where they are.
+        """
+        return _with_images(text, images)
 
     @abstractmethod
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -136,6 +169,12 @@ class Markers(Template):
         answer: between the marker and the answer (supervised, e.g. the space that belongs to the first word).
         answer_end: after an answer, supervised; the last token of it ends generation.
         between: before every human turn but the first, not supervised.
+
+    Example:
+        >>> alpaca = dslight.Markers(human="### Question: ", human_end=" ", gpt="### Answer:", answer=" ")
+        >>> lm.load_tokenizer().decode(alpaca.prompt("Why?", 0, lm.load_tokenizer()))
+        '### Question: Why? ### Answer:'
+        >>> data = dslight.Data(train=["data/mine"], template=alpaca, global_batch_size=4)
     """
 
     system: tuple[str, str] = ("", "")
@@ -223,8 +262,8 @@ class TokenizerTemplate(Template):
     """The chat template of the tokenizer (Qwen, Llama 3, Mistral, ...).
 
     An answer is what the template adds to its own generation prompt, so the template must write the same prefix whether
-    or not more turns follow. One that does not is refused (:mod:`dslight.data.template_habits`); with ``thinking`` set,
-    the last answer of a conversation is learnt with it.
+    or not more turns follow. One that does not is refused (:mod:`dslight.data.templates.habits`); with ``thinking``
+    set, the last answer of a conversation is learnt with it.
 
     Attributes:
         thinking: ``enable_thinking`` of the template: whether answers begin with thoughts.
@@ -373,24 +412,40 @@ TEMPLATES: dict[TemplateName, Template] = {
 }
 
 
-def template(name: TemplateName, thinking: bool | None = None, image_marks: tuple[str, str] | None = None) -> Template:
-    """The template called ``name``; ``thinking``: whether the answers of the tokenizer's own begin with thoughts;
-    ``image_marks``: texts before and behind every image.
+def template(
+    name: TemplateName | Template, thinking: bool | None = None, image_marks: tuple[str, str] | None = None
+) -> Template:
+    """The template called ``name``, or one that is made already; ``thinking``: whether the answers of the tokenizer's
+    own begin with thoughts; ``image_marks``: texts before and behind every image.
 
     Raises:
         ValueError: listing the names there are; or another template is to think.
     """
-    if name not in TEMPLATES:
-        raise ValueError(f"data.template: {name!r} is none of {', '.join(TEMPLATES)}")
+    own = isinstance(name, Template)
+    if not own and name not in TEMPLATES:
+        raise ValueError(
+            f"data.template: {name!r} is none of {', '.join(TEMPLATES)}, and no dslight.Template of your own"
+        )
     if image_marks is not None:
         if any(IMAGE_TOKEN in mark for mark in image_marks):
             raise ValueError(f"data.image_marks: {list(image_marks)}; {IMAGE_TOKEN} stands for an image itself")
         return Marked(template(name, thinking), *image_marks)
     if thinking is None:
-        return TEMPLATES[name]
+        return name if own else TEMPLATES[name]
     if name != "tokenizer":
-        raise ValueError(f"data.thinking: {str(thinking).lower()}, which only data.template: tokenizer has, not {name}")
+        said = f"data.thinking: {str(thinking).lower()}"
+        raise ValueError(f"{said}, which only data.template: tokenizer has, not {called(name)}")
     return TokenizerTemplate(thinking)
+
+
+def called(template: TemplateName | Template) -> str:
+    """A template's name, in a recipe or in its package."""
+    return type(template).__name__ if isinstance(template, Template) else template
+
+
+def made_of(template: Any) -> list[tuple[str, Any]]:
+    """Its attributes but the call that made it (:class:`~dslight.written.Written`), by name."""
+    return sorted((key, value) for key, value in vars(template).items() if key != "_made")
 
 
 def default_template(tokenizer: PreTrainedTokenizerBase) -> TemplateName:

@@ -19,22 +19,22 @@ from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.asking import Asking
+from dslight.data.caches.features import FeatureReader, KeepFeatures, settings_of
+from dslight.data.caches.lengths import Measure, lengths_of, question_lengths
+from dslight.data.caches.tokens import Tokens, tokens_of
 from dslight.data.collate import Collate, Item, OnUnusable
-from dslight.data.conversation import Template, TemplateName, default_template
+from dslight.data.conversation import Template, TemplateName, called, default_template
 from dslight.data.conversation import template as template_named
-from dslight.data.features import FeatureReader, KeepFeatures, settings_of
 from dslight.data.images import views_for
-from dslight.data.lengths import Measure, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader, differing
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
 from dslight.data.records import ConversationRecords, OnBad, QuestionRecords, TrainRecords
 from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
-from dslight.data.template_habits import check_habits
-from dslight.data.tokens import Tokens, tokens_of
-from dslight.data.view_policy import ViewPolicy
-from dslight.data.workers import Start, Workers
+from dslight.data.templates.habits import check_habits
+from dslight.data.transport.workers import Start, Workers
+from dslight.data.views.policy import ViewPolicy
 from dslight.features.store import FeatureStore
 from dslight.layout import SlotLayout
 from dslight.processor import Processor
@@ -142,8 +142,8 @@ class ShardData(LightningDataModule, Written):
             them, far less than JPEG's own error, and takes a fraction of the time.
         exif: ``apply`` turns a picture as its EXIF orientation says, as a viewer does; ``ignore``: as LLaVA's code.
         alpha: transparency is laid over ``white``; ``drop`` shows the (often black) colour below it, as LLaVA's code.
-        template: how a conversation is written (``dslight.data.conversation``); default: as the tokenizer's own chat
-            template says, else ``vicuna_v1``.
+        template: how a conversation is written: a name (``dslight.data.conversation``), or a :class:`dslight.Template`;
+            default: as the tokenizer's own chat template says, else ``vicuna_v1``.
         thinking: whether answers in the tokenizer's own template begin with thoughts (``enable_thinking``); default: as
             it does where nobody says, if answers can be learnt so.
         image_marks: texts before and behind every image, as a released model was trained with:
@@ -188,7 +188,7 @@ class ShardData(LightningDataModule, Written):
         pixels: Pixels = "fast",
         exif: Exif = "apply",
         alpha: Alpha = "white",
-        template: TemplateName | None = None,
+        template: TemplateName | Template | None = None,
         micro_batch_size: int | None = None,
         val_batch_size: int = 64,
         max_length: int = 2048,
@@ -218,7 +218,7 @@ class ShardData(LightningDataModule, Written):
         self.pixels: Pixels = pixels
         self.exif: Exif = exif
         self.alpha: Alpha = alpha
-        self.template_name: TemplateName | None = template
+        self.template: TemplateName | Template | None = template
         self.thinking, self.image_marks = thinking, image_marks
         self.global_batch_size, self.micro_batch_size, self.val_batch_size = (
             global_batch_size,
@@ -264,13 +264,13 @@ class ShardData(LightningDataModule, Written):
         """
         self.views = self.views or views_for(needs or ViewNeeds())
         self._suffixes = dict(suffixes or {})
-        self.template_name = name = self.template_name or default_template(tokenizer)
+        self.template = self.template or default_template(tokenizer)
         decoding = (self.pixels, self.exif, self.alpha)
-        rows = RowMaker(self.template_of(name, self.thinking), tokenizer, self.views, image_size, *decoding)
+        rows = RowMaker(self.template_of(self.template, self.thinking), tokenizer, self.views, image_size, *decoding)
         self._processor = Processor(rows, slots, self.max_length, self.on_unusable)
         return self._processor
 
-    def template_of(self, name: TemplateName, thinking: bool | None) -> Template:
+    def template_of(self, name: TemplateName | Template, thinking: bool | None) -> Template:
         """The template called ``name``, with this data's marks around images, whose answers begin with thoughts or
         not."""
         return template_named(name, thinking, self.image_marks and (self.image_marks[0], self.image_marks[1]))
@@ -315,12 +315,12 @@ class ShardData(LightningDataModule, Written):
         thinking = self.val_sources[name].thinking
         if thinking is None or thinking == self.thinking:
             return rows
-        if self.template_name not in (None, "tokenizer"):
-            raise ValueError(no_thoughts(name, self.template_name))
+        if self.template not in (None, "tokenizer"):
+            raise ValueError(no_thoughts(name, self.template))
         return replace(rows, template=self.template_of("tokenizer", thinking))
 
     def _make_plan(self) -> TrainPlan:
-        if self.template_name == "tokenizer":
+        if self.template == "tokenizer":
             check_habits(self.rows.tokenizer, self.thinking)
         measure = self._measure
         lengths, text = None, {key: value for key, value in measure.parts.items() if "tokenizer" in key}
@@ -345,7 +345,7 @@ class ShardData(LightningDataModule, Written):
     def _measure(self) -> Measure:
         return Measure(
             self.rows.template,
-            cast(TemplateName, self.template_name),
+            called(cast(Any, self.template)),
             self.rows.tokenizer,
             self.views,
             self.rows.image_size,
@@ -439,9 +439,9 @@ class ShardData(LightningDataModule, Written):
         return loaders
 
 
-def no_thoughts(name: str, template: str) -> str:
+def no_thoughts(name: str, template: TemplateName | Template) -> str:
     """Why a source cannot be asked with or without thoughts in this template."""
-    return f"data.val.{name}.thinking: only data.template: tokenizer knows of thoughts, not {template}"
+    return f"data.val.{name}.thinking: only data.template: tokenizer knows of thoughts, not {called(template)}"
 
 
 def _cache(folder: str | None, limit: int | None) -> Cache | None:

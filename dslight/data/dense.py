@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from dslight.data.arena import joined
 from dslight.data.datamodule import (
     Source,
     ValSource,
@@ -29,8 +28,9 @@ from dslight.data.loader import EvalLoader, TrainLoader
 from dslight.data.records import OnBad, TrainRecords, read_sample
 from dslight.data.sample import BadSample, Pixels, Sample, decode_image
 from dslight.data.shards import Check, ShardReader
-from dslight.data.view_policy import ViewPolicy
-from dslight.data.workers import Workers
+from dslight.data.transport.batch_buffer import joined
+from dslight.data.transport.workers import Workers
+from dslight.data.views.policy import ViewPolicy
 from dslight.types import DenseBatch, Grid, Views
 from dslight.written import Written
 

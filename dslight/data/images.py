@@ -17,8 +17,8 @@ from dslight.data.native import AnySizeViews as AnySizeViews
 from dslight.data.native import NaFlexViews as NaFlexViews
 from dslight.data.native import NativeViews
 from dslight.data.native import PixtralViews as PixtralViews
-from dslight.data.pixels import BLACK, Color, Picture, Resample, expand
-from dslight.data.view_policy import CropsFrom, Fit, ViewPolicy
+from dslight.data.views.pixels import BLACK, Color, Picture, Resample, expand
+from dslight.data.views.policy import CropsFrom, Fit, ViewPolicy
 from dslight.types import Grid, ViewNeeds
 
 

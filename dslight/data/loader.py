@@ -19,7 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch.utils.data import Dataset
 
 from dslight.data.plan import TrainPlan, accumulation, eval_share
-from dslight.data.workers import NO_WORKERS, Workers, read_batches
+from dslight.data.transport.workers import NO_WORKERS, Workers, read_batches
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from dslight.data.arena import empty
-from dslight.data.pixels import Resample, cut, picture
 from dslight.data.sample import BadSample, Pixels
-from dslight.data.view_policy import CropsFrom, ViewPolicy
+from dslight.data.transport.batch_buffer import empty
+from dslight.data.views.pixels import Resample, cut, picture
+from dslight.data.views.policy import CropsFrom, ViewPolicy
 from dslight.limits import at_most
 from dslight.types import Grid
 

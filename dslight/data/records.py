@@ -23,7 +23,7 @@ from dslight.data.collate import Item
 from dslight.data.plan import TrainPlan, question_rows
 from dslight.data.sample import BadSample, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
-from dslight.data.workers import Notes
+from dslight.data.transport.workers import Notes
 from dslight.types import IGNORE, Question
 
 log = logging.getLogger(__name__)

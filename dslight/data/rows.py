@@ -15,11 +15,11 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from dslight.data.caches.features import FeatureReader
 from dslight.data.collate import Item
 from dslight.data.conversation import Encoded, Template
-from dslight.data.features import FeatureReader
 from dslight.data.sample import IMAGE_TOKEN, Alpha, BadSample, Exif, Pixels, Sample, Turn, decode_image, to_rgb
-from dslight.data.view_policy import ViewPolicy
+from dslight.data.views.policy import ViewPolicy
 from dslight.types import Grid, Question
 
 

@@ -51,7 +51,7 @@ Alpha = Literal["white", "drop"]
 
 Pixels = Literal["fast", "pillow"]
 """How images are decoded and resized: ``pillow``, whose pixels are those of the authors' code; ``fast``, JPEG by
-simplejpeg (the same pixels) and views by torch (at most 2 levels of 255 away, see :mod:`dslight.data.pixels`)."""
+simplejpeg (the same pixels) and views by torch (at most 2 levels of 255 away, see :mod:`dslight.data.views.pixels`)."""
 
 
 class BadSample(UserError):  # noqa: N818 - it is the sample that is in error

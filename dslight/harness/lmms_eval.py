@@ -28,6 +28,7 @@ from dslight.harness.shown import shown
 if TYPE_CHECKING:
     from dslight.data.collate import Item
     from dslight.data.datamodule import ShardData
+    from dslight.processor import Processor
     from dslight.types import Batch
     from dslight.vlm import VLM
 
@@ -91,7 +92,8 @@ class DSLight(_Base):
             )
         file = Path(recipe)
         experiment = trained(compose(file / "recipe.yaml" if file.is_dir() else file, []), ckpt, device)
-        self._wrap(cast(Any, experiment.model), experiment.data, batch_size, frames, tile)
+        model = cast(Any, experiment.model)
+        self._wrap(model, model.processor, batch_size, frames, tile)
 
     @classmethod
     def live(
@@ -100,11 +102,11 @@ class DSLight(_Base):
         """A model in memory with its connected data module, e.g. in the middle of a training; it is left as it was."""
         _need_lmms_eval()
         made = cls.__new__(cls)
-        made._wrap(model, data, batch_size, frames, tile)
+        made._wrap(model, data.processor, batch_size, frames, tile)
         return made
 
     def _wrap(
-        self, model: VLM, data: ShardData, batch_size: int | str, frames: int | str | None, tile: str | None
+        self, model: VLM, processor: Processor, batch_size: int | str, frames: int | str | None, tile: str | None
     ) -> None:
         from dslight.data.video import Sampling
 
@@ -114,7 +116,7 @@ class DSLight(_Base):
         self.sampling = Sampling.of(None if frames is None else int(frames), tile)
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise ValueError(f"--batch_size: a number of questions is needed, got {batch_size!r}")
-        self.vlm, self.data, self.batch_size = model, data, int(batch_size)
+        self.vlm, self.processor, self.batch_size = model, processor, int(batch_size)
         self._ignored: set[str] = set()
 
     @property
@@ -143,7 +145,7 @@ class DSLight(_Base):
                 generation = json.loads(options)
                 until = generation.pop("until")
                 for places, batch in self._batches(members):
-                    replies = self.vlm.answer_batch(batch, eos_token_id=self.data.processor.stop_ids, **generation)
+                    replies = self.vlm.answer_batch(batch, eos_token_id=self.processor.stop_ids, **generation)
                     for place, reply in zip(places, replies, strict=True):
                         answers[place] = _cut(reply, until)
         return answers
@@ -182,7 +184,7 @@ class DSLight(_Base):
         from dslight.types import Question
 
         sample = Sample(key=key, id=key, images=tuple(images))
-        return self.data.rows.ask(sample, Question(key, text, references=()), valid=True)
+        return self.processor.rows.ask(sample, Question(key, text, references=()), valid=True)
 
     def _statement(self, text: str, continuation: str, images: Sequence[bytes], key: str) -> Item:
         from dataclasses import replace
@@ -193,9 +195,9 @@ class DSLight(_Base):
 
         marks = "" if IMAGE_TOKEN in text else (IMAGE_TOKEN + "\n") * len(images)
         turns = (Turn("human", marks + text), Turn("gpt", continuation))
-        item = self.data.rows.train(Sample(key=key, id=key, images=tuple(images), turns=turns))
+        item = self.processor.rows.train(Sample(key=key, id=key, images=tuple(images), turns=turns))
         assert item.labels is not None
-        labels, stops = list(item.labels), set(self.data.processor.stop_ids)
+        labels, stops = list(item.labels), set(self.processor.stop_ids)
         while labels and (labels[-1] == IGNORE or labels[-1] in stops):
             labels.pop()  # the end of the turn is no part of the continuation
         return replace(item, labels=labels + [IGNORE] * (len(item.labels) - len(labels)))
@@ -205,7 +207,7 @@ class DSLight(_Base):
         ordered = sorted(members, key=lambda member: len(member[1].ids))
         for start in range(0, len(ordered), self.batch_size):
             part = ordered[start : start + self.batch_size]
-            yield [place for place, _ in part], self.data.processor.collate([item for _, item in part]).to(self.device)
+            yield [place for place, _ in part], self.processor.collate([item for _, item in part]).to(self.device)
 
     def _known(self, options: Mapping[str, Any]) -> dict[str, Any]:
         until = options.get("until") or []

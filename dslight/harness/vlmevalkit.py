@@ -73,7 +73,8 @@ class DSLight(_Base):
         self.sampling = Sampling.of(frames, tile)
         file = Path(recipe)
         experiment = trained(compose(file / "recipe.yaml" if file.is_dir() else file, []), ckpt, device)
-        self.vlm, self.data, self.max_new_tokens = cast(Any, experiment.model), experiment.data, max_new_tokens
+        self.vlm, self.max_new_tokens = cast(Any, experiment.model), max_new_tokens
+        self.processor = self.vlm.processor
 
     def use_custom_prompt(self, dataset: str) -> bool:
         """The kit builds the prompts."""
@@ -95,11 +96,11 @@ class DSLight(_Base):
             else:
                 raise TypeError(f"{key}: a part of type {part['type']!r}; dslight takes text, pictures and videos")
         sample = Sample(key=key, id=key, images=tuple(images))
-        item = self.data.rows.ask(sample, Question(key, text, references=()), valid=True)
+        item = self.processor.rows.ask(sample, Question(key, text, references=()), valid=True)
         with self.vlm.evaluating():
             (reply,) = self.vlm.answer_batch(
-                self.data.processor.collate([item]).to(self.vlm.device),
-                eos_token_id=self.data.processor.stop_ids,
+                self.processor.collate([item]).to(self.vlm.device),
+                eos_token_id=self.processor.stop_ids,
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,
             )

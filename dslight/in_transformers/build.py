@@ -13,7 +13,7 @@ from dslight.components.unread import unread
 from dslight.limits import at_most
 from dslight.recipe.compose import flatten
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.schema import sections
+from dslight.recipe.schema import parse
 from dslight.recipe.strangers import refuse_strangers
 from dslight.vlm import VLM
 
@@ -41,7 +41,7 @@ def built(config: Any, attention: str | None = None) -> VLM:
         lm = recipe["model"]["language_model"]
         if lm.get("class_path") == "dslight.components.HFCausalLM":
             lm.setdefault("init_args", {})["attention"] = attention
-    section, waits = sections(recipe)["model"], on_meta()
+    section, waits = parse(recipe).sections["model"], on_meta()
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in section.build().parameters())
     at_most("parameters", count, f"{where}: {count:,} parameters", RecipeError)

@@ -58,11 +58,11 @@ def processor_of(settings: Mapping[str, Any], tokenizer: Any) -> Processor:
     views: Any = data.views
     if not isinstance(views, ViewPolicy):
         raise RecipeError(f"{WHERE}: settings.data.views is missing")
-    if data.template_name is None:
+    if data.template is None:
         raise RecipeError(f"{WHERE}: settings.data.template is missing")
     height, width = settings["image_size"]
     rows = RowMaker(
-        data.template_of(data.template_name, data.thinking), tokenizer, views, (height, width), said["pixels"],
+        data.template_of(data.template, data.thinking), tokenizer, views, (height, width), said["pixels"],
         said["exif"], said["alpha"],
     )  # fmt: skip
     slots = settings["slots"]

@@ -58,7 +58,10 @@ def arguments_fault(path: str, owner: Callable[..., Any], values: Mapping[str, A
         if parameter.default is parameter.empty and values.get(name) is None:
             return f"{path}.{name}: missing; {getattr(owner, '__name__', owner)} needs it"
     types = _types(owner)
-    faults = (fault(f"{path}.{name}", types.get(name, Any), value) for name, value in values.items() if name in named)
+    if len(named) < len(parameters):  # handed on by **kwargs
+        above = reversed(getattr(owner, "__mro__", ()))
+        types = {name: kind for one in above for name, kind in _types(one).items()} | types
+    faults = (fault(f"{path}.{name}", types[name], value) for name, value in values.items() if name in types)
     return next(filter(None, faults), None)
 
 
@@ -73,7 +76,7 @@ def fault(path: str, kind: Any, value: Any) -> str | None:
         return next(filter(None, (fault(f"{path}.{key}", inner[1], item) for key, item in value.items())), None)
     if origin in (list, collections.abc.Iterable) and isinstance(value, list):
         return next(filter(None, (fault(f"{path}.{i}", inner[0], item) for i, item in enumerate(value))), None)
-    if origin is collections.abc.Callable and isinstance(inner[-1], type):
+    if origin is collections.abc.Callable and isinstance(inner[0], list) and isinstance(inner[-1], type):
         if isinstance(value, str):
             return _class_fault(path, inner[-1], {"class_path": value}, len(inner[0]), at=path)
         if isinstance(value, Mapping):

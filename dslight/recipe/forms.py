@@ -4,6 +4,10 @@
     projector: MLPProjector                   # without arguments
     train: {projector: 1.0e-3}                # of a stage: a part's learning rate alone, for {lr: 1.0e-3}
     stacking: {class_path: dslight.components.DeepStackL, init_args: {crops: 4}}      # in full
+    model: {my_package.MyVLM: {stacking: ..., scale: 2}}   # a subclass of dslight.VLM; so a data module under data
+
+What ``model`` and ``data`` name takes its arguments beside its ``class_path``, so that ``model.stacking`` and
+``data.train`` are the same keys whoever's class reads them.
 
 A short form is written out where a layer is read, so it merges with a full one, and
 ``model.stacking.DeepStackL.crops=4`` is an override. Where a key was short, messages say it so again
@@ -25,6 +29,7 @@ HOMES = {
     "component": "dslight.components",
     "objective": "dslight.components",
     "data.views": "dslight.data.images",
+    "data.template": "dslight.data.conversation",
     "stage.optimizer": "torch.optim",
     "trainer.callbacks": "lightning.pytorch.callbacks",
     "trainer.logger": "lightning.pytorch.loggers",
@@ -32,11 +37,15 @@ HOMES = {
 }
 """Where classes are named -> the package of those that are named without theirs."""
 
+WHOLE = ("model", "data")
+"""Sections whose class takes its arguments beside its ``class_path``; without one it is this library's."""
+
 RENAMED = {("DeepStackL", "num_stacks"): "crops", ("DeepStackV", "num_stacks"): "crops"}
 """(class, old argument) -> its name now."""
 
 _LEARNING_RATE = re.compile(r"stage\.train\.[^.]+")
 _CLASS = re.compile(r"([A-Za-z_]\w*\.)*[A-Z]\w*")
+_FUNCTION = re.compile(r"([A-Za-z_]\w*\.)+[A-Za-z_]\w*")
 _OF_OURS = {"lightning.pytorch.strategies.Sharded": "dslight.train.Sharded"}
 
 
@@ -63,6 +72,12 @@ def renamed(node: Mapping[str, Any], class_path: Any, at: str) -> Mapping[str, A
             raise RecipeError(f"{at}.init_args.{was}: is the old name of {now}, which is set too; leave it out")
         warnings.warn(f"{at}.init_args.{was}: {name} calls it {now} now", FutureWarning, stacklevel=2)
     return {**node, "init_args": {old.get(key, key): value for key, value in arguments.items()}} if old else node
+
+
+def arguments_of(recipe: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """What a composed recipe says of a part of its model; nothing where the model makes that part by itself."""
+    named = recipe["model"].get(part)
+    return (named.get("init_args") or {}) if isinstance(named, Mapping) else {}
 
 
 @contextmanager
@@ -97,6 +112,10 @@ def _written_out(value: Any, at: str, short: dict[str, str]) -> Any:
     home = next((home for key, home in HOMES.items() if f"{at}.".startswith(f"{key}.")), None)
     if re.fullmatch(r"data\.val\..+\.metric", at):
         home = "dslight.metrics"
+    if at in WHOLE and isinstance(value, Mapping):
+        home, value = None, _flat(value, at, short)
+    if at == "stage.schedule" and (named := _short(value, at, _FUNCTION)) is not None:
+        value = {"name": named[0], **(named[1] or {})}
     if isinstance(value, list):
         return [_written_out(one, f"{at}.{i}", short) for i, one in enumerate(value)]
     if home is not None and (named := _short(value, at)) is not None:
@@ -112,19 +131,30 @@ def _written_out(value: Any, at: str, short: dict[str, str]) -> Any:
     return {key: _written_out(one, f"{at}.{key}", short) for key, one in value.items()}
 
 
-def _short(value: Any, at: str) -> tuple[str, Any] | None:
+def _flat(value: Mapping[str, Any], at: str, short: dict[str, str]) -> Mapping[str, Any]:
+    """A whole section with its class, if it names one, beside the arguments."""
+    if (named := _short(value, at)) is not None:
+        name, arguments = named
+        short[at] = name
+        return {"class_path": name if "." in name else f"dslight.{name}", **(arguments or {})}
+    if "init_args" in value and isinstance(arguments := value["init_args"] or {}, Mapping):
+        return {**{key: one for key, one in value.items() if key != "init_args"}, **arguments}
+    return value
+
+
+def _short(value: Any, at: str, names: re.Pattern[str] = _CLASS) -> tuple[str, Any] | None:
     """The class and the arguments of a short form; ``None``: it is none."""
     if isinstance(value, str):
-        return (value, None) if at in _NAMED_ALONE and _CLASS.fullmatch(value) else None
+        return (value, None) if at in _NAMED_ALONE and names.fullmatch(value) else None
     if not isinstance(value, Mapping) or len(value) != 1:
         return None
     ((name, arguments),) = value.items()
-    is_class = isinstance(name, str) and _CLASS.fullmatch(name) and isinstance(arguments, Mapping | None)
+    is_class = isinstance(name, str) and names.fullmatch(name) and isinstance(arguments, Mapping | None)
     return (name, arguments) if is_class else None
 
 
 _NAMED_ALONE = {
     *(f"model.{part}" for part in ("vision_encoder", "projector", "stacking", "language_model")),
-    *("component", "objective", "data.views", "stage.optimizer", "trainer.strategy"),
+    *("component", "objective", "data.views", "data.template", "stage.optimizer", "trainer.strategy"),
 }
 """Keys whose value may be a class's name alone."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 
 from dslight.components import Component, Objective
 from dslight.components.unread import unread
@@ -21,16 +24,23 @@ from dslight.data.datamodule import ShardData
 from dslight.data.dense import DenseLabelData
 from dslight.diagnostics.settings import Diagnostics
 from dslight.limits import check_counts
+from dslight.recipe.classes import NoClassError, named
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.explain import arguments_fault, fault
+from dslight.recipe.explain import arguments_fault, closest, fault
 from dslight.recipe.forms import as_written
 from dslight.recipe.spelling import check_keys
 from dslight.train.optim import Stage
 from dslight.vlm import VLM
-from dslight.written import unwritten
+from dslight.written import importable, unwritten
 
 _TYPED = {"component": Component, "objective": Callable[[int], Objective]}
 """Sections that name a class themselves; the others hold the arguments of one."""
+
+_FORGETS = hasattr(ArgumentParser, "instantiate")
+"""Whether a parser is told with each call how to make objects; before jsonargparse 4.49 it keeps what it is told."""
+
+_BASES = {"model": VLM, "data": LightningDataModule}
+"""Sections that may name a class of their own, which takes their arguments, and what it has to be."""
 
 _KEYED = re.compile(r"[a-z_][\w.]*: ")
 """A message that begins with the argument to change."""
@@ -41,7 +51,8 @@ class Section:
 
     Args:
         key: its name in the recipe.
-        kind: the type of its value (``component``, ``objective``), else the class whose arguments it holds.
+        kind: the type of its value (``component``, ``objective``), else the class whose arguments it holds, if it names
+            none itself (``model``, ``data``).
         values: what the recipe says.
 
     Raises:
@@ -50,15 +61,16 @@ class Section:
 
     def __init__(self, key: str, kind: Any, values: Mapping[str, Any]) -> None:
         self.key, self.values = key, values
-        self.parser = ArgumentParser(exit_on_error=False)
-        if key in _TYPED:
-            problem = fault(key, kind, values)
-            self.parser.add_argument(f"--{key}", type=kind)
-        else:
-            problem = arguments_fault(key, kind, values)
-            self.parser.add_class_arguments(kind, key, instantiate=kind is not Trainer)
+        if key in _BASES and "class_path" in values:
+            kind, values = _own_class(key, values["class_path"]), {k: v for k, v in values.items() if k != "class_path"}
+        self._wait: tuple[type, ...] = ()
+        problem = (fault if key in _TYPED else arguments_fault)(key, kind, values)
         if problem:
             raise RecipeError(problem)
+        try:
+            self.parser = (_parser if _FORGETS else _parser.__wrapped__)(key, kind)
+        except ValueError as error:  # a class whose arguments have no types
+            raise RecipeError(f"{key}.class_path: {str(error).rpartition('supported type. ')[2]}") from error
         copy = deepcopy(dict(values))  # the parser writes into what it is given
         try:
             self.config: Namespace = self.parser.parse_object({key: copy})
@@ -67,19 +79,22 @@ class Section:
             raise RecipeError(f"{key}: {lines[-1].strip()}") from error
 
     def build(self, wait: Sequence[type] = ()) -> Any:
-        """Make the section's objects. The trainer's section gives the Trainer's arguments, for the run to complete.
+        """Make the section's objects, anew with each call. The trainer's section gives the Trainer's arguments, for the
+        run to complete.
 
         Args:
             wait: classes whose objects are made without memory (:func:`dslight.components.unread.unread`).
         """
+        config = deepcopy(self.config)  # what is made may keep, and change, what it is given
+        self._wait = tuple(wait)
         try:
-            if hasattr(self.parser, "instantiate"):
-                waiting: Any = [(_unread, kind, True) for kind in wait]
-                made = self.parser.instantiate(self.config, instantiators=waiting or None)
-            else:  # jsonargparse before 4.49
+            if _FORGETS:
+                waiting: Any = [(self._made, kind, True) for kind in wait]
+                made = self.parser.instantiate(config, instantiators=waiting or None)
+            else:
                 for kind in wait:
-                    self.parser.add_instantiator(_unread, kind)
-                made = self.parser.instantiate_classes(self.config)
+                    self.parser.add_instantiator(self._made, kind)
+                made = self.parser.instantiate_classes(config)
             made = made[self.key]
         except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
             raise RecipeError(self._located(error)) from error
@@ -89,6 +104,10 @@ class Section:
                 if type(value) is int:
                     made[name] = value
         return made
+
+    def _made(self, kind: Any, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
+        with unread() if issubclass(kind, self._wait) else nullcontext():
+            return kind(*args, **kwargs)
 
     def _located(self, error: BaseException) -> str:
         """The error's message behind the key path of the innermost class whose ``__init__`` it came out of."""
@@ -111,7 +130,9 @@ class Section:
         def visit(node: Any, path: str) -> None:
             if isinstance(node, Mapping):
                 if isinstance(node.get("class_path"), str):
-                    found.append((f"{path}.init_args", node["class_path"].rpartition(".")[2]))
+                    found.append(
+                        (path if path in _BASES else f"{path}.init_args", node["class_path"].rpartition(".")[2])
+                    )
                 for key, value in node.items():
                     visit(value, f"{path}.{key}")
             elif isinstance(node, list):
@@ -122,9 +143,32 @@ class Section:
         return found
 
 
-def _unread(kind: Any, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
-    with unread():
-        return kind(*args, **kwargs)
+def _own_class(key: str, class_path: Any) -> type:
+    """The class that a whole section names.
+
+    Raises:
+        RecipeError: it is not there, or another kind of thing.
+    """
+    base = _BASES[key]
+    try:
+        found = named(str(class_path))
+    except NoClassError as error:
+        meant = closest(str(class_path).rpartition(".")[2], error.names)
+        raise RecipeError(f"{key}.class_path: {error}{meant}") from error
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise RecipeError(f"{key}.class_path: {class_path} is no subclass of {importable(base)}")
+    return found
+
+
+@cache
+def _parser(key: str, kind: Any) -> ArgumentParser:
+    """What reads a section; to find out what a class takes is most of the work."""
+    parser = ArgumentParser(exit_on_error=False)
+    if key in _TYPED:
+        parser.add_argument(f"--{key}", type=kind)
+    else:
+        parser.add_class_arguments(kind, key, instantiate=kind is not Trainer)
+    return parser
 
 
 def located(path: str, message: object) -> str:
@@ -144,7 +188,7 @@ def in_recipe(text: str, recipe: Any) -> str:
     path, colon, rest = text.partition(": ")
     keys, node = [], recipe
     for key in path.split("."):
-        if isinstance(node, Mapping) and "class_path" in node and key not in node:
+        if isinstance(node, Mapping) and "class_path" in node and key not in node and len(keys) > 1:
             keys.append("init_args")
             node = node.get("init_args")
         keys.append(key)
@@ -156,14 +200,30 @@ def _of_a_recipe(message: str) -> RecipeError:
     return RecipeError(message.removeprefix("."))
 
 
-def sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
-    """Check a composed recipe, section by section, without building anything.
+@dataclass(frozen=True)
+class Parsed:
+    """A composed recipe whose sections were checked against the signatures of what they build: what a command makes of
+    it once, and hands on.
+
+    Attributes:
+        recipe: as composed.
+        sections: by key; each builds its objects, as often as it is asked.
+    """
+
+    recipe: Mapping[str, Any]
+    sections: Mapping[str, Section]
+
+
+def parse(recipe: Mapping[str, Any] | Parsed) -> Parsed:
+    """Check a composed recipe, section by section, without building anything; what is parsed stays as it is.
 
     Raises:
         RecipeError: for the first key that is wrong.
     """
+    if isinstance(recipe, Parsed):
+        return recipe
     with as_written(recipe):
-        return _sections(recipe)
+        return Parsed(recipe, _sections(recipe))
 
 
 def _sections(recipe: Mapping[str, Any]) -> dict[str, Section]:

@@ -17,7 +17,7 @@ from typing import Any
 from dslight.recipe.classes import NoClassError, look, spec_of
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.explain import closest, listing, words
-from dslight.recipe.forms import as_written
+from dslight.recipe.forms import WHOLE, as_written
 
 KEYS = {
     "name": str,
@@ -67,7 +67,7 @@ def check_spelling(recipe: Mapping[str, Any]) -> None:
             return  # which is refused as such
         if "component" in recipe:
             known["data"] = "dslight.data.dense.DenseLabelData"
-        faults = (_arguments_fault(key, known[key], recipe.get(key), 0) for key in recipe if key in known)
+        faults = (_section_fault(key, known[key], recipe.get(key)) for key in recipe if key in known)
         if found := next(filter(None, faults), None):
             raise RecipeError(found)
 
@@ -94,6 +94,22 @@ class _Constructor:
     given: Mapping[str, int]
 
 
+def _section_fault(key: str, class_path: str, values: Any) -> str | None:
+    if key in WHOLE and isinstance(values, Mapping) and "class_path" in values:
+        class_path, values = str(values["class_path"]), {k: v for k, v in values.items() if k != "class_path"}
+        if wrong := _class_fault(key, class_path):
+            return wrong
+    return _arguments_fault(key, class_path, values, 0)
+
+
+def _class_fault(path: str, class_path: str) -> str | None:
+    try:
+        look(class_path)
+    except NoClassError as error:
+        return f"{path}.class_path: {error}{closest(class_path.rpartition('.')[2], error.names)}"
+    return None
+
+
 def _arguments_fault(path: str, class_path: str, values: Any, given: int) -> str | None:
     constructor = _constructor(class_path)
     if constructor is None or not isinstance(values, Mapping) or len(constructor.given) < given:
@@ -117,11 +133,8 @@ def _fault(path: str, value: Any, given: int) -> str | None:
         if key not in _OF_A_CLASS:
             hint = closest(key, _OF_A_CLASS[:2]) or "; put the arguments of a class under init_args"
             return f"{path}.{key}: beside class_path there is only init_args{hint}"
-    try:
-        look(class_path)
-    except NoClassError as error:
-        return f"{path}.class_path: {error}{closest(class_path.rpartition('.')[2], error.names)}"
-    return _arguments_fault(f"{path}.init_args", class_path, value.get("init_args"), given)
+    wrong = _class_fault(path, class_path)
+    return wrong or _arguments_fault(f"{path}.init_args", class_path, value.get("init_args"), given)
 
 
 # --- what a constructor takes

@@ -20,10 +20,12 @@ def refuse_strangers(recipe: Mapping[str, Any], path: str | Path) -> None:
         RecipeError: naming the key.
     """
     named = ("class_path", "operation", "projector", "vision_encoder", "stacking", "language_model", "views")
+    listed = ("data.template", "stage.schedule", "stage.schedule.name")  # where a word may stand, too, of our lists
     for key, value in flatten(recipe).items():
         if key.endswith("trust_remote_code") and value:
             raise RecipeError(f"{path}: its {key} asks for code to be run; give its recipe: load(..., recipe=...)")
-        if key.rpartition(".")[2] in named and isinstance(value, str) and not value.startswith("dslight."):
+        names = key.rpartition(".")[2] in named or (key in listed and "." in str(value))
+        if names and isinstance(value, str) and not value.startswith("dslight."):
             module = value.rpartition(".")[0]
             if module not in sys.modules:
                 raise RecipeError(f"{path}: its {key} is {value}; if you trust it, import {module or value} first")

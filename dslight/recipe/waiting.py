@@ -19,7 +19,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from dslight.checkpoints import load_checkpoint
 from dslight.components import Component, HFCausalLM, HFVisionEncoder, LanguageModel, VisionEncoder
 from dslight.errors import WeightsError
-from dslight.recipe.schema import Section, sections
+from dslight.recipe.forms import arguments_of
+from dslight.recipe.schema import Parsed, Section
 from dslight.vlm import VLM
 
 KINDS = {"vision_encoder": VisionEncoder, "language_model": LanguageModel}
@@ -27,23 +28,23 @@ KINDS = {"vision_encoder": VisionEncoder, "language_model": LanguageModel}
 
 
 def parts_that_wait(
-    recipe: Mapping[str, Any], model: VLM | Component, given: Mapping[str, str], restored: bool
+    parsed: Parsed, model: VLM | Component, given: Mapping[str, str], restored: bool
 ) -> dict[str, str | None]:
     """Parts to be built without memory -> the file or folder with all their weights; ``None``: the run's checkpoint.
 
     Args:
-        recipe: as composed.
+        parsed: the recipe.
         model: made of it on the meta device.
         given: part -> path, what ``weights`` says.
         restored: all weights will come from a run's checkpoint.
     """
-    if not isinstance(model, VLM) or not _shards(sections(recipe)["trainer"]):
+    if not isinstance(model, VLM) or not _shards(parsed.sections["trainer"]):
         return {}
     if restored:
         return dict.fromkeys(KINDS)
     found: dict[str, str | None] = {}
     for name in KINDS:
-        path = given.get(name) or _pretrained(recipe["model"][name], model.parts()[name])
+        path = given.get(name) or _pretrained(arguments_of(parsed.recipe, name), model.parts()[name])
         if path is None or getattr(model.parts()[name], "adapted", False):
             continue
         with suppress(WeightsError):  # one that cannot be read in shares is read whole, or refused then
@@ -66,9 +67,9 @@ def _shards(trainer: Section) -> bool:
     return bool(module) and issubclass(getattr(import_module(module), name), ModelParallelStrategy)
 
 
-def _pretrained(section: Mapping[str, Any], part: Any) -> str | None:
+def _pretrained(arguments: Mapping[str, Any], part: Any) -> str | None:
     """The folder with the weights of a part whose recipe names a checkpoint of transformers, fetched if need be."""
-    source = (section.get("init_args") or {}).get("pretrained")
+    source = arguments.get("pretrained")
     if not isinstance(part, HFCausalLM | HFVisionEncoder) or not isinstance(source, str):
         return None
     if Path(source).exists():

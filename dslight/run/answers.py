@@ -24,7 +24,7 @@ from dslight.metrics.base import Answer, TextMetric
 from dslight.metrics.benchmarks import Benchmark
 from dslight.metrics.submission import official_ids, submission
 from dslight.names import below
-from dslight.recipe.build import Experiment
+from dslight.recipe.experiment import Experiment
 from dslight.run.folder import RunFolder
 from dslight.vlm import VLM
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.nn.head import narrowed
-from dslight.recipe.build import Experiment
+from dslight.recipe.experiment import Experiment
 from dslight.types import Grid
 from dslight.upstream.torch import count_flops, fake_tensors, storage
 from dslight.vlm import VLM

@@ -26,7 +26,7 @@ from dslight.data.plan import eval_share, question_rows
 from dslight.data.sample import Turn
 from dslight.diagnostics.callback import Asked, Diagnose
 from dslight.files.atomic import write_atomically
-from dslight.recipe.build import Experiment
+from dslight.recipe.experiment import Experiment
 from dslight.run.deletion import OWN
 from dslight.run.folder import RunFolder
 from dslight.types import IGNORE, Batch

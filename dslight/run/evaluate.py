@@ -14,8 +14,9 @@ from dslight.checkpoints.sharded import held, load_state
 from dslight.errors import WeightsError
 from dslight.files.atomic import write_atomically
 from dslight.limits import at_most
-from dslight.recipe.build import Experiment, build
+from dslight.recipe.build import build
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.experiment import Experiment
 from dslight.run.folder import RunFolder, run_dir
 from dslight.run.holds import weights_of
 
@@ -36,7 +37,7 @@ def validate(recipe: Mapping[str, Any], ckpt: str = "latest") -> dict[str, float
     checkpoint = _checkpoint(folder, ckpt)
     restored = _of_a_run(checkpoint) and not elsewhere(checkpoint)
     experiment = build(weights_from(checkpoint, recipe), opens="validate", restored=restored)
-    if not experiment.data.val_sources:
+    if not experiment.validates:
         raise RecipeError("data.val: names no source to validate on")
     trainer = make_trainer(experiment, folder, **WHOLE)
     from lightning.pytorch.strategies import ModelParallelStrategy

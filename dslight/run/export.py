@@ -25,9 +25,10 @@ from dslight.data.sample import IMAGE_TOKEN
 from dslight.files.atomic import write_atomically
 from dslight.files.system import room_for
 from dslight.in_transformers.write import write_own
-from dslight.recipe.build import Experiment, build
+from dslight.recipe.build import build
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.experiment import Experiment
 from dslight.run.deletion import begin_folder, end_folder, give_up_folder
 from dslight.run.evaluate import load_checkpoint, weights_from
 from dslight.run.export_card import card
@@ -150,11 +151,11 @@ def _write(
         if dtype is not None:
             config.dtype = dtype
         config.save_pretrained(folder)
-        write_generation(experiment, lm, config.image_token_index, folder)
-        write_processor(experiment, encoder, tokenizer, config, folder)
+        write_generation(model.processor, lm, config.image_token_index, folder)
+        write_processor(model.processor, encoder, tokenizer, config, folder)
     reopening = _reopening(recipe, parts, out, vocabulary)
     if config is None:
-        write_own(model, experiment.data.processor, reopening["model"], folder, dtype)
+        write_own(model, model.processor, reopening["model"], folder, dtype)
         state = {f"vlm.{ours}": own[ours] for ours in names}
     write_tensors(state, folder, shard_size, dtype)
     (folder / "dslight.yaml").write_text(to_yaml(reopening))

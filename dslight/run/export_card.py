@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dslight.data.sample import IMAGE_TOKEN, Turn
 from dslight.files.typed import read_json_if_there
-from dslight.recipe.build import Experiment
+from dslight.recipe.experiment import Experiment
 from dslight.run.export_llava import image_processor
 from dslight.run.folder import RunFolder
 from dslight.texts import one_line
@@ -56,9 +56,9 @@ def card(experiment: Experiment, recipe: Mapping[str, Any], checkpoint: Path, ou
             *(f"| {one_line(key)} | {value:.4f} |" for key, value in result.scores.items() if value is not None),
             "",
         ]
-    prompt = _prompt(experiment)
+    prompt = _prompt(model)
     if why is None:
-        views = experiment.data.views
+        views = experiment.views
         made = [
             f'processor = AutoProcessor.from_pretrained("{out}", backend="pil")  # resizes as training did',
             f'inputs = processor(images=picture, text={prompt!r}, return_tensors="pt")',
@@ -109,7 +109,7 @@ def card(experiment: Experiment, recipe: Mapping[str, Any], checkpoint: Path, ou
     return "\n".join(lines)
 
 
-def _prompt(experiment: Experiment) -> str:
-    written, tokenizer = experiment.data.rows.template, cast(Any, experiment.model.tokenizer)
+def _prompt(model: Any) -> str:
+    written, tokenizer = model.processor.rows.template, model.tokenizer
     question = [Turn("human", f"{IMAGE_TOKEN}\nWhat is it?")]
     return "".join(piece.text for piece in written.pieces(question, tokenizer, True))

@@ -9,32 +9,30 @@ from dslight.checkpoints.write import write_json
 from dslight.components import HFCausalLM, HFVisionEncoder
 from dslight.data.images import SingleView
 from dslight.data.sample import IMAGE_TOKEN
-from dslight.recipe.build import Experiment
+from dslight.processor import Processor
 
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 """Pillow's numbers, which preprocessor_config.json holds."""
 
 
-def write_generation(experiment: Experiment, lm: HFCausalLM, image_token: int, folder: Path) -> None:
+def write_generation(asked: Processor, lm: HFCausalLM, image_token: int, folder: Path) -> None:
     """``generation_config.json``: greedy, and never the placeholder."""
     from transformers import GenerationConfig
 
     settings = GenerationConfig.from_model_config(lm.model.config)
-    settings.eos_token_id = experiment.data.processor.stop_ids
+    settings.eos_token_id = asked.stop_ids
     settings.suppress_tokens = [image_token]
     settings.do_sample = False
     if settings.pad_token_id is None:
-        settings.pad_token_id = experiment.data.processor.stop_ids[-1]
+        settings.pad_token_id = asked.stop_ids[-1]
     settings.save_pretrained(folder)
 
 
-def write_processor(
-    experiment: Experiment, encoder: HFVisionEncoder, tokenizer: Any, config: Any, folder: Path
-) -> None:
+def write_processor(asked: Processor, encoder: HFVisionEncoder, tokenizer: Any, config: Any, folder: Path) -> None:
     """Transformers' processor where it can make our views, else the tokenizer and the facts about pixels."""
     from transformers import LlavaProcessor
 
-    images = image_processor(experiment.data.views, encoder)
+    images = image_processor(asked.rows.views, encoder)
     write_json(images.to_dict() if images is not None else _pixels(encoder), folder / "preprocessor_config.json")
     if images is None:
         tokenizer.save_pretrained(folder)
@@ -46,7 +44,7 @@ def write_processor(
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         num_additional_image_tokens=encoder.prefix_tokens,
         image_token=IMAGE_TOKEN,
-        chat_template=tokenizer.chat_template if experiment.data.template_name == "tokenizer" else None,
+        chat_template=tokenizer.chat_template if asked.to_recipe()["template"] == "tokenizer" else None,
     )
     processor.save_pretrained(folder)
 

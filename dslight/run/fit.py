@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 from dslight.checkpoints.elsewhere import elsewhere
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
-from dslight.data.workers import worker_error
+from dslight.data.transport.workers import worker_error
 from dslight.errors import UnfinishedError, UserError, WeightsError
 from dslight.files.system import no_space
-from dslight.recipe.build import Experiment, batches_per_step, build, check
+from dslight.recipe.build import build, check
+from dslight.recipe.checks import batches_per_step
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.schema import sections
+from dslight.recipe.experiment import Experiment
+from dslight.recipe.schema import parse
 from dslight.run.beginning import Beginning, beginning
 from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
@@ -75,12 +77,12 @@ def fit(
 
     if "stage" not in recipe:
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
-    sections(recipe)  # a misspelt key is no other recipe
+    parsed = parse(recipe)  # a misspelt key is no other recipe
     place = RunFolder(folder or run_dir(recipe))
     begin = beginning(place, recipe, resume, extend, branch)
-    recipe = recipe if begin is None else begin.recipe
+    parsed = parsed if begin is None else parse(begin.recipe)
     restored = _continues(place, resume)
-    trained, result = train_once(place, recipe, resume, lambda: build(recipe, restored=restored), begin)
+    trained, result = train_once(place, parsed.recipe, resume, lambda: build(parsed, restored=restored), begin)
     if not trained:
         rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
     return result
@@ -361,7 +363,8 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool, begin: Begin
         callbacks.append(HoldWhatTrains(experiment.files))
     waited = DataWait()  # the Trainer's profiler, unless the recipe has another
     measured = None if experiment.trainer.values.get("profiler") else waited
-    flops = None if unwritten(experiment.recipe) else lambda: training_flops(check(experiment.recipe))
+    said = experiment.parsed or experiment.recipe
+    flops = None if unwritten(experiment.recipe) else lambda: training_flops(check(said))
     watch = Watch(flops, measured)
     callbacks += [ShowGroups(folder.path / "optimizer.txt"), watch]
     if experiment.trainer.values.get("enable_progress_bar", True):

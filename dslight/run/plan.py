@@ -15,9 +15,11 @@ from typing import Any
 from torch import nn
 
 from dslight.layout import NEWLINE
-from dslight.recipe.build import Experiment, batches_per_step, chat_habits, check
-from dslight.recipe.build import world_size as named_world_size
+from dslight.recipe.build import check
+from dslight.recipe.checks import batches_per_step, chat_habits
+from dslight.recipe.checks import world_size as named_world_size
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.experiment import Experiment
 from dslight.run.cost import Costs, costs
 from dslight.run.sizes import Sizes
 from dslight.run.unseen import unseen
@@ -191,7 +193,9 @@ def plan(
     model, data, encoder = experiment.model, experiment.data, experiment.encoder
     grid = experiment.largest_grid
     crops = grid[0] * grid[1]
-    micro = data.global_batch_size // (world_size * batches_per_step(data, world_size))
+    micro = 1
+    if experiment.of_shards:
+        micro = data.global_batch_size // (world_size * batches_per_step(data, world_size))
     parameters = list(model.parameters())
     units = [
         sum(p.nbytes for p in u.parameters())
@@ -246,7 +250,12 @@ def plan(
         )
         if cost
         else None,
-        notes=[*_notes(model, context, text_tokens, counted), *_chat_notes(experiment), *unseen(recipe)],
+        notes=[
+            *_notes(model, context, text_tokens, counted),
+            *_chat_notes(experiment),
+            *_data_notes(experiment),
+            *unseen(recipe),
+        ],
         checkpointed=[name for name, how in [*trains.items(), *frozen.items()] if how.checkpointing],
     )  # fmt: skip
 
@@ -273,6 +282,13 @@ def _chat_notes(experiment: Experiment) -> list[str]:
         return []
     found = chat_habits(experiment, tokenizer)
     return [] if found is None else found.notes
+
+
+def _data_notes(experiment: Experiment) -> list[str]:
+    if experiment.of_shards:
+        return []
+    name = type(experiment.data).__name__
+    return [f"note: {name} makes its own batches; counted for 1 sample a rank and the views that the model looks at"]
 
 
 def _notes(model: Any, context: int, text_tokens: int, counted: Costs) -> list[str]:

@@ -26,9 +26,11 @@ from dslight.diagnostics.settings import Diagnostics
 from dslight.errors import WeightsError
 from dslight.files.typed import FileError, read_json_if_there, understood
 from dslight.in_transformers.register import MODEL_TYPE
-from dslight.recipe.build import Experiment, apply_stage, check_experiment, connect
+from dslight.recipe.build import apply_stage, connect
+from dslight.recipe.checks import check_experiment
 from dslight.recipe.compose import Layer, compose
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.experiment import Experiment
 from dslight.recipe.forms import written_out
 from dslight.recipe.schema import Section
 from dslight.recipe.strangers import refuse_strangers
@@ -39,7 +41,7 @@ from dslight.run.fit import make_trainer, train_once
 from dslight.run.folder import RunFolder
 from dslight.train.optim import Stage
 from dslight.vlm import VLM
-from dslight.written import UNWRITTEN, unwritten, written, written_behind
+from dslight.written import UNWRITTEN, Written, unwritten, written, written_behind
 
 OURS = (ShardData, DenseLabelData)
 
@@ -197,7 +199,7 @@ def load(
         said = made.get("data")
         data = Section("data", ShardData, said).build() if isinstance(said, Mapping) and not unwritten(said) else None
         load_checkpoint(model, checkpoint)
-        if isinstance(model, VLM) and data is not None:
+        if isinstance(model, VLM) and isinstance(data, ShardData):
             model.connect(data)
         return ready_to_ask(model, made, device)
 
@@ -242,10 +244,17 @@ def _experiment(model: Any, data: Any, trainer: Mapping[str, Any], said: Mapping
         )
     alone = {} if isinstance(model, VLM) else {"component": written(model)}
     made = {**(alone or {"model": model.to_recipe()}), "trainer": written(trainer)}
-    arguments = written(data)["init_args"] if isinstance(data, OURS) else {UNWRITTEN: type(data).__qualname__}
+    arguments = _data_written(data)
     recipe = dict(Layer("Python", {**said, **made, "data": arguments}).values)  # arguments by their names of now
     looks = Section("diagnostics", Diagnostics, recipe["diagnostics"]).build() if "diagnostics" in recipe else None
     return Experiment(recipe, model, data, _Arguments(trainer), looks)
+
+
+def _data_written(data: Any) -> dict[str, Any]:
+    """The section ``data`` of a recipe."""
+    if type(data) in OURS:
+        return written(data)["init_args"]
+    return written(data) if isinstance(data, Written) else {UNWRITTEN: type(data).__qualname__}
 
 
 def _stage(stage: Any) -> Stage:

@@ -14,7 +14,7 @@ from dslight.checkpoints.families import family_of
 from dslight.checkpoints.families.family import Family, Section
 from dslight.checkpoints.released import account, convert, opened, write_shards
 from dslight.components.transformers_config import no_code, settings_of
-from dslight.data.chat_template import image_marks
+from dslight.data.templates.chat_template import image_marks
 from dslight.files.atomic import write_atomically
 from dslight.files.system import room_for
 from dslight.files.typed import read_json

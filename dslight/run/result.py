@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dslight.files.atomic import write_atomically
-from dslight.recipe.build import Experiment
 from dslight.recipe.compose import recipe_hash
+from dslight.recipe.experiment import Experiment
 from dslight.run.answers import write_answers
 from dslight.run.folder import RunFolder, environment
 from dslight.train.callbacks import Pace

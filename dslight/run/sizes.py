@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from dslight.data.caches.lengths import HEAD, image_size
 from dslight.data.datamodule import open_shards
-from dslight.data.lengths import HEAD, image_size
 from dslight.data.sample import BadSample, parse_sample
 from dslight.recipe.build import check
 from dslight.recipe.errors import RecipeError

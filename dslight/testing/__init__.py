@@ -13,6 +13,8 @@ from dslight.testing.language_model import LanguageModelContract
 from dslight.testing.metric import MetricContract
 from dslight.testing.operation import OperationContract
 from dslight.testing.projector import ProjectorContract
+from dslight.testing.template import TemplateContract
+from dslight.testing.views import ViewPolicyContract
 from dslight.testing.vision_encoder import VisionEncoderContract, pixels
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "MetricContract",
     "OperationContract",
     "ProjectorContract",
+    "TemplateContract",
+    "ViewPolicyContract",
     "VisionEncoderContract",
     "pixels",
 ]

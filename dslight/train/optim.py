@@ -101,7 +101,7 @@ class Stage(Written):
         train: part name -> learning rate and weight decay. Parts that are not named are frozen.
         optimizer: makes the optimizer from parameter groups; learning rate and weight decay come from ``train``.
         schedule: a name that ``transformers.get_scheduler`` knows: ``cosine``, ``linear``, ``constant_with_warmup``,
-            ...; or one with arguments, see :class:`dslight.train.schedule.Schedule`.
+            ...; or one with arguments, or of your own, see :class:`dslight.train.schedule.Schedule`.
         warmup_ratio: share of all steps that the learning rate rises linearly.
         warmup_steps: the same as a number of steps; wins over the ratio.
         frozen: part name -> checkpointing and compilation of a part that does not train.
@@ -120,7 +120,7 @@ class Stage(Written):
         self,
         train: dict[str, PartTraining],
         optimizer: Callable[[Iterable[Any]], Optimizer] = torch.optim.AdamW,
-        schedule: str | dict[str, Any] = "cosine",
+        schedule: str | dict[str, Any] | Callable[..., Any] = "cosine",
         warmup_ratio: float = 0.03,
         warmup_steps: int | None = None,
         frozen: dict[str, PartFrozen] | None = None,

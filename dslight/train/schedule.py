@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 _BY_SCORE = ("reduce_lr_on_plateau", "greedy")
 _OURS = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
@@ -16,7 +18,12 @@ _RATE = "min_lr_rate"
 
 
 class Schedule:
-    """A schedule by its name, or with arguments: ``{name: warmup_stable_decay, num_decay_steps: 100}``.
+    """A schedule by its name, or with arguments: ``{name: warmup_stable_decay, num_decay_steps: 100}``; or a function
+    of your own, in Python or by its path: ``{name: my_package.halving, every: 100}``.
+
+    A function is called as transformers' are, ``halving(optimizer, num_warmup_steps, num_training_steps, every=100)``
+    (of the two numbers, with those that it takes), and returns a ``LambdaLR`` of torch: factors of each part's
+    learning rate by step alone, so that a run can be extended and branched.
 
     ``min_lr`` and ``lr_end`` are not taken: transformers divides them by the optimizer's own default, and not by the
     learning rate of the part. ``min_lr_rate`` and ``min_lr_ratio`` are shares of each part's.
@@ -25,17 +32,22 @@ class Schedule:
         ValueError: beginning with the key, for a schedule that is none, or arguments that it does not take or lacks.
     """
 
-    def __init__(self, described: str | Mapping[str, Any]) -> None:
-        arguments = {"name": described} if isinstance(described, str) else dict(described)
+    def __init__(self, described: str | Mapping[str, Any] | Callable[..., Any]) -> None:
+        arguments = dict(described) if isinstance(described, Mapping) else {"name": described}
         self.name: Any = arguments.pop("name", None)
         self.arguments = arguments
+        self.own: Callable[..., Any] | None = None
+        if callable(self.name):
+            self.own, self.name = self.name, getattr(self.name, "__name__", type(self.name).__name__)
+        elif isinstance(self.name, str) and "." in self.name:
+            self.own = _named(self.name)
         self._check()
         try:
             tried = self.over(torch.optim.SGD([torch.zeros(1, device="cpu")], lr=1.0), 2, 10**6)
             for _ in range(4):
                 tried.optimizer.step()
                 tried.step()
-        except (TypeError, ValueError, ArithmeticError) as error:
+        except Exception as error:  # a function of one's own may raise anything
             raise ValueError(f"schedule: {self.name}: {error}") from None
 
     def _check(self) -> None:
@@ -49,18 +61,19 @@ class Schedule:
                 f"schedule: {self.name} follows a score, and here a schedule follows the steps; "
                 f"choose one of {', '.join(sorted(made))}"
             )
-        if self.name not in made:
+        if self.own is None and self.name not in made:
             raise ValueError(f"schedule: {self.name!r} is none of {', '.join(sorted(made))}")
-        takes = {key: p for key, p in inspect.signature(made[self.name]).parameters.items() if key not in _OURS}
+        signature = inspect.signature(self.own or made[self.name])
+        takes = {key: p for key, p in signature.parameters.items() if key not in _OURS}
         for key in self.arguments:
-            if key in _ABSOLUTE and key in takes:
+            if self.own is None and key in _ABSOLUTE and key in takes:
                 instead = f"; say {_RATE}, a share of it" if _RATE in takes else ""
                 raise ValueError(f"schedule.{key}: each part has a learning rate of its own{instead}")
             if key not in takes:
-                known = [name for name in takes if name not in _ABSOLUTE]
+                known = [name for name in takes if self.own is not None or name not in _ABSOLUTE]
                 takes_what = f"takes {', '.join(known)}" if known else "takes no arguments"
                 raise ValueError(f"schedule.{key}: there is no such argument; {self.name} {takes_what}")
-        lacking = [key for key, p in takes.items() if p.default is p.empty or key == _RATE]
+        lacking = [key for key, p in takes.items() if p.default is p.empty or (key == _RATE and self.own is None)]
         for key in lacking:
             if self.arguments.get(key) is None:
                 raise ValueError(f"schedule.{key}: missing; {self.name} needs it: {{name: {self.name}, {key}: ...}}")
@@ -71,6 +84,8 @@ class Schedule:
         Raises:
             ValueError: when the training is too short for it.
         """
+        if self.own is not None:
+            return self._own(self.own, optimizer, warmup, total)
         from transformers import get_scheduler
 
         decay = self.arguments.get("num_decay_steps") or 0
@@ -86,6 +101,17 @@ class Schedule:
             scheduler_specific_kwargs=self.arguments,
         )
 
+    def _own(self, make: Callable[..., Any], optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
+        takes = inspect.signature(make).parameters
+        sizes = {"num_warmup_steps": warmup, "num_training_steps": total}
+        made = make(optimizer, **{key: size for key, size in sizes.items() if key in takes}, **self.arguments)
+        if not isinstance(made, LambdaLR):
+            raise ValueError(
+                f"makes a {type(made).__name__}; make a torch.optim.lr_scheduler.LambdaLR, whose factors follow from "
+                f"the step alone"
+            )
+        return made
+
     def same_until(self, old: tuple[int, int], new: tuple[int, int]) -> int:
         """How many steps have the same learning rate in two lengths of the schedule, each (warm-up, total), before the
         first one that has not; at most the shorter total.
@@ -99,3 +125,14 @@ class Schedule:
         first, second = shapes
         shorter = min(old[1], new[1])
         return next((step for step in range(shorter) if first(step) != second(step)), shorter)
+
+
+def _named(path: str) -> Callable[..., Any]:
+    """The function, or the class, at ``package.module.name``."""
+    try:
+        found = resolve_name(path)
+    except Exception as error:  # whatever a stranger's module raises while it is imported
+        raise ValueError(f"schedule: cannot import {path}, {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"schedule: {path} is no function that makes a schedule, but {found!r}")
+    return found

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dslight.data.features import FeatureReader, KeepFeatures, settings_of
+from dslight.data.caches.features import FeatureReader, KeepFeatures, settings_of
 from dslight.data.images import AspectGridViews, SingleView, ViewPolicy
 from dslight.features.store import FeatureStore
 from dslight.features.views import view_key

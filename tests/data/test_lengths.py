@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dslight.data.caches.lengths import Measure, image_size, lengths_of
 from dslight.data.conversation import template
 from dslight.data.datamodule import ShardData, ValSource
 from dslight.data.images import AnyResViews, AspectGridViews, SingleView
-from dslight.data.lengths import Measure, image_size, lengths_of
 from dslight.data.plan import Order
 from dslight.data.sample import BadSample, decode_image
 from dslight.data.shards import ShardReader, ShardWriter

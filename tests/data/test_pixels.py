@@ -17,8 +17,8 @@ from PIL import Image, ImageOps
 from dslight.data import sample
 from dslight.data.datamodule import ShardData
 from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView
-from dslight.data.pixels import TorchPicture, height_first, picture
 from dslight.data.sample import BadSample, decode_image
+from dslight.data.views.pixels import TorchPicture, height_first, picture
 from dslight.layout import SlotLayout
 
 RNG = np.random.default_rng(0)

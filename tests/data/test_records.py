@@ -8,7 +8,7 @@ from dslight.data.datamodule import ShardData
 from dslight.data.images import SingleView
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardWriter
-from dslight.data.workers import Workers, read_batches
+from dslight.data.transport.workers import Workers, read_batches
 from dslight.layout import SlotLayout
 
 

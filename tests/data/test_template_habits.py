@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dslight.data.conversation import IMAGE, TokenizerTemplate, template
 from dslight.data.sample import BadSample, Turn
-from dslight.data.template_habits import check_habits, habits
+from dslight.data.templates.habits import check_habits, habits
 from dslight.types import IGNORE
 
 MARKS = ["<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|assistant|>", "<|endoftext|>", "</s>"]

@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
+from dslight.data.caches.lengths import Measure
+from dslight.data.caches.tokens import Tokens, tokens_of
 from dslight.data.conversation import TEMPLATES, Encoded, template
 from dslight.data.datamodule import ShardData
 from dslight.data.images import SingleView
-from dslight.data.lengths import Measure
 from dslight.data.records import read_sample
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError, ShardReader, ShardWriter
-from dslight.data.tokens import Tokens, tokens_of
 from dslight.layout import SlotLayout
 
 SLOTS = SlotLayout((2, 2))

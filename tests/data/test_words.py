@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dslight.data.conversation import template
 from dslight.data.sample import Turn
-from dslight.data.words import Words, words_of
+from dslight.data.templates.words import Words, words_of
 
 CORPUS = list(topics.values())[:40]
 QWEN2 = (
@@ -87,7 +87,7 @@ def texts():
 
 @pytest.mark.parametrize("name", MADE)
 def test_they_are_the_ids_and_places_of_the_library(name, monkeypatch):
-    monkeypatch.setattr("dslight.data.words._TRIED", 0)  # or what it finds wrong by itself would not show
+    monkeypatch.setattr("dslight.data.templates.words._TRIED", 0)  # or what it finds wrong by itself would not show
     backend = MADE[name]()
     words = words_of(backend)
     assert words is not None
@@ -155,7 +155,7 @@ def test_one_difference_and_the_library_is_asked_for_everything(caplog):
 
 def test_a_word_that_is_one_only_in_front_of_others_is_not_asked_for_alone(monkeypatch):
     """``ab`` in front of a capital is a word, and two by itself."""
-    monkeypatch.setattr("dslight.data.words._TRIED", 0)
+    monkeypatch.setattr("dslight.data.templates.words._TRIED", 0)
     monkeypatch.setitem(globals(), "CORPUS", ["abB abB " * 50])
     backend = trained(r"[a-z]+(?=[A-Z])|[a-z]|[A-Z]|[^a-zA-Z\s]+|\s+")
     assert len(backend.encode("abB").ids) < len(backend.encode("ab").ids) + 1
@@ -167,7 +167,7 @@ def test_a_word_that_is_one_only_in_front_of_others_is_not_asked_for_alone(monke
 
 
 def test_words_that_are_kept_have_a_limit(monkeypatch):
-    monkeypatch.setattr("dslight.data.words._MOST", 5)
+    monkeypatch.setattr("dslight.data.templates.words._MOST", 5)
     words = words_of(trained())
     assert words is not None
     for i in range(50):

@@ -17,7 +17,7 @@ from training import PER_EPOCH, launch, per_step
 from dslight.data.datamodule import ShardData
 from dslight.data.images import SingleView
 from dslight.data.loader import TrainLoader
-from dslight.data.workers import Workers
+from dslight.data.transport.workers import Workers
 from dslight.layout import SlotLayout
 
 SLOW = pytest.mark.slow

@@ -12,7 +12,7 @@ from witness import DeadlyViews
 
 from dslight.data.datamodule import ShardData
 from dslight.data.images import SingleView
-from dslight.data.workers import WorkerError
+from dslight.data.transport.workers import WorkerError
 
 FATES = {
     "killed": (0, r"DataLoader worker \(pid.* (is killed by signal|exited unexpectedly)"),

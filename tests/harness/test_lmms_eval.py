@@ -159,9 +159,9 @@ def _by_hand(lm, doc, choice) -> float:
     """One token after the other, each predicted from all that is before it."""
     file = io.BytesIO()
     pictures(doc)[0].save(file, format="png")
-    prompt = lm.data.processor.ask(doc["q"], file.getvalue())
+    prompt = lm.processor.ask(doc["q"], file.getvalue())
     total = 0.0
-    for token in lm.data.rows.tokenizer(choice, add_special_tokens=False).input_ids:
+    for token in lm.processor.rows.tokenizer(choice, add_special_tokens=False).input_ids:
         with torch.inference_mode():
             logits = lm.vlm(prompt)[0, -1]
         total += float(torch.log_softmax(logits.double(), dim=0)[token])

@@ -42,13 +42,13 @@ def test_pictures_stand_where_the_message_has_them_and_videos_are_frames(kit, ru
 
     model = kit.DSLight(recipe=str(run), max_new_tokens=6, frames=4, tile="2x2")
     asked = []
-    ask = model.data.rows.__class__.ask
+    ask = model.processor.rows.__class__.ask
 
     def heard(rows, sample, question, valid, *more):
         asked.append((sample, question))
         return ask(rows, sample, question, valid, *more)
 
-    model.data.rows.__class__.ask = heard
+    model.processor.rows.__class__.ask = heard
     try:
         path = tmp_path / "a.png"
         docs[0]["picture"].convert("RGB").save(path)
@@ -71,7 +71,7 @@ def test_pictures_stand_where_the_message_has_them_and_videos_are_frames(kit, ru
         assert Image.open(io.BytesIO(shown)).size == (1344, 1344)
         assert (shown,) == tuple(Sampling.of(4, "2x2").images(clip))
     finally:
-        model.data.rows.__class__.ask = ask
+        model.processor.rows.__class__.ask = ask
     with pytest.raises(TypeError, match="message: a part of type 'audio'; dslight takes text, pictures and videos"):
         model.generate_inner([{"type": "audio", "value": "a.wav"}])
 

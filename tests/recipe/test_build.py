@@ -19,6 +19,8 @@ from dslight.cli import main
 from dslight.recipe.build import build, check
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.schema import Section
+from dslight.run import fit
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NO_FILE = "no/such/projector.safetensors"
@@ -228,7 +230,7 @@ WRONG_TYPE = {
     "data.val.pages.limit=some": "data.val.pages.limit: expected a whole number or null, got 'some'",
     "data.global_batch_size=large": "data.global_batch_size: expected a whole number, got 'large'",
     "data.template=vicunia_v1": "data.template: expected plain, bare, vicuna_v1, llama_2, phi3, chatml or "
-    "tokenizer or null, got "
+    "tokenizer, the class_path and init_args of a Template or null, got "
     "'vicunia_v1'; did you mean vicuna_v1?",
     "trainer=cpu": "trainer: expected a mapping, got 'cpu'",
     "trainer.max_steps=all": "trainer.max_steps: expected a whole number, got 'all'",
@@ -645,3 +647,18 @@ def test_a_mesh_of_another_size_than_the_processes_is_refused_by_the_plan(capsys
     )
     assert main(["plan", file]) == 0
     assert ": 8 ranks," in capsys.readouterr().out
+
+
+def test_a_fit_parses_its_recipe_once(model_recipe, tmp_path, monkeypatch):
+    recipe = deepcopy(model_recipe) | {"run_dir": str(tmp_path / "run")}
+    recipe["model"]["language_model"]["init_args"].pop("pretrained")
+    recipe.pop("weights")
+    parsed = []
+    made = Section.__init__
+    monkeypatch.setattr(Section, "__init__", lambda self, key, *rest: (parsed.append(key), made(self, key, *rest))[1])
+    monkeypatch.setattr(fit, "_train", lambda experiment, *rest: {"built": experiment})
+    experiment = fit.fit(recipe)["built"]
+    assert sorted(parsed) == sorted(set(parsed))
+    assert experiment.parsed.recipe is experiment.recipe
+    assert fit.check(experiment.parsed).model is not experiment.model  # a second one, of the same sections
+    assert sorted(parsed) == sorted(set(parsed))

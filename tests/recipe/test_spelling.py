@@ -16,7 +16,7 @@ from test_build import model_recipe as model_recipe
 from dslight.recipe.build import check as check_all
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.schema import sections
+from dslight.recipe.schema import parse
 from dslight.recipe.spelling import check_spelling
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_a_name_is_refused_as_its_signature_refuses_it(change, model_recipe, tmp
         check_spelling(recipe)
         return
     said = []
-    for check in (check_spelling, sections):
+    for check in (check_spelling, parse):
         with pytest.raises(RecipeError) as refused:
             check(recipe)
         said.append(str(refused.value))

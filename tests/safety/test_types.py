@@ -27,7 +27,7 @@ from dslight.data.shards.format import _checksum
 from dslight.errors import UserError
 from dslight.recipe.ablation import expand
 from dslight.recipe.compose import compose
-from dslight.recipe.schema import sections
+from dslight.recipe.schema import parse
 from dslight.texts import LONGEST
 
 pytestmark = pytest.mark.promise("a wrong type in a file is a sentence")
@@ -51,7 +51,7 @@ def test_recipes(recipe, tmp_path):
     for path, name, text in broken(document, most=60):
         file = tmp_path / "recipe.yaml"
         file.write_text(text)
-        check(path, name, lambda file=file: sections(compose(file)), "recipe.yaml")
+        check(path, name, lambda file=file: parse(compose(file)), "recipe.yaml")
 
 
 def test_bases_and_command_lines(recipe, tmp_path):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from dslight.train.optim import PartTraining, Stage
+from dslight.train.schedule import Schedule
 
 WSD = {"name": "warmup_stable_decay", "num_decay_steps": 4, "decay_type": "linear", "min_lr_ratio": 0.1}
 
@@ -54,3 +58,32 @@ def test_a_plateau_needs_room_between_the_others():
 def test_a_schedule_may_be_described_where_modules_have_no_memory():
     with torch.device("meta"):
         assert Stage({"first": PartTraining(lr=1.0)}, schedule=WSD).schedule.name == "warmup_stable_decay"
+
+
+def halving(optimizer, num_warmup_steps, every=2):
+    return LambdaLR(optimizer, lambda step: 0.0 if step < num_warmup_steps else 0.5 ** (step // every))
+
+
+@pytest.mark.parametrize("named", [partial(halving, every=2), {"name": f"{__name__}.halving", "every": 2}])
+def test_a_function_of_ones_own_is_a_schedule_of_each_part(named):
+    seen = rates(named, 4, warmup=1)
+    assert seen == [(0, 0), (1e-2, 1e-4), (5e-3, 5e-5), (5e-3, 5e-5), (2.5e-3, 2.5e-5)]
+    assert Schedule(named).same_until((1, 4), (1, 9)) == 4
+    assert Schedule(named).same_until((1, 4), (2, 9)) == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        ("no.such.thing", r"^schedule: cannot import no\.such\.thing, ModuleNotFoundError"),
+        ("math.pi", r"^schedule: math\.pi is no function"),
+        ({"name": "torch.optim.lr_scheduler.StepLR", "step_size": 2}, r"StepLR: makes a StepLR; make a .*LambdaLR"),
+        (
+            {"name": f"{__name__}.halving", "evry": 2},
+            r"^schedule\.evry: there is no such argument; .*halving takes every",
+        ),
+    ],
+)
+def test_what_makes_no_schedule_is_refused(named, why):
+    with pytest.raises(ValueError, match=why):
+        Stage({"first": PartTraining(lr=1.0)}, schedule=named)

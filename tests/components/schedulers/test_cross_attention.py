@@ -307,9 +307,9 @@ def test_the_plans_activations_are_what_autograd_keeps(tmp_path, make_views, fro
     values["stage"] = values["stage"] | {
         "train": {k: v for k, v in values["stage"]["train"].items() if k not in frozen}
     }
-    from dslight.recipe.build import _assemble, sections
+    from dslight.recipe.build import _assemble, parse
 
-    model = _assemble(values, sections(values)).model.train()
+    model = _assemble(parse(values)).model.train()
     ids = torch.randint(3, 30, (1, 36))
     mask = torch.zeros_like(ids, dtype=torch.bool)
     mask[0, 2:18] = True

@@ -23,13 +23,13 @@ import numpy as np
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from dslight.data.caches.lengths import CHUNK, Measure, helpers
+from dslight.data.caches.made_once import made_once
 from dslight.data.conversation import Encoded
-from dslight.data.kept import made_once
-from dslight.data.lengths import CHUNK, Measure, helpers
 from dslight.data.records import OnBad
 from dslight.data.sample import BadSample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
-from dslight.data.workers import read_batches
+from dslight.data.transport.workers import read_batches
 from dslight.files.atomic import replacing
 from dslight.types import IGNORE
 
@@ -93,7 +93,7 @@ def tokens_of(
 ) -> Tokens:
     """The tokens of all records of a folder, from their file; tokenized first if there is none.
 
-    Args: as of :func:`dslight.data.lengths.lengths_of`.
+    Args: as of :func:`dslight.data.caches.lengths.lengths_of`.
 
     Raises:
         BadSample, ShardError: naming shard and key.

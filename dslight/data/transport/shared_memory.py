@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from dslight.data.arena import Arena
+from dslight.data.transport.batch_buffer import Arena
 
 _PLACES = 5
 """Of a worker: two batches that it is ahead, one or two that the trainer holds, the one that is being made."""

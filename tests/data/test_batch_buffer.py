@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dslight.data.arena import Arena, Pool, empty, joined
+from dslight.data.transport.batch_buffer import Arena, Pool, empty, joined
 
 
 def filled(*counts: int) -> list[torch.Tensor]:

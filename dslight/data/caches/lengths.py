@@ -32,14 +32,14 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from dslight.data.conversation import IMAGE, Template
-from dslight.data.kept import made_once
+from dslight.data.caches.made_once import made_once
+from dslight.data.conversation import IMAGE, Template, made_of
 from dslight.data.plan import question_rows
 from dslight.data.records import OnBad
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
-from dslight.data.view_policy import ViewPolicy
-from dslight.data.workers import Workers, read_batches
+from dslight.data.transport.workers import Workers, read_batches
+from dslight.data.views.policy import ViewPolicy
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import sha256
 from dslight.layout import SlotLayout
@@ -271,4 +271,5 @@ class _Counting(Dataset[int]):
 def _described(thing: Any) -> str:
     """What an object is made of, the same in every process."""
     name = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    return re.sub(r" at 0x[0-9a-f]+", "", f"{name} {sorted(vars(thing).items())!r}")
+    said = made_of(thing) if isinstance(thing, Template) else sorted(vars(thing).items())
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{name} {said!r}")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from dslight.data.arena import empty, joined
-from dslight.data.workers import Workers, read_batches
+from dslight.data.transport.batch_buffer import empty, joined
+from dslight.data.transport.workers import Workers, read_batches
 from dslight.types import Batch, Views
 
 COUNT = 40

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dslight.data.arena import Arena, Pool
-from dslight.data.crossing import Crossing, Sender
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError, ShardReader, name_of_record
+from dslight.data.transport.batch_buffer import Arena, Pool
+from dslight.data.transport.shared_memory import Crossing, Sender
 
 Start = Literal["fork", "spawn", "forkserver"]
 

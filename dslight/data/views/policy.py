@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from dslight.data.arena import empty
-from dslight.data.pixels import BLACK, Color, Picture, Resample, cut, picture, scale_and_pad
 from dslight.data.sample import Pixels
+from dslight.data.transport.batch_buffer import empty
+from dslight.data.views.pixels import BLACK, Color, Picture, Resample, cut, picture, scale_and_pad
 from dslight.types import Grid
 from dslight.written import Written
 

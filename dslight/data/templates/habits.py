@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from dslight.data.chat_template import DAY, Messages, on_day, render
 from dslight.data.sample import BadSample
+from dslight.data.templates.chat_template import DAY, Messages, on_day, render
 from dslight.texts import printable
 
 _FIRST, _SECOND = "What is on the page?", "And on the other?"
