@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.check import Entry
+from data_prep.engines import engine_of
 from data_prep.entries import Entries, RawEntry, SourceError
 from data_prep.forms import messages_of, with_objects
 from data_prep.images import Images
@@ -282,7 +283,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--system", choices=SYSTEMS, default="prepend", help="what happens to system texts")
     add_video_arguments(parser)
     args = parser.parse_args(argv)
-    settings = {name: getattr(args, name) for name in ("out", "shard_entries", "max_bad", "workers")}
+    settings = {"out": args.out, "shard_entries": args.shard_entries, "max_bad": args.max_bad}
+    settings["engine"] = engine_of(args)
     ingest(messages_job(args, args.json, args.images, name=args.name or key_name(args.out), **settings))
 
 

@@ -24,7 +24,7 @@ from dslight.data.conversation import Template, TemplateName, default_template
 from dslight.data.conversation import template as template_named
 from dslight.data.features import FeatureReader, KeepFeatures, settings_of
 from dslight.data.images import views_for
-from dslight.data.lengths import Measure, lengths_of, question_lengths
+from dslight.data.lengths import Measure, Through, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader, differing
 from dslight.data.plan import Order, PlanSource, TrainPlan, accumulation
 from dslight.data.records import ConversationRecords, OnBad, QuestionRecords, TrainRecords
@@ -108,6 +108,7 @@ class ValSource:
 
 
 Kind = TypeVar("Kind")
+Kept = TypeVar("Kept")
 
 
 def source_of(kind: type[Kind], source: Any, key: str) -> Kind:
@@ -326,13 +327,9 @@ class ShardData(LightningDataModule, Written):
         lengths, text = None, {key: value for key, value in measure.parts.items() if "tokenizer" in key}
         if self.order.measures:
             text = measure.parts
-            lengths = [
-                lengths_of(reader, measure, self._kept_folder(reader), self.on_bad) for reader in self._train_readers
-            ]
+            lengths = [self._of(lengths_of, reader) for reader in self._train_readers]
         if self.keep_tokens:
-            self._tokens = [
-                tokens_of(reader, measure, self._kept_folder(reader), self.on_bad) for reader in self._train_readers
-            ]
+            self._tokens = [self._of(tokens_of, reader) for reader in self._train_readers]
         sizes = (self.seed, self.global_batch_size, self.order, self.max_length)
         plan = make_plan(self._train_readers, self.sources, *sizes, lengths, text)
         rank, world = rank_and_world(self.trainer)
@@ -340,6 +337,25 @@ class ShardData(LightningDataModule, Written):
         if padding is not None and rank == 0:
             print(f"data.order: {padding[0]:.1%} of the positions are padding; in plain random order {padding[1]:.1%}")
         return plan
+
+    def keep_text(self, through: Through) -> list[Path]:
+        """Tokenize all that is trained on now, and count its lengths if the order needs them; what is there stays.
+
+        Args:
+            through: goes through the records of a source.
+
+        Returns:
+            The files of tokens, by source.
+        """
+        self._train_readers = open_train(self.sources, self.check, self.cache)
+        if self.template_name == "tokenizer":
+            check_habits(self.rows.tokenizer, self.thinking)
+        for reader in self._train_readers if self.order.measures else ():
+            self._of(lengths_of, reader, through)
+        return [self._of(tokens_of, reader, through).path for reader in self._train_readers]
+
+    def _of(self, make: Callable[..., Kept], reader: ShardReader, through: Through | None = None) -> Kept:
+        return make(reader, self._measure, self._kept_folder(reader), self.on_bad, through=through)
 
     @property
     def _measure(self) -> Measure:

@@ -20,7 +20,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,8 @@ _VERSION = 2
 HEAD = 32 << 10
 """Bytes of an image that hold its size; where they do not (a large preview in front), the whole is read."""
 CHUNK = 256
+Through = Callable[[ShardReader, Callable[[ShardReader, int], Any], str], Iterator[list[Any]]]
+"""Goes through the records of a folder: what a function finds in each, in their order, some at a time; with a title."""
 _FEW = 2000
 """Records that are counted without helpers: starting those takes longer."""
 
@@ -176,7 +178,12 @@ def image_size(data: bytes, exif: Exif = "apply") -> Grid:
 
 
 def lengths_of(
-    reader: ShardReader, measure: Measure, folder: Path | None = None, on_bad: OnBad = "raise", progress: bool = True
+    reader: ShardReader,
+    measure: Measure,
+    folder: Path | None = None,
+    on_bad: OnBad = "raise",
+    progress: bool = True,
+    through: Through | None = None,
 ) -> np.ndarray:
     """The lengths of all records of a folder, int32 ``[records]``, from its file; counted first if there is none.
 
@@ -186,6 +193,7 @@ def lengths_of(
         folder: where the file lies; default: beside the shards.
         on_bad: whether a record that cannot be read is an error or counts 0.
         progress: show a bar while counting.
+        through: goes through the records; default: processes of this machine (:func:`by_helpers`).
 
     Raises:
         BadSample, ShardError: naming shard and key.
@@ -196,7 +204,7 @@ def lengths_of(
         path,
         "lengths",
         load=lambda: _load(path, reader),
-        make=lambda: write_atomically(path, _file(_count_all(reader, measure, on_bad, progress), reader)),
+        make=lambda: write_atomically(path, _file(_count_all(reader, measure, on_bad, progress, through), reader)),
     )
 
 
@@ -242,11 +250,23 @@ def _load(path: Path, reader: ShardReader) -> np.ndarray | None:
     return np.load(io.BytesIO(data))
 
 
-def _count_all(reader: ShardReader, measure: Measure, on_bad: OnBad, progress: bool) -> np.ndarray:
-    chunks = [range(i, min(i + CHUNK, len(reader))) for i in range(0, len(reader), CHUNK)]
-    counted = read_batches(_Counting(reader, measure, on_bad), chunks, np.array, helpers(len(reader)))
-    bar = tqdm(counted, f"lengths of {reader.root}", disable=not progress or len(reader) < _FEW, unit_scale=CHUNK)
-    return np.concatenate([np.asarray(chunk, dtype=np.int32) for chunk in bar])
+def _count_all(
+    reader: ShardReader, measure: Measure, on_bad: OnBad, progress: bool, through: Through | None
+) -> np.ndarray:
+    counted = (through or by_helpers(progress))(reader, Count(measure, on_bad), f"lengths of {reader.root}")
+    return np.concatenate([np.asarray(chunk, dtype=np.int32) for chunk in counted])
+
+
+def by_helpers(progress: bool = True) -> Through:
+    """Processes of this machine, or none for a few records."""
+
+    def through(reader: ShardReader, of: Callable[[ShardReader, int], Any], title: str) -> Iterator[list[Any]]:
+        workers = helpers(len(reader))
+        chunks = [range(i, min(i + CHUNK, len(reader))) for i in range(0, len(reader), CHUNK)]
+        found = read_batches(_OfRecords(reader, of), chunks, list, workers)
+        yield from tqdm(found, title, disable=not progress or not workers.count, unit_scale=CHUNK)
+
+    return through
 
 
 def helpers(records: int) -> Workers:
@@ -254,13 +274,25 @@ def helpers(records: int) -> Workers:
     return Workers(0 if records < _FEW else len(os.sched_getaffinity(0)))
 
 
-class _Counting(Dataset[int]):
-    def __init__(self, reader: ShardReader, measure: Callable[[ShardReader, int], int], on_bad: OnBad) -> None:
-        self.reader, self.measure, self.on_bad = reader, measure, on_bad
+class _OfRecords(Dataset[Any]):
+    def __init__(self, reader: ShardReader, of: Callable[[ShardReader, int], Any]) -> None:
+        self.reader, self.of = reader, of
 
-    def __getitem__(self, row: int) -> int:
+    def __getitem__(self, row: int) -> Any:
+        return self.of(self.reader, row)
+
+
+@dataclass(frozen=True)
+class Count:
+    """The length of a record, 0 of a bad one that is to be replaced."""
+
+    measure: Measure
+    on_bad: OnBad
+
+    def __call__(self, reader: ShardReader, row: int) -> int:
+        """See the class."""
         try:
-            return self.measure(self.reader, row)
+            return self.measure(reader, row)
         except (BadSample, ShardError) as error:
             if self.on_bad == "raise":
                 raise
