@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future
 import pytest
 
 from data_prep.engines import Local, in_order, nothing
-from data_prep.on_ray import EngineError, _fact, _Seen, _witnesses
+from data_prep.on_ray import EngineError, _answers, _fact, _Seen, _witnesses
 from dslight.cli import main
 
 
@@ -59,3 +59,13 @@ def test_a_node_that_sees_other_folders_refuses_the_work(small, tmp_path):
         seen.check()
     said = f"--engine ray: {first}: is not the same on node {socket.gethostname()}; all nodes have to see the folders"
     assert str(refused.value).startswith(said)
+
+
+def test_an_address_where_nobody_listens_is_a_sentence_at_once():
+    """Ray waits for minutes, and ends the process."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for said in (address, f"ray://{address}"):
+            with pytest.raises(EngineError, match=rf"--ray-address: {said}: cannot be reached \("):
+                _answers(said)
