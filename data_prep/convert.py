@@ -106,6 +106,7 @@ _OF = {
     "frames": ("messages",),
     "tile": ("messages",),
     "side": ("messages",),
+    "keep_videos": ("messages",),
     "leave_out": ("tars", "img2dataset"),
     "take": ("tars", "img2dataset"),
 }

@@ -23,6 +23,7 @@ from dslight.data.collate import Collate, Item, OnUnusable
 from dslight.data.conversation import Template, TemplateName, default_template
 from dslight.data.conversation import template as template_named
 from dslight.data.features import FeatureReader, KeepFeatures, settings_of
+from dslight.data.frames import AS_USUAL, Frames
 from dslight.data.images import views_for
 from dslight.data.lengths import Measure, Through, lengths_of, question_lengths
 from dslight.data.loader import EvalLoader, TrainLoader, differing
@@ -164,6 +165,7 @@ class ShardData(LightningDataModule, Written):
             a token): for text that is read in many epochs or runs.
         keep_features: where the vision encoder does not train, keep the features of each view in this folder and read
             them instead of running it, in later epochs, arms and seeds.
+        video: frames of videos that the shards keep whole (``data convert --keep-videos``).
         cache: folder of this node into which shards of a URL are pulled, and where lengths and tokens are kept if the
             shards' folder is read-only.
         cache_bytes: the most bytes of shards in it.
@@ -207,6 +209,7 @@ class ShardData(LightningDataModule, Written):
         thinking: bool | None = None,
         image_marks: tuple[str, str] | None = None,
         keep_features: KeepFeatures | str | None = None,
+        video: Frames = AS_USUAL,
     ) -> None:
         super().__init__()
         if template is not None or image_marks is not None:
@@ -235,6 +238,7 @@ class ShardData(LightningDataModule, Written):
         self.keep_tokens = keep_tokens
         self.keep_features = KeepFeatures(keep_features) if isinstance(keep_features, str) else keep_features
         self.keeper: Keeper | None = None
+        self.video = video
         self.cache = _cache(cache, cache_bytes)
         self._plan: TrainPlan | None = None
         self._tokens: list[Tokens] = []
@@ -367,6 +371,7 @@ class ShardData(LightningDataModule, Written):
             self.rows.image_size,
             self.processor.slots,
             self.exif,
+            self.video,
         )
 
     def _kept_folder(self, reader: ShardReader) -> Path:
@@ -409,7 +414,7 @@ class ShardData(LightningDataModule, Written):
         """
         rows, collate = self._makers()
         self._plan = plan = self._plan or self._make_plan()  # the data was set up before it was connected
-        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, rows.text, self._tokens)
+        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, rows.text, self._tokens, self.video)
         loader = train_loader(dataset, plan, collate, self.micro_batch_size, self.workers, self.trainer)
         if self._continue is not None:
             loader.load_state_dict(self._continue)
@@ -448,7 +453,7 @@ class ShardData(LightningDataModule, Written):
             dataset: Any = QuestionRecords(reader, Asking(self._asked(name, rows), suffix, source.frames))
             if source.loss:  # a row of padding is one that teaches nothing
                 collate, by_length = replace(collate, on_unusable="shrink"), None
-                dataset = ConversationRecords(reader, rows.train)
+                dataset = ConversationRecords(reader, rows.train, self.video)
             items = len(dataset) if source.limit is None else min(source.limit, len(dataset))
             record = getattr(dataset, "record", int)
             loaders.append(EvalLoader(dataset, items, collate, *sizes, by_length, record))

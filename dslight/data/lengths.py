@@ -20,7 +20,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from dslight.data.conversation import IMAGE, Template
+from dslight.data.frames import AS_USUAL, Frames
 from dslight.data.kept import made_once
 from dslight.data.plan import question_rows
 from dslight.data.records import OnBad
@@ -69,6 +70,7 @@ class Measure:
         image_size: (height, width) of a view.
         slots: how many positions an image takes.
         exif: whether an image is turned as its EXIF orientation says, which exchanges its sides.
+        frames: that videos become.
     """
 
     template: Template
@@ -78,12 +80,14 @@ class Measure:
     image_size: Grid
     slots: SlotLayout
     exif: Exif = "apply"
+    frames: Frames = AS_USUAL
 
     @cached_property
     def parts(self) -> dict[str, str]:
         """What lengths depend on, by the keys of a recipe; short hashes and names."""
         image = str(self.constant) if self.constant else f"{_described(self.slots)} {_described(self.views)}"
         image += "" if self.constant or self.exif == "apply" else f" exif {self.exif}"
+        image += "" if self.frames == AS_USUAL else f" {self.frames}"
         return {
             "model.language_model (tokenizer)": sha256(self._tokenizer_text.encode())[:8],
             "data.template": f"{self.name} {sha256(_described(self.template).encode())[:8]}",
@@ -98,7 +102,8 @@ class Measure:
     @property
     def text_hash(self) -> str:
         """Of all that the ids of a text depend on, 16 hex digits."""
-        return sha256(repr((_VERSION, self._tokenizer_text, _described(self.template))).encode())[:16]
+        frames = () if self.frames == AS_USUAL else (str(self.frames),)  # as many marks stand in the text
+        return sha256(repr((_VERSION, self._tokenizer_text, _described(self.template), *frames)).encode())[:16]
 
     @property
     def chat_template(self) -> Any:
@@ -127,11 +132,15 @@ class Measure:
         shard, key = reader.locate(row)
         try:
             try:
-                return self._count(parse_sample(key, reader.read(row, head=0 if self.constant else HEAD)))
+                return self._count(self.parsed(key, reader.read(row, head=0 if self.constant else HEAD)))
             except BadSample:  # perhaps the head was too short
-                return self._count(parse_sample(key, reader.read(row)))
+                return self._count(self.parsed(key, reader.read(row)))
         except BadSample as error:
             raise BadSample(f"{reader.root / shard.name}: {error}") from error
+
+    def parsed(self, key: str, members: Mapping[str, bytes]) -> Sample:
+        """A record, of which pictures have only to be whole as far as their size is said."""
+        return parse_sample(key, members, frames=self.frames.undecoded)
 
     def _count(self, sample: Sample) -> int:
         ids = self.template.encode(sample.turns, self.tokenizer, len(sample.images)).ids

@@ -26,7 +26,7 @@ from dslight.data.conversation import Encoded
 from dslight.data.kept import made_once
 from dslight.data.lengths import Measure, Through, by_helpers
 from dslight.data.records import OnBad
-from dslight.data.sample import BadSample, parse_sample
+from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.files.atomic import replacing
 from dslight.types import IGNORE
@@ -146,7 +146,7 @@ class Tokenize:
         """See the class."""
         shard, key = reader.locate(row)
         try:
-            sample = parse_sample(key, reader.read(row, head=0))
+            sample = self.measure.parsed(key, reader.read(row, head=0))
             encoded = self.measure.template.encode(sample.turns, self.measure.tokenizer, len(sample.images))
         except (BadSample, ShardError) as error:
             if self.on_bad == "raise":

@@ -294,6 +294,7 @@ TRAINED = {name: (make, []) for name, (make, _) in SOURCES.items()} | {
     "parquet in place": (lambda root: hugging_face(root, arrow=False), ["--in-place"]),
     "arrow": (lambda root: hugging_face(root, arrow=True), []),
     "arrow in place": (lambda root: hugging_face(root, arrow=True), ["--in-place"]),
+    "a whole video": (video, ["--keep-videos"]),
     "a video": (video, ["--side", "32"]),
     "a video's frames": (video, ["--tile", "none", "--frames", "3", "--side", "32"]),
 }  # fmt: skip

@@ -69,10 +69,23 @@ def image_extension(data: bytes) -> str:
     )
 
 
+VIDEO_ENDINGS = ("mp4", "webm", "avi")
+"""Of members that are videos, kept whole (:mod:`dslight.data.frames`)."""
+
+
+def video_extension(data: bytes) -> str | None:
+    """The extension for an encoded video, from its first bytes; ``None``: it is none of :data:`VIDEO_ENDINGS`."""
+    if data[4:8] == b"ftyp" and data[4:12] not in _AVIF and data[8:12] not in (b"heic", b"mif1"):
+        return "mp4"
+    if data.startswith(b"\x1a\x45\xdf\xa3"):
+        return "webm"
+    return "avi" if data[:4] == b"RIFF" and data[8:12] == b"AVI " else None
+
+
 def record_members(images: Sequence[bytes], record: Mapping[str, Any]) -> dict[str, bytes]:
-    """The tar members of one record, by extension: the original image bytes and ``json``, which lists them as
-    ``images``."""
-    names = [image_extension(data) for data in images]
+    """The tar members of one record, by extension: the original bytes of images or videos, and ``json``, which lists
+    them as ``images``."""
+    names = [video_extension(data) or image_extension(data) for data in images]
     if len(names) > 1:
         names = [f"{i}.{name}" for i, name in enumerate(names)]
     text = _encoded({**record, "images": names})
