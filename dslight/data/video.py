@@ -187,7 +187,7 @@ def video_facts(path: Video, segment: Sequence[float] | None = None) -> dict[str
     return {"width": frame.width, "height": frame.height, "seconds": float(min(end, last - first) - start)}
 
 
-def _readable(path: Video) -> Any:  # of PyAV, whose types know names alone
+def _readable(path: Video) -> str | io.BytesIO:
     return io.BytesIO(path.data) if isinstance(path, Encoded) else str(path)
 
 
