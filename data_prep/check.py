@@ -13,6 +13,7 @@ from data_prep.report import shortened
 from data_prep.videos import Film
 from dslight.data.sample import BadSample, check_image, image_facts, parse_record
 from dslight.data.shards import image_extension, record_members
+from dslight.data.shards.writer import video_extension
 from dslight.limits import at_most
 
 
@@ -68,8 +69,12 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
                 changes.append("another ending")
             what = f"image {shortened(name)!r}: has {len(content):,} bytes"
             at_most("member_bytes", len(content), what, partial(BadSample, reason="image-too-large"))
-            data.append(_format_checked(content, name))
-            facts.append({"name": shortened(name, 1000), **image_facts(content)})
+            if isinstance(source, Film) and source.keep:
+                found = source.facts(content)
+            else:
+                found = image_facts(_format_checked(content, name))
+            data.append(content)
+            facts.append({"name": shortened(name, 1000), **found})
         record = {**entry.record, "image_info": facts}
         members = record_members(data, record)
         parse_record("entry", members, {**record, "images": [name for name in members if name != "json"]})
@@ -82,7 +87,8 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
             raise
         raise BadSample(f"not an entry of this format: {type(error).__name__}: {error}", "record") from error
     for content in data:
-        check_image(content)
+        if video_extension(content) is None:  # of which frames were decoded with the record
+            check_image(content)
     changes += ["turned by EXIF"] * any("orientation" in fact for fact in facts)
     changes += ["first frame of an animation"] * any("animated" in fact for fact in facts)
     return Checked(members, len(data), len(record.get("questions", ())), changes)
@@ -93,7 +99,7 @@ def _read(sources: Sequence[str | bytes | Film], images: Images) -> Iterator[tup
     for source in sources:
         if isinstance(source, Film):
             for number, content in enumerate(source.images()):
-                yield source, content, f"{source.name}-{number}"
+                yield source, content, source.name if source.keep else f"{source.name}-{number}"
         elif isinstance(source, str):
             yield source, *images.read(source)
         else:

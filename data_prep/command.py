@@ -25,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     info = verbs.add_parser("info", help="what folders of shards hold, and where it came from", allow_abbrev=False)
     info.add_argument("roots", nargs="+", type=Path, metavar="FOLDER")
     info.add_argument("--json", action="store_true", help="for programs")
+    verbs.add_parser("tokenize", help="keep the tokens of a recipe's training text: data_prep.tokenize", add_help=False)
     verbs.add_parser("verify", help="read every byte and name what is damaged: data_prep.verify", add_help=False)
     verbs.add_parser("inspect", help="some records as a page: data_prep.inspect", add_help=False)
     return parser
@@ -41,6 +42,10 @@ def main(argv: Sequence[str]) -> None:
         from data_prep.verify import main as verify
 
         program(partial(verify, arguments[1:]))
+    elif arguments[:1] == ["tokenize"]:
+        from data_prep.tokenize import main as tokenize
+
+        program(partial(tokenize, arguments[1:]))
     elif arguments[:1] == ["inspect"]:
         from data_prep.inspect import main as inspect
 

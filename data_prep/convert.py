@@ -13,6 +13,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from data_prep.engines import engine_of
 from data_prep.entries import Entries, SourceError
 from data_prep.files import Captioned, CaptionedEntry
 from data_prep.guess import FORMATS, Guess, guess
@@ -105,6 +106,7 @@ _OF = {
     "frames": ("messages",),
     "tile": ("messages",),
     "side": ("messages",),
+    "keep_videos": ("messages",),
     "leave_out": ("tars", "img2dataset"),
     "take": ("tars", "img2dataset"),
 }
@@ -137,7 +139,7 @@ def _job(args: argparse.Namespace, found: Guess) -> Job:
         return table_job(args, found.sources)
     source = Path(found.sources[0])
     settings = {"out": args.out, "name": args.name or key_name(args.out)}
-    settings |= {"shard_entries": args.shard_entries, "max_bad": args.max_bad, "workers": args.workers}
+    settings |= {"shard_entries": args.shard_entries, "max_bad": args.max_bad, "engine": engine_of(args)}
     if found.format == "files":
         images = Images.open([str(source)])
         return Job(
@@ -198,7 +200,7 @@ def _index(args: argparse.Namespace, found: Guess) -> None:
         if (args.out / MANIFEST).exists():
             raise SourceError(f"{args.out}: finished already; delete the folder to make it again")
         _link(tars, args.out)
-    index_folder(root, args.workers, leave_out, take, True, args.max_bad, found.format == "img2dataset")
+    index_folder(root, engine_of(args), leave_out, take, True, args.max_bad, found.format == "img2dataset")
 
 
 def _link(tars: list[Path], out: Path) -> None:

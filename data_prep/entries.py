@@ -12,7 +12,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -58,6 +58,11 @@ class Source(Protocol):
     @property
     def bytes(self) -> int | None:
         """About as many as its shards will have; ``None``: not known, to be guessed from a sample."""
+        ...
+
+    @property
+    def reads(self) -> Sequence[Path]:
+        """Files and folders of this machine that are read where an entry is checked."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -109,6 +114,11 @@ class Entries:
     def bytes(self) -> int | None:
         """See :class:`Source`: the pictures lie elsewhere."""
         return None
+
+    @property
+    def reads(self) -> Sequence[Path]:
+        """See :class:`Source`: entries are handed out."""
+        return ()
 
     def identity(self) -> dict[str, Any]:
         """See :class:`Source`."""

@@ -46,6 +46,11 @@ class Captioned:
         """See :class:`data_prep.entries.Source`."""
         return sum((self.root / name).stat().st_size for name in self.names)
 
+    @property
+    def reads(self) -> Sequence[Path]:
+        """See :class:`data_prep.entries.Source`."""
+        return (self.root,)
+
     def identity(self) -> dict[str, Any]:
         """See :class:`data_prep.entries.Source`: names and sizes."""
         files = [f"{name} {(self.root / name).stat().st_size}" for name in self.names]

@@ -23,6 +23,7 @@ import numpy as np
 
 from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError
+from dslight.data.shards.elsewhere import Descriptor
 from dslight.data.shards.foreign import Headers
 from dslight.data.shards.format import member_hash
 from dslight.limits import at_most, limit
@@ -33,7 +34,13 @@ EXTENSIONS = ("jpg", "png", "gif", "jpeg", "webp", "JPG", "PNG")
 
 
 class Place(ABC):
-    """A folder or an archive of images."""
+    """A folder or an archive of images.
+
+    Attributes:
+        path: of it.
+    """
+
+    path: Path
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -52,7 +59,7 @@ class Folder(Place):
     """Images as files."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.path = root
 
     def size(self, name: str) -> int | None:
         """See :meth:`Place.size`."""
@@ -73,7 +80,7 @@ class Folder(Place):
 
     def _path(self, name: str) -> Path:
         try:
-            return below(self.root, name, "the name of an image")
+            return below(self.path, name, "the name of an image")
         except UnsafeNameError as error:
             raise BadSample(str(error), "image-name") from error
 
@@ -87,7 +94,7 @@ class Archive(Place):
         # an archive may hold a name twice; unpacking it leaves the last one
         self._hashes, last = np.unique(hashes[::-1], return_index=True)
         self._spans = np.array(spans or [(0, 0)], np.int64).reshape(len(hashes), -1)[::-1][last]
-        self._file: tuple[int, int] = (0, -1)  # (process, descriptor): one that was forked opens its own
+        self._file: tuple[int, Descriptor] | None = None  # (process, descriptor): one that was forked opens its own
 
     def size(self, name: str) -> int | None:
         """See :meth:`Place.size`."""
@@ -115,15 +122,15 @@ class Archive(Place):
         return self._spans[at] if at < len(self._hashes) and self._hashes[at] == wanted else None
 
     def _pread(self, size: int, offset: int) -> bytes:
-        if self._file[0] != os.getpid():
-            self._file = (os.getpid(), os.open(self.path, os.O_RDONLY))
+        if self._file is None or self._file[0] != os.getpid():
+            self._file = (os.getpid(), Descriptor(self.path))
         try:
-            return os.pread(self._file[1], size, offset)
+            return os.pread(self._file[1].number, size, offset)
         except OSError:  # no such place: a damaged directory of a zip
             return b""
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_file": (0, -1)}
+        return {**vars(self), "_file": None}
 
 
 def _encoded(name: str) -> bytes:
@@ -211,6 +218,11 @@ class Images:
             SystemExit: one is not there, or no archive that can be read at random.
         """
         return cls([_mount(spec, at) for spec in specs], any_ending)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The folders and archives."""
+        return [place.path for _, place in self.places]
 
     def size(self, name: str) -> int:
         """Bytes of an image; 0 if there is none, or none that may be read."""

@@ -16,9 +16,7 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -27,8 +25,9 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from data_prep.engines import Engine, add_engine_arguments, engine_of, in_order, nothing
 from data_prep.ingest import MAX_BAD
-from data_prep.processes import begin_worker, check_numbers, program
+from data_prep.processes import check_numbers, program
 from data_prep.report import QUARANTINE, REPORT, json_lines, shortened
 from data_prep.rows import Condition, Table
 from dslight.data.sample import BadSample, check_image, image_members, is_beside, parse_sample
@@ -120,22 +119,19 @@ def left_alone(root: Path, manifest: Manifest) -> Counter[str]:
 
 def indexed(
     root: Path,
-    workers: int,
+    engine: Engine,
     meta: dict[str, Any] | None = None,
     leave_out: Sequence[str] = (),
     take: Sequence[str] = (),
 ) -> Manifest:
-    """:func:`~dslight.data.shards.index_tars` by several processes, each with a tar of its own, and with a bar."""
+    """:func:`~dslight.data.shards.index_tars` by an engine, a tar at a time in each process, and with a bar."""
 
-    def each(index: Callable[[Path], T], tars: Iterable[Path]) -> Iterator[T]:
-        return iter(tqdm(called(index, tars), f"{root.name}: indexing", len(list(tars)), unit="tar", leave=False))
+    def each(index: Callable[[Path], T], tars: Sequence[Path]) -> Iterator[T]:
+        with engine.pool([root], root, nothing) as pool:
+            found = in_order(pool, index, tars, engine.at_once)
+            yield from tqdm(found, f"{root.name}: indexing", len(tars), unit="tar", leave=False)
 
-    with ExitStack() as stack:
-        called = map
-        if workers > 1:
-            pool = ProcessPoolExecutor(workers, initializer=begin_worker, initargs=(os.getpid(),))
-            called = stack.enter_context(pool).map
-        return index_tars(root, meta, each, leave_out, take)
+    return index_tars(root, meta, each, leave_out, take)
 
 
 def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]:
@@ -178,7 +174,7 @@ def without(index: Index, rows: set[int]) -> Index:
     return Index.build(records)
 
 
-def check_records(root: Path, manifest: Manifest, workers: int, max_bad: float) -> dict[str, Any]:
+def check_records(root: Path, manifest: Manifest, engine: Engine, max_bad: float) -> dict[str, Any]:
     """Decode everything, leave out what is bad, and write manifest, quarantine and report.
 
     Raises:
@@ -188,10 +184,10 @@ def check_records(root: Path, manifest: Manifest, workers: int, max_bad: float) 
     lines: list[dict[str, Any]] = []
     shards = []
     with (
-        ProcessPoolExecutor(workers, initializer=begin_worker, initargs=(os.getpid(),)) as pool,
+        engine.pool([root], root, nothing) as pool,
         tqdm(total=total, desc=root.name, unit="record") as bar,
     ):
-        found = pool.map(partial(bad_records, root), manifest.shards)
+        found = in_order(pool, partial(bad_records, root), manifest.shards, engine.at_once)
         for shard, bad in zip(manifest.shards, found, strict=True):
             bar.update(shard.records)
             lines += [
@@ -242,14 +238,14 @@ def main(argv: list[str] | None = None) -> None:
         help="members that are pictures though called a mask: seg.png",
     )
     parser.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of records that may be left out")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    add_engine_arguments(parser)
     args = parser.parse_args(argv)
-    index_folder(args.root, args.workers, args.leave_out, args.take, not args.no_decode, args.max_bad)
+    index_folder(args.root, engine_of(args), args.leave_out, args.take, not args.no_decode, args.max_bad)
 
 
 def index_folder(
     root: Path,
-    workers: int,
+    engine: Engine,
     leave_out: Sequence[str] = (),
     take: Sequence[str] = (),
     decode: bool = True,
@@ -260,7 +256,7 @@ def index_folder(
 
     Args:
         root: the folder.
-        workers: processes.
+        engine: what looks at them.
         leave_out: extensions of members that are not read.
         take: extensions that are pictures though they are called what stands beside one.
         decode: whether every picture is decoded, and what is bad left out of the index.
@@ -270,7 +266,7 @@ def index_folder(
     Raises:
         SystemExit: with what is wrong.
     """
-    check_numbers(max_bad, workers=workers)
+    check_numbers(max_bad)
     if finished_by_img2dataset:
         _refuse(list(unfinished(root)))
         if any(root.glob("*.parquet")) and find_spec("pyarrow") is None:
@@ -281,7 +277,7 @@ def index_folder(
         chosen = {"leave_out": leave_out, "take": take}
         chosen = {name: [one.lower().lstrip(".") for one in given] for name, given in chosen.items()}
         meta |= {name: given for name, given in chosen.items() if given}
-        manifest = indexed(root, workers, meta, **chosen)
+        manifest = indexed(root, engine, meta, **chosen)
     except ShardError as error:
         raise SystemExit(str(error)) from error
     (root / MANIFEST).unlink()  # it is written again, last
@@ -301,7 +297,7 @@ def index_folder(
     if not decode:
         manifest.save(root)
     else:
-        report = check_records(root, manifest, workers, max_bad)
+        report = check_records(root, manifest, engine, max_bad)
         left_out = f"; left out: {report['bad']}, named in {QUARANTINE}" if report["bad"] else ""
         print(f"{root}: {report['records']:,} of them can be trained on{left_out}")
 

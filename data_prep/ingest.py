@@ -19,34 +19,33 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import random
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
 from data_prep.check import Convert, check_entry
+from data_prep.engines import Engine, Local, Tally, add_engine_arguments
 from data_prep.entries import Entries, RawEntry, Source, SourceError
 from data_prep.images import Images
 from data_prep.journal import Journal
 from data_prep.media import UNREAD
-from data_prep.processes import begin_worker, check_numbers
+from data_prep.processes import check_numbers
 from data_prep.report import QUARANTINE, REPORT, described, gigabytes, json_lines, listing, shortened
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
 from dslight.data.shards.elsewhere import AT, IN_PLACE, Place
 from dslight.data.shards.format import size_problem
 from dslight.data.shards.writer import check_key, locked, shard_name, stale_shards, write_shard
-from dslight.files.atomic import write_atomically
+from dslight.files.atomic import remove_leftovers, write_atomically
 from dslight.files.typed import read_json_if_there
 
 SHARD_ENTRIES = 4000
@@ -74,7 +73,8 @@ class Job:
         places: makes of the entries of a shard what finds its pictures where they lie already; they stay there, and the
             shards have their places (:mod:`dslight.data.shards.elsewhere`). ``None``: they are copied.
         files: those that they lie in, for the manifest.
-        shard_entries, max_bad, workers: as in :func:`add_arguments`.
+        shard_entries, max_bad: as in :func:`add_arguments`.
+        engine: what makes the shards.
     """
 
     program: str
@@ -88,13 +88,13 @@ class Job:
     files: Sequence[dict[str, Any]] = ()
     shard_entries: int = SHARD_ENTRIES
     max_bad: float = MAX_BAD
-    workers: int = 1
+    engine: Engine = field(default_factory=Local)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The engine's own options."""
     parser.add_argument("--max-bad", type=float, default=MAX_BAD, help="share of entries that may be quarantined")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    add_engine_arguments(parser)
     parser.add_argument("--shard-entries", type=int, default=SHARD_ENTRIES, help="entries per shard")
 
 
@@ -166,7 +166,7 @@ def _finished(job: Job) -> Manifest:
 
 
 def _check(job: Job) -> None:
-    check_numbers(job.max_bad, workers=job.workers, shard_entries=job.shard_entries)
+    check_numbers(job.max_bad, shard_entries=job.shard_entries)
     try:
         check_key(_key(job, 0))
     except ValueError as error:
@@ -229,32 +229,37 @@ def _check_space(job: Job, sample: list[RawEntry], done: int) -> None:
 
 
 def _make_shards(job: Job, journal: Journal) -> None:
-    # forked, workers share what is loaded; macOS's libraries do not survive a fork
-    context = multiprocessing.get_context("fork" if os.uname().sysname == "Linux" else "spawn")
-    shared = _Shared(context.Value("q", 0), context.Value("q", len(journal.bad)), context.Event())
+    tally = job.engine.tally(len(journal.bad))
     pending: set[Future[dict[str, Any]]] = set()
     start = sum(_entries_of(job, number) for number in journal.lines)
+    reads = (*job.images.paths, *job.entries.reads)
     with (
-        ProcessPoolExecutor(job.workers, context, _begin, (job, shared, os.getpid())) as pool,
+        job.engine.pool(reads, job.out, _begin, job, tally) as pool,
         tqdm(total=len(job.entries), initial=start, desc=job.name, unit="entry") as bar,
     ):
+
+        def show() -> None:
+            shards = sum(_entries_of(job, number) for number in journal.lines)
+            bar.update(max(shards, start + tally.done) - bar.n)
 
         def collect(at_most: int) -> None:
             while len(pending) > at_most:
                 done, _ = wait(pending, _POLL, FIRST_COMPLETED)
-                bar.update(start + shared.done.value - bar.n)
                 for future in done:
                     journal.add(future.result())
                     pending.remove(future)
+                    if len(journal.bad) > _allowed(job):  # of shards that know nothing of each other
+                        raise Stopped([])
+                show()
 
         try:
             for number, entries in job.entries.batches(job.shard_entries, set(journal.lines)):
                 pending.add(pool.submit(_make_shard, number, entries))
-                collect(at_most=job.workers + 1)
+                collect(at_most=job.engine.at_once)
             collect(at_most=0)
-            bar.update(start + shared.done.value - bar.n)
+            show()
         except Stopped:
-            _stop(pool, shared)
+            _stop(pool, tally)
             _give_up(job, journal, pending)
         except BrokenProcessPool as error:
             raise SystemExit(
@@ -262,10 +267,10 @@ def _make_shards(job: Job, journal: Journal) -> None:
                 "again, with fewer --workers"
             ) from error
         except KeyboardInterrupt:
-            _stop(pool, shared)
+            _stop(pool, tally)
             raise SystemExit(f"{job.out}: stopped; finished shards are kept: run it again to go on") from None
         except BaseException:
-            _stop(pool, shared)
+            _stop(pool, tally)
             raise
 
 
@@ -273,8 +278,8 @@ def _entries_of(job: Job, number: int) -> int:
     return min(job.shard_entries, len(job.entries) - number * job.shard_entries)
 
 
-def _stop(pool: ProcessPoolExecutor, shared: _Shared) -> None:
-    shared.stop.set()
+def _stop(pool: Executor, tally: Tally) -> None:
+    tally.stop()
     pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -330,6 +335,7 @@ def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, 
         "shards_of_earlier_runs": kept,
         "seconds": round(seconds, 1),
     }
+    remove_leftovers(job.out)  # of processes that died while others went on
     for stale in stale_shards(job.out, {shard.name for shard in shards}):
         stale.unlink(missing_ok=True)
     _write_lines(job.out / QUARANTINE, bad)
@@ -366,34 +372,25 @@ class Stopped(Exception):  # noqa: N818 - a count and not an error of the progra
         self.lines = lines
 
 
-class _Shared(NamedTuple):
-    """What the processes share: entries done, entries bad, and whether to stop."""
-
-    done: Any
-    bad: Any
-    stop: Any
+_work: tuple[Job, Tally] | None = None
 
 
-_work: tuple[Job, _Shared] | None = None
-
-
-def _begin(job: Job, shared: _Shared, parent: int) -> None:
-    global _work  # set once, in a process of its own
-    _work = job, shared
-    begin_worker(parent)
+def _begin(job: Job, tally: Tally) -> None:
+    global _work  # in a process of its own
+    _work = job, tally
 
 
 def _make_shard(number: int, entries: Iterable[RawEntry | None]) -> dict[str, Any]:
     """Write a shard; its line of the journal."""
     assert _work is not None
-    job, shared = _work
+    job, tally = _work
     counts: Counter[str] = Counter()
     bad: list[dict[str, Any]] = []
     find = job.places(entries) if job.places else None
 
     def records() -> Iterator[tuple[str, dict[str, bytes], int]]:
         for row, raw in enumerate(entries, number * job.shard_entries):
-            if shared.stop.is_set():
+            if tally.stopped:
                 raise Stopped(bad)
             if raw is None:
                 counts["left_out"] += 1
@@ -406,17 +403,14 @@ def _make_shard(number: int, entries: Iterable[RawEntry | None]) -> dict[str, An
                     {"row": row, **{name: _brief(value) for name, value in named.items()}, "reason": error.reason}
                     | {"message": shortened(str(error), _MESSAGE)}
                 )
-                with shared.bad.get_lock():
-                    shared.bad.value += 1
-                    if shared.bad.value > _allowed(job):
-                        raise Stopped(bad) from None
+                if tally.entry_bad() > _allowed(job):
+                    raise Stopped(bad) from None
             else:
                 counts.update(set(entry.changes))
                 counts["images"] += entry.images
                 counts["text_only"] += not entry.images
                 yield _key(job, row), _placed(entry.members, find, counts) if find else entry.members, entry.questions
-            with shared.done.get_lock():
-                shared.done.value += 1
+            tally.entry_done()
 
     info = write_shard(job.out, shard_name(number), records())
     return {"shard": number, "info": asdict(info), "counts": dict(counts), "bad": bad}

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 
 from data_prep.check import Entry
+from data_prep.engines import engine_of
 from data_prep.entries import Entries, RawEntry
 from data_prep.images import Images
 from data_prep.ingest import Job, add_source_arguments, ingest, key_name
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
             options={"any_ending": endings},
             shard_entries=args.shard_entries,
             max_bad=args.max_bad,
-            workers=args.workers,
+            engine=engine_of(args),
         )
     )
 

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.check import Entry
+from data_prep.engines import engine_of
 from data_prep.entries import Entries, RawEntry, SourceError
 from data_prep.forms import messages_of, with_objects
 from data_prep.images import Images
@@ -77,11 +78,13 @@ class MessagesEntry:
         system: what happens to a system text.
         videos: where videos lie.
         sampling: what is made of one.
+        keep_videos: they are kept as they are, and frames are taken of them in training.
     """
 
     system: System = "prepend"
     videos: Videos = _NOWHERE
     sampling: Sampling = _AS_ASKED
+    keep_videos: bool = False
 
     def __call__(self, raw: RawEntry) -> Entry:
         """See :data:`data_prep.check.Convert`."""
@@ -112,7 +115,7 @@ class MessagesEntry:
         name = image_source(source)
         if not isinstance(name, str):
             raise BadSample("a video is given as bytes; it must be a path", "video-name")
-        return [Film(name, self.videos, self.sampling, segment)]
+        return [Film(name, self.videos, self.sampling, segment, self.keep_videos)]
 
 
 @dataclass
@@ -247,6 +250,11 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile", metavar="ROWSxCOLUMNS", help="of the frames in a square (default: rows of 3); none: each is an image"
     )
+    parser.add_argument(
+        "--keep-videos",
+        action="store_true",
+        help="keep the files in the shards; training takes the frames",
+    )
     parser.add_argument("--side", type=int, help=f"of that square, in pixels (default: {SIDE})")
 
 
@@ -261,6 +269,9 @@ def messages_job(args: argparse.Namespace, source: Path, images: Sequence[str], 
     except ValueError as error:
         raise SourceError(str(error)) from error
     options: dict[str, Any] = {"system": args.system}
+    if args.keep_videos and (said := [name for name in ("frames", "tile", "side") if getattr(args, name) is not None]):
+        raise SourceError(f"--{said[0]}: is of videos that become frames here; with --keep-videos, data.video says it")
+    options |= {"keep_videos": True} if args.keep_videos else {}
     if sampling != Sampling():
         options["videos"] = vars(sampling)
     folders = [Path(spec.rpartition("=")[2]) for spec in images]
@@ -269,7 +280,7 @@ def messages_job(args: argparse.Namespace, source: Path, images: Sequence[str], 
         program="data_prep.messages",
         entries=Entries(source),
         images=Images.open(images),
-        convert=MessagesEntry(args.system, videos, sampling),
+        convert=MessagesEntry(args.system, videos, sampling, bool(args.keep_videos)),
         options=options,
         **settings,
     )
@@ -282,7 +293,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--system", choices=SYSTEMS, default="prepend", help="what happens to system texts")
     add_video_arguments(parser)
     args = parser.parse_args(argv)
-    settings = {name: getattr(args, name) for name in ("out", "shard_entries", "max_bad", "workers")}
+    settings = {"out": args.out, "shard_entries": args.shard_entries, "max_bad": args.max_bad}
+    settings["engine"] = engine_of(args)
     ingest(messages_job(args, args.json, args.images, name=args.name or key_name(args.out), **settings))
 
 

@@ -34,6 +34,7 @@ import yaml
 from annotated_types import Gt, Lt
 
 from data_prep.check import Convert, Entry
+from data_prep.engines import engine_of
 from data_prep.entries import Entries, RawEntry
 from data_prep.images import Images
 from data_prep.ingest import Job, add_arguments, ingest
@@ -264,8 +265,9 @@ def main(argv: list[str] | None = None) -> None:
     for job in jobs.values():
         if not job.entries.there:
             raise SystemExit(f"{args.mix}: sources.{job.name}.json: there is no {job.entries.named}")
+    engine = engine_of(args)
     for job in jobs.values():
-        ingest(replace(job, workers=args.workers, max_bad=args.max_bad, shard_entries=args.shard_entries))
+        ingest(replace(job, engine=engine, max_bad=args.max_bad, shard_entries=args.shard_entries))
     missing = [name for name in mix.sources if not (args.out / name / MANIFEST).exists()]
     if missing:
         print(f"{args.out}: still to be made: {', '.join(missing)}")

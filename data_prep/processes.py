@@ -49,9 +49,14 @@ def check_numbers(max_bad: float, **counts: int) -> None:
 def begin_worker(parent: int) -> None:
     """Set up a worker process of process ``parent``: it ends with that one, and is silent about odd images."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
+    be_silent()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def be_silent() -> None:
+    """Say nothing about odd images."""
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused by size
     warnings.filterwarnings("ignore", module="PIL")  # odd EXIF and palettes, thousands of times
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

@@ -370,6 +370,11 @@ class Tables:
         """About as many as the shards will have; ``None``: not known, as some rows are left out."""
         return None if self.where else sum(table.bytes for table in self.tables)
 
+    @property
+    def reads(self) -> Sequence[Path]:
+        """Files of this machine that are read where a row is checked; the first stands for all."""
+        return [Path(table.url) for table in self.tables if "://" not in table.url][:1]
+
     def identity(self) -> dict[str, Any]:
         """What tells this source from another one."""
         text = "\n".join(f"{Path(table.url).name} {table.digest}" for table in self.tables)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.check import Entry
+from data_prep.engines import engine_of
 from data_prep.entries import RawEntry, SourceError
 from data_prep.images import Images
 from data_prep.ingest import Job, add_arguments, ingest, key_name
@@ -193,7 +194,7 @@ def table_job(args: argparse.Namespace, sources: Sequence[str]) -> Job:
         options={"system": args.system, "image_columns": list(columns)},
         shard_entries=args.shard_entries,
         max_bad=args.max_bad,
-        workers=args.workers,
+        engine=engine_of(args),
     )
 
 

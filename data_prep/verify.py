@@ -8,35 +8,45 @@ plain WebDataset tars in place.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from data_prep.engines import Engine, add_engine_arguments, engine_of, in_order, nothing
 from data_prep.img2dataset import indexed
 from data_prep.journal import JOURNAL
 from data_prep.processes import program
 from data_prep.report import QUARANTINE, REPORT
 from dslight.data.records import read_sample
 from dslight.data.sample import BadSample, decode_image
-from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardReader, verify
+from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo, ShardReader, verify
+
+T = TypeVar("T")
 
 
-def decode_problems(root: Path) -> Iterator[str]:
-    """What is wrong with the records of a folder whose bytes are intact."""
-    reader = ShardReader(root)
-    for row in tqdm(range(len(reader)), desc=f"{root} records", unit="record"):
+def looked_at(root: Path, engine: Engine, look: Callable[[ShardInfo], T], shards: Sequence[ShardInfo]) -> Iterator[T]:
+    """What ``look`` finds in each shard, in order; with a bar."""
+    with engine.pool([root, root / MANIFEST], None, nothing) as pool:
+        yield from tqdm(in_order(pool, look, shards, engine.at_once), str(root), len(shards), unit="shard")
+
+
+def decode_problems(root: Path, meta: dict[str, Any], shard: ShardInfo) -> list[str]:
+    """What is wrong with the records of a shard whose bytes are intact."""
+    problems, reader = [], ShardReader(root, manifest=Manifest((shard,), meta))
+    for row in range(len(reader)):
         try:
             for image in read_sample(reader, row).images:
                 decode_image(image)
         except BadSample as error:
-            yield str(error)
+            problems.append(str(error))
+    return problems
 
 
-def index(root: Path, workers: int) -> None:
+def index(root: Path, engine: Engine) -> None:
     """Index tars that others have written.
 
     Raises:
@@ -55,7 +65,7 @@ def index(root: Path, workers: int) -> None:
             "would be indexed as it is. Verify without --index, or convert again"
         )
     try:
-        indexed(root, workers)
+        indexed(root, engine)
     except ShardError as error:
         raise SystemExit(str(error)) from error
 
@@ -66,17 +76,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("roots", type=Path, nargs="+")
     parser.add_argument("--decode", action="store_true", help="also parse every record and decode every image")
     parser.add_argument("--index", action="store_true", help="first index plain WebDataset tars in place")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that index")
+    add_engine_arguments(parser)
     args = parser.parse_args(argv)
-    count = 0
+    count, engine = 0, engine_of(args)
     for root in args.roots:
         if not root.is_dir():
             raise SystemExit(f"{root}: there is no such folder")
         if args.index:
-            index(root, args.workers)
-        problems = [f"{root}: {problem}" for problem in verify(root, partial(tqdm, desc=str(root), unit="shard"))]
+            index(root, engine)
+        problems = [f"{root}: {problem}" for problem in verify(root, partial(looked_at, root, engine))]
         if args.decode and not problems:
-            problems = list(decode_problems(root))
+            manifest = Manifest.load(root)
+            decoded = looked_at(root, engine, partial(decode_problems, root, manifest.meta), manifest.shards)
+            problems = [problem for found in decoded for problem in found]
         whole = "indexed as it is now" if args.index else "every byte is as it was written"
         print("\n".join(problems) or f"{root}: {whole}")
         count += len(problems)

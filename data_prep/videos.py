@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dslight.data.sample import BadSample
-from dslight.data.video import Sampling
+from dslight.data.shards.writer import video_extension
+from dslight.data.video import Encoded, Sampling, video_facts
+from dslight.limits import at_most
 from dslight.names import UnsafeNameError, below, checked
 
 _OF_FRAME, _OF_MOSAIC = 150_000, 600_000
@@ -56,17 +60,19 @@ class Film:
         videos: where it is looked for.
         sampling: how many pictures it becomes.
         segment: of it, in seconds; ``None``: all of it.
+        keep: whether the file itself is kept, as the only picture; its frames are taken when it is read.
     """
 
     name: str
     videos: Videos
     sampling: Sampling
     segment: tuple[float, float] | None = None
+    keep: bool = False
 
     @property
     def pictures(self) -> int:
         """How many it becomes."""
-        return self.sampling.frames if self.sampling.tile is None else 1
+        return self.sampling.frames if self.sampling.tile is None and not self.keep else 1
 
     @property
     def is_there(self) -> bool:
@@ -78,6 +84,8 @@ class Film:
 
     def __len__(self) -> int:
         """About how many bytes its pictures have."""
+        if self.keep:
+            return self.videos.find(self.name).stat().st_size
         return self.pictures * (_OF_FRAME if self.sampling.tile is None else _OF_MOSAIC)
 
     def images(self) -> list[bytes]:
@@ -88,9 +96,31 @@ class Film:
             SystemExit: PyAV is missing.
         """
         try:
+            if self.keep:
+                return [self._whole()]
             return self.sampling.images(self.videos.find(self.name), self.segment)
         except ImportError:
             raise SystemExit("reading videos needs PyAV; pip install 'dslight[video]'") from None
+
+    def _whole(self) -> bytes:
+        path = self.videos.find(self.name)
+        if path.is_dir():
+            raise BadSample(f"video {self.name!r}: is a folder of frames, of which there is no file", "video-name")
+        what = f"video {self.name!r}: has {path.stat().st_size:,} bytes"
+        at_most("member_bytes", path.stat().st_size, what, partial(BadSample, reason="video-too-large"))
+        data = path.read_bytes()
+        if video_extension(data) is None:
+            raise BadSample(f"video {self.name!r}: is no mp4, mov, webm, mkv or avi", "video-format")
+        return data
+
+    def facts(self, data: bytes) -> dict[str, Any]:
+        """What is to be known of the whole file when its frames are counted: their size, how long it is, the segment.
+
+        Raises:
+            BadSample: it is cut or damaged.
+        """
+        segment = {} if self.segment is None else dict(zip(("start", "end"), self.segment, strict=True))
+        return {**video_facts(Encoded(self.name, data), self.segment), **segment}
 
 
 def _inside(root: Path, path: Path) -> Path:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.engines import engine_of
 from data_prep.eval.asked import Asked, Converter, Questions, grouped
 from data_prep.eval.files import Files, find, find_beside, find_parquet
 from data_prep.eval.general import rotated
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         options=options,
         shard_entries=args.shard_entries,
         max_bad=args.max_bad,
-        workers=args.workers,
+        engine=engine_of(args),
     )
     report = ingest(job)
     if BENCHMARKS[row.benchmark].submission in WHOLE:

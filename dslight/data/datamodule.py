@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dslight.data.asking import Asking
 from dslight.data.caches.features import FeatureReader, KeepFeatures, settings_of
-from dslight.data.caches.lengths import Measure, lengths_of, question_lengths
+from dslight.data.caches.lengths import Measure, Through, lengths_of, question_lengths
 from dslight.data.caches.tokens import Tokens, tokens_of
 from dslight.data.collate import Collate, Item, OnUnusable
 from dslight.data.conversation import Template, TemplateName, called, default_template
@@ -34,6 +34,7 @@ from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
 from dslight.data.templates.habits import check_habits
 from dslight.data.transport.workers import Start, Workers
+from dslight.data.views.frames import AS_USUAL, Frames
 from dslight.data.views.policy import ViewPolicy
 from dslight.features.store import FeatureStore
 from dslight.layout import SlotLayout
@@ -108,6 +109,7 @@ class ValSource:
 
 
 Kind = TypeVar("Kind")
+Kept = TypeVar("Kept")
 
 
 def source_of(kind: type[Kind], source: Any, key: str) -> Kind:
@@ -163,6 +165,7 @@ class ShardData(LightningDataModule, Written):
             a token): for text that is read in many epochs or runs.
         keep_features: where the vision encoder does not train, keep the features of each view in this folder and read
             them instead of running it, in later epochs, arms and seeds.
+        video: frames of videos that the shards keep whole (``data convert --keep-videos``).
         cache: folder of this node into which shards of a URL are pulled, and where lengths and tokens are kept if the
             shards' folder is read-only.
         cache_bytes: the most bytes of shards in it.
@@ -206,6 +209,7 @@ class ShardData(LightningDataModule, Written):
         thinking: bool | None = None,
         image_marks: tuple[str, str] | None = None,
         keep_features: KeepFeatures | str | None = None,
+        video: Frames = AS_USUAL,
     ) -> None:
         super().__init__()
         if template is not None or image_marks is not None:
@@ -234,6 +238,7 @@ class ShardData(LightningDataModule, Written):
         self.keep_tokens = keep_tokens
         self.keep_features = KeepFeatures(keep_features) if isinstance(keep_features, str) else keep_features
         self.keeper: Keeper | None = None
+        self.video = video
         self.cache = _cache(cache, cache_bytes)
         self._plan: TrainPlan | None = None
         self._tokens: list[Tokens] = []
@@ -326,13 +331,9 @@ class ShardData(LightningDataModule, Written):
         lengths, text = None, {key: value for key, value in measure.parts.items() if "tokenizer" in key}
         if self.order.measures:
             text = measure.parts
-            lengths = [
-                lengths_of(reader, measure, self._kept_folder(reader), self.on_bad) for reader in self._train_readers
-            ]
+            lengths = [self._of(lengths_of, reader) for reader in self._train_readers]
         if self.keep_tokens:
-            self._tokens = [
-                tokens_of(reader, measure, self._kept_folder(reader), self.on_bad) for reader in self._train_readers
-            ]
+            self._tokens = [self._of(tokens_of, reader) for reader in self._train_readers]
         sizes = (self.seed, self.global_batch_size, self.order, self.max_length)
         plan = make_plan(self._train_readers, self.sources, *sizes, lengths, text)
         rank, world = rank_and_world(self.trainer)
@@ -340,6 +341,25 @@ class ShardData(LightningDataModule, Written):
         if padding is not None and rank == 0:
             print(f"data.order: {padding[0]:.1%} of the positions are padding; in plain random order {padding[1]:.1%}")
         return plan
+
+    def keep_text(self, through: Through) -> list[Path]:
+        """Tokenize all that is trained on now, and count its lengths if the order needs them; what is there stays.
+
+        Args:
+            through: goes through the records of a source.
+
+        Returns:
+            The files of tokens, by source.
+        """
+        self._train_readers = open_train(self.sources, self.check, self.cache)
+        if self.template == "tokenizer":
+            check_habits(self.rows.tokenizer, self.thinking)
+        for reader in self._train_readers if self.order.measures else ():
+            self._of(lengths_of, reader, through)
+        return [self._of(tokens_of, reader, through).path for reader in self._train_readers]
+
+    def _of(self, make: Callable[..., Kept], reader: ShardReader, through: Through | None = None) -> Kept:
+        return make(reader, self._measure, self._kept_folder(reader), self.on_bad, through=through)
 
     @property
     def _measure(self) -> Measure:
@@ -351,6 +371,7 @@ class ShardData(LightningDataModule, Written):
             self.rows.image_size,
             self.processor.slots,
             self.exif,
+            self.video,
         )
 
     def _kept_folder(self, reader: ShardReader) -> Path:
@@ -393,7 +414,7 @@ class ShardData(LightningDataModule, Written):
         """
         rows, collate = self._makers()
         self._plan = plan = self._plan or self._make_plan()  # the data was set up before it was connected
-        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, rows.text, self._tokens)
+        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, rows.text, self._tokens, self.video)
         loader = train_loader(dataset, plan, collate, self.micro_batch_size, self.workers, self.trainer)
         if self._continue is not None:
             loader.load_state_dict(self._continue)
@@ -432,7 +453,7 @@ class ShardData(LightningDataModule, Written):
             dataset: Any = QuestionRecords(reader, Asking(self._asked(name, rows), suffix, source.frames))
             if source.loss:  # a row of padding is one that teaches nothing
                 collate, by_length = replace(collate, on_unusable="shrink"), None
-                dataset = ConversationRecords(reader, rows.train)
+                dataset = ConversationRecords(reader, rows.train, self.video)
             items = len(dataset) if source.limit is None else min(source.limit, len(dataset))
             record = getattr(dataset, "record", int)
             loaders.append(EvalLoader(dataset, items, collate, *sizes, by_length, record))

@@ -24,6 +24,7 @@ from dslight.data.plan import TrainPlan, question_rows
 from dslight.data.sample import BadSample, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.data.transport.workers import Notes
+from dslight.data.views.frames import AS_USUAL, Frames
 from dslight.types import IGNORE, Question
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,9 @@ _MAX_SPARES = 100
 _BAD_SHARE = 0.001
 
 
-def read_sample(reader: ShardReader, row: int, text: bool = True) -> Sample:
-    """Read and check one record; without ``text``, the turns of its conversation are left out.
+def read_sample(reader: ShardReader, row: int, text: bool = True, frames: Frames = AS_USUAL) -> Sample:
+    """Read and check one record; without ``text``, the turns of its conversation are left out. Its
+    videos become ``frames``.
 
     Raises:
         BadSample, ShardError: naming shard and key.
@@ -44,7 +46,7 @@ def read_sample(reader: ShardReader, row: int, text: bool = True) -> Sample:
     Notes.take(reader, row)
     members = reader.read(row)
     try:
-        return parse_sample(reader.index.key(row), members, text)
+        return parse_sample(reader.index.key(row), members, text, frames)
     except BadSample as error:
         raise BadSample(f"{reader.root / reader.locate(row)[0].name}: {error}") from error
 
@@ -68,6 +70,7 @@ class TrainRecords(Dataset[T], Generic[T]):
         on_bad: what happens to a bad record.
         text: a sample to what its text becomes.
         tokens: per source what is kept of that, by the row of the record; then ``text`` is not asked.
+        frames: that videos become.
     """
 
     def __init__(
@@ -78,9 +81,10 @@ class TrainRecords(Dataset[T], Generic[T]):
         on_bad: OnBad = "raise",
         text: Callable[[Sample], Any] | None = None,
         tokens: Sequence[Any] = (),
+        frames: Frames = AS_USUAL,
     ) -> None:
         self.readers, self.plan, self.make, self.on_bad = list(readers), plan, make, on_bad
-        self.text, self.tokens = text, tokens
+        self.text, self.tokens, self.frames = text, tokens, frames
         self._starts: list[int] = plan.starts.tolist()
         self._read = self._bad = 0
 
@@ -104,7 +108,7 @@ class TrainRecords(Dataset[T], Generic[T]):
         reader, row = self.readers[source], record - self._starts[source]
         try:
             kept = self.tokens[source][row] if self.tokens else None
-            sample = read_sample(reader, row, text=kept is None)
+            sample = read_sample(reader, row, kept is None, self.frames)
             if kept is not None:
                 return _Taken(reader, row, sample, (kept,))
         except (BadSample, ShardError) as error:
@@ -150,8 +154,8 @@ class ConversationRecords(Dataset[Item]):
     which teaches nothing).
     """
 
-    def __init__(self, reader: ShardReader, make: Callable[[Sample], Item]) -> None:
-        self.reader, self.make = reader, make
+    def __init__(self, reader: ShardReader, make: Callable[[Sample], Item], frames: Frames = AS_USUAL) -> None:
+        self.reader, self.make, self.frames = reader, make, frames
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -159,7 +163,7 @@ class ConversationRecords(Dataset[Item]):
     def __getitem__(self, index: tuple[int, bool]) -> Item:
         number, valid = index
         try:
-            item = self.make(read_sample(self.reader, number))
+            item = self.make(read_sample(self.reader, number, frames=self.frames))
         except BadSample as error:
             raise _named(error, self.reader, number) from error
         return item if valid else replace(item, labels=np.full(len(item.ids), IGNORE))

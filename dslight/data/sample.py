@@ -23,6 +23,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from dslight.data.shards.foreign import IMAGE_ENDING
+from dslight.data.views.frames import AS_USUAL, Frames, is_video
 from dslight.errors import UserError
 from dslight.limits import at_most, image_formats
 from dslight.question import Question
@@ -102,9 +103,9 @@ class Sample:
     labels_grid: np.ndarray | None = None
 
 
-def parse_sample(key: str, members: Mapping[str, bytes], text: bool = True) -> Sample:
+def parse_sample(key: str, members: Mapping[str, bytes], text: bool = True, frames: Frames = AS_USUAL) -> Sample:
     """Check the members of a record and give them as a :class:`Sample`; without ``text``, the turns of its conversation
-    are left out.
+    are left out. Of its videos, ``frames`` become its images.
 
     Raises:
         BadSample: naming the key and what is wrong.
@@ -117,16 +118,20 @@ def parse_sample(key: str, members: Mapping[str, bytes], text: bool = True) -> S
             json.dumps(record, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadSample(f"{key}: its json does not parse ({error})") from error
-    return parse_record(key, members, record, text)
+    return parse_record(key, members, record, text, frames)
 
 
-def parse_record(key: str, members: Mapping[str, bytes], record: Any, text: bool = True) -> Sample:
+def parse_record(
+    key: str, members: Mapping[str, bytes], record: Any, text: bool = True, frames: Frames = AS_USUAL
+) -> Sample:
     """As :func:`parse_sample`, of a record whose json is read already.
 
     Raises:
         BadSample: naming the key and what is wrong.
     """
     try:
+        if any(is_video(name) for name in record.get("images") or ()):
+            members, record = frames.in_place_of_videos(members, record)
         return _parse(key, members, record, text)
     except BadSample as error:
         raise BadSample(f"{key}: {error}", error.reason) from None

@@ -45,6 +45,18 @@ _IMAGE = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """A video in memory."""
+
+    name: str
+    data: bytes
+
+
+Video = Path | Encoded
+"""A file, or its bytes."""
+
+
+@dataclass(frozen=True)
 class Sampling:
     """What is made of a video.
 
@@ -85,14 +97,17 @@ class Sampling:
         rows, columns = int(grid[1]), int(grid[2])
         return cls(rows * columns if frames is None else frames, (rows, columns), side)
 
-    def images(self, path: Path, segment: Sequence[float] | None = None) -> list[bytes]:
+    def images(self, path: Video, segment: Sequence[float] | None = None) -> list[bytes]:
         """Encoded images of a video or a folder of frames.
 
         Raises:
             BadSample: it cannot be read.
             ImportError: of PyAV, which reads videos.
         """
-        frames = folder_frames(path, self.frames) if path.is_dir() else video_frames(path, self.frames, segment)
+        if isinstance(path, Path) and path.is_dir():
+            frames = folder_frames(path, self.frames)
+        else:
+            frames = video_frames(path, self.frames, segment)
         if self.tile is not None:
             frames = iter([mosaic(frames, self.tile).resize((self.side, self.side), Image.Resampling.BICUBIC)])
         return [_encoded(frame) for frame in frames]  # one after another: those of a large video do not fit into memory
@@ -130,7 +145,7 @@ def folder_frames(path: Path, count: int) -> Iterator[Image.Image]:
             raise BadSample(f"frame {path.name}/{file.name}: does not decode: {error}", "image-damaged") from error
 
 
-def video_frames(path: Path, count: int, segment: Sequence[float] | None = None) -> Iterator[Image.Image]:
+def video_frames(path: Video, count: int, segment: Sequence[float] | None = None) -> Iterator[Image.Image]:
     """The frames shown in the middle of ``count`` equal parts of a video, or of its ``segment`` (seconds).
 
     Raises:
@@ -141,7 +156,7 @@ def video_frames(path: Path, count: int, segment: Sequence[float] | None = None)
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(_readable(path), "r") as container:
             if not container.streams.video:
                 raise BadSample(f"video {path.name!r}: has no pictures", "video-damaged")
             first, last = _span(path, container)
@@ -156,7 +171,27 @@ def video_frames(path: Path, count: int, segment: Sequence[float] | None = None)
         raise BadSample(f"video {path.name!r}: does not decode: {error}", "video-damaged") from error
 
 
-def _span(path: Path, container: Any) -> tuple[Fraction, Fraction]:
+def video_facts(path: Video, segment: Sequence[float] | None = None) -> dict[str, Any]:
+    """``width`` and ``height`` of the frames of a video as they are shown, and ``seconds``, of its segment alone.
+
+    Raises:
+        BadSample: it does not decode, or not as far as it says.
+        ImportError: of PyAV.
+    """
+    import av
+
+    frame = next(video_frames(path, 1, segment))
+    with av.open(_readable(path), "r") as container:
+        first, last = _span(path, container)
+    start, end = (0, last - first) if segment is None else (Fraction(second) for second in segment)
+    return {"width": frame.width, "height": frame.height, "seconds": float(min(end, last - first) - start)}
+
+
+def _readable(path: Video) -> str | io.BytesIO:
+    return io.BytesIO(path.data) if isinstance(path, Encoded) else str(path)
+
+
+def _span(path: Video, container: Any) -> tuple[Fraction, Fraction]:
     """When the pictures of a video begin and end, in its own seconds."""
     stream = container.streams.video[0]
     first = (stream.start_time or 0) * stream.time_base
@@ -196,7 +231,7 @@ def _read_to_the_end(container: Any, near: Fraction) -> tuple[Fraction, Fraction
     raise BadSample(f"video {Path(container.name).name!r}: not one picture can be read", "video-damaged")
 
 
-def _frame_at(path: Path, container: Any, time: Fraction) -> Image.Image:
+def _frame_at(path: Video, container: Any, time: Fraction) -> Image.Image:
     """The frame that is shown at ``time``: the last that begins by then."""
     import av
 
@@ -207,7 +242,7 @@ def _frame_at(path: Path, container: Any, time: Fraction) -> Image.Image:
         frames = dropwhile(lambda frame: not frame.key_frame, container.decode(stream))
         if (shown := _last_by(path, frames, time)) is not None:
             return _upright(shown)
-    with av.open(str(path)) as fresh:  # an index that is wrong, or none: from the beginning
+    with av.open(_readable(path), "r") as fresh:  # an index that is wrong, or none: from the beginning
         frames = fresh.decode(fresh.streams.video[0])
         first = next(frames, None)
         if first is None:
@@ -215,7 +250,7 @@ def _frame_at(path: Path, container: Any, time: Fraction) -> Image.Image:
         return _upright(_last_by(path, frames, time) or first)
 
 
-def _last_by(path: Path, frames: Iterator[Any], time: Fraction) -> Any:
+def _last_by(path: Video, frames: Iterator[Any], time: Fraction) -> Any:
     """The last frame that begins by ``time``, if one does."""
     shown, guessed = None, False
     for frame in frames:

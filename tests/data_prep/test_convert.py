@@ -270,21 +270,59 @@ def test_a_caption_that_cannot_be_read_stops_nothing(tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text())["bad"] == {"no-text": 2}
 
 
+def hugging_face(root: Path, arrow: bool) -> Path:
+    """What the ``datasets`` library writes."""
+    datasets = pytest.importorskip("datasets")
+    columns = {
+        "image": datasets.Image(),
+        "conversations": [{"from": datasets.Value("string"), "value": datasets.Value("string")}],
+    }
+    rows = {"image": [{"bytes": PNG, "path": None}] * 2, "conversations": [chat("<image>\nQ", "A")] * 2}
+    made = datasets.Dataset.from_dict(rows, features=datasets.Features(columns))
+    made.save_to_disk(str(root)) if arrow else made.to_parquet(str(root / "x.parquet"))
+    return root
+
+
+def video(root: Path) -> Path:
+    from clips import write_clip
+
+    write_clip(root / "videos" / "a.mp4", list(range(0, 800, 100)), 800)
+    return json_file(root / "x.jsonl", {"video": "a.mp4", "conversations": chat("<image>\nQ", "A")})
+
+
+TRAINED = {name: (make, []) for name, (make, _) in SOURCES.items()} | {
+    "parquet in place": (lambda root: hugging_face(root, arrow=False), ["--in-place"]),
+    "arrow": (lambda root: hugging_face(root, arrow=True), []),
+    "arrow in place": (lambda root: hugging_face(root, arrow=True), ["--in-place"]),
+    "a whole video": (video, ["--keep-videos"]),
+    "a video": (video, ["--side", "32"]),
+    "a video's frames": (video, ["--tile", "none", "--frames", "3", "--side", "32"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A folder with tiny models."""
+    import tiny_world
+
+    return tiny_world.write(tmp_path_factory.mktemp("world"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SOURCES)
-def test_what_goes_in_by_one_command_trains(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_goes_in_by_one_command_trains(name, world, tmp_path, monkeypatch):
     import tiny_world
 
     import dslight
 
-    make, _ = SOURCES[name]
+    make, options = TRAINED[name]
+    (tmp_path / "source").mkdir()
     source = make(tmp_path / "source")
-    world = tiny_world.write(tmp_path / "world")
     monkeypatch.chdir(world)
-    assert main(["data", "convert", str(source), "--out", "data/theirs", "--workers", "1"]) == 0
+    assert main(["data", "convert", str(source), "--out", str(tmp_path / "theirs"), "--workers", "1", *options]) == 0
     made = tiny_world.parts()
     model = dslight.VLM(made["encoder"], dslight.MLPProjector, dslight.DeepStackL(crops=4), made["lm"])
-    data = dslight.Data(train=["data/theirs"], global_batch_size=1)
+    data = dslight.Data(train=[str(tmp_path / "theirs")], global_batch_size=1)
     trainer = {**tiny_world.QUICK, "max_steps": 2}
-    dslight.fit(model, data, {"projector": 1e-2}, trainer, "runs/theirs")
-    assert json.loads((world / "runs/theirs/result.json").read_text())["steps"] == 2
+    dslight.fit(model, data, {"projector": 1e-2}, trainer, str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 2

@@ -20,7 +20,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ from dslight.data.records import OnBad
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.data.transport.workers import Workers, read_batches
+from dslight.data.views.frames import AS_USUAL, Frames
 from dslight.data.views.policy import ViewPolicy
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import sha256
@@ -52,6 +53,8 @@ _VERSION = 2
 HEAD = 32 << 10
 """Bytes of an image that hold its size; where they do not (a large preview in front), the whole is read."""
 CHUNK = 256
+Through = Callable[[ShardReader, Callable[[ShardReader, int], Any], str], Iterator[list[Any]]]
+"""Goes through the records of a folder: what a function finds in each, in their order, some at a time; with a title."""
 _FEW = 2000
 """Records that are counted without helpers: starting those takes longer."""
 
@@ -67,6 +70,7 @@ class Measure:
         image_size: (height, width) of a view.
         slots: how many positions an image takes.
         exif: whether an image is turned as its EXIF orientation says, which exchanges its sides.
+        frames: that videos become.
     """
 
     template: Template
@@ -76,12 +80,14 @@ class Measure:
     image_size: Grid
     slots: SlotLayout
     exif: Exif = "apply"
+    frames: Frames = AS_USUAL
 
     @cached_property
     def parts(self) -> dict[str, str]:
         """What lengths depend on, by the keys of a recipe; short hashes and names."""
         image = str(self.constant) if self.constant else f"{_described(self.slots)} {_described(self.views)}"
         image += "" if self.constant or self.exif == "apply" else f" exif {self.exif}"
+        image += "" if self.frames == AS_USUAL else f" {self.frames}"
         return {
             "model.language_model (tokenizer)": sha256(self._tokenizer_text.encode())[:8],
             "data.template": f"{self.name} {sha256(_described(self.template).encode())[:8]}",
@@ -96,7 +102,8 @@ class Measure:
     @property
     def text_hash(self) -> str:
         """Of all that the ids of a text depend on, 16 hex digits."""
-        return sha256(repr((_VERSION, self._tokenizer_text, _described(self.template))).encode())[:16]
+        frames = () if self.frames == AS_USUAL else (str(self.frames),)  # as many marks stand in the text
+        return sha256(repr((_VERSION, self._tokenizer_text, _described(self.template), *frames)).encode())[:16]
 
     @property
     def chat_template(self) -> Any:
@@ -125,11 +132,15 @@ class Measure:
         shard, key = reader.locate(row)
         try:
             try:
-                return self._count(parse_sample(key, reader.read(row, head=0 if self.constant else HEAD)))
+                return self._count(self.parsed(key, reader.read(row, head=0 if self.constant else HEAD)))
             except BadSample:  # perhaps the head was too short
-                return self._count(parse_sample(key, reader.read(row)))
+                return self._count(self.parsed(key, reader.read(row)))
         except BadSample as error:
             raise BadSample(f"{reader.root / shard.name}: {error}") from error
+
+    def parsed(self, key: str, members: Mapping[str, bytes]) -> Sample:
+        """A record, of which pictures have only to be whole as far as their size is said."""
+        return parse_sample(key, members, frames=self.frames.undecoded)
 
     def _count(self, sample: Sample) -> int:
         ids = self.template.encode(sample.turns, self.tokenizer, len(sample.images)).ids
@@ -176,7 +187,12 @@ def image_size(data: bytes, exif: Exif = "apply") -> Grid:
 
 
 def lengths_of(
-    reader: ShardReader, measure: Measure, folder: Path | None = None, on_bad: OnBad = "raise", progress: bool = True
+    reader: ShardReader,
+    measure: Measure,
+    folder: Path | None = None,
+    on_bad: OnBad = "raise",
+    progress: bool = True,
+    through: Through | None = None,
 ) -> np.ndarray:
     """The lengths of all records of a folder, int32 ``[records]``, from its file; counted first if there is none.
 
@@ -186,6 +202,7 @@ def lengths_of(
         folder: where the file lies; default: beside the shards.
         on_bad: whether a record that cannot be read is an error or counts 0.
         progress: show a bar while counting.
+        through: goes through the records; default: processes of this machine (:func:`by_helpers`).
 
     Raises:
         BadSample, ShardError: naming shard and key.
@@ -196,7 +213,7 @@ def lengths_of(
         path,
         "lengths",
         load=lambda: _load(path, reader),
-        make=lambda: write_atomically(path, _file(_count_all(reader, measure, on_bad, progress), reader)),
+        make=lambda: write_atomically(path, _file(_count_all(reader, measure, on_bad, progress, through), reader)),
     )
 
 
@@ -242,11 +259,23 @@ def _load(path: Path, reader: ShardReader) -> np.ndarray | None:
     return np.load(io.BytesIO(data))
 
 
-def _count_all(reader: ShardReader, measure: Measure, on_bad: OnBad, progress: bool) -> np.ndarray:
-    chunks = [range(i, min(i + CHUNK, len(reader))) for i in range(0, len(reader), CHUNK)]
-    counted = read_batches(_Counting(reader, measure, on_bad), chunks, np.array, helpers(len(reader)))
-    bar = tqdm(counted, f"lengths of {reader.root}", disable=not progress or len(reader) < _FEW, unit_scale=CHUNK)
-    return np.concatenate([np.asarray(chunk, dtype=np.int32) for chunk in bar])
+def _count_all(
+    reader: ShardReader, measure: Measure, on_bad: OnBad, progress: bool, through: Through | None
+) -> np.ndarray:
+    counted = (through or by_helpers(progress))(reader, Count(measure, on_bad), f"lengths of {reader.root}")
+    return np.concatenate([np.asarray(chunk, dtype=np.int32) for chunk in counted])
+
+
+def by_helpers(progress: bool = True) -> Through:
+    """Processes of this machine, or none for a few records."""
+
+    def through(reader: ShardReader, of: Callable[[ShardReader, int], Any], title: str) -> Iterator[list[Any]]:
+        workers = helpers(len(reader))
+        chunks = [range(i, min(i + CHUNK, len(reader))) for i in range(0, len(reader), CHUNK)]
+        found = read_batches(_OfRecords(reader, of), chunks, list, workers)
+        yield from tqdm(found, title, disable=not progress or not workers.count, unit_scale=CHUNK)
+
+    return through
 
 
 def helpers(records: int) -> Workers:
@@ -254,13 +283,25 @@ def helpers(records: int) -> Workers:
     return Workers(0 if records < _FEW else len(os.sched_getaffinity(0)))
 
 
-class _Counting(Dataset[int]):
-    def __init__(self, reader: ShardReader, measure: Callable[[ShardReader, int], int], on_bad: OnBad) -> None:
-        self.reader, self.measure, self.on_bad = reader, measure, on_bad
+class _OfRecords(Dataset[Any]):
+    def __init__(self, reader: ShardReader, of: Callable[[ShardReader, int], Any]) -> None:
+        self.reader, self.of = reader, of
 
-    def __getitem__(self, row: int) -> int:
+    def __getitem__(self, row: int) -> Any:
+        return self.of(self.reader, row)
+
+
+@dataclass(frozen=True)
+class Count:
+    """The length of a record, 0 of a bad one that is to be replaced."""
+
+    measure: Measure
+    on_bad: OnBad
+
+    def __call__(self, reader: ShardReader, row: int) -> int:
+        """See the class."""
         try:
-            return self.measure(self.reader, row)
+            return self.measure(reader, row)
         except (BadSample, ShardError) as error:
             if self.on_bad == "raise":
                 raise

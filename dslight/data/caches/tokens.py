@@ -17,19 +17,17 @@ import hashlib
 import logging
 import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from dslight.data.caches.lengths import CHUNK, Measure, helpers
+from dslight.data.caches.lengths import Measure, Through, by_helpers
 from dslight.data.caches.made_once import made_once
 from dslight.data.conversation import Encoded
 from dslight.data.records import OnBad
-from dslight.data.sample import BadSample, parse_sample
+from dslight.data.sample import BadSample
 from dslight.data.shards import ShardError, ShardReader
-from dslight.data.transport.workers import read_batches
 from dslight.files.atomic import replacing
 from dslight.types import IGNORE
 
@@ -89,7 +87,12 @@ class Tokens:
 
 
 def tokens_of(
-    reader: ShardReader, measure: Measure, folder: Path | None = None, on_bad: OnBad = "raise", progress: bool = True
+    reader: ShardReader,
+    measure: Measure,
+    folder: Path | None = None,
+    on_bad: OnBad = "raise",
+    progress: bool = True,
+    through: Through | None = None,
 ) -> Tokens:
     """The tokens of all records of a folder, from their file; tokenized first if there is none.
 
@@ -104,7 +107,7 @@ def tokens_of(
         path,
         "tokens",
         load=lambda: _load(path, reader),
-        make=lambda: _write(path, reader, measure, on_bad, progress),
+        make=lambda: _write(path, reader, Tokenize(measure, on_bad), through or by_helpers(progress)),
     )
 
 
@@ -122,32 +125,32 @@ def _seal(digest: str, starts: np.ndarray) -> bytes:
     return hashlib.sha256(digest.encode() + starts.tobytes()).digest()
 
 
-def _write(path: Path, reader: ShardReader, measure: Measure, on_bad: OnBad, progress: bool) -> None:
+def _write(path: Path, reader: ShardReader, tokenize: Tokenize, through: Through) -> None:
     """Piece by piece, since all do not fit into memory; put in place when it is whole."""
     sizes = [0]
-    chunks = [range(i, min(i + CHUNK, len(reader))) for i in range(0, len(reader), CHUNK)]
-    workers = helpers(len(reader))
-    encoded = read_batches(_Encoding(reader, measure, on_bad), chunks, list, workers)
-    bar = tqdm(encoded, f"tokens of {reader.root}", disable=not progress or not workers.count, unit_scale=CHUNK)
     with replacing(path) as file:
-        for chunk in bar:
+        for chunk in through(reader, tokenize, f"tokens of {reader.root}"):
             sizes += [file.write(record) for record in chunk]
         starts = np.cumsum(sizes, dtype="<i8")
         file.write(starts.tobytes() + _seal(reader.manifest.digest, starts))
 
 
-class _Encoding(Dataset[bytes]):
-    def __init__(self, reader: ShardReader, measure: Measure, on_bad: OnBad) -> None:
-        self.reader, self.measure, self.on_bad = reader, measure, on_bad
+@dataclass(frozen=True)
+class Tokenize:
+    """The bytes of a record in the file."""
 
-    def __getitem__(self, row: int) -> bytes:
-        shard, key = self.reader.locate(row)
+    measure: Measure
+    on_bad: OnBad
+
+    def __call__(self, reader: ShardReader, row: int) -> bytes:
+        """See the class."""
+        shard, key = reader.locate(row)
         try:
-            sample = parse_sample(key, self.reader.read(row, head=0))
+            sample = self.measure.parsed(key, reader.read(row, head=0))
             encoded = self.measure.template.encode(sample.turns, self.measure.tokenizer, len(sample.images))
         except (BadSample, ShardError) as error:
             if self.on_bad == "raise":
-                raise BadSample(f"{self.reader.root / shard.name}: {error}") from error
+                raise BadSample(f"{reader.root / shard.name}: {error}") from error
             log.warning("a bad sample has no tokens: %s", error)
             return bytes(4)  # the checksum of nothing
         ids, labels = np.array(encoded.ids, "<i4"), np.array(encoded.labels, "<i4")

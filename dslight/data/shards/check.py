@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,12 +37,16 @@ class Problem:
         return ": ".join(part for part in (self.shard, self.key, self.what) if part)
 
 
-def verify(
-    root: str | Path, progress: Callable[[Sequence[ShardInfo]], Iterable[ShardInfo]] = iter
-) -> Iterator[Problem]:
+Each = Callable[[Callable[[ShardInfo], list[Problem]], Sequence[ShardInfo]], Iterable[list[Problem]]]
+"""``map``, or one that calls in several processes and gives the results in order."""
+
+
+def verify(root: str | Path, each: Each = map) -> Iterator[Problem]:
     """Read every byte of every shard and yield what is wrong with it, shard by shard and key by key.
 
-    ``progress`` wraps the loop over the shards (``tqdm`` fits).
+    Args:
+        root: the folder.
+        each: looks at the shards.
     """
     root = Path(root)
     try:
@@ -50,18 +55,27 @@ def verify(
         yield Problem(MANIFEST, "", str(error))
         return
     try:
-        elsewhere = Elsewhere(root, manifest) if IN_PLACE in manifest.meta else None
+        if IN_PLACE in manifest.meta:
+            Elsewhere(root, manifest)  # its files are those
     except ShardError as error:
         yield Problem("", "", str(error))
         return
-    for shard in progress(manifest.shards):
-        found = list(verify_shard(root, shard))
-        yield from found or (_elsewhere_problems(root, shard, elsewhere) if elsewhere else ())
+    placed = replace(manifest, shards=()) if IN_PLACE in manifest.meta else None
+    for found in each(partial(_problems, root, placed), manifest.shards):
+        yield from found
     known = {shard.name for shard in manifest.shards}
     folders = {root, *((root / name).parent for name in known)}  # a mix has its sources' shards in theirs
     for path in sorted(path for folder in folders for end in ("*.tar", ".*.tmp") for path in folder.glob(end)):
         if (name := path.relative_to(root).as_posix()) not in known:
             yield Problem(name, "", "is not in the manifest, so no reader sees it")
+
+
+def _problems(root: Path, placed: Manifest | None, shard: ShardInfo) -> list[Problem]:
+    """Those of a shard, and of the pictures elsewhere of which it holds the places."""
+    found = list(verify_shard(root, shard))
+    if not found and placed is not None:
+        found = list(_elsewhere_problems(root, shard, Elsewhere(root, placed, check=False)))
+    return found
 
 
 def verify_shard(root: Path, shard: ShardInfo) -> Iterator[Problem]:

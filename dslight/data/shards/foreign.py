@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -81,7 +81,7 @@ class _Indexed(NamedTuple):
     index: bytes
 
 
-Map = Callable[[Callable[[Path], _Indexed], Iterable[Path]], Iterable[_Indexed]]
+Map = Callable[[Callable[[Path], _Indexed], Sequence[Path]], Iterable[_Indexed]]
 """``map``, or one that calls in several processes and gives the results in order (``ProcessPoolExecutor.map``)."""
 
 

@@ -46,15 +46,18 @@ class ShardReader:
         root: folder with a manifest.
         check: ``size`` finds missing bytes, ``full`` hashes every member that is read and so also finds changed ones.
         remote: where the folder is only a cache of; each shard is then pulled when it is first read.
+        manifest: of some of the shards of the folder, which are then all that there is; default: the folder's.
 
     Raises:
         ShardError: the manifest, an index or a shard is missing or has another size than the manifest says.
     """
 
-    def __init__(self, root: str | Path, check: Check = "size", remote: Remote | None = None) -> None:
+    def __init__(
+        self, root: str | Path, check: Check = "size", remote: Remote | None = None, manifest: Manifest | None = None
+    ) -> None:
         self.root, self.remote = Path(root), remote
         self.check: Check = check
-        self.manifest = Manifest.load(root)
+        self._given, self.manifest = manifest, manifest or Manifest.load(root)
         if not self.manifest.shards:
             raise ShardError(f"{self.root / MANIFEST}: names no shard, so there is nothing to read")
         self._open_index(*self._joined())
@@ -107,7 +110,7 @@ class ShardReader:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._memory is not None and is_starting():
             return _shared, (self.root, self.check, self.remote, self.manifest, self._memory, self.index.arrays)
-        return ShardReader, (self.root, self.check, self.remote)
+        return ShardReader, (self.root, self.check, self.remote, self._given)
 
     def locate(self, row: int) -> tuple[ShardInfo, str]:
         """The shard and the key of a record, for messages."""
@@ -194,7 +197,7 @@ def _shared(
 ) -> ShardReader:
     """A reader as it was in the process that started this one."""
     reader = ShardReader.__new__(ShardReader)
-    reader.root, reader.check, reader.remote, reader.manifest = root, check, remote, manifest
+    reader.root, reader.check, reader.remote, reader._given, reader.manifest = root, check, remote, None, manifest
     reader._open_index(Index.within(memory, arrays), memory)
     reader._elsewhere = reader._in_place(check=False)
     return reader

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -43,7 +44,6 @@ _encoded = json.JSONEncoder(ensure_ascii=False).encode
 MARK = ".written-by-dslight"
 """In a folder whose shards were written, or are being written, by this program."""
 
-_LEFTOVER = re.compile(r"\.shard-\d{6}\.tar\.tmp")
 _SHARD = re.compile(r"shard-\d{6}\.tar")
 _KEY = re.compile(r"[a-z0-9_-]{1,80}")
 _IMAGE_MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"))
@@ -69,10 +69,23 @@ def image_extension(data: bytes) -> str:
     )
 
 
+VIDEO_ENDINGS = ("mp4", "webm", "avi")
+"""Of members that are videos, kept whole (:mod:`dslight.data.views.frames`)."""
+
+
+def video_extension(data: bytes) -> str | None:
+    """The extension for an encoded video, from its first bytes; ``None``: it is none of :data:`VIDEO_ENDINGS`."""
+    if data[4:8] == b"ftyp" and data[4:12] not in _AVIF and data[8:12] not in (b"heic", b"mif1"):
+        return "mp4"
+    if data.startswith(b"\x1a\x45\xdf\xa3"):
+        return "webm"
+    return "avi" if data[:4] == b"RIFF" and data[8:12] == b"AVI " else None
+
+
 def record_members(images: Sequence[bytes], record: Mapping[str, Any]) -> dict[str, bytes]:
-    """The tar members of one record, by extension: the original image bytes and ``json``, which lists them as
-    ``images``."""
-    names = [image_extension(data) for data in images]
+    """The tar members of one record, by extension: the original bytes of images or videos, and ``json``, which lists
+    them as ``images``."""
+    names = [video_extension(data) or image_extension(data) for data in images]
     if len(names) > 1:
         names = [f"{i}.{name}" for i, name in enumerate(names)]
     text = _encoded({**record, "images": names})
@@ -96,9 +109,6 @@ def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
     try:
         with lock(root / LOCK, patience), _claimed(root):
             remove_leftovers(root)
-            for leftover in root.glob(".shard-*.tar.tmp"):
-                if _LEFTOVER.fullmatch(leftover.name):
-                    leftover.unlink()
             yield
     except HeldError as error:
         raise ShardError(f"{root}: another writer is at work there: {error.holder}") from error
@@ -232,10 +242,13 @@ class ShardWriter:
 
 
 class _OpenShard:
-    """The shard under construction: a ``.tmp`` file that hashes what passes through it."""
+    """The shard under construction: a ``.tmp`` file that hashes what passes through it.
+
+    It has a name of its own: a process of another node, which was taken for dead, may be at the same shard.
+    """
 
     def __init__(self, root: Path, name: str) -> None:
-        self.path, self.tmp = root / name, root / f".{name}.tmp"
+        self.path, self.tmp = root / name, root / f".{name}.{secrets.token_hex(4)}.tmp"
         self.file = _HashingFile(self.tmp)
         self.records: list[Record] = []
         self.size = 0
