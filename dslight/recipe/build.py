@@ -155,17 +155,18 @@ class Experiment:
         return self.slots.order(grid, size, self.pieces) if self.slots else ()
 
 
-def check(recipe: Mapping[str, Any], trains: bool = True) -> Experiment:
+def check(recipe: Mapping[str, Any], trains: bool = True, checked: Mapping[str, Section] | None = None) -> Experiment:
     """The experiment on the meta device: all shapes, no memory, no weights, no data.
 
     Args:
         recipe: as composed.
         trains: whether it is to be trained as it is, and not to be filled with what was trained.
+        checked: the recipe's :func:`~dslight.recipe.schema.sections`, where they are there already.
 
     Raises:
         RecipeError: naming the key's path, the value and the limit.
     """
-    made = sections(recipe)
+    made = sections(recipe) if checked is None else checked
     with as_written(recipe):
         with torch.device("meta"), _counting_modules():
             experiment = _assemble(recipe, made)
@@ -208,7 +209,10 @@ def check_experiment(experiment: Experiment, trains: bool = True) -> None:
 
 
 def build(
-    recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = "fit", restored: bool = False
+    recipe: Mapping[str, Any],
+    opens: Literal["fit", "validate"] | None = "fit",
+    restored: bool = False,
+    checked: Mapping[str, Section] | None = None,
 ) -> Experiment:
     """The experiment for real: checked, seeded, with its weights, connected to its data.
 
@@ -219,17 +223,19 @@ def build(
         recipe: as composed.
         opens: what the shards are wanted for: those that it needs have to be there.
         restored: all weights will come from a sharded run's checkpoint.
+        checked: the recipe's :func:`~dslight.recipe.schema.sections`, where they are there already.
 
     Raises:
         RecipeError: as :func:`check`, and for files that are not there. All are looked for before a weight is read.
     """
-    checked, tokenizer = _ready(recipe, opens)
-    given = {part: path for path, parts in _weights(recipe, checked.model).values() for part in parts}
-    waiting = parts_that_wait(recipe, checked.model, given, restored)
-    experiment = _seeded(recipe, waiting)
+    made = sections(recipe) if checked is None else checked
+    shapes, tokenizer = _ready(recipe, opens, made)
+    given = {part: path for path, parts in _weights(recipe, shapes.model).values() for part in parts}
+    waiting = parts_that_wait(recipe, made["trainer"], shapes.model, given, restored)
+    experiment = _seeded(recipe, made, waiting)
     if odd := [name for name in waiting if any(b.is_meta for b in experiment.model.parts()[name].buffers())]:
         waiting = {name: path for name, path in waiting.items() if name not in odd}  # buffers made of parameters
-        experiment = _seeded(recipe, waiting)
+        experiment = _seeded(recipe, made, waiting)
     model = experiment.model
     for name, (path, parts) in _weights(recipe, model).items():
         try:
@@ -275,9 +281,9 @@ def _files(recipe: Mapping[str, Any], model: VLM | Component, given: Mapping[str
     return found
 
 
-def _seeded(recipe: Mapping[str, Any], waiting: Iterable[str]) -> Experiment:
+def _seeded(recipe: Mapping[str, Any], made: Mapping[str, Section], waiting: Iterable[str]) -> Experiment:
     seed_everything(recipe.get("seed", 0), verbose=False)
-    return _assemble(recipe, sections(recipe), [KINDS[name] for name in waiting])
+    return _assemble(recipe, made, [KINDS[name] for name in waiting])
 
 
 def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = "fit") -> Any:
@@ -286,11 +292,13 @@ def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = 
     Raises:
         RecipeError: as :func:`check`, and for files that are not there: the shards first.
     """
-    return _ready(recipe, opens)[1]
+    return _ready(recipe, opens, sections(recipe))[1]
 
 
-def _ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None) -> tuple[Experiment, Any]:
-    checked = check(recipe, trains=opens == "fit")
+def _ready(
+    recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None, made: Mapping[str, Section]
+) -> tuple[Experiment, Any]:
+    checked = check(recipe, opens == "fit", made)
     if opens is not None:
         try:
             checked.data.setup(opens)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -32,6 +34,9 @@ from dslight.written import unwritten
 _TYPED = {"component": Component, "objective": Callable[[int], Objective]}
 """Sections that name a class themselves; the others hold the arguments of one."""
 
+_FORGETS = hasattr(ArgumentParser, "instantiate")
+"""Whether a parser is told with each call how to make objects; before jsonargparse 4.49 it keeps what it is told."""
+
 _KEYED = re.compile(r"[a-z_][\w.]*: ")
 """A message that begins with the argument to change."""
 
@@ -50,15 +55,11 @@ class Section:
 
     def __init__(self, key: str, kind: Any, values: Mapping[str, Any]) -> None:
         self.key, self.values = key, values
-        self.parser = ArgumentParser(exit_on_error=False)
-        if key in _TYPED:
-            problem = fault(key, kind, values)
-            self.parser.add_argument(f"--{key}", type=kind)
-        else:
-            problem = arguments_fault(key, kind, values)
-            self.parser.add_class_arguments(kind, key, instantiate=kind is not Trainer)
+        self._wait: tuple[type, ...] = ()
+        problem = (fault if key in _TYPED else arguments_fault)(key, kind, values)
         if problem:
             raise RecipeError(problem)
+        self.parser = (_parser if _FORGETS else _parser.__wrapped__)(key, kind)
         copy = deepcopy(dict(values))  # the parser writes into what it is given
         try:
             self.config: Namespace = self.parser.parse_object({key: copy})
@@ -67,19 +68,22 @@ class Section:
             raise RecipeError(f"{key}: {lines[-1].strip()}") from error
 
     def build(self, wait: Sequence[type] = ()) -> Any:
-        """Make the section's objects. The trainer's section gives the Trainer's arguments, for the run to complete.
+        """Make the section's objects, anew with each call. The trainer's section gives the Trainer's arguments, for the
+        run to complete.
 
         Args:
             wait: classes whose objects are made without memory (:func:`dslight.components.unread.unread`).
         """
+        config = deepcopy(self.config)  # what is made may keep, and change, what it is given
+        self._wait = tuple(wait)
         try:
-            if hasattr(self.parser, "instantiate"):
-                waiting: Any = [(_unread, kind, True) for kind in wait]
-                made = self.parser.instantiate(self.config, instantiators=waiting or None)
-            else:  # jsonargparse before 4.49
+            if _FORGETS:
+                waiting: Any = [(self._made, kind, True) for kind in wait]
+                made = self.parser.instantiate(config, instantiators=waiting or None)
+            else:
                 for kind in wait:
-                    self.parser.add_instantiator(_unread, kind)
-                made = self.parser.instantiate_classes(self.config)
+                    self.parser.add_instantiator(self._made, kind)
+                made = self.parser.instantiate_classes(config)
             made = made[self.key]
         except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
             raise RecipeError(self._located(error)) from error
@@ -89,6 +93,10 @@ class Section:
                 if type(value) is int:
                     made[name] = value
         return made
+
+    def _made(self, kind: Any, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
+        with unread() if issubclass(kind, self._wait) else nullcontext():
+            return kind(*args, **kwargs)
 
     def _located(self, error: BaseException) -> str:
         """The error's message behind the key path of the innermost class whose ``__init__`` it came out of."""
@@ -122,9 +130,15 @@ class Section:
         return found
 
 
-def _unread(kind: Any, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any) -> Any:
-    with unread():
-        return kind(*args, **kwargs)
+@cache
+def _parser(key: str, kind: Any) -> ArgumentParser:
+    """What reads a section; to find out what a class takes is most of the work."""
+    parser = ArgumentParser(exit_on_error=False)
+    if key in _TYPED:
+        parser.add_argument(f"--{key}", type=kind)
+    else:
+        parser.add_class_arguments(kind, key, instantiate=kind is not Trainer)
+    return parser
 
 
 def located(path: str, message: object) -> str:

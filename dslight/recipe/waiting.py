@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from dslight.checkpoints import load_checkpoint
 from dslight.components import Component, HFCausalLM, HFVisionEncoder, LanguageModel, VisionEncoder
 from dslight.errors import WeightsError
-from dslight.recipe.schema import Section, sections
+from dslight.recipe.schema import Section
 from dslight.vlm import VLM
 
 KINDS = {"vision_encoder": VisionEncoder, "language_model": LanguageModel}
@@ -27,17 +27,18 @@ KINDS = {"vision_encoder": VisionEncoder, "language_model": LanguageModel}
 
 
 def parts_that_wait(
-    recipe: Mapping[str, Any], model: VLM | Component, given: Mapping[str, str], restored: bool
+    recipe: Mapping[str, Any], trainer: Section, model: VLM | Component, given: Mapping[str, str], restored: bool
 ) -> dict[str, str | None]:
     """Parts to be built without memory -> the file or folder with all their weights; ``None``: the run's checkpoint.
 
     Args:
         recipe: as composed.
+        trainer: its section.
         model: made of it on the meta device.
         given: part -> path, what ``weights`` says.
         restored: all weights will come from a run's checkpoint.
     """
-    if not isinstance(model, VLM) or not _shards(sections(recipe)["trainer"]):
+    if not isinstance(model, VLM) or not _shards(trainer):
         return {}
     if restored:
         return dict.fromkeys(KINDS)

@@ -75,12 +75,14 @@ def fit(
 
     if "stage" not in recipe:
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
-    sections(recipe)  # a misspelt key is no other recipe
+    checked = sections(recipe)  # a misspelt key is no other recipe
     place = RunFolder(folder or run_dir(recipe))
     begin = beginning(place, recipe, resume, extend, branch)
-    recipe = recipe if begin is None else begin.recipe
+    if begin is not None:
+        recipe, checked = begin.recipe, None
     restored = _continues(place, resume)
-    trained, result = train_once(place, recipe, resume, lambda: build(recipe, restored=restored), begin)
+    make = partial(build, recipe, restored=restored, checked=checked)
+    trained, result = train_once(place, recipe, resume, make, begin)
     if not trained:
         rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
     return result
