@@ -110,7 +110,10 @@ def start(
     what: Callable[..., None], *arguments: Any, variables: dict[str, str], out: Path, errors: Path | None = None
 ) -> Any:
     """``what(*arguments)`` in a forked process, which writes to ``out`` (and ``errors``) and works in its folder."""
-    for name in IMPORTED:
+    import dslight.run.result
+    import dslight.vlm
+
+    for name in IMPORTED if what in (dslight, agent) else ():
         import_module(name)
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_alone, args=(what, arguments, variables, out, errors or out))

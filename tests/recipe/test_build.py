@@ -17,6 +17,7 @@ from said import messages
 from torch import zeros
 
 from dslight.cli import main
+from dslight.recipe import schema
 from dslight.recipe.build import build, check
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
@@ -621,6 +622,13 @@ def test_building_is_a_function_of_the_seed(component_recipe):
     states = [build(recipe | {"seed": seed}).model.state_dict() for seed in (0, 0, 1)]
     assert all((states[0][name] == states[1][name]).all() for name in states[0])
     assert any((states[0][name] != states[2][name]).any() for name in states[0])
+
+
+def test_a_recipe_is_checked_against_its_classes_once(component_recipe, monkeypatch):
+    checked, real = [], schema.check_keys
+    monkeypatch.setattr(schema, "check_keys", lambda recipe: checked.append(recipe) or real(recipe))
+    build({key: value for key, value in component_recipe.items() if key != "weights"})
+    assert len(checked) == 1
 
 
 def test_an_experiment_is_built_without_its_shards_where_none_is_read(component_recipe):
