@@ -17,11 +17,21 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 LIMIT = 220
 """Seconds that processes may take at most: pytest's own limit is 300."""
+
+
+IMPORTED = (
+    "dslight.run.evaluate", "dslight.run.fit", "dslight.run.result", "dslight.run.sweep", "dslight.train",
+    "lightning.pytorch.callbacks", "lightning.pytorch.loggers", "peft", "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.utils._sympy.reference",
+    "transformers.generation.utils", "transformers.models.llama.modeling_llama",
+)  # fmt: skip
+"""What a run would import in its process, and each of the next ones again."""
 
 
 def a_minute() -> float:
@@ -101,8 +111,10 @@ def start(
 ) -> Any:
     """``what(*arguments)`` in a forked process, which writes to ``out`` (and ``errors``) and works in its folder."""
     import dslight.run.result
-    import dslight.vlm  # noqa: F401  what the process would import
+    import dslight.vlm
 
+    for name in IMPORTED if what in (dslight, agent) else ():
+        import_module(name)
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_alone, args=(what, arguments, variables, out, errors or out))
     process.start()

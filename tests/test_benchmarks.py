@@ -45,6 +45,7 @@ def test_the_conversion_benchmark_prints_a_row_for_every_arm():
         assert len(re.findall(rf"^\| {re.escape(arm)} \| {NUMBER} \| {NUMBER} \|", done.stdout, re.M)) == 1, arm
 
 
+@pytest.mark.slow
 def test_the_training_benchmark_prints_a_row_for_every_arm_and_the_same_loss_as_transformers():
     command = [sys.executable, str(ROOT / "benchmarks" / "train_step.py"), "--rounds", "1", "--batch", "1"]
     done = subprocess.run(

@@ -56,6 +56,7 @@ def files(*under: str) -> list[Path]:
     return found
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, wherever it does so."""
     names: set[str] = set()

@@ -14,6 +14,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -216,9 +217,8 @@ def _types(owner: Callable[..., Any]) -> dict[str, Any]:
 
 def _accepted(kind: Any, value: Any) -> bool:
     """Whether jsonargparse takes ``value`` for ``kind``."""
-    parser = ArgumentParser(exit_on_error=False)
     try:
-        parser.add_argument("--value", type=kind)
+        parser = _parser(kind)
     except Exception:  # no type that a parser can hold is left to the whole section's parser
         return True
     try:
@@ -226,6 +226,13 @@ def _accepted(kind: Any, value: Any) -> bool:
     except Exception:
         return False
     return value is not None or kind in (Any, NoneType) or NoneType in get_args(kind)
+
+
+@cache
+def _parser(kind: Any) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    return parser
 
 
 def _closest_choice(kind: Any, value: Any) -> str:

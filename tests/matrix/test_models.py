@@ -57,7 +57,8 @@ def test_verdicts_are_kept_by_version_and_not_tried_again(tmp_path, monkeypatch)
 def test_a_kind_that_hangs_or_dies_is_said_to(act, said, monkeypatch):
     monkeypatch.setattr(run, "LIMIT", 1)
     monkeypatch.setattr(run, "tried", act)
-    assert (run._apart("llama").verdict, run._apart("llama").said) == (CRASHED, said)
+    verdict = run._apart("llama")
+    assert (verdict.verdict, verdict.said) == (CRASHED, said)
 
 
 def test_the_page_has_a_line_for_every_type_and_counts_them():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import processes
 import pytest
-from processes import LIMIT, completed
+from processes import completed
 from stranger.encoder import Dinov2Encoder
 
 from data_prep import digits
@@ -42,15 +40,15 @@ def dslight(folder: Path, verb: str, *arguments: str) -> str:
     return done.stdout
 
 
+def unknown(arguments: list[str]) -> None:
+    """``dslight`` in a process that has not seen the package yet."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "stranger"]:
+        del sys.modules[name]
+    processes.dslight(arguments)
+
+
 def test_plan_counts_the_stranger_s_encoder_in_a_process_that_knows_of_no_other(folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "dslight", "plan", str(HERE / "recipe.yaml"), "--json"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
+    done = completed(unknown, ["plan", str(HERE / "recipe.yaml"), "--json"], folder=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     plan = json.loads(done.stdout)
     encoder = next(part for part in plan["parts"] if part["name"] == "vision_encoder")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from said import messages
 
 from dslight.cli import main
 from dslight.components import ConditionedGate, GatedAdd
@@ -386,7 +387,7 @@ def test_dslight_plan_refuses_at_the_key(tmp_path, capsys):
     assert main(["plan", str(tmp_path / "recipe.yaml")]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == (
+    assert messages(captured.err) == (
         f"dslight: {AT}.stacks.0.samplr: there is no such argument; did you mean sampler?; {TAKES}\n"
     )
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from safetensors.torch import save_file
+from said import messages
 from torch import zeros
 
 from dslight.cli import main
+from dslight.recipe import schema
 from dslight.recipe.build import build, check
 from dslight.recipe.compose import compose, to_yaml
 from dslight.recipe.errors import RecipeError
@@ -94,9 +96,10 @@ def refusal(tmp_path, capsys) -> Callable[..., str]:
         assert code == 1
         assert captured.out == ""
         assert not (tmp_path / "run").exists()
-        assert captured.err.startswith("dslight: ")
-        assert "Traceback" not in captured.err
-        return captured.err.removeprefix("dslight: ").rstrip("\n")
+        said = messages(captured.err)
+        assert said.startswith("dslight: ")
+        assert "Traceback" not in said
+        return said.removeprefix("dslight: ").rstrip("\n")
 
     return run
 
@@ -623,6 +626,13 @@ def test_building_is_a_function_of_the_seed(component_recipe):
     assert any((states[0][name] != states[2][name]).any() for name in states[0])
 
 
+def test_a_recipe_is_checked_against_its_classes_once(component_recipe, monkeypatch):
+    checked, real = [], schema.check_keys
+    monkeypatch.setattr(schema, "check_keys", lambda recipe: checked.append(recipe) or real(recipe))
+    build({key: value for key, value in component_recipe.items() if key != "weights"})
+    assert len(checked) == 1
+
+
 def test_an_experiment_is_built_without_its_shards_where_none_is_read(component_recipe):
     recipe = deepcopy({key: value for key, value in component_recipe.items() if key != "weights"})
     recipe["data"]["train"] = ["/no/pages"]
@@ -636,12 +646,12 @@ def test_a_mesh_of_another_size_than_the_processes_is_refused_by_the_plan(capsys
     sizes = "{data_parallel_size: 8, tensor_parallel_size: 1}"
     lightnings = f"{{class_path: lightning.pytorch.strategies.ModelParallelStrategy, init_args: {sizes}}}"
     assert main(["plan", file, "--no-cost", "trainer.num_nodes=4", f"trainer.strategy={lightnings}"]) == 1
-    assert capsys.readouterr().err.splitlines()[0] == (
+    assert messages(capsys.readouterr().err).splitlines()[0] == (
         "dslight: trainer.strategy.init_args.data_parallel_size: 8 x tensor_parallel_size 1 is not the number of "
         "processes, 32 (trainer.devices x trainer.num_nodes)"
     )
     assert main(["plan", file, "--no-cost", "trainer.strategy.init_args.replicate=3"]) == 1
-    assert capsys.readouterr().err == (
+    assert messages(capsys.readouterr().err) == (
         "dslight: trainer.strategy.Sharded.replicate: 3 copies of the model cannot share 8 processes evenly; "
         "choose a divisor\n"
     )

@@ -78,8 +78,10 @@ def given(recipe, tmp_path_factory):
 @pytest.fixture
 def mesh():
     dist.init_process_group("fake", rank=RANK, world_size=WORLD, store=FakeStore())
-    yield dist.init_device_mesh("cpu", (WORLD, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
-    dist.destroy_process_group()
+    try:
+        yield dist.init_device_mesh("cpu", (WORLD, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("kind", ["files", "folders", "a pickle", "pretrained"])

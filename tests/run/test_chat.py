@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from said import messages
 
 import dslight
 from dslight.cli import main
@@ -79,4 +80,4 @@ def test_from_the_command_line(trained, page, monkeypatch, capsys):
     out = capsys.readouterr().out.splitlines()
     assert out[-2] == f"about {page}"
     assert main(["chat", str(Path(page).parent)]) == 1
-    assert capsys.readouterr().err.startswith("dslight: ")
+    assert messages(capsys.readouterr().err).startswith("dslight: ")

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from said import messages
 
 from dslight.cli import main
 from dslight.data.conversation import template
@@ -128,7 +129,7 @@ def test_pictures_are_encoded_once_for_all_arms(whole, tmp_path, monkeypatch):
 )
 def test_what_cannot_be_looked_at_is_refused_by_its_key(recipe, tmp_path, capsys, said, arguments):
     assert main(["plan", str(recipe), *arguments]) == 1
-    assert capsys.readouterr().err.startswith(f"dslight: {said}")
+    assert messages(capsys.readouterr().err).startswith(f"dslight: {said}")
 
 
 def test_a_part_that_is_fitted_alone_has_no_stacks(capsys):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from said import messages
 
 from dslight.checkpoints import load_checkpoint
 from dslight.cli import main
@@ -208,7 +209,7 @@ def test_a_picture_that_is_not_there_or_is_none_is_refused(trained, tmp_path, ca
     for name, said in (("gone.png", "there is no file"), ("text.png", "does not decode")):
         capsys.readouterr()
         assert main(call("predict", trained, "--image", str(tmp_path / name), "--question", "B3")) == 1
-        message = capsys.readouterr().err
+        message = messages(capsys.readouterr().err)
         assert message.startswith("dslight: --image")
         assert said in message
         assert name in message
@@ -221,7 +222,7 @@ def test_a_question_that_is_too_long_is_refused(trained, capsys):
 
 def test_a_recipe_without_validation_sources_cannot_be_validated(trained, capsys):
     assert main(call("validate", trained, "data.val=null")) == 1
-    assert capsys.readouterr().err.startswith("dslight: data.val: names no source")
+    assert messages(capsys.readouterr().err).startswith("dslight: data.val: names no source")
 
 
 def test_validate_needs_neither_the_training_data_nor_the_weights_that_training_began_with(trained, tmp_path, capsys):

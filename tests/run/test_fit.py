@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from said import messages
 
 from dslight.cli import main
 from dslight.recipe.compose import compose, recipe_hash
@@ -93,7 +94,7 @@ def test_a_changed_recipe_is_refused_by_the_key_and_fresh_starts_anew(fit, recip
     changed = ["fit", str(recipe), f"run_dir={run.path}", "trainer.max_steps=1", "stage.train.projector.lr=0.5"]
     capsys.readouterr()
     assert main(changed) == 1
-    message = capsys.readouterr().err
+    message = messages(capsys.readouterr().err)
     assert message.startswith(f"dslight: run_dir: {run.path} holds a run of another recipe:\n")
     assert "\n  stage.train.projector.lr: 0.004 -> 0.5\n" in message
     assert "--fresh" in message
@@ -182,14 +183,14 @@ def test_a_sample_that_cannot_be_read_ends_the_run_by_name(recipe, pages, tmp_pa
     shard.write_bytes(content)
     overrides = [f"data.train=[{tmp_path / 'train'}]", "data.check=full", f"run_dir={tmp_path / 'run'}"]
     assert main(["fit", str(recipe), *overrides]) == 1
-    captured = capsys.readouterr()
-    assert str(shard) in captured.err
-    assert captured.err.startswith("dslight: ")
-    assert "Traceback" not in captured.err
+    said = messages(capsys.readouterr().err)
+    assert str(shard) in said
+    assert said.startswith("dslight: ")
+    assert "Traceback" not in said
 
 
 def test_a_run_without_a_name_needs_a_folder(recipe, tmp_path, capsys):
     values = Path(recipe).read_text().replace("name: quickstart/deepstack_l\n", "")
     (tmp_path / "nameless.yaml").write_text(values)
     assert main(["fit", str(tmp_path / "nameless.yaml")]) == 1
-    assert capsys.readouterr().err.startswith("dslight: name: missing; it names the run's folder")
+    assert messages(capsys.readouterr().err).startswith("dslight: name: missing; it names the run's folder")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from said import messages
 from transformers import AutoTokenizer
 
 from dslight.cli import main
@@ -148,7 +149,7 @@ def test_a_context_longer_than_the_model_was_made_for_is_noted(recipe, capsys):
 
 def test_a_world_that_cannot_share_the_global_batch_is_refused(recipe, capsys):
     assert main(["plan", str(recipe), "--world-size", "3"]) == 1
-    assert capsys.readouterr().err == (
+    assert messages(capsys.readouterr().err) == (
         "dslight: data.global_batch_size: 8 is no multiple of 3 ranks x data.micro_batch_size 4\n"
     )
 
@@ -175,7 +176,7 @@ def test_what_the_tokenizers_template_does_is_found_out(recipe, pages, tmp_path,
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     changes = ["data.template=tokenizer", f"model.language_model.init_args.tokenizer={tmp_path / 'tokenizer'}"]
     assert main(["plan", str(recipe), "--no-cost", *changes]) == 1
-    said = capsys.readouterr().err
+    said = messages(capsys.readouterr().err)
     assert said.startswith("dslight: data.template: the tokenizer's puts '<think> </think> ' before an answer")
     assert "data.thinking: false" in said
     assert main(["fit", str(recipe), *changes, f"run_dir={tmp_path / 'run'}"]) == 1

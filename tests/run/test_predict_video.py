@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from said import messages
 
 from dslight.cli import main
 from dslight.data.video import Sampling
@@ -68,7 +69,7 @@ def test_the_frames_are_those_that_shards_of_the_video_hold(run, clip, asked, tm
 )
 def test_what_is_wrong_is_said_before_the_model_is_built(run, options, said, asked, capsys):
     assert predict(run, *options) == 1
-    message = capsys.readouterr().err
+    message = messages(capsys.readouterr().err)
     assert message.startswith("dslight: --")
     assert said in message
     assert asked == []

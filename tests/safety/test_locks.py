@@ -11,6 +11,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+from said import messages
 
 from data_prep.llava import main as llava
 from dslight.cli import main
@@ -66,7 +67,7 @@ def test_a_second_fit_says_who_trains_there_and_stops_before_a_model_is_built(
     (folder / "recipe.yaml").write_text(to_yaml(compose(recipe, [f"run_dir={folder}"])))
     other = held(folder)
     assert main(["fit", str(recipe), f"run_dir={folder}", *fresh]) == 1
-    (said,) = capsys.readouterr().err.splitlines()
+    (said,) = messages(capsys.readouterr().err).splitlines()
     assert f"run_dir: {folder} is being trained by process {other.pid} on " in said
     assert (folder / "recipe.yaml").exists()
 

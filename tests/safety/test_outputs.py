@@ -18,6 +18,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 
 from runs import DIAGNOSED, LINE, OTHER, RESULT, lines, run
+from said import messages
 
 from data_prep.inspect import main as inspect
 from data_prep.llava import main as llava
@@ -143,7 +144,7 @@ def test_command_lines(verb, capsys, outcome):
     assert main([verb, evil, *(["out"] if verb == "export" else [])]) == 1
     said = capsys.readouterr()
     assert not CONTROL.search(said.out + said.err)
-    outcome(said.err.strip())
+    outcome(messages(said.err).strip())
 
 
 @pytest.mark.promise(OPEN, "a log of a training whose columns and cells are formulas")

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from broken import broken
 from runs import DIAGNOSED, HEADLINE, LINE, OTHER, RESULT, SCORED, lines, run
+from said import messages
 
 from dslight.cli import main
 from dslight.recipe.ablation import expand
@@ -173,7 +174,7 @@ def test_places_that_are_none(out, tmp_path, capsys, outcome):
     (tmp_path / "file").write_text("somebody's")
     run(tmp_path / "runs" / "good", "good")
     assert main(["report", str(tmp_path / "runs"), "--out", f"{tmp_path}/{out}"]) == 1
-    said = capsys.readouterr().err
+    said = messages(capsys.readouterr().err)
     assert said.startswith("dslight: ")
     assert (tmp_path / "file").read_text() == "somebody's"
     outcome(said.strip().replace(str(tmp_path), ""))

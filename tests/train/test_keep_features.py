@@ -55,14 +55,15 @@ def test_arms_and_epochs_read_what_the_first_one_kept(pages, frozen, logged, tmp
     assert second == pytest.approx(losses, abs=1e-6)
     assert answers == questions
     assert computed == 0
+    keep.append("trainer.max_steps=2")
     other, *_ = run("workers", *keep, "data.num_workers=1")
-    assert other == pytest.approx(losses, abs=1e-6)
+    assert other == pytest.approx(losses[:2], abs=1e-6)
     *_, computed = run("low", *keep, "model.stacking={class_path: dslight.components.LowResolution}")
     assert computed == 0  # the base view is the same
     for file in (tmp_path / "kept").rglob("*.feature"):
         file.write_bytes(file.read_bytes()[:-1])
     again, *_, computed = run("damaged", *keep)
-    assert again == pytest.approx(losses, abs=1e-6)
+    assert again == pytest.approx(losses[:2], abs=1e-6)
     assert computed > 0
 
 
