@@ -31,6 +31,7 @@ from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
 from dslight.run.holds import HoldWhatTrains, complete_when_read
 from dslight.run.loggers import name_loggers
+from dslight.run.push import check_hub, push_at_the_end
 from dslight.vlm import VLM
 from dslight.written import unwritten
 
@@ -70,12 +71,15 @@ def fit(
         RecipeError: before anything is trained.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
         UnfinishedError: when ``trainer.max_time`` is up, with a checkpoint written.
+        RecipeError: after the run, where it could not be uploaded to ``hub_push``; the same call tries that again.
     """
     from lightning.pytorch.utilities import rank_zero_info
 
     if "stage" not in recipe:
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
     sections(recipe)  # a misspelt key is no other recipe
+    if (repository := recipe.get("hub_push")) is not None:
+        check_hub(repository, "hub_push")
     place = RunFolder(folder or run_dir(recipe))
     begin = beginning(place, recipe, resume, extend, branch)
     recipe = recipe if begin is None else begin.recipe
@@ -83,6 +87,8 @@ def fit(
     trained, result = train_once(place, recipe, resume, lambda: build(recipe, restored=restored), begin)
     if not trained:
         rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
+    if repository is not None:
+        push_at_the_end(place.path, repository)
     return result
 
 
