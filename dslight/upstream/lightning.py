@@ -7,12 +7,16 @@ from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.strategies.model_parallel import _METADATA_FILENAME
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
 
 NEXT_BATCH = "train_dataloader_next"
 """How the name of the action ends, of which Lightning tells its profiler when it asks for the next batch."""
+
+REST = _METADATA_FILENAME
+"""The file of a sharded checkpoint with what is no tensor of model and optimizer."""
 
 
 def group_settings(strategy: Any) -> tuple[str, timedelta] | None:
