@@ -154,7 +154,7 @@ def make_trainer(
     from dslight.train.checkpoint_io import StreamedCheckpoint
     from dslight.train.precision import HalfWeights
     from dslight.train.rendezvous import meet
-    from dslight.upstream.lightning import load_only_what_is_named, never_requeue
+    from dslight.upstream.lightning import load_only_what_is_named, log_by_steps_done, never_requeue
 
     _quieten()
     arguments = {**vars(experiment.trainer.build()), "default_root_dir": str(folder.path)}
@@ -184,6 +184,7 @@ def make_trainer(
         trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     meet(trainer.strategy)
     load_only_what_is_named(trainer)
+    log_by_steps_done(trainer)
     never_requeue(trainer)
     return trainer
 
