@@ -5,4 +5,4 @@ from dslight.train.ema import EMA
 from dslight.train.muon import MuonAdamW
 from dslight.train.strategy import Sharded
 
-__all__ = ["AdamW8bit", "EMA", "MuonAdamW", "Sharded"]
+__all__ = ["EMA", "AdamW8bit", "MuonAdamW", "Sharded"]

@@ -27,21 +27,18 @@ class AdamW8bit(Optimizer):
         ValueError: bitsandbytes is not installed.
     """
 
-    def __new__(cls, params: Iterable[Any], *args: Any, **options: Any) -> Any:
-        """Theirs."""
-        try:
-            from bitsandbytes.optim import AdamW8bit as Theirs  # type: ignore[import-not-found]
-        except ImportError as error:
-            raise ValueError("AdamW8bit: bitsandbytes is not installed: pip install bitsandbytes") from error
-        return Theirs(params, *args, **options)
-
-    def __init__(
-        self,
+    def __new__(
+        cls,
         params: Iterable[Any],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         min_8bit_size: int = 4096,
-    ) -> None:
-        raise AssertionError("not called: what __new__ makes is of another class")
+    ) -> Any:
+        """Theirs."""
+        try:
+            from bitsandbytes.optim import AdamW8bit as Theirs  # type: ignore[import-not-found]
+        except ImportError as error:
+            raise ValueError("AdamW8bit: bitsandbytes is not installed: pip install bitsandbytes") from error
+        return Theirs(params, lr, betas, eps, weight_decay, min_8bit_size=min_8bit_size)

@@ -70,6 +70,7 @@ def log_by_steps_done(trainer: pl.Trainer) -> None:
     and after the training an epoch more than there was.
     """
     connector: Any = trainer._logger_connector
+    settings: Any = trainer
     log, update = connector.log_metrics, connector.update_train_step_metrics
 
     def log_metrics(metrics: Any, step: int | None = None) -> None:
@@ -79,7 +80,7 @@ def log_by_steps_done(trainer: pl.Trainer) -> None:
 
     def update_train_step_metrics() -> None:
         update()
-        at_hand = trainer.log_every_n_steps and not connector.should_update_logs and not trainer.fast_dev_run
+        at_hand = settings.log_every_n_steps and not connector.should_update_logs and not settings.fast_dev_run
         if at_hand and is_last(trainer, trainer.global_step) and not trainer.fit_loop._should_accumulate():
             connector.log_metrics(connector.metrics["log"])
 

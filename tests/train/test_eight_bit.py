@@ -23,6 +23,9 @@ def standin(monkeypatch) -> None:
     class Standin(torch.optim.AdamW):
         __module__ = "bitsandbytes.optim.adamw"
 
+        def __init__(self, params, lr, betas, eps, weight_decay, min_8bit_size) -> None:
+            super().__init__(params, lr, betas, eps, weight_decay)
+
     module: Any = ModuleType("bitsandbytes.optim")
     module.AdamW8bit = Standin
     monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
