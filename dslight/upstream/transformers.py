@@ -12,13 +12,13 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def is_news(record: logging.LogRecord) -> bool:
     """Not that the validation of rotary settings does not know the sections of axes, which its own models read."""
     said = record.getMessage()
     return not (said.startswith("Unrecognized keys in `rope_parameters`") and "mrope_" in said)
 
 
-logging.getLogger("transformers.modeling_rope_utils").addFilter(_is_news)
+logging.getLogger("transformers.modeling_rope_utils").addFilter(is_news)
 
 
 def attention_of(config: Any) -> str | None:
