@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ OVERRIDES = "key=value pairs that win over the file, e.g. trainer.max_steps=100 
 CHECKPOINT = "a checkpoint, weights in a layout of the field, or `latest` (default): the newest checkpoint of the run"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser, and that of each verb."""
+    made: dict[str, argparse.ArgumentParser] = {}
     parser = argparse.ArgumentParser(
         prog="dslight",
         description="Compose, train and compare DeepStack-style multimodal language models.",
@@ -29,9 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, summary: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(
-            name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
-        )
+        about = summary[0].upper() + summary[1:] + "."
+        made[name] = verbs.add_parser(name, help=summary, description=about, allow_abbrev=False)
+        return made[name]
 
     def recipe(to: argparse.ArgumentParser) -> None:
         to.add_argument("recipe", type=Path, help=RECIPE)
@@ -77,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--dtype", help="of the written weights, e.g. bfloat16 (default: the model's)")
     export.add_argument("--shard-size", default="5GB", help="of a weights file at most (default: 5GB)")
+
+    upload = verb("push", "upload an export, or a run as one, to a repository of the Hub; what goes is listed first")
+    upload.add_argument("source", type=Path, metavar="SOURCE", help="a run's folder, or what dslight export wrote")
+    upload.add_argument("repository", metavar="OWNER/NAME", help="on the Hub; made, private, where there is none")
+    upload.add_argument("--public", action="store_true", help="make it public, or upload to one that is")
+    upload.add_argument("--list", action="store_true", help="list what would be uploaded and stop")
+    upload.add_argument("--message", help="of the commit")
 
     released = verb("import", "begin from a released multimodal model: write it as a recipe and weights")
     released.add_argument("source", metavar="FOLDER_OR_NAME", help="a checkpoint of transformers, here or on the Hub")
@@ -178,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
 
     migrate = verb("migrate", "rewrite old recipes in today's words; what they say stays, comments too")
     migrate.add_argument("files", nargs="+", type=Path, metavar="RECIPE", help="YAML files of recipes or ablations")
-    return parser
+    return parser, made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -186,10 +197,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["data"]:
         return _data(given[1:])
-    parser = _parser()
+    parser, verbs = _parser()
+    if given and not given[0].startswith("-") and given[0] not in verbs:
+        parser.error(f"VERB: there is no {given[0]!r}{_closest(given[0], list(verbs))}; dslight --help lists them")
     args, rest = parser.parse_known_args(given)
     if wrong := [text for text in rest if text.startswith("-") or "overrides" not in args]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+        options = re.findall(r"--[\w-]+", verbs[args.verb].format_help())
+        hint = "".join(_closest(text.partition("=")[0], options) for text in wrong[:1] if text.startswith("--"))
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}{hint}")
     if rest:  # argparse takes no key=value that stands behind an option
         args.overrides = [*args.overrides, *rest]
     _say_untested()
@@ -208,6 +223,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"{_below_bars()}dslight: {said}", file=sys.stderr)
         return 130 if isinstance(error, UnfinishedError) else 1
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    found = get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 @cache
@@ -292,6 +312,13 @@ def _export(args: argparse.Namespace) -> int:
     if why_not is not None:
         opens = f"opens in transformers wherever dslight is imported; {why_not}"
     print(f"{args.out}: {opens}")
+    return 0
+
+
+def _push(args: argparse.Namespace) -> int:
+    from dslight.run.push import push
+
+    push(args.source, args.repository, args.public, args.list, args.message, key="OWNER/NAME")
     return 0
 
 
@@ -426,6 +453,7 @@ _VERBS = {
     "validate": _validate,
     "predict": _predict,
     "export": _export,
+    "push": _push,
     "import": _import,
     "judge": _judge,
     "plan": _plan,

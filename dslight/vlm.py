@@ -415,9 +415,10 @@ class VLM(pl.LightningModule, Written):
         """Shard the parts when the strategy has a device mesh (Lightning may call this more than once)."""
         mesh = self.device_mesh
         if mesh is not None:
-            policy = getattr(self.trainer.strategy, "policy", None)
-            shard(self, self.parts(), mesh, methods=("generate", "loss"), policy=policy)
-            materialise(self, self.trainer.strategy.root_device)
+            strategy: Any = self.trainer.strategy
+            policy, offload = getattr(strategy, "policy", None), getattr(strategy, "offload", None)
+            shard(self, self.parts(), mesh, methods=("generate", "loss"), policy=policy, offload=offload)
+            materialise(self, getattr(strategy, "parameter_device", strategy.root_device))
             if self.read_weights is not None:
                 self.read_weights()
                 self.read_weights = None

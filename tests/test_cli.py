@@ -17,7 +17,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 RECIPE = str(RECIPES / "quickstart" / "low.yaml")
 ABLATION = str(RECIPES / "ablations" / "quickstart.yaml")
 VERBS = ("fit", "validate", "predict", "export", "import", "judge", "plan", "sweep", "models", "report")
-VERBS += ("chat", "conformance", "serve", "watch", "migrate")
+VERBS += ("push", "chat", "conformance", "serve", "watch", "migrate")
 RECIPE_VERBS = {
     "fit": [RECIPE, "--fresh"],
     "validate": [RECIPE, "--ckpt", "latest"],
@@ -68,7 +68,9 @@ def test_every_verb_explains_itself(verb, capsys):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["tarin", RECIPE], "tarin"),
+        (["tarin", RECIPE], "there is no 'tarin'"),
+        (["plna", RECIPE], "there is no 'plna'; did you mean plan?; dslight --help lists them"),
+        (["fit", RECIPE, "--frsh"], "unrecognized arguments: --frsh; did you mean --fresh?"),
         ([], "VERB"),
         (["fit"], "recipe"),
         (["predict", RECIPE], "--question"),

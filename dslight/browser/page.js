@@ -22,6 +22,7 @@ async function start() {
   $("about").textContent = state.models.length > 1 ? "Two models, asked the same." : "Ask about pictures; switch its stacks off and on.";
   state.models.forEach(card);
   $("example").hidden = !state.examples;
+  if (state.examples) $("question").placeholder = "A question. What this run was asked, “Show an example” shows.";
 }
 
 let next = 0;

@@ -164,6 +164,8 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> Ablation:
                 recipe = remembering(recipe, run_layers)
             except RecipeError as error:
                 raise RecipeError(f"{where}: {error}") from error
+            if (repository := recipe.get("hub_push")) is not None:
+                _refuse_twins(seen, f"hub {repository}", title, f"would take each other's place in {repository}")
             runs.append(Run(len(runs), arm, point, recipe, run_dir, run_layers, float(cost)))
     said = report_section(report, [str(arm) for arm in variants or [name]])
     return Ablation(name, path, tuple(overrides), runs, folder, said)

@@ -37,7 +37,7 @@ from dslight.recipe.forms import Recipe, renamed, written_out
 
 COMMAND_LINE = "command line"
 HOW_IT_RUNS = re.compile(
-    r"(run_dir|checkpoint_(keep|holds)|data\.(num_workers|worker_\w+|micro_batch_size|keep_features)|trainer\.(devices|num_nodes|accelerator|strategy|logger|enable_\w+))(\.|$)"
+    r"(run_dir|hub_push|checkpoint_(keep|holds)|data\.(num_workers|worker_\w+|micro_batch_size|keep_features)|trainer\.(devices|num_nodes|accelerator|strategy|logger|enable_\w+))(\.|$)"
 )
 """Keys that say where, on what and in which portions a recipe is run, not what it computes: a run may be continued
 with others.

@@ -242,6 +242,10 @@ def _sections(recipe: Mapping[str, Any]) -> dict[str, Section]:
             raise RecipeError(f"{key}: must be at least 1 {what}, got {least}")
     if recipe.get("checkpoint_holds", "trained") not in ("trained", "all"):
         raise RecipeError(f"checkpoint_holds: {recipe['checkpoint_holds']!r} is neither trained nor all")
+    if recipe.get("hub_push") is not None and "component" in recipe:
+        raise RecipeError(
+            "hub_push: is for a `model`; a `component` that is fitted alone is one file, weights/*.safetensors"
+        )
     for key in ("val_check_interval", "check_val_every_n_epoch"):
         if recipe.get("validate_every") is not None and (recipe.get("trainer") or {}).get(key) is not None:
             raise RecipeError(f"trainer.{key}: validate_every says when; name one of them")

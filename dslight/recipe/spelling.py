@@ -35,12 +35,13 @@ KEYS = {
     "checkpoint_holds": str,
     "validate_every": int,
     "diagnostics": dict,
+    "hub_push": str,
 }
 """The top level of a recipe. ``model`` describes a VLM, ``component`` a part that is fitted alone with an
 ``objective``; ``weights`` names a checkpoint per part, or one of the whole ``model``; ``checkpoint_every``
 and ``validate_every`` count optimizer steps (Lightning's ``trainer.val_check_interval`` counts micro-batches),
 ``checkpoint_keep`` the newest checkpoints that stay; ``checkpoint_holds`` says what they hold, ``trained`` or
-``all``."""
+``all``; ``hub_push`` names the repository of the Hub that a finished run is uploaded to."""
 
 _SECTIONS = {
     "model": "dslight.vlm.VLM",

@@ -21,6 +21,8 @@ _CALLBACKS = {
     "GradientAccumulationScheduler": "the number of micro-batches of a step follows from data.global_batch_size",
 }
 
+_SHARDING = ("Sharded", "ModelParallelStrategy")
+
 
 def check_training(recipe: Mapping[str, Any], model: Any) -> None:
     """Refuse what cannot be trained with; ``model`` may be on the meta device.
@@ -46,6 +48,13 @@ def check_training(recipe: Mapping[str, Any], model: Any) -> None:
             said += "; dslight.train.MuonAdamW is Muon for matrices and AdamW for the rest"
         raise RecipeError(located("stage" if said.startswith("schedule") else "stage.optimizer", said)) from None
     _check_optimizer(recipe.get("stage"), optimizer)
+    strategy = trainer.get("strategy")
+    named = str(strategy.get("class_path") if isinstance(strategy, Mapping) else strategy).rpartition(".")[2]
+    if named in _SHARDING and type(optimizer).__module__.partition(".")[0] == "bitsandbytes":
+        raise RecipeError(
+            f"stage.optimizer: bitsandbytes' {type(optimizer).__name__} takes no parameters that are split over "
+            f"processes, as trainer.strategy: {named} does; choose another of the two"
+        )
 
 
 def _check_callbacks(trainer: Mapping[str, Any]) -> None:

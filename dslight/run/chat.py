@@ -86,7 +86,8 @@ class _Conversation:
         if not line.startswith("/"):
             left_out = intervene(self.groups.without(self.off)) if self.off else nullcontext()
             with left_out:
-                return self.model.answer(line, self.images or None, max_new_tokens=self.max_new_tokens)
+                said = self.model.answer(line, self.images or None, max_new_tokens=self.max_new_tokens)
+            return said if said.strip() else "(nothing)"
         name, *arguments = shlex.split(line)
         command = {"/image": self.show, "/stacks": self.stacks, "/off": self.without, "/on": self.with_}.get(name)
         return HELP if command is None else command(arguments)

@@ -62,6 +62,19 @@ class Run:
             axes.legend(frameon=False)
         return figure
 
+    def push_to_hub(self, repository: str, public: bool = False) -> str:
+        """Export the run and upload it to ``OWNER/NAME``, as ``dslight push`` does; private where it is made.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: nothing was uploaded.
+        """
+        from dslight.run.push import push
+
+        return push(self.path, repository, public, key="repository")
+
     def __repr__(self) -> str:
         scores = "".join(f", {key} {value:.4f}" for key, value in self.scores.items())
         return f"Run({str(self.path)!r}: {self.result['steps']} steps{scores})"

@@ -33,6 +33,7 @@ from dslight.run.diagnose import diagnose
 from dslight.run.folder import RunFolder, run_dir
 from dslight.run.holds import HoldWhatTrains, complete_when_read
 from dslight.run.loggers import name_loggers
+from dslight.run.push import check_hub, push_at_the_end
 from dslight.vlm import VLM
 from dslight.written import unwritten
 
@@ -72,12 +73,15 @@ def fit(
         RecipeError: before anything is trained.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
         UnfinishedError: when ``trainer.max_time`` is up, with a checkpoint written.
+        RecipeError: after the run, where it could not be uploaded to ``hub_push``; the same call tries that again.
     """
     from lightning.pytorch.utilities import rank_zero_info
 
     if "stage" not in recipe:
         raise RecipeError("stage: missing; name the parts that train: stage.train.projector.lr=1e-3")
     parsed = parse(recipe)  # a misspelt key is no other recipe
+    if (repository := recipe.get("hub_push")) is not None:
+        check_hub(repository, "hub_push")
     place = RunFolder(folder or run_dir(recipe))
     begin = beginning(place, recipe, resume, extend, branch)
     parsed = parsed if begin is None else parse(begin.recipe)
@@ -85,6 +89,8 @@ def fit(
     trained, result = train_once(place, parsed.recipe, resume, lambda: build(parsed, restored=restored), begin)
     if not trained:
         rank_zero_info(f"{place.path}: already trained (--fresh trains it again)")
+    if repository is not None:
+        push_at_the_end(place.path, repository)
     return result
 
 
@@ -150,7 +156,7 @@ def make_trainer(
     from dslight.train.checkpoint_io import StreamedCheckpoint
     from dslight.train.precision import HalfWeights
     from dslight.train.rendezvous import meet
-    from dslight.upstream.lightning import load_only_what_is_named, never_requeue
+    from dslight.upstream.lightning import load_only_what_is_named, log_by_steps_done, never_requeue
 
     _quieten()
     arguments = {**vars(experiment.trainer.build()), "default_root_dir": str(folder.path)}
@@ -180,6 +186,7 @@ def make_trainer(
         trainer.accumulate_grad_batches = batches_per_step(experiment.data, trainer.world_size)
     meet(trainer.strategy)
     load_only_what_is_named(trainer)
+    log_by_steps_done(trainer)
     never_requeue(trainer)
     return trainer
 

@@ -2,11 +2,15 @@
 
 Decided here, instead of in Lightning's ``ModelCheckpoint``: a checkpoint is written under another name and renamed when
 all processes are done, so that one that was cut off is never continued from; and several of the newest are kept, so
-that there is one to go back to. What a ``ModelCheckpoint`` of the recipe writes elsewhere is its own business.
+that there is one to go back to. Where the strategy writes in the background (``Sharded(async_save=True)``), the name
+comes once everything is written, at a later step; until then the one before is the newest. What a ``ModelCheckpoint``
+of the recipe writes elsewhere is its own business.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +20,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from dslight.errors import UserError
 from dslight.files.system import NoSpaceError, room_for
 from dslight.train.checkpoint_io import tensor_bytes, unreadable
+
+_PATIENCE = 10.0
+"""Seconds that a training which has failed waits for its last checkpoint."""
 
 
 class Place(Protocol):
@@ -56,30 +63,55 @@ class Checkpoints(Checkpoint):
     def __init__(self, place: Place, every: int | None, keep: int) -> None:
         self.place, self.every, self.count = place, every, keep
         self._saved: int | None = None
+        self._unnamed: int | None = None
         self._at = 0
 
-    def save(self, trainer: pl.Trainer) -> None:
+    def save(self, trainer: pl.Trainer, wait: bool = True) -> None:
         """Write a checkpoint of this step, once; all ranks together.
+
+        Args:
+            trainer: whose.
+            wait: until it is whole, where the strategy writes in the background.
 
         Raises:
             NoSpaceError: the disk is full; what was written of it is removed.
         """
         step = trainer.global_step
-        if step == self._saved:
+        if step != self._saved:
+            self._finish(trainer)  # the one before
+            self._saved = self._unnamed = step
+            with self._room(trainer, step):
+                trainer.save_checkpoint(self.place.partial(step))  # returns when all ranks are done, or have copied
+        if wait or not _in_background(trainer):
+            self._finish(trainer)
+
+    def _finish(self, trainer: pl.Trainer) -> None:
+        """Wait for what is being written, and give it its name; all ranks together."""
+        step = self._unnamed
+        if step is None:
             return
-        self._saved = step
-        partial = self.place.partial(step)
+        if _in_background(trainer):
+            with self._room(trainer, step):
+                trainer.strategy.finish_saving()  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            self._name(step)
+        self._unnamed = None
+        trainer.strategy.barrier()  # a rank that now ends must not take rank 0 down before the last line
+
+    def _name(self, step: int) -> None:
+        if self.place.partial(step).exists():  # else it was named while the training went on
+            self.place.finish(step)
+            self.place.keep(self.count)
+
+    @contextmanager
+    def _room(self, trainer: pl.Trainer, step: int) -> Iterator[None]:
         try:
-            with room_for(partial, _size(trainer)):
-                trainer.save_checkpoint(partial)  # returns when all ranks are done
+            with room_for(self.place.partial(step), _size(trainer)):
+                yield
         except NoSpaceError:
             if trainer.is_global_zero:
                 self.place.discard(step)
             raise
-        if trainer.is_global_zero:
-            self.place.finish(step)
-            self.place.keep(self.count)
-        trainer.strategy.barrier()  # a rank that now ends must not take rank 0 down before the last line
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count at the step that the run continues from."""
@@ -91,11 +123,23 @@ class Checkpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where the optimizer has just stepped and a checkpoint is due."""
+        if self._unnamed is not None and trainer.is_global_zero and trainer.strategy.is_saved():  # type: ignore[attr-defined]
+            self._name(self._unnamed)
         if trainer.global_step == self._at:  # a micro-batch; an epoch's last step may have fewer of them
             return
         self._at = trainer.global_step
         if self.every is not None and self._at % self.every == 0:
-            self.save(trainer)
+            self.save(trainer, wait=False)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Do not lose what is nearly written; the others may be gone, so it is not waited for long."""
+        step, self._unnamed = self._unnamed, None
+        if step is None or not _in_background(trainer):
+            return
+        with suppress(Exception):  # what ended the training is said
+            trainer.strategy.finish_saving(_PATIENCE)  # type: ignore[attr-defined]
+            if trainer.is_global_zero:
+                self._name(step)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -122,3 +166,7 @@ def _size(trainer: pl.Trainer) -> int:
     """Bytes of the model and the optimizers' states, over all ranks."""
     states = [optimizer.state for optimizer in trainer.optimizers]
     return tensor_bytes([dict(trainer.lightning_module.state_dict()), states])
+
+
+def _in_background(trainer: pl.Trainer) -> bool:
+    return bool(getattr(trainer.strategy, "async_save", False))

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 
 from dslight.train.strategy import REPLICATE, SHARD
 from dslight.upstream.torch import replace_tensors
@@ -26,6 +32,7 @@ def shard(
     mesh: DeviceMesh,
     methods: Sequence[str] = (),
     policy: MixedPrecisionPolicy | None = None,
+    offload: OffloadPolicy | None = None,
 ) -> None:
     """Shard ``root`` over the mesh, in place; a second call does nothing.
 
@@ -36,6 +43,7 @@ def shard(
             ``replicate`` and ``shard``.
         methods: methods of ``root`` besides ``forward`` that need whole parameters, e.g. ``generate``.
         policy: the dtypes of computation and of the reduction of gradients; default: the parameters' own.
+        offload: where parameters lie while no layer uses them; default: on the device.
 
     Raises:
         ValueError: for a mesh of tensor parallelism, where nothing would be sharded and all ranks read the same data.
@@ -49,11 +57,11 @@ def shard(
         )
     if isinstance(root, FSDPModule):
         return
-    policy = policy or MixedPrecisionPolicy()
+    policy, offload = policy or MixedPrecisionPolicy(), offload or OffloadPolicy()
     for part in parts.values():
         for unit in getattr(part, "shard_units", []):
-            fully_shard(unit, mesh=over, mp_policy=policy)
-    fully_shard(root, mesh=over, mp_policy=policy)
+            fully_shard(unit, mesh=over, mp_policy=policy, offload_policy=offload)
+    fully_shard(root, mesh=over, mp_policy=policy, offload_policy=offload)
     for method in methods:
         register_fsdp_forward_method(root, method)
 

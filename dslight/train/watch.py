@@ -1,6 +1,7 @@
 """Watching a run: how fast it is, what it waits for, how large its gradients are.
 
-Every ``trainer.log_every_n_steps`` steps these go to all loggers, under the same keys in every run of a model:
+Every ``trainer.log_every_n_steps`` steps, and after the last one, these go to all loggers, under the same keys in every
+run of a model:
 
     throughput/samples_per_second, .../text_tokens_per_second, .../visual_tokens_per_second (patches that the encoder
     reads), .../stacked_tokens_per_second (tokens added to a residual stream), .../tokens_per_second (positions of the
@@ -28,7 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from dslight.places import moved
 from dslight.types import Batch, DenseBatch
-from dslight.upstream.lightning import NEXT_BATCH
+from dslight.upstream.lightning import NEXT_BATCH, is_last
 
 
 class DataWait(PassThroughProfiler):
@@ -177,7 +178,7 @@ def _dtype(trainer: pl.Trainer, device: torch.device) -> torch.dtype:
 
 def _logged(trainer: pl.Trainer, step: int) -> bool:
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return bool(every) and step % every == 0
+    return bool(every) and (step % every == 0 or is_last(trainer, step))
 
 
 def _counted(batch: Any, pl_module: Any) -> Tensor:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.strategies.model_parallel import _METADATA_FILENAME
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
 
 NEXT_BATCH = "train_dataloader_next"
 """How the name of the action ends, of which Lightning tells its profiler when it asks for the next batch."""
+
+REST = _METADATA_FILENAME
+"""The file of a sharded checkpoint with what is no tensor of model and optimizer."""
 
 
 def group_settings(strategy: Any) -> tuple[str, timedelta] | None:
@@ -55,6 +60,44 @@ def announced_by(trainer: pl.Trainer) -> signal.Signals:
     """The signal by which a scheduler announces the end (SLURM's ``--signal``)."""
     environment = trainer._accelerator_connector.cluster_environment
     return getattr(environment, "requeue_signal", None) or signal.SIGUSR1
+
+
+def log_by_steps_done(trainer: pl.Trainer) -> None:
+    """Let every logger get, with each row, the optimizer steps that are done, and the epochs, as a fraction; and a row
+    of the last step, whatever ``log_every_n_steps`` says.
+
+    Lightning gives rows of training the number of the step from 0, those of a last validation the steps that are done,
+    and after the training an epoch more than there was.
+    """
+    connector: Any = trainer._logger_connector
+    settings: Any = trainer
+    log, update = connector.log_metrics, connector.update_train_step_metrics
+
+    def log_metrics(metrics: Any, step: int | None = None) -> None:
+        if step is None and metrics and "step" not in metrics:
+            metrics, step = {"epoch": epochs_done(trainer), **metrics}, trainer.global_step
+        log(metrics, step)
+
+    def update_train_step_metrics() -> None:
+        update()
+        at_hand = settings.log_every_n_steps and not connector.should_update_logs and not settings.fast_dev_run
+        if at_hand and is_last(trainer, trainer.global_step) and not trainer.fit_loop._should_accumulate():
+            connector.log_metrics(connector.metrics["log"])
+
+    connector.log_metrics, connector.update_train_step_metrics = log_metrics, update_train_step_metrics
+
+
+def is_last(trainer: pl.Trainer, step: int) -> bool:
+    """Whether a training is over after so many steps, as far as is known before."""
+    return step >= trainer.estimated_stepping_batches
+
+
+def epochs_done(trainer: pl.Trainer) -> float:
+    """The optimizer steps that are done, in epochs of the training data; whole ones where nobody knows their length."""
+    batches = trainer.num_training_batches
+    if not 0 < batches < float("inf"):
+        return float(trainer.current_epoch)
+    return round(trainer.global_step / math.ceil(batches / trainer.accumulate_grad_batches), 4)
 
 
 class FitProgress:

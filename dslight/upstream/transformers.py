@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -9,6 +10,15 @@ from sys import modules
 from typing import Any
 
 from torch import Tensor, nn
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Not that the validation of rotary settings does not know the sections of axes, which its own models read."""
+    said = record.getMessage()
+    return not (said.startswith("Unrecognized keys in `rope_parameters`") and "mrope_" in said)
+
+
+logging.getLogger("transformers.modeling_rope_utils").addFilter(is_news)
 
 
 def attention_of(config: Any) -> str | None:

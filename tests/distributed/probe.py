@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.tensor import DTensor
 
 
@@ -28,12 +31,21 @@ class Probe(pl.Callback):
 
     It also presses Ctrl-C on rank ``STOP_RANK`` in step ``STOP_STEP`` (counted from 1), and cuts the answer to question
     i at 2 i + 1 tokens, so that ranks are done at different times. With ``FAIL=KIND STEP RANK`` the third layer's MLP
-    fails there in one of the ways of ``FAILURES``.
+    fails there in one of the ways of ``FAILURES``. ``SLOW_WRITE`` is how many seconds a sharded checkpoint takes to be
+    written, times its step.
     """
 
     def __init__(self) -> None:
         self.images: list[int] = []
         self.start: int | None = None
+        if seconds := float(os.environ.get("SLOW_WRITE", "0")):
+            write = FileSystemWriter.write_data
+
+            def write_data(self: Any, *args: Any) -> Any:
+                time.sleep(seconds * int(re.findall(r"step-(\d+)", str(self.path))[-1]))
+                return write(self, *args)
+
+            setattr(FileSystemWriter, "write_data", write_data)  # noqa: B010
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.start = trainer.global_step if self.start is None else self.start

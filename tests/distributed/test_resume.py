@@ -42,6 +42,28 @@ def test_a_stopped_run_continues_on_another_number_of_processes(whole, fit, tmp_
     assert second.answers() == uninterrupted.answers()
 
 
+def test_a_checkpoint_that_is_written_in_the_background_is_of_its_step_or_not_there(whole, fit, tmp_path):
+    """Each takes longer to be written than the next two steps; a rank is killed while the second one is. The run then
+    goes on, with the parameters in the memory of the host, from the first, which is of step 2 to the bit.
+    """
+    file, uninterrupted = whole
+    every = ["checkpoint_every=2", "checkpoint_keep=9"]
+    behind = strategy(SHARDED, async_save=True)
+    first = fit(file, tmp_path, behind, *every, ranks=2, sharded=False, FAIL=f"kill {STOP + 2} 1", SLOW_WRITE="1")
+    assert first.code != 0
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000002.ckpt"]
+    second = fit(file, tmp_path, strategy(SHARDED, async_save=True, offload=True), *every, ranks=2, sharded=False)
+    assert second.code == 0, second.output[-4000:]
+    assert second.probe(0)["start"] == 2
+    assert second.losses() == pytest.approx(uninterrupted.losses(), abs=1e-5)
+    assert second.answers() == uninterrupted.answers()
+    assert [path.name[-6:] for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
+        "2.ckpt",
+        "4.ckpt",
+        "6.ckpt",
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_run_that_gathers_its_checkpoints_continues_with_and_without_sharding(whole, fit, tmp_path, after):

@@ -36,9 +36,9 @@ def pair(recipe, fit, shards, tmp_path_factory):
 
 
 def scores(done) -> dict[int, float]:
-    """By number of steps done; the last is of the validation at the end."""
+    """By number of steps done."""
     with (done.folder / "run" / "metrics.csv").open() as text:
-        return {int(row["step"]) + 1: float(row[SCORE]) for row in csv.DictReader(text) if row[SCORE]}
+        return {int(row["step"]): float(row[SCORE]) for row in csv.DictReader(text) if row[SCORE]}
 
 
 def test_scores_while_training_are_those_of_one_process(pair):

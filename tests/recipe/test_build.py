@@ -47,7 +47,7 @@ POLICIES = ", ".join(
 )
 KEYS = (
     "name, seed, run_dir, model, component, objective, weights, stage, data, trainer, checkpoint_every, "
-    "checkpoint_keep, checkpoint_holds, validate_every, diagnostics"
+    "checkpoint_keep, checkpoint_holds, validate_every, diagnostics, hub_push"
 )
 TRAIN = "stage.train.projector"
 LM = "model.language_model.init_args"

@@ -76,7 +76,7 @@ def test_every_question_is_answered_and_the_score_follows_from_the_answers(whole
 
 
 def test_the_metrics_have_every_step_once_and_the_scores_in_between(whole):
-    assert [step for step, _ in whole.losses()] == list(range(STEPS))
+    assert [step for step, _ in whole.losses()] == list(range(1, STEPS + 1))
     scored = [row for row in whole.metrics() if row["val/pages/vqa_accuracy"]]
     assert len(scored) == 4  # after steps 3, 6 and 9 while training, and of everything at the end
 

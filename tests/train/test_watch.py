@@ -1,6 +1,7 @@
 """What a run tells of itself: rates, norms and rates of learning, in every logger, and the table of its groups."""
 
 import copy
+import csv
 import math
 import time
 from pathlib import Path
@@ -36,7 +37,7 @@ def run(fit, tmp_path_factory):
 
 def test_every_logged_step_has_all_the_columns(run, logged):
     rows = logged(run)
-    assert [int(row["step"]) for row in rows] == [1, 3]
+    assert [int(row["step"]) for row in rows] == [2, 4]
     columns = {f"throughput/{name}_per_second" for name in RATES} | {"throughput/data_wait", "memory/peak_gib"}
     columns |= {f"grad_norm/{part}" for part in PARTS} | {f"lr/{part}.{i}" for part in PARTS for i in (0, 1)}
     for row in rows:
@@ -66,7 +67,7 @@ def test_the_tokens_are_those_of_the_data(run, logged, recipe):
 def test_the_learning_rates_are_those_of_the_schedule(run, logged):
     """transformers' cosine: lr * (1 + cos(pi * step / steps)) / 2."""
     for row in logged(run):
-        wave = 0.5 * (1 + math.cos(math.pi * int(row["step"]) / 4))
+        wave = 0.5 * (1 + math.cos(math.pi * (int(row["step"]) - 1) / 4))
         assert float(row["lr/projector.0"]) == pytest.approx(4e-3 * wave)
         assert float(row["lr/vision_encoder.1"]) == pytest.approx(1.2e-3 * wave)
 
@@ -92,13 +93,26 @@ def test_other_loggers_stand_beside_the_csv(fit, logged, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = f"{{class_path: lightning.pytorch.loggers.TensorBoardLogger, init_args: {{save_dir: {tmp_path / 'tb'}}}}}"
-    folder = fit(tmp_path / "run", f"trainer.logger={board}")
+    folder = fit(tmp_path / "run", f"trainer.logger={board}", "trainer.max_steps=5")
     events = EventAccumulator(str(next((tmp_path / "tb").rglob("events.out.tfevents.*")).parent))
     events.Reload()
     for row in logged(folder):
         for name in ("train/loss", "throughput/tokens_per_second", "grad_norm/projector", "lr/projector.0"):
             seen = {event.step: event.value for event in events.Scalars(name)}
             assert seen[int(row["step"])] == pytest.approx(float(row[name]), rel=1e-5), name
+    with (folder / "metrics.csv").open(newline="") as text:
+        every = list(csv.DictReader(text))
+    assert set(events.Tags()["scalars"]) == set(every[0]) - {"step"}
+    epochs = {event.step: event.value for event in events.Scalars("epoch")}
+    assert epochs == {int(row["step"]): pytest.approx(float(row["epoch"])) for row in every}
+
+
+def test_rows_count_the_steps_and_epochs_that_are_done_and_the_last_step_has_one(fit, logged, tmp_path):
+    """Of 48 pages, 8 a step."""
+    folder = fit(tmp_path / "run", "trainer.max_steps=7")
+    rows = [(int(row["step"]), float(row["epoch"])) for row in logged(folder)]
+    assert rows == [(step, pytest.approx(step / 6, abs=1e-4)) for step in (2, 4, 6, 7)]
+    assert all(row["grad_norm/projector"] and row["throughput/data_wait"] for row in logged(folder))
 
 
 def test_weights_and_biases_logs_offline(fit, logged, tmp_path, monkeypatch):

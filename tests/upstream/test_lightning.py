@@ -2,6 +2,7 @@
 ``dslight/upstream/lightning.py`` is to be mended, and nothing else.
 """
 
+import csv
 import signal
 from datetime import timedelta
 
@@ -9,18 +10,24 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
+from dslight.checkpoints import complete
 from dslight.upstream.lightning import (
     NEXT_BATCH,
+    REST,
     FitProgress,
     announced_by,
+    epochs_done,
     group_settings,
+    is_last,
     load_only_what_is_named,
+    log_by_steps_done,
     never_requeue,
     set_mesh,
     set_sizes,
@@ -62,6 +69,30 @@ def test_the_profiler_is_told_when_the_next_batch_is_asked_for():
     asked = [what for what, name in Notes.told if name.endswith(NEXT_BATCH)]
     assert len(asked) >= 6  # three batches
     assert asked == ["start", "stop"] * (len(asked) // 2)
+
+
+def test_rows_count_the_steps_and_epochs_that_are_done_and_the_last_step_has_one(tmp_path):
+    """Five batches an epoch, two a step, and one in its last: three steps."""
+
+    class Logging(Line):
+        def training_step(self, batch, batch_idx):
+            self.log("loss", 1.0)
+            return super().training_step(batch, batch_idx)
+
+    logger = CSVLogger(tmp_path, name="", version="")
+    made = trainer(logger=logger, max_steps=4, max_epochs=-1, accumulate_grad_batches=2, log_every_n_steps=3)
+    log_by_steps_done(made)
+    made.fit(Logging(), batches(5))
+    with (tmp_path / "metrics.csv").open(newline="") as text:
+        rows = [(int(row["step"]), float(row["epoch"])) for row in csv.DictReader(text)]
+    assert rows == [(3, 1.0), (4, 1.3333)]
+    assert epochs_done(made) == 1.3333
+    assert is_last(made, 4)
+    assert not is_last(made, 3)
+
+
+def test_a_sharded_checkpoint_has_a_file_for_what_is_no_tensor():
+    assert REST == complete.REST
 
 
 @pytest.mark.parametrize("kind", [DDPStrategy, FSDPStrategy, ModelParallelStrategy])

@@ -2,6 +2,8 @@
 ``dslight/upstream/transformers.py`` is to be mended, and nothing else.
 """
 
+import logging
+
 import pytest
 import torch
 from packaging.version import Version
@@ -14,6 +16,7 @@ from dslight.upstream.transformers import (
     attend_by,
     attention_of,
     from_settings,
+    is_news,
     is_recurrent,
     joined,
     masks_windows,
@@ -37,6 +40,15 @@ def decoder(kind: str, attention: str = "sdpa", **more):
 def test_a_configuration_says_which_attention_its_model_was_made_with(attention):
     assert attention_of(decoder("llama", attention, intermediate_size=16).config) == attention
     assert attention_of(object()) is None
+
+
+@pytest.mark.parametrize(("key", "said"), [("mrope_section", False), ("slip", True)])
+def test_sections_of_rotary_axes_are_no_news_and_a_slip_is(key, said, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    rope = {"rope_type": "default", "rope_theta": 1e4, key: [2, 1, 1]}
+    AutoConfig.for_model("qwen2_vl_text", **TINY, num_key_value_heads=2, rope_parameters=rope)
+    assert ("Unrecognized keys in `rope_parameters`" in caplog.text) == said
+    assert all(is_news(record) for record in caplog.records)
 
 
 def test_a_class_makes_a_model_of_settings_in_a_type_and_with_an_attention():
