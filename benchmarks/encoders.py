@@ -5,7 +5,8 @@ class, or what is the refusal?
     python -m benchmarks.encoders cait_s24_224  # only these, again; the page stays as it is
     python -m benchmarks.encoders --page        # the page, of what was tried so far
 
-A line of ``runs/encoders/LIBRARY-VERSION.jsonl`` is a name's verdict, the last one counts. No weight is read.
+A line of ``runs/encoders/*.jsonl``, a file for each version of a library, is a name's verdict; the last one counts. No
+weight is read.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def verdicts(
     library: str, names: Sequence[str], make: Callable[[str], Any], again: bool = False, results: Path = RESULTS
 ) -> Iterator[dict[str, Any]]:
     """Those of ``names``, tried now unless they were before with this version."""
-    file = results / f"{library}-{version(library)}-torch-{version('torch')}.jsonl"
+    file = results_of(library, results)
     known = read(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -99,6 +100,11 @@ def verdicts(
             with file.open("a") as log:
                 log.write(json.dumps(known[name]) + "\n")
         yield known[name]
+
+
+def results_of(library: str, results: Path = RESULTS) -> Path:
+    """The file of verdicts with the versions that are installed."""
+    return results / f"{library}-{version(library)}-torch-{version('torch')}.jsonl"
 
 
 def read(file: Path) -> dict[str, dict[str, Any]]:
@@ -116,7 +122,7 @@ def main(wanted: list[str]) -> int:
     found: dict[str, list[dict[str, Any]]] = {}
     for library, (names, make) in libraries.items():
         if wanted == ["--page"]:
-            known = read(RESULTS / f"{library}-{version(library)}.jsonl")
+            known = read(results_of(library))
             found[library] = [known[name] for name in names if name in known]
             continue
         found[library] = []

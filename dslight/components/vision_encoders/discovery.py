@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -36,6 +37,14 @@ def remembered(key: str | None, find: Callable[[], Any]) -> Any:
     if key not in _KNOWN:
         _KNOWN[key] = find()
     return _KNOWN[key]
+
+
+def key_of(library: str, name: str, args: Any) -> str | None:
+    """For :func:`remembered`; ``None`` where a class or a function is among the arguments."""
+    try:
+        return f"{library} {name} {json.dumps(args, sort_keys=True)}"
+    except TypeError:
+        return None
 
 
 def discover(model: nn.Module, run: Run, grid_of: Callable[[Pass, int], Grid], norm_apart: bool = False) -> Stream:
