@@ -11,6 +11,7 @@ weight is read.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -115,9 +116,13 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
 
 def main(wanted: list[str]) -> int:
     """Try them and write the page; 1 where one ended in a traceback."""
+    import timm  # noqa: F401
     import torch
 
+    import dslight.components.language_model  # noqa: F401
+
     torch.set_num_threads(1)
+    gc.freeze()  # what was imported stays; looking through it again and again takes as long as the passes
     libraries = {"timm": (timm_names(), of_timm), "transformers": (transformers_kinds(), of_transformers)}
     found: dict[str, list[dict[str, Any]]] = {}
     for library, (names, make) in libraries.items():

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dslight.upstream.torchmetrics import wait_for_metrics
+
 RECIPE = "a YAML file, e.g. recipes/quickstart/deepstack_l.yaml"
 OVERRIDES = "key=value pairs that win over the file, e.g. trainer.max_steps=100 model.stacking.init_args.start=2"
 CHECKPOINT = "a checkpoint, weights in a layout of the field, or `latest` (default): the newest checkpoint of the run"
@@ -193,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:  # argparse takes no key=value that stands behind an option
         args.overrides = [*args.overrides, *rest]
     _say_untested()
+    wait_for_metrics()
     try:
         return _VERBS[args.verb](args)
     except KeyboardInterrupt:

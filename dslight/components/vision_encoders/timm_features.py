@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dslight.components.component import on_meta
 from dslight.components.vision_encoder import VisionEncoder, say_unseen
-from dslight.components.vision_encoders.discovery import covering, key_of, remembered
+from dslight.components.vision_encoders.discovery import covering, key_of, leaves_of, remembered
 from dslight.components.vision_encoders.stream import drop, one_line
 from dslight.components.vision_encoders.timm_models import create_timm_model
 from dslight.types import Grid
@@ -100,7 +100,7 @@ class _Map:
 
 
 def _look(name: str, stage: int, model_args: dict[str, Any] | None, size: tuple[int, int] | None) -> _Map:
-    """A pass that computes nothing, there and back."""
+    """A pass that computes nothing."""
     with torch.device("meta"), torch.enable_grad():
         model = _feature_maps(name, False, stage, model_args).eval()
         settings = model.pretrained_cfg
@@ -112,8 +112,8 @@ def _look(name: str, stage: int, model_args: dict[str, Any] | None, size: tuple[
             raise ValueError(said) from error
         if features.ndim != 4 or not features.requires_grad:
             raise ValueError(f"name: {name} gives {list(features.shape)}, and no map that learns")
-        features.sum().backward()  # tells what does not matter to this map
-    idle = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+        learnt = dict(model.named_parameters())
+        idle = set(learnt) - leaves_of(features, learnt)
     last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
     rows, columns, channels = features.shape[1:] if last else features.permute(0, 2, 3, 1).shape[1:]
     return _Map(
