@@ -7,10 +7,13 @@ Imports wait until a verb needs them, so that ``dslight --help`` answers at once
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -197,7 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say_untested()
     wait_for_metrics()
     try:
-        return _VERBS[args.verb](args)
+        with _uncollected(args.verb == "plan"):
+            return _VERBS[args.verb](args)
     except KeyboardInterrupt:
         print(f"{_below_bars()}interrupted; the same command continues", file=sys.stderr)
         return 130
@@ -210,7 +214,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (said := said_of(error)) is None:
             raise
         print(f"{_below_bars()}dslight: {said}", file=sys.stderr)
+        atexit.register(gc.freeze)  # what was imported goes with the process; to look through it takes seconds
         return 130 if isinstance(error, UnfinishedError) else 1
+
+
+@contextmanager
+def _uncollected(wanted: bool = True) -> Iterator[None]:
+    """Look for no garbage meanwhile: of what imports make, and models without memory, there is none worth a second."""
+    if not wanted or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @cache
@@ -257,7 +275,8 @@ def _recipe(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _fit(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
-    from dslight.run.fit import fit
+    with _uncollected():
+        from dslight.run.fit import fit
 
     fit(recipe, resume=not args.fresh, extend=args.extend, branch=args.branch)
     return 0
@@ -317,6 +336,7 @@ def _plan(args: argparse.Namespace) -> int:
     made = plan(recipe, args.world_size, args.text_tokens, cost=not args.no_cost, image=image)
     found = None if args.sizes is None else sizes(recipe, args.sizes)
     print(made.to_json(found) if args.json else made.to_text())
+    atexit.register(gc.freeze)
     if found is not None and not args.json:
         print(f"\n{found.to_text()}")
     return 0
