@@ -200,8 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say_untested()
     wait_for_metrics()
     try:
-        with _uncollected(args.verb == "plan"):
-            return _VERBS[args.verb](args)
+        return _VERBS[args.verb](args)
     except KeyboardInterrupt:
         print(f"{_below_bars()}interrupted; the same command continues", file=sys.stderr)
         return 130
@@ -219,16 +218,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _uncollected(wanted: bool = True) -> Iterator[None]:
+def _uncollected() -> Iterator[None]:
     """Look for no garbage meanwhile: of what imports make, and models without memory, there is none worth a second."""
-    if not wanted or not gc.isenabled():
-        yield
-        return
+    collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 @cache
@@ -329,11 +327,12 @@ def _import(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
-    from dslight.run.plan import plan
-    from dslight.run.sizes import height_and_width, sizes
+    with _uncollected():
+        from dslight.run.plan import plan
+        from dslight.run.sizes import height_and_width, sizes
 
-    image = None if args.image is None else height_and_width(args.image)
-    made = plan(recipe, args.world_size, args.text_tokens, cost=not args.no_cost, image=image)
+        image = None if args.image is None else height_and_width(args.image)
+        made = plan(recipe, args.world_size, args.text_tokens, cost=not args.no_cost, image=image)
     found = None if args.sizes is None else sizes(recipe, args.sizes)
     print(made.to_json(found) if args.json else made.to_text())
     atexit.register(gc.freeze)
