@@ -5,11 +5,13 @@ class, or what is the refusal?
     python -m benchmarks.encoders cait_s24_224  # only these, again; the page stays as it is
     python -m benchmarks.encoders --page        # the page, of what was tried so far
 
-A line of ``runs/encoders/LIBRARY-VERSION.jsonl`` is a name's verdict, the last one counts. No weight is read.
+A line of ``runs/encoders/*.jsonl``, a file for each version of a library, is a name's verdict; the last one counts. No
+weight is read.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -90,7 +92,7 @@ def verdicts(
     library: str, names: Sequence[str], make: Callable[[str], Any], again: bool = False, results: Path = RESULTS
 ) -> Iterator[dict[str, Any]]:
     """Those of ``names``, tried now unless they were before with this version."""
-    file = results / f"{library}-{version(library)}-torch-{version('torch')}.jsonl"
+    file = results_of(library, results)
     known = read(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -101,6 +103,11 @@ def verdicts(
         yield known[name]
 
 
+def results_of(library: str, results: Path = RESULTS) -> Path:
+    """The file of verdicts with the versions that are installed."""
+    return results / f"{library}-{version(library)}-torch-{version('torch')}.jsonl"
+
+
 def read(file: Path) -> dict[str, dict[str, Any]]:
     """Name -> its last verdict."""
     lines = file.read_text().splitlines() if file.is_file() else []
@@ -109,14 +116,18 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
 
 def main(wanted: list[str]) -> int:
     """Try them and write the page; 1 where one ended in a traceback."""
+    import timm  # noqa: F401
     import torch
 
+    import dslight.components.language_model  # noqa: F401
+
     torch.set_num_threads(1)
+    gc.freeze()  # what was imported stays; looking through it again and again takes as long as the passes
     libraries = {"timm": (timm_names(), of_timm), "transformers": (transformers_kinds(), of_transformers)}
     found: dict[str, list[dict[str, Any]]] = {}
     for library, (names, make) in libraries.items():
         if wanted == ["--page"]:
-            known = read(RESULTS / f"{library}-{version(library)}.jsonl")
+            known = read(results_of(library))
             found[library] = [known[name] for name in names if name in known]
             continue
         found[library] = []

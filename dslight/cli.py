@@ -7,15 +7,20 @@ Imports wait until a verb needs them, so that ``dslight --help`` answers at once
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from dslight.upstream.torchmetrics import wait_for_metrics
 
 RECIPE = "a YAML file, e.g. recipes/quickstart/deepstack_l.yaml"
 OVERRIDES = "key=value pairs that win over the file, e.g. trainer.max_steps=100 model.stacking.init_args.start=2"
@@ -208,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:  # argparse takes no key=value that stands behind an option
         args.overrides = [*args.overrides, *rest]
     _say_untested()
+    wait_for_metrics()
     try:
         return _VERBS[args.verb](args)
     except KeyboardInterrupt:
@@ -222,12 +228,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (said := said_of(error)) is None:
             raise
         print(f"{_below_bars()}dslight: {said}", file=sys.stderr)
+        atexit.register(gc.freeze)  # what was imported goes with the process; to look through it takes seconds
         return 130 if isinstance(error, UnfinishedError) else 1
 
 
 def _closest(name: str, known: Sequence[str]) -> str:
     found = get_close_matches(name, known, n=1)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile: of what imports make, and models without memory, there is none worth a second."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @cache
@@ -274,7 +293,8 @@ def _recipe(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _fit(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
-    from dslight.run.fit import fit
+    with _uncollected():
+        from dslight.run.fit import fit
 
     fit(recipe, resume=not args.fresh, extend=args.extend, branch=args.branch)
     return 0
@@ -334,13 +354,15 @@ def _import(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
-    from dslight.run.plan import plan
-    from dslight.run.sizes import height_and_width, sizes
+    with _uncollected():
+        from dslight.run.plan import plan
+        from dslight.run.sizes import height_and_width, sizes
 
-    image = None if args.image is None else height_and_width(args.image)
-    made = plan(recipe, args.world_size, args.text_tokens, cost=not args.no_cost, image=image)
+        image = None if args.image is None else height_and_width(args.image)
+        made = plan(recipe, args.world_size, args.text_tokens, cost=not args.no_cost, image=image)
     found = None if args.sizes is None else sizes(recipe, args.sizes)
     print(made.to_json(found) if args.json else made.to_text())
+    atexit.register(gc.freeze)
     if found is not None and not args.json:
         print(f"\n{found.to_text()}")
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dslight.upstream.hub import stay_offline_without_network
+
 
 def check_checkpoint(name: str) -> None:
     """Refuse a path that leads nowhere, and a folder without a configuration.
@@ -30,3 +32,4 @@ def check_folder(name: str, key: str) -> None:
     beside = "/" in name and path.parent.is_dir()
     if meant or beside:
         raise ValueError(f"{key}: there is no folder {name}")
+    stay_offline_without_network()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ import torch
 
 from dslight.components.checkpoint_names import check_checkpoint
 from dslight.limits import check_counts
+from dslight.upstream.hub import stay_offline_without_network
 
 
 def check_source(pretrained: str | None, config: Mapping[str, Any] | None, dtype: str) -> torch.dtype:
@@ -83,7 +85,15 @@ def settings_of(name: str, trust: bool) -> Any:
         )
     check_checkpoint(name)
     with no_code(name, "pretrained"):
-        check_numbers(PretrainedConfig.get_config_dict(name)[0], f"pretrained: {name}: config.json")
+        try:
+            found = PretrainedConfig.get_config_dict(name)[0]
+        except OSError as error:
+            if Path(name).is_dir() or (why := stay_offline_without_network()) is None:
+                raise
+            raise ValueError(
+                f"pretrained: there is no folder {name}, the cache of the Hub holds no such name, and {why}"
+            ) from error
+        check_numbers(found, f"pretrained: {name}: config.json")
         return AutoConfig.from_pretrained(name, trust_remote_code=trust)
 
 
@@ -94,8 +104,13 @@ def as_decoder(config: Any) -> Any:
     return config
 
 
+_COUNT = re.compile(r"(num|n)_(\w+_)?(layers?|heads?|experts?)$")
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+
+
 def check_numbers(config: Mapping[str, Any], path: str) -> None:
-    """Refuse a configuration that asks for too many layers, or for kernels from the hub, which are code.
+    """Refuse a configuration that asks for too many layers or too few, or for kernels from the hub, which are
+    code.
 
     Raises:
         ValueError: beginning with the key.
@@ -104,6 +119,8 @@ def check_numbers(config: Mapping[str, Any], path: str) -> None:
     for key, value in config.items():
         if isinstance(value, Mapping):
             check_numbers(value, f"{path}.{key}")
+        elif _COUNT.match(str(key)) and isinstance(value, int) and value < (str(key) in _LAYERS):
+            raise ValueError(f"{path}.{key}: {value}; at least {int(str(key) in _LAYERS)}")
         elif str(key).endswith("_implementation") and "/" in str(value):
             raise ValueError(f"{path}.{key}: {value!r} names code from the hub, which only a recipe's `attention` may")
 

@@ -7,8 +7,9 @@ plan`` before a weight is read, and for the utilisation (MFU) that a run reports
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.nn.head import narrowed
+from dslight.nn.hooks import before, first_input
 from dslight.recipe.experiment import Experiment
 from dslight.types import Grid
 from dslight.upstream.torch import count_flops, fake_tensors, storage
@@ -31,6 +33,7 @@ class Costs:
         activations: bytes that autograd keeps; less where layers are checkpointed.
         views: that the vision encoder reads.
         positions: of the sequence, visual and text.
+        narrows: whether the language model's head was seen; if not, in training it makes logits of all positions.
         half: FLOPs of the language model's forward pass over half of the positions.
         head: FLOPs of the language model's head for a position; 0, where in training it sees all of them.
     """
@@ -39,6 +42,7 @@ class Costs:
     activations: int
     views: int
     positions: int = 0
+    narrows: bool = False
     half: float = 0.0
     head: float = 0.0
 
@@ -83,7 +87,7 @@ def training_flops(experiment: Experiment, text_tokens: int = 64) -> TrainingFlo
         trained = sum(p.numel() for p in weights if p.requires_grad) / max(1, sum(p.numel() for p in weights))
         passed = passed or trained > 0
         found[name] = (1.0 + passed + trained, 1.0 + 2 * passed)
-    cost = costs(experiment, experiment.largest_grid, text_tokens)
+    cost = costs(experiment, experiment.largest_grid, text_tokens, rates=True)
     spent = {name: cost.flops.get(name, 0.0) * both[0] for name, both in found.items()}
     whole, length = cost.flops.get("language_model", 0.0), max(1, cost.positions)
     near = length // 2
@@ -98,13 +102,14 @@ def training_flops(experiment: Experiment, text_tokens: int = 64) -> TrainingFlo
     )
 
 
-def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
+def costs(experiment: Experiment, grid: Grid, text_tokens: int, rates: bool = False) -> Costs:
     """Count one sample.
 
     Args:
         experiment: on the meta device; it is of no other use afterwards.
         grid: of the sample's image.
         text_tokens: text positions of the sample.
+        rates: also count ``half`` and ``head``, which takes two more passes of the language model.
     """
     model, encoder = experiment.model, experiment.encoder
     flops: dict[str, float] = {}
@@ -154,7 +159,8 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
             lambda module, args, out: out.detach().requires_grad_(reached or out.requires_grad)
         )
         ids = torch.zeros(1, slots + text_tokens, dtype=torch.int64)
-        measure("language_model", lambda: model.language_model.logits(ids, torch.ones_like(ids)))
+        with _noticed(model.language_model.head) as seen_of_head:
+            measure("language_model", lambda: model.language_model.logits(ids, torch.ones_like(ids)))
         hook.remove()
         reached = reached or any(p.requires_grad for p in model.language_model.parameters())
         beside = model.stacking.beside(grid) * tokens.shape[2] * tokens.shape[3]
@@ -163,6 +169,9 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
         for block in model.stacking.blocks:  # each at a site of its own, so on a residual stream of its own
             stream = torch.zeros(1, ids.shape[1], tokens.shape[-1]).requires_grad_(reached)
             measure("stacking", partial(block, stream, memory, visible))
+        counted = Costs(flops, _bytes(kept.values()), seen, ids.shape[1], narrows=any(seen_of_head))
+        if not rates:
+            return counted
         half = ids[:, : ids.shape[1] // 2]
         with torch.no_grad(), count_flops() as counter:
             model.language_model.logits(half, torch.ones_like(half))
@@ -170,7 +179,25 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int) -> Costs:
             model.language_model.logits(half, torch.ones_like(half))
         short = counter.get_total_flops()
         head = (short - narrow.get_total_flops()) / max(1, half.shape[1] - 1)
-    return Costs(flops, _bytes(kept.values()), seen, ids.shape[1], short, head)
+    return replace(counted, half=short, head=head)
+
+
+@contextmanager
+def _noticed(head: nn.Module | None) -> Iterator[list[bool]]:
+    """Of each call of ``head``: whether it gets hidden states ``[B, T, D]``."""
+    calls: list[bool] = []
+    if head is None:
+        yield calls
+        return
+
+    def note(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append(first_input(args, kwargs).ndim == 3)
+
+    handle = before(head, note)
+    try:
+        yield calls
+    finally:
+        handle.remove()
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

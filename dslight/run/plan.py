@@ -304,7 +304,7 @@ def _notes(model: Any, context: int, text_tokens: int, counted: Costs) -> list[s
             f"note: {context} visual + {text_tokens} text positions are more than the {limit} that the language model "
             f"was made for (max_position_embeddings)"
         )
-    if counted.positions and not counted.head:
+    if counted.positions and not counted.narrows:
         notes.append(
             "note: the language model's head was not found, so a training step makes logits of all positions instead "
             "of the supervised ones"

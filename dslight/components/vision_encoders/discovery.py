@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -36,6 +37,14 @@ def remembered(key: str | None, find: Callable[[], Any]) -> Any:
     if key not in _KNOWN:
         _KNOWN[key] = find()
     return _KNOWN[key]
+
+
+def key_of(library: str, name: str, args: Any) -> str | None:
+    """For :func:`remembered`; ``None`` where a class or a function is among the arguments."""
+    try:
+        return f"{library} {name} {json.dumps(args, sort_keys=True)}"
+    except TypeError:
+        return None
 
 
 def discover(model: nn.Module, run: Run, grid_of: Callable[[Pass, int], Grid], norm_apart: bool = False) -> Stream:
@@ -135,10 +144,10 @@ def _drop_idle(model: nn.Module, run: Run, found: Stream, seen: Pass, final: Ten
     learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
     members = [f"{found.layers}.{name}" for name, _ in model.get_submodule(found.layers).named_children()]
     inner = cast(Tensor, seen.calls[members[-1]][0].gave)[:, found.prefix :]
-    reached = _reached(found.patches(final), learnt)
+    reached = leaves_of(found.patches(final), learnt)
     if not reached:
         raise ValueError("gives features that no gradient reaches")
-    idle, behind = set(learnt) - reached, reached - _reached(inner, learnt)
+    idle, behind = set(learnt) - reached, reached - leaves_of(inner, learnt)
     whole, single = covering(model, idle)
     dropped = []
     for path in whole:
@@ -160,11 +169,28 @@ def _drop_idle(model: nn.Module, run: Run, found: Stream, seen: Pass, final: Ten
     return replace(found, dropped=tuple(dropped), behind=tuple(modules))
 
 
-def _reached(features: Tensor, parameters: dict[str, nn.Parameter]) -> set[str]:
+def leaves_of(features: Tensor, parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    """The names of those that a gradient of ``features`` reaches: autograd's graph is walked, and nothing computed."""
+    reached = _edges(features)
+    edges = {name: torch.autograd.graph.get_gradient_edge(p) for name, p in parameters.items() if p.requires_grad}
+    return {name for name, edge in edges.items() if (edge.node, edge.output_nr) in reached}
+
+
+def _edges(features: Tensor) -> set[tuple[Any, int]]:
+    """Of autograd's graph behind a tensor: each node, and which of its outputs is used."""
     if not features.requires_grad:
         return set()
-    gradients = torch.autograd.grad(features.sum(), list(parameters.values()), retain_graph=True, allow_unused=True)
-    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    first = torch.autograd.graph.get_gradient_edge(features)
+    found, waiting = {(first.node, first.output_nr)}, [first.node]
+    visited = {first.node}
+    while waiting:
+        for node, output in waiting.pop().next_functions:
+            if node is not None:
+                found.add((node, output))
+                if node not in visited:
+                    visited.add(node)
+                    waiting.append(node)
+    return found
 
 
 def _off_path(features: Tensor, seen: Pass, path: str) -> bool:
@@ -172,8 +198,9 @@ def _off_path(features: Tensor, seen: Pass, path: str) -> bool:
     gave = [call.gave for call in seen.calls.get(path, [])]
     if not gave or not all(isinstance(value, Tensor) and value.requires_grad for value in gave):
         return False
-    gradients = torch.autograd.grad(features.sum(), gave, retain_graph=True, allow_unused=True)
-    return all(gradient is None for gradient in gradients)
+    reached = _edges(features)
+    edges = [torch.autograd.graph.get_gradient_edge(value) for value in gave]
+    return all((edge.node, edge.output_nr) not in reached for edge in edges)
 
 
 def _still(model: nn.Module, run: Run, path: str, instead: Any, final: Tensor) -> bool:

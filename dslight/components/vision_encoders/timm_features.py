@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from dslight.components.component import on_meta
 from dslight.components.vision_encoder import VisionEncoder, say_unseen
-from dslight.components.vision_encoders.discovery import covering
+from dslight.components.vision_encoders.discovery import covering, key_of, leaves_of, remembered
 from dslight.components.vision_encoders.stream import drop, one_line
 from dslight.components.vision_encoders.timm_models import create_timm_model
+from dslight.types import Grid
 
 
 class TimmFeatureMaps(VisionEncoder):
@@ -53,31 +55,15 @@ class TimmFeatureMaps(VisionEncoder):
         image_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        with torch.device("meta"), torch.enable_grad():  # a pass that computes nothing
-            shadow = _feature_maps(name, False, stage, model_args).eval()
-            settings = shadow.pretrained_cfg
-            size = image_size or settings["input_size"][1:]
-            self.image_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-            height, width = self.image_size
-            try:
-                (features,) = shadow(torch.empty(1, 3, height, width))
-            except Exception as error:  # whatever timm's models raise
-                said = f"image_size: {name} cannot see {height} x {width} pixels: {one_line(error)}"
-                raise ValueError(said) from error
-            if features.ndim != 4 or not features.requires_grad:
-                raise ValueError(f"name: {name} gives {list(features.shape)}, and no map that learns")
-            features.sum().backward()  # tells what does not matter to this map
-        self.mean, self.std = mean or settings["mean"], std or settings["std"]
-        idle = {name for name, parameter in shadow.named_parameters() if parameter.grad is None}
-        shadow.zero_grad()
-        self.model: Any = shadow.train() if on_meta() else _feature_maps(name, pretrained, stage, model_args)
-        drop(self.model, [(path, "identity") for path in covering(self.model, idle)[0]])
-        self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
-        rows, columns, self.width = (
-            features.shape[1:] if self._channels_last else features.permute(0, 2, 3, 1).shape[1:]
+        given = (image_size, image_size) if isinstance(image_size, int) else image_size
+        found = remembered(
+            key_of("timm features", name, [stage, model_args, given]), lambda: _look(name, stage, model_args, given)
         )
-        self.grid = (int(rows), int(columns))
-        stride = int(shadow.feature_info.reduction()[-1])
+        self.image_size, self.width, self.grid = found.size, found.width, found.grid
+        self.mean, self.std = mean or found.mean, std or found.std
+        self.model: Any = _feature_maps(name, pretrained, stage, model_args)
+        drop(self.model, [(path, "identity") for path in found.idle])
+        self._channels_last, stride = found.channels_last, found.stride
         say_unseen(self.image_size, (stride, stride), self.grid, "image_size")
 
     @property
@@ -97,6 +83,49 @@ class TimmFeatureMaps(VisionEncoder):
         """The stage's map, row by row."""
         (features,) = self.model(pixels)
         return features.flatten(1, 2) if self._channels_last else features.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """What a stage's map is, and what the stage does not need."""
+
+    size: tuple[int, int]
+    width: int
+    grid: Grid
+    channels_last: bool
+    stride: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    idle: tuple[str, ...]
+
+
+def _look(name: str, stage: int, model_args: dict[str, Any] | None, size: tuple[int, int] | None) -> _Map:
+    """A pass that computes nothing."""
+    with torch.device("meta"), torch.enable_grad():
+        model = _feature_maps(name, False, stage, model_args).eval()
+        settings = model.pretrained_cfg
+        height, width = (int(side) for side in size or settings["input_size"][1:])
+        try:
+            (features,) = model(torch.empty(1, 3, height, width))
+        except Exception as error:  # whatever timm's models raise
+            said = f"image_size: {name} cannot see {height} x {width} pixels: {one_line(error)}"
+            raise ValueError(said) from error
+        if features.ndim != 4 or not features.requires_grad:
+            raise ValueError(f"name: {name} gives {list(features.shape)}, and no map that learns")
+        learnt = dict(model.named_parameters())
+        idle = set(learnt) - leaves_of(features, learnt)
+    last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
+    rows, columns, channels = features.shape[1:] if last else features.permute(0, 2, 3, 1).shape[1:]
+    return _Map(
+        size=(height, width),
+        width=int(channels),
+        grid=(int(rows), int(columns)),
+        channels_last=last,
+        stride=int(model.feature_info.reduction()[-1]),
+        mean=settings["mean"],
+        std=settings["std"],
+        idle=tuple(covering(model, idle)[0]),
+    )
 
 
 def _feature_maps(name: str, pretrained: bool, stage: int, model_args: dict[str, Any] | None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.vision_encoder import Tap, VisionEncoder, say_unseen
-from dslight.components.vision_encoders.discovery import discover, remembered
+from dslight.components.vision_encoders.discovery import discover, key_of, remembered
 from dslight.components.vision_encoders.stream import VIEWS, Stream, drop, first_layers, whole_layers
 from dslight.components.vision_encoders.timm_models import create_timm_model, image_size_of
 from dslight.types import Grid
@@ -106,11 +105,7 @@ class TimmEncoder(VisionEncoder):
 
 def _facts(name: str, args: dict[str, Any] | None) -> tuple[str, Stream, tuple[int, int]]:
     """The path of the encoder in timm's model, what it is, and the size of its images."""
-    try:
-        key = f"timm {name} {json.dumps(args, sort_keys=True)}"
-    except TypeError:  # a class or a function among the arguments
-        key = None
-    return remembered(key, lambda: _discover(name, args))
+    return remembered(key_of("timm", name, args), lambda: _discover(name, args))
 
 
 def _discover(name: str, args: dict[str, Any] | None) -> tuple[str, Stream, tuple[int, int]]:
