@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -57,12 +56,13 @@ SPARE = 16
 
 def give_room(cache: Any) -> None:
     """Let the layers of a cache that keep every column take more of them without a copy of all before each time."""
-    cache.layers = [_roomy()(layer) for layer in cache.layers]
-
-
-@functools.cache
-def _roomy() -> Any:
     from transformers.cache_utils import DynamicLayer
+
+    def with_room(kept: Tensor, columns: int) -> Tensor:
+        rows, heads, used, width = kept.shape
+        store = kept.new_empty(rows, heads, columns, width)
+        store[:, :, :used] = kept
+        return store
 
     class RoomyLayer(DynamicLayer):
         keys: Any
@@ -78,7 +78,7 @@ def _roomy() -> Any:
             used = self.get_seq_length()
             end = used + key_states.shape[2]
             if not self.stores or end > self.stores[0].shape[2]:
-                self.stores = [_with_room(kept, end + SPARE) for kept in (self.keys, self.values)]
+                self.stores = [with_room(kept, end + SPARE) for kept in (self.keys, self.values)]
             for store, states in zip(self.stores, (key_states, value_states), strict=True):
                 store[:, :, used:end] = states
             self.keys, self.values = (store[:, :, :end] for store in self.stores)
@@ -88,14 +88,7 @@ def _roomy() -> Any:
             self.stores = []
             super().batch_select_indices(indices)
 
-    return RoomyLayer
-
-
-def _with_room(kept: Tensor, columns: int) -> Tensor:
-    rows, heads, used, width = kept.shape
-    store = kept.new_empty(rows, heads, columns, width)
-    store[:, :, :used] = kept
-    return store
+    cache.layers = [RoomyLayer(layer) for layer in cache.layers]
 
 
 def remember_coordinates(model: nn.Module, grid: tuple[int, int]) -> None:

@@ -10,6 +10,7 @@ from transformers import __version__ as version
 
 from dslight.upstream.torch import fake_tensors
 from dslight.upstream.transformers import (
+    SPARE,
     Joined,
     attend_by,
     attention_of,
@@ -213,7 +214,7 @@ def test_a_cache_keeps_every_column_or_it_does_not_join_and_room_changes_nothing
         assert len(whole_layers(roomy, 6)) == 2
         assert not whole_layers(roomy, 5)
         give_room(roomy)
-        for step in range(20):  # beyond the room that there is at first
+        for step in range(SPARE + 4):  # beyond the room that there is at first
             if step == 3:
                 for cache in (plain, roomy):
                     cache.batch_select_indices(torch.tensor([1]))
