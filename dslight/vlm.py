@@ -22,11 +22,13 @@ from torch.distributed.fsdp import FSDPModule
 
 from dslight.components import shared_pictures
 from dslight.components.component import warn_of_idle_hooks
+from dslight.components.decoders.causal_lm import HFCausalLM
 from dslight.components.kept_features import Keeper
 from dslight.components.language_model import LanguageModel
 from dslight.components.projector import Projector
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
+from dslight.components.waiting import Waiting
 from dslight.errors import UserError
 from dslight.features.views import KnownViews
 from dslight.metrics import benchmarks
@@ -36,7 +38,7 @@ from dslight.positions import token_grids
 from dslight.processor import Processor
 from dslight.train.optim import Stage, under
 from dslight.train.parallel import materialise, shard, states_by_name, states_by_number
-from dslight.types import Batch, ViewNeeds, Views, VisualTokens
+from dslight.types import Batch, Question, ViewNeeds, Views, VisualTokens
 from dslight.written import Written, importable, written, written_behind
 
 
@@ -101,6 +103,9 @@ class VLM(pl.LightningModule, Written):
         self.seconds: dict[str, float] = {}
         """By source, what this rank's share took, data included."""
         self._clock = 0.0
+        self._asked = ""  # the source whose questions are being asked
+        self._waiting = Waiting()
+        self._questions: list[Sequence[Question]] = []  # of the batches that wait
         self._sums: Tensor | None = None  # loss and tokens of the step so far
         self.step_loss: Tensor | None = None  # of all ranks, a sum over tokens, up to the last micro-batch
 
@@ -250,11 +255,12 @@ class VLM(pl.LightningModule, Written):
         visual = self.see(batch.views)
         return self.language_model(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, batch.segments)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: Batch, visual: VisualTokens | None = None) -> tuple[Tensor, Tensor]:
         """Next-token loss, summed over the supervised tokens of a batch with labels, and their number; where answers
-        have weights, the weighted sum, and that of the weights.
+        have weights, the weighted sum, and that of the weights. ``visual``: what its views are seen as, where that is
+        known.
         """
-        return self.language_model.loss(batch, self.see(batch.views))
+        return self.language_model.loss(batch, self.see(batch.views) if visual is None else visual)
 
     def see(self, views: Views | None) -> VisualTokens:
         """All visual tokens of a batch: slots ``[S+1, N, D]``.
@@ -467,33 +473,74 @@ class VLM(pl.LightningModule, Written):
         self.seconds = dict.fromkeys(self.metrics, 0.0)
         self._losses = {source: torch.zeros(2, dtype=torch.float64) for source, loss in self.validated.items() if loss}
         self._clock = time.perf_counter()
+        self._asked, self._waiting, self._questions = "", Waiting(), []
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Generate answers and let the source's metric judge them; or sum the loss of a source of conversations."""
+        """Generate answers, those of several batches together, and let the source's metric judge them; or sum the loss
+        of a source of conversations.
+        """
         if dataloader_idx >= len(self.validated):
             raise RuntimeError("validation: nobody says how answers are judged; use dslight.Data(val={...})")
         source = list(self.validated)[dataloader_idx]
         if self.validated[source]:
             self._losses[source] += torch.stack([part.detach().double().cpu() for part in self.loss(batch)])
             return
-        replies = self.answer_batch(batch, **self.generation[source])
-        verdicts = cast(TextMetric, self.metrics[source]).update_questions(replies, batch.questions)
-        answers = map(Answer, batch.questions, replies, verdicts)
-        self.answers[source] += [answer for answer in answers if answer.question.valid]
+        if source != self._asked:
+            self._write()  # the answers to the last questions of the source before
+        self._asked = source
+        options, visual, prompts = self.padding(self.generation[source]), None, None
+        if not isinstance(self, FSDPModule):  # whose ranks take equally many steps, batch by batch
+            visual = self.see(batch.views)
+            prompts = shared_pictures.read(self.language_model, batch, visual, options)
+        if prompts is None:
+            self._judge(batch.questions, self.generate(batch, visual, **options))
+        else:
+            self._waiting.add(prompts)
+            self._questions.append(batch.questions)
+            if self._waiting.full:
+                self._write()
+        self._tick()
+
+    def _write(self) -> None:
+        """Answer, and judge, all questions that wait."""
+        asked, self._questions = self._questions, []
+        if asked:
+            options = self.padding(self.generation[self._asked])
+            written = self._waiting.write(cast(HFCausalLM, self.language_model), **options)
+            for questions, ids in zip(asked, written, strict=True):
+                self._judge(questions, ids)
+            self._tick()
+
+    def _judge(self, questions: Sequence[Question], ids: Tensor) -> None:
+        replies = self.texts(ids)
+        verdicts = cast(TextMetric, self.metrics[self._asked]).update_questions(replies, questions)
+        answers = map(Answer, questions, replies, verdicts)
+        self.answers[self._asked] += [answer for answer in answers if answer.question.valid]
+
+    def _tick(self) -> None:
         now = time.perf_counter()
-        self.seconds[source] += now - self._clock
+        self.seconds[self._asked] += now - self._clock
         self._clock = now
 
     def answer_batch(self, batch: Batch, **options: Any) -> list[str]:
         """Generated answers to a batch, special tokens dropped; ``options`` as in transformers' ``generate``."""
+        return self.texts(self.generate(batch, **self.padding(options)))
+
+    def padding(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of ``generate``, with the token that stands behind an answer that is done."""
         pad = self.tokenizer.pad_token_id
-        ids = self.generate(batch, pad_token_id=self.tokenizer.eos_token_id if pad is None else pad, **options)
+        return {"pad_token_id": self.tokenizer.eos_token_id if pad is None else pad, **options}
+
+    def texts(self, ids: Tensor) -> list[str]:
+        """Answers in words, of new ids ``[B, new]``."""
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/<source>/<score>`` where there are scores, ``val/<source>/loss`` where that is wanted, a mean over
         the supervised tokens of all ranks, and ``speed/<source>/questions_per_second``.
         """
+        with self.trainer.precision_plugin.val_step_context():
+            self._write()
         for source, metric in self.metrics.items():
             assert isinstance(metric, TextMetric)
             for name, value in metric.compute().items():

@@ -24,6 +24,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "multidocvqa": ("rrc.cvc.uab.es, 17.4; Hub: MP-DocVQA", "its repository's evaluator"),
     "chartqa": ("vis-nlp/ChartQA; Hub: ChartQA", f"pix2struct, {_KIT}"),
     "ocrbench": ("MultimodalOCR; Hub: OCRBench", "its rule; times 1000 is its score"),
+    "ocrbench_v2": ("MultimodalOCR; Hub: OCRBench-v2", "its eval scripts, Apr 2026; needs `dslight[ocrbench]`"),
     "mmvet": ("yuweihao/MM-Vet; Hub: MMVet", "a judge: `dslight judge`"),
     "pope": ("AoiDragon/POPE; Hub: POPE", "its script"),
     "mme": ("MME's release; Hub: MME", "its eval_tool, where pairs are whole"),

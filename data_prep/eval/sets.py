@@ -154,6 +154,9 @@ SETS |= {
         "val",
         long.longvideobench,
     ),
+    "ocrbench_v2": EvalSet(
+        skills.ocrbench_v2, (Role("questions", "*ocrbench*v2*.json"),), "ocrbench_v2", hub=skills.ocrbench_v2
+    ),
     "mlvu": EvalSet(
         long.mlvu, (Role("questions", "[1-7]_*.json", many=True),), "mlvu", hub=long.mlvu, splits=("test",)
     ),

@@ -1,4 +1,4 @@
-"""Sets that tell what a model can do, skill by skill: MME, MMBench, AI2D, OCRBench; and VizWiz and MultiDocVQA.
+"""Sets that tell what a model can do, skill by skill: MME, MMBench, AI2D, OCRBench (both); and VizWiz and MultiDocVQA.
 
 The layout of each file is in the docstring of its reader. Columns on the Hub are those of the dataset cards of
 lmms-lab/ai2d and echo840/OCRBench, and what lmms-eval's task reads of lmms-lab/MP-DocVQA; RRC's own json of MultiDocVQA
@@ -7,6 +7,7 @@ is from memory, since it is behind a login. A file that is otherwise is refused 
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,37 @@ def ocrbench(files: Files) -> Iterator[Asked]:
             images=[item["image_path"].removeprefix("./")],
             facts={"dataset_name": item["dataset_name"]},
         ).with_answers([answers] if isinstance(answers, str) else answers, False, files.path("questions").name)
+
+
+def ocrbench_v2(files: Files) -> Iterator[Asked]:
+    """OCRBench v2 (github.com/Yuliang-Liu/MultimodalOCR): ``OCRBench_v2.json``, or the Hub's parquet.
+
+    ``id``, ``dataset_name``, ``type``, ``question``, ``answers`` (texts, numbers or dictionaries; of a box its four
+    numbers), ``image_path`` or ``image``, ``eval`` ("None": none); ``bbox``, and of spotted words ``bbox`` or
+    ``bbox_list``, with the words in ``content``. What it leaves out of its means, a text without a translation, is set
+    aside here.
+    """
+    for item, name in rows_of(files):
+        kind, answers = item["type"], item.get("answers")
+        if kind == "text spotting en":
+            answers = item["content"]
+        answers = answers if isinstance(answers, list) else [] if answers is None else [answers]
+        if kind == "text grounding en":
+            answers = [[int(number) for number in answers]] if answers else []
+        rule, box = said(item.get("eval")), item.get("bbox") or item.get("bbox_list")
+        texts = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in answers]
+        yield Asked(
+            str(item["id"]),
+            item["question"],
+            type=kind,
+            official_id=item["id"],
+            facts={
+                "dataset_name": said(item.get("dataset_name")),
+                **({} if rule in ("", "None") else {"eval": rule}),
+                **({"bbox": box} if box else {}),
+            },
+            **pictures(item["image_path"].removeprefix("./") if "image_path" in item else item["image"]),
+        ).with_answers(texts if any(texts) else [], False, name)
 
 
 def vizwiz(files: Files) -> Iterator[Asked]:

@@ -7,10 +7,10 @@ visual tokens of every row, which are then copies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -36,14 +36,36 @@ def generate(language_model: LanguageModel, batch: Batch, visual: VisualTokens, 
     given = batch.input_ids, batch.attention_mask, batch.visual_mask
     if not batch.pictures:
         return language_model.generate(*given, visual, **options)
-    beside = visual.memory is not None  # what stands beside the sequence is looked at behind the beginnings too
-    own = language_model if isinstance(language_model, HFCausalLM) and not beside else None
-    if own is not None and set(options) <= _GREEDY and own.shares_beginnings:
-        ids = language_model.standing_for(batch.input_ids, batch.visual_mask)
-        found = prefix.beginnings(ids, batch.attention_mask, batch.visual_mask, batch.pictures)
-        if found is not None:
-            return own.answer_behind(ids, *given[1:], visual, found, **options)
+    prompts = read(language_model, batch, visual, options, alike=True)
+    if prompts is not None:
+        return cast(HFCausalLM, language_model).write([prompts], **options)
     return language_model.generate(*given, spread(visual, batch.visual_mask, batch.pictures), **options)
+
+
+def read(
+    language_model: LanguageModel, batch: Batch, visual: VisualTokens, options: Mapping[str, Any], alike: bool = False
+) -> prefix.Read | None:
+    """The prompts of a batch, passed over; ``None`` where only ``generate`` can answer so.
+
+    Args:
+        language_model: continues the rows.
+        batch, visual: as of :func:`generate`.
+        options: with which the answers are to be written.
+        alike: whether only rows are read that begin alike.
+    """
+    # what stands beside the sequence is looked at behind the prompts too
+    if not isinstance(language_model, HFCausalLM) or visual.memory is not None or not set(options) <= _GREEDY:
+        return None
+    if not language_model.shares_beginnings:
+        return None
+    ids = language_model.standing_for(batch.input_ids, batch.visual_mask)
+    given = ids, batch.attention_mask, batch.visual_mask
+    found = prefix.beginnings(*given, batch.pictures) if batch.pictures else None
+    if found is None and alike:
+        return None
+    if found is None and batch.pictures:
+        visual = spread(visual, batch.visual_mask, batch.pictures)
+    return language_model.read(*given, visual, found)
 
 
 def spread(visual: VisualTokens, visual_mask: Tensor, pictures: Sequence[int]) -> VisualTokens:

@@ -20,7 +20,9 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 
-from dslight.components import Component
+from dslight.components import Component, shared_pictures
+from dslight.components.decoders.causal_lm import HFCausalLM
+from dslight.components.waiting import Waiting
 from dslight.diagnostics.compare import ALL, Arm, arms, difference
 from dslight.diagnostics.draw import draw
 from dslight.diagnostics.groups import Groups
@@ -29,7 +31,7 @@ from dslight.diagnostics.norms import Norm, Norms
 from dslight.diagnostics.places import NoPlace, Panel, panels, to_patches
 from dslight.diagnostics.settings import Diagnostics
 from dslight.metrics.base import TextMetric
-from dslight.nn.intervention import intervene
+from dslight.nn.intervention import Act, intervene
 from dslight.types import Batch
 from dslight.vlm import VLM
 
@@ -122,8 +124,9 @@ class Diagnose(pl.Callback):
     def _heat_maps(self, model: VLM, source: str, questions: Slice, groups: Groups) -> Iterator[dict[str, Any]]:
         for batch, taught in questions.taught(self.settings.heat_maps):
             batch, taught = batch.to(model.device), taught.to(model.device)
-            found = relevance(model, taught, self.settings.heat)
-            (answer,) = model.answer_batch(batch, **model.generation[source])
+            visual = model.see(batch.views) if _alike(model, groups) else None
+            found = relevance(model, taught, self.settings.heat, visual=visual)
+            (answer,) = model.answer_batch(batch, **model.generation[source], visual=visual)
             (question,) = batch.questions
             if not question.valid:
                 continue
@@ -180,19 +183,19 @@ def _ask(
         if look is not None and not compared:
             with intervene(look):
                 model.answer_batch(batch, **options | {"max_new_tokens": 1})
-        # what the arms change is in the language model alone, so the views are seen once for all of them
-        alike = bool(compared) and not groups.count_inside and model.device_mesh is None
-        seen = {"visual": model.see(batch.views)} if alike else {}
         theirs: dict[bool, torch.Tensor] = {}
         if asked.others is not None:
             with groups.recorded() as theirs:
-                model.answer_batch(asked.others.to(model.device), **options | {"max_new_tokens": 1})
-        answers, scores = {}, {}
-        for arm in compared:
-            with intervene(look if look is not None and arm.name == ALL else arm.act(theirs)):
-                answers[arm.name] = model.answer_batch(batch, **options, **seen)
+                others = asked.others.to(model.device)
+                if _alike(model, groups):
+                    theirs[False] = model.see(others.views).stacks
+                else:
+                    model.answer_batch(others, **options | {"max_new_tokens": 1})
+        acts = {arm.name: look if look is not None and arm.name == ALL else arm.act(theirs) for arm in compared}
+        answers, scores = _answers(model, batch, acts, options, _alike(model, groups)), {}
+        for name, texts in answers.items():
             judge.reset()
-            scores[arm.name] = [verdict.score for verdict in judge.update_questions(answers[arm.name], batch.questions)]
+            scores[name] = [verdict.score for verdict in judge.update_questions(texts, batch.questions)]
         for i, question in enumerate(batch.questions if compared else ()):
             if question.valid:
                 unfit = {arm.name for arm in compared if arm.others and asked.alone[i]}
@@ -204,6 +207,32 @@ def _ask(
                     "answers": {name: texts[i] for name, texts in answers.items()},
                     "scores": {name: None if name in unfit else each[i] for name, each in scores.items()},
                 }
+
+
+def _alike(model: VLM, groups: Groups) -> bool:
+    """Whether what an arm changes is in the language model alone, so that views are seen once for all of them."""
+    return not groups.count_inside and model.device_mesh is None
+
+
+def _answers(
+    model: VLM, batch: Batch, acts: Mapping[str, Act], options: dict[str, Any], alike: bool
+) -> dict[str, list[str]]:
+    """The answers in every arm. Where views are seen once, prompts are read arm by arm, since stacks stand in them
+    alone, and the answers of all arms are written together.
+    """
+    seen = {"visual": model.see(batch.views)} if alike and acts else {}
+    decoder, given, waiting, written = model.language_model, model.padding(options), Waiting(), []
+    for act in acts.values():
+        with intervene(act):
+            prompts = shared_pictures.read(decoder, batch, seen["visual"], given) if seen else None
+            if prompts is None:
+                written.append(model.generate(batch, **given, **seen))
+                continue
+        waiting.add(prompts)
+        if waiting.full:
+            written += waiting.write(cast(HFCausalLM, decoder), **given)
+    written += waiting.write(cast(HFCausalLM, decoder), **given)
+    return {name: model.texts(ids) for name, ids in zip(acts, written, strict=True)}
 
 
 def _summary(compared: list[Arm], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

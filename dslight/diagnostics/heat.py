@@ -22,7 +22,7 @@ from dslight.diagnostics.settings import Heat
 from dslight.nn.hooks import behind
 from dslight.nn.intervention import Act, Injection, intervene
 from dslight.nn.loss import next_token_loss
-from dslight.types import IGNORE, Batch
+from dslight.types import IGNORE, Batch, VisualTokens
 from dslight.vlm import VLM
 
 
@@ -41,7 +41,13 @@ class Relevance:
     inside: Tensor
 
 
-def relevance(model: VLM, batch: Batch, heat: Heat = "gradient_x_input", changed: Act | None = None) -> Relevance:
+def relevance(
+    model: VLM,
+    batch: Batch,
+    heat: Heat = "gradient_x_input",
+    changed: Act | None = None,
+    visual: VisualTokens | None = None,
+) -> Relevance:
     """Look at one batch with labels; the model's own gradients are left as they are.
 
     Args:
@@ -49,6 +55,7 @@ def relevance(model: VLM, batch: Batch, heat: Heat = "gradient_x_input", changed
         batch: with labels.
         heat: what a number is, see the module's docstring.
         changed: what is done to the stacks on their way; the numbers are of those before it. Not with ``attention``.
+        visual: what its views are seen as, where that is known and no stack goes into the vision encoder.
 
     Raises:
         ValueError: ``attention`` of a model that gives no attention weights.
@@ -69,8 +76,7 @@ def relevance(model: VLM, batch: Batch, heat: Heat = "gradient_x_input", changed
 
     with torch.inference_mode(False), torch.enable_grad():
         with intervene(act):
-            logits = model(batch)
-        likelihood = -next_token_loss(logits, batch.labels)[0]
+            likelihood = -model.loss(batch, visual)[0]
         names, tokens = zip(*((name, each) for name, each in seen.items() if name == "base" or len(each)), strict=True)
         gradients = torch.autograd.grad(likelihood, tokens, allow_unused=True)  # unused: a batch of text alone
     found = {name: torch.zeros(value.shape[:-1]) for name, value in seen.items()}

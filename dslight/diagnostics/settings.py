@@ -12,8 +12,9 @@ Heat = Literal["gradient_x_input", "gradient", "attention"]
 class Diagnostics:
     """Whether the stacks do anything, measured behind a validation on the first questions of each source.
 
-    Cost, over ``limit`` questions: ``norms`` one prefill; ``drop`` S + 2 generations; ``shuffle`` two generations and a
-    prefill more; a heat map one generation and one backward pass.
+    Cost, over ``limit`` questions: their pictures are encoded once (for stacks into the vision encoder: in every arm);
+    ``norms`` one prefill; ``drop`` S + 2 prefills; ``shuffle`` two more, and the other pictures; the answers of all
+    arms are generated together. A heat map takes one generation and one backward pass.
 
     Args:
         norms: norm of what every stack adds, relative to the residual stream there; and their cosine.

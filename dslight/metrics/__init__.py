@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dslight.metrics.documents import MMLongBenchDocScore
     from dslight.metrics.mathvista import MathVistaAccuracy
     from dslight.metrics.multiple_choice import MultipleChoiceAccuracy
+    from dslight.metrics.ocrbench_v2 import OCRBenchV2Score
     from dslight.metrics.vqa import VQAAccuracy
     from dslight.metrics.yes_no import MMEScore, POPEMetric
     from dslight.metrics.yes_no_groups import YesNoAccuracy

@@ -124,6 +124,10 @@ class TextMetric(Metric):
         self.verdicts = [found._replace(unfinished=isinstance(said, Unfinished)) for said, found in pairs]
         return self.verdicts
 
+    def unready(self) -> str:
+        """What has to be installed before answers can be judged, "" for nothing; asked before a run begins."""
+        return ""
+
     def _more(self, questions: Sequence[Question]) -> dict[str, Any]:
         """What else ``update`` needs to know about a batch of questions."""
         return {}

@@ -189,7 +189,10 @@ def row_of(name: str, source: Asked) -> Benchmark:
         changes["metric"] = partial(deepcopy, source.metric)
     elif source.protocol is not None:
         changes["metric"] = _by_protocol(row, of(name, source.benchmark), source.protocol)
-    return replace(row, **changes)
+    row = replace(row, **changes)
+    if missing := row.build().unready():
+        raise ValueError(f"benchmark: {of(name, source.benchmark)} {missing}")
+    return row
 
 
 def _by_protocol(row: Benchmark, benchmark: str, protocol: str) -> Callable[..., TextMetric]:

@@ -16,6 +16,7 @@ from dslight.metrics.charts import ChartQAProAccuracy
 from dslight.metrics.documents import MMLongBenchDocScore
 from dslight.metrics.mathvista import MathVistaAccuracy
 from dslight.metrics.multiple_choice import CVBenchAccuracy, MLVUAccuracy, MultipleChoiceAccuracy
+from dslight.metrics.ocrbench_v2 import OCRBenchV2Score
 from dslight.metrics.yes_no_groups import YesNoAccuracy
 
 _choice = partial(MultipleChoiceAccuracy, protocol="mmbench", open_answers=True)
@@ -59,6 +60,8 @@ TODAY: dict[str, Benchmark] = {
     "mathvista": Benchmark(MathVistaAccuracy, suffix="", max_new_tokens=1024),
     "chartqapro": Benchmark(ChartQAProAccuracy, max_new_tokens=64),
     "mmlongbench_doc": Benchmark(MMLongBenchDocScore, suffix=DOCUMENT, max_new_tokens=128),
+    # whole pages and tables are answers here; lmms-eval stops after 128 tokens
+    "ocrbench_v2": Benchmark(OCRBenchV2Score, suffix="", max_new_tokens=2048),
     # judged by a language model
     "charxiv": Benchmark(
         JudgedElsewhere, suffix="", max_new_tokens=256, submission="charxiv", hidden="test", judge="GPT-4o (2024-05-13)"

@@ -414,7 +414,7 @@ def _train(experiment: Experiment, folder: RunFolder, resume: bool, begin: Begin
     with users_errors():
         result = write_result(experiment, folder, trainer, pace, merged)
     if trainer.is_global_zero:
-        headline = result.get("headline") or next(iter(merged), None)
-        score = f"{headline} {merged[headline]:.4f}, " if headline in merged else ""
+        headlines = [facts.get("headline") for facts in result["sources"].values()] or list(merged)[:1]
+        score = "".join(f"{key} {merged[key]:.4f}, " for key in headlines if key in merged)
         print(f"{folder.path}: {score}{trainer.global_step} steps in {pace.train_seconds / 60:.1f} min")
     return result

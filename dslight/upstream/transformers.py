@@ -52,6 +52,55 @@ def recomputes_with_hooks(layer: nn.Module) -> bool:
     return bool(checkpointed) and type(layer).__call__ is not nn.Module.__call__
 
 
+def whole_layers(cache: Any, columns: int) -> list[Any]:
+    """The layers of a cache, if each keeps the keys and values ``[B, heads, columns, width]`` of every column; else
+    none."""
+    layers = list(getattr(cache, "layers", ()))
+    kept = all(type(layer).__name__ == "DynamicLayer" and layer.get_seq_length() == columns for layer in layers)
+    return layers if kept else []
+
+
+SPARE = 16
+"""Columns that a cache with room has beyond those in use."""
+
+
+def give_room(cache: Any) -> None:
+    """Let the layers of a cache that keep every column take more of them without a copy of all before each time."""
+    from transformers.cache_utils import DynamicLayer
+
+    def with_room(kept: Tensor, columns: int) -> Tensor:
+        rows, heads, used, width = kept.shape
+        store = kept.new_empty(rows, heads, columns, width)
+        store[:, :, :used] = kept
+        return store
+
+    class RoomyLayer(DynamicLayer):
+        keys: Any
+        values: Any
+
+        def __init__(self, layer: Any) -> None:
+            super().__init__()
+            self.keys, self.values, self.is_initialized = layer.keys, layer.values, True
+            self.dtype, self.device = layer.keys.dtype, layer.keys.device
+            self.stores: list[Tensor] = []
+
+        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            used = self.get_seq_length()
+            end = used + key_states.shape[2]
+            if not self.stores or end > self.stores[0].shape[2]:
+                self.stores = [with_room(kept, end + SPARE) for kept in (self.keys, self.values)]
+            for store, states in zip(self.stores, (key_states, value_states), strict=True):
+                store[:, :, used:end] = states
+            self.keys, self.values = (store[:, :, :end] for store in self.stores)
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            self.stores = []
+            super().batch_select_indices(indices)
+
+    cache.layers = [RoomyLayer(layer) for layer in cache.layers]
+
+
 def remember_coordinates(model: nn.Module, grid: tuple[int, int]) -> None:
     """Let models with DINOv3's positions compute the coordinates of the patches on the CPU once.
 

@@ -75,8 +75,8 @@ def test_answers_are_those_of_rows_that_each_have_their_own_pictures(make_vlm, a
     assert (len(own.views), len(once.views)) == (8, 4)  # a; a and b; b
     taken = []
     if behind:
-        answer = prefix.answers
-        monkeypatch.setattr(prefix, "answers", lambda *a, **k: taken.append(1) or answer(*a, **k))
+        read = prefix.read
+        monkeypatch.setattr(prefix, "read", lambda *a, **k: taken.append(1) or read(*a, **k))
     else:
         monkeypatch.setattr(HFCausalLM, "shares_beginnings", False)
     with torch.inference_mode():

@@ -12,10 +12,12 @@ from transformers import __version__ as version
 
 from dslight.upstream.torch import fake_tensors
 from dslight.upstream.transformers import (
+    SPARE,
     Joined,
     attend_by,
     attention_of,
     from_settings,
+    give_room,
     is_news,
     is_recurrent,
     joined,
@@ -24,6 +26,7 @@ from dslight.upstream.transformers import (
     registers_attention,
     remember_coordinates,
     vision_geometry,
+    whole_layers,
 )
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 16, "pad_token_id": 0}
@@ -211,3 +214,22 @@ def test_experts_of_a_file_are_joined_as_transformers_joins_them():
     assert name == fused.target
     expected = [torch.cat([parts[f"{at}.{expert}.w{which}.weight"] for which in (1, 3)]) for expert in (0, 1)]
     assert torch.equal(tensor, torch.stack(expected))
+
+
+def test_a_cache_keeps_every_column_or_it_does_not_join_and_room_changes_nothing():
+    ids = torch.arange(12).view(2, 6)
+    windows = decoder("mistral", **WIDTHS)
+    assert not whole_layers(windows(ids, use_cache=True).past_key_values, 6)
+    model = decoder("llama", intermediate_size=16).eval()
+    with torch.inference_mode():
+        plain, roomy = (model(ids, use_cache=True).past_key_values for _ in range(2))
+        assert len(whole_layers(roomy, 6)) == 2
+        assert not whole_layers(roomy, 5)
+        give_room(roomy)
+        for step in range(SPARE + 4):  # beyond the room that there is at first
+            if step == 3:
+                for cache in (plain, roomy):
+                    cache.batch_select_indices(torch.tensor([1]))
+            ids = torch.full((2 if step < 3 else 1, 1), step % 16)
+            one, two = (model(ids, past_key_values=cache, use_cache=True).logits for cache in (plain, roomy))
+            torch.testing.assert_close(one, two)

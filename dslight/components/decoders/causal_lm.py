@@ -8,8 +8,8 @@ positions begin anew. A family that does not let its attention be exchanged, or 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -258,25 +258,21 @@ class HFCausalLM(LanguageModel):
         """
         if self.answers_anew:
             raise ValueError(f"{self.model.config.model_type}: answers greedily, and gives new tokens alone")
-        training = self.model.training
-        self.model.eval()
-        try:
-            said = options.get("generation_config")
-            if self.facts.copy is not None and not tried(self.facts, "answers"):
-                options |= {"use_cache": False} if said is None else {}
-                if said is not None:
-                    said.use_cache = False
-            if begins := self.facts.begins(self.model):
-                options["position_ids"] = positions(attention_mask, begins)
-            greedy = {"do_sample": False, "use_cache": True} if said is None else {}
+        said = options.get("generation_config")
+        if self.facts.copy is not None and not tried(self.facts, "answers"):
+            options |= {"use_cache": False} if said is None else {}
+            if said is not None:
+                said.use_cache = False
+        if begins := self.facts.begins(self.model):
+            options["position_ids"] = positions(attention_mask, begins)
+        greedy = {"do_sample": False, "use_cache": True} if said is None else {}
+        with self._answering():
             return self.model.generate(input_ids=input_ids, attention_mask=attention_mask, **greedy | options)
-        finally:
-            self.model.train(training)
 
     @property
     def shares_beginnings(self) -> bool:
-        """Whether :meth:`answer_behind` answers as :meth:`generate` does: tried, and with settings of ``generate`` that
-        leave the likeliest token alone."""
+        """Whether :meth:`read` and :meth:`write` answer as :meth:`generate` does: tried, and with settings of
+        ``generate`` that leave the likeliest token alone."""
         return (
             self.facts.copy is not None
             and self.axes == 1  # positions are counted along the sequence
@@ -285,31 +281,46 @@ class HFCausalLM(LanguageModel):
             and tried(self.facts, "shares beginnings")
         )
 
-    def answer_behind(
+    def read(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
         visual_mask: Tensor,
         visual: VisualTokens,
-        found: prefix.Beginnings,
-        **options: Any,
-    ) -> Tensor:
-        """As :meth:`generate`, greedily, where the beginnings of rows are computed once.
+        found: prefix.Beginnings | None = None,
+    ) -> prefix.Read:
+        """Pass over prompts, whose greedy answers :meth:`write` then gives; together they do as :meth:`generate`.
 
         Args:
             input_ids, attention_mask, visual_mask: as of :meth:`forward`.
-            visual: of the beginnings.
-            found: how the rows begin.
-            options: of :func:`dslight.components.decoders.prefix.answers`.
+            visual: of the rows, or of their beginnings.
+            found: how the rows begin, where that is computed once.
         """
-        training = self.model.training
-        self.model.eval()
-        try:
+        begins = self.facts.begins(self.model) or 0
+        with self._answering():
             given = input_ids, attention_mask, visual_mask, found
-            begins = self.facts.begins(self.model) or 0
-            return prefix.answers(self.model, *given, lambda mask: self._injecting(mask, visual), begins, **options)
+            return prefix.read(self.model, *given, lambda mask: self._injecting(mask, visual), begins)
+
+    def write(self, prompts: Sequence[prefix.Read], **options: Any) -> Tensor:
+        """The answers to prompts that were read, ``[B, new]`` of all rows.
+
+        Args:
+            prompts: one, or several that join.
+            options: of :func:`dslight.components.decoders.prefix.write`.
+        """
+        with self._answering():
+            return prefix.write(self.model, prompts, self.facts.begins(self.model) or 0, **options)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        training = self.model.training
+        if training:
+            self.model.eval()
+        try:
+            yield
         finally:
-            self.model.train(training)
+            if training:
+                self.model.train()
 
     @property
     def has_tokenizer(self) -> bool:

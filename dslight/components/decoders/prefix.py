@@ -7,11 +7,14 @@ masked, and positions are counted without it. In exact arithmetic that is what a
 decoders whose layers see a masked position no more than one that is not there; which do is tried on their tiny copy
 (:mod:`dslight.components.decoders.trials`).
 
-Answers that are done leave the batch.
+Reading prompts costs what their tokens cost. Writing a token costs about as much for many rows as for few, so several
+batches are read one after the other and written together: their caches are joined, with padding in front of the shorter
+ones. Answers that are done leave the batch.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +22,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from dslight.upstream.transformers import give_room, whole_layers
 
 NEUTRAL = {
     "_from_model_config", "bos_token_id", "cache_implementation", "do_sample", "eos_token_id", "max_length",
@@ -111,42 +117,110 @@ def neutral(model: Any) -> bool:
     return config is None or set(config.to_diff_dict()) <= NEUTRAL
 
 
+@dataclass
+class Read:
+    """Prompts that have been read, and whose answers can be written.
+
+    Attributes:
+        scores: of their first tokens, ``[B, vocabulary]`` in float32.
+        name: what the library calls a cache.
+        cache: keys and values.
+        seen: mask of its columns ``[B, T]``.
+    """
+
+    scores: Tensor
+    name: str
+    cache: Any
+    seen: Tensor
+
+    @property
+    def joins(self) -> bool:
+        """Whether its cache can be joined with others: all layers keep the keys and values of every column."""
+        return bool(whole_layers(self.cache, self.seen.shape[1]))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the cache."""
+        return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in self.cache.layers)
+
+
 def answers(
     model: Any,
     ids: Tensor,
     mask: Tensor,
     visual_mask: Tensor,
-    found: Beginnings,
+    found: Beginnings | None,
     injecting: Callable[[Tensor], AbstractContextManager[Any]] = lambda mask: nullcontext(),
+    begins: int = 0,
+    **options: Any,
+) -> Tensor:
+    """The likeliest continuations ``[B, new]``: arguments of :func:`read`, options of :func:`write`."""
+    return write(model, [read(model, ids, mask, visual_mask, found, injecting, begins)], begins, **options)
+
+
+def read(
+    model: Any,
+    ids: Tensor,
+    mask: Tensor,
+    visual_mask: Tensor,
+    found: Beginnings | None,
+    injecting: Callable[[Tensor], AbstractContextManager[Any]] = lambda mask: nullcontext(),
+    begins: int = 0,
+) -> Read:
+    """Pass over prompts.
+
+    Args:
+        model: a decoder of transformers with its head.
+        ids, mask, visual_mask: as of :func:`beginnings`.
+        found: how its rows begin; ``None``: each is read whole.
+        injecting: in which what holds visual tokens is computed, given its visual mask.
+        begins: what positions are counted from.
+    """
+    if found is None:
+        with injecting(visual_mask):
+            scores, name, cache = _passed(model, ids, mask, begins)
+        return Read(scores, name, cache, mask)
+    first_ids, first_mask, first_visual = begun(found, ids, mask, visual_mask)
+    with injecting(first_visual):
+        _, name, cache = _passed(model, first_ids, first_mask, begins)
+    rows = torch.tensor(found.group, device=ids.device)
+    cache.batch_select_indices(rows)
+    rest, real = rests(found, ids)
+    seen = torch.cat([first_mask[rows], real], dim=1)
+    scores, name, cache = _passed(model, rest, seen, begins, {name: cache})
+    return Read(scores, name, cache, seen)
+
+
+def write(
+    model: Any,
+    prompts: Sequence[Read],
     begins: int = 0,
     max_new_tokens: int = 20,
     eos_token_id: int | Sequence[int] = (),
     pad_token_id: int = 0,
     logits: list[Tensor] | None = None,
 ) -> Tensor:
-    """The likeliest continuations ``[B, new]``.
+    """The likeliest continuations of all rows ``[B, new]``, in the order of the prompts, which are used up.
 
     Args:
-        model: a decoder of transformers with its head.
-        ids, mask, visual_mask: as of :func:`beginnings`.
-        found: how its rows begin.
-        injecting: in which the beginnings are computed, given their visual mask.
-        begins: what positions are counted from.
+        model: that has read them.
+        prompts: several whose caches join, or one.
+        begins: as of :func:`read`.
         max_new_tokens, eos_token_id, pad_token_id: as of ``generate``.
         logits: is given those of each token, ``[b, vocabulary]`` of the rows that are left.
     """
-    first_ids, first_mask, first_visual = begun(found, ids, mask, visual_mask)
-    with injecting(first_visual):
-        _, cache = _passed(model, first_ids, first_mask, begins)
-    rows = torch.tensor(found.group, device=ids.device)
-    cache[1].batch_select_indices(rows)
-    rest, real = rests(found, ids)
-    seen = torch.cat([first_mask[rows], real], dim=1)
-    scores, cache = _passed(model, rest, seen, begins, cache)
-    ends = torch.as_tensor(eos_token_id, dtype=torch.int64, device=ids.device)
-    said = ids.new_full((len(ids), max_new_tokens), pad_token_id)
-    left = torch.arange(len(ids), device=ids.device)  # which rows the batch still holds
-    done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    name, cache = prompts[0].name, prompts[0].cache
+    scores = torch.cat([one.scores for one in prompts])
+    columns = max(one.seen.shape[1] for one in prompts)
+    seen = torch.cat([F.pad(one.seen, (columns - one.seen.shape[1], 0)) for one in prompts])
+    if len(prompts) > 1:
+        _join([one.cache for one in prompts], columns)
+    if whole_layers(cache, columns):
+        give_room(cache)
+    ends = torch.as_tensor(eos_token_id, dtype=torch.int64, device=seen.device)
+    said = seen.new_full((len(seen), max_new_tokens), pad_token_id)
+    left = torch.arange(len(seen), device=seen.device)  # which rows the batch still holds
+    done = torch.zeros(len(seen), dtype=torch.bool, device=seen.device)
     for step in range(max_new_tokens):
         if logits is not None:
             logits.append(scores)
@@ -158,22 +232,38 @@ def answers(
             return said[:, : step + 1]
         if len(left) - count <= _FEWER * len(left):
             kept = (~done).nonzero().squeeze(1)
-            cache[1].batch_select_indices(kept)
+            cache.batch_select_indices(kept)
             left, seen, token, done = left[kept], seen[kept], token[kept], done[kept]
         seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
-        scores, cache = _passed(model, token[:, None], seen, begins, cache)
+        scores, name, cache = _passed(model, token[:, None], seen, begins, {name: cache})
     return said
 
 
+def _join(caches: Sequence[Any], columns: int) -> None:
+    """Make the first of the caches that of all rows, padded in front to as many columns; the others are emptied."""
+    for layers in zip(*(cache.layers for cache in caches), strict=True):
+        for side in ("keys", "values"):
+            parts = [getattr(layer, side) for layer in layers]
+            padded = [F.pad(part, (0, 0, columns - part.shape[2], 0)) for part in parts]
+            setattr(layers[0], side, torch.cat(padded))
+            for layer in layers[1:]:
+                setattr(layer, side, None)
+
+
 def _passed(
-    model: Any, ids: Tensor, mask: Tensor, begins: int, cache: tuple[str, Any] | None = None
-) -> tuple[Tensor, tuple[str, Any]]:
+    model: Any, ids: Tensor, mask: Tensor, begins: int, cache: dict[str, Any] | None = None
+) -> tuple[Tensor, str, Any]:
     """Logits of the last column ``[B, vocabulary]``, in float32 as ``generate`` compares them, and the cache with the
     name that the library calls it by; ``mask`` is of all columns so far."""
     place = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :] + begins
-    options: dict[str, Any] = {} if cache is None else {cache[0]: cache[1]}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+    options: dict[str, Any] = dict(cache or {})
+    if _keeps_logits(type(model).forward):
         options["logits_to_keep"] = 1
     out = model(input_ids=ids, attention_mask=mask, position_ids=place, use_cache=True, **options)
     name = next(name for name in ("cache", "past_key_values") if name in out.keys())  # noqa: SIM118
-    return out.logits[:, -1].float(), (name, out[name])
+    return out.logits[:, -1].float(), name, out[name]
+
+
+@functools.cache
+def _keeps_logits(forward: Callable[..., Any]) -> bool:
+    return "logits_to_keep" in inspect.signature(forward).parameters

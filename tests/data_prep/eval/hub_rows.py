@@ -489,6 +489,28 @@ HUB: dict[str, list[dict]] = {
             "starting_timestamp_for_subtitles": 0.0,
         },
     ],
+    "ocrbench_v2": [
+        {
+            "id": number,
+            "dataset_name": "made up",
+            "question": "What?",
+            "type": kind,
+            "answers": answers,
+            "eval": rule,
+            "bbox": None,
+            "bbox_list": None,
+            "content": None,
+            "image": PICTURE,
+        }
+        for number, (kind, answers, rule) in enumerate(
+            (
+                ("text recognition en", ["STOP"], "None"),
+                ("text grounding en", ["10", "20", "300", "400"], "None"),
+                ("text counting en", ["8"], "regression"),
+                ("cognition VQA cn", ["停车"], "None"),
+            )
+        )
+    ],
     "mlvu": [
         {
             "video_name": "5.mp4",
