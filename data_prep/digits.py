@@ -4,12 +4,12 @@ Run: ``python -m data_prep.digits --out data/digits``. Writes::
 
     train/      shards of pages; each is a conversation of one question per cell, in random order
                 (every fourth page asks for one to four cells only: answers must be seen to end after few questions too)
-    val/        shards of pages of other digits, with questions
+    val/, test/ shards of pages of other digits, with questions: choices are made on val, test is what is reported
     tokenizer/  word-level: ten digits, sixteen cell names, <pad> <eos> <unk> <image>
 
 A page is 32 x 32 pixels of 8-bit grey, 4 x 4 cells, one digit of about 6 pixels in each (scikit-learn's
-``load_digits``: 1,797 digits; the first 1,297 for training, the last 500 for validation, so no digit
-image is in both). Training digits are also scaled, turned, sheared and varied in strength; validation digits are only
+``load_digits``: 1,797 digits; the first 1,197 for training, the other 600 in turn for val and for test, so no digit
+image is in two of them). Training digits are also scaled, turned, sheared and varied in strength; the others are only
 shifted within their cell. A page is stored losslessly, and every record carries ``labels_grid``, the 4 x 4 digits, for
 fitting the vision encoder alone.
 """
@@ -36,9 +36,10 @@ CELLS = 4
 CELL = 8
 """Pixels per side of a cell."""
 NAMES = [f"{row}{col}" for row in "ABCD" for col in range(1, CELLS + 1)]
-TRAIN_DIGITS = 1297
+SPLITS = {"train": slice(1197), "val": slice(1197, None, 2), "test": slice(1198, None, 2)}
+"""Which digits of ``load_digits`` a split's pages show."""
 QUESTIONS = 8
-"""Questions per validation page."""
+"""Questions per page of val and test."""
 
 _CHUNK = 500  # pages drawn at once
 
@@ -48,7 +49,7 @@ def digit_split(split: str) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits  # the extra "quickstart"
 
     digits: Any = load_digits()
-    part = slice(0, TRAIN_DIGITS) if split == "train" else slice(TRAIN_DIGITS, None)
+    part = SPLITS[split]
     return (digits.images[part] / 16).astype(np.float32), digits.target[part].astype(np.int64)
 
 
@@ -97,7 +98,7 @@ def draw_pages(count: int, split: str, rng: np.random.Generator) -> tuple[np.nda
 
 def write_split(root: Path, split: str, count: int, seed: int, meta: dict[str, object]) -> None:
     """Draw ``count`` pages and write them as shards."""
-    rng = np.random.default_rng([seed, split == "val"])
+    rng = np.random.default_rng([seed, list(SPLITS).index(split)])
     with ShardWriter(root, shard_records=1000, meta=meta) as writer, tqdm(total=count, desc=split, unit="page") as bar:
         for start in range(0, count, _CHUNK):
             pages, digits = draw_pages(min(_CHUNK, count - start), split, rng)
@@ -125,7 +126,7 @@ def conversation(order: np.ndarray, labels: np.ndarray) -> list[dict[str, str]]:
 
 
 def questions(key: str, cells: np.ndarray, labels: np.ndarray) -> list[dict[str, object]]:
-    """The questions of a validation record."""
+    """The questions of a record of val or test."""
     return [
         {
             "question_id": f"{key}-{NAMES[cell]}",
@@ -171,11 +172,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train-pages", type=int, default=8000)
-    parser.add_argument("--val-pages", type=int, default=256)
+    parser.add_argument("--val-pages", type=int, default=256, help="pages of val, and of test")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    for split, count in (("train", args.train_pages), ("val", args.val_pages)):
-        meta: dict[str, object] = {"program": "data_prep.digits", "version": 1, "pages": count, "seed": args.seed}
+    for split, count in (("train", args.train_pages), ("val", args.val_pages), ("test", args.val_pages)):
+        meta: dict[str, object] = {"program": "data_prep.digits", "version": 2, "pages": count, "seed": args.seed}
         root = args.out / split
         if (root / MANIFEST).exists():
             if Manifest.load(root).meta == meta:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
@@ -29,6 +29,8 @@ class Claim:
         relative_to: the arm whose score is divided by.
         score: a key of the scores (``val/SOURCE/METRIC``) or of ``result.json`` (``step_seconds``); default: the
             headline.
+        without: ``each_stack``: the number is what the score changes by when one stack is left out, for each of them
+            and in every seed, from ``diagnostics.drop``.
         at_least, at_most: bounds, in the units of the report: a share is in percent, a difference of shares in points.
         within: the largest difference, either way.
     """
@@ -38,6 +40,7 @@ class Claim:
     minus: str | None = None
     relative_to: str | None = None
     score: str | None = None
+    without: Literal["each_stack"] | None = None
     at_least: float | None = None
     at_most: float | None = None
     within: float | None = None
@@ -73,6 +76,10 @@ class Claim:
             return "arm: [] names no arm"
         if self.minus and self.relative_to:
             return f"relative_to: {self.relative_to}, and minus {self.minus}; a claim subtracts or divides"
+        beside = {"minus": self.minus, "relative_to": self.relative_to, "score": self.score, "within": self.within}
+        for key, value in beside.items():
+            if self.without and value is not None:
+                return f"{key}: {value}, and without {self.without}, which compares an arm's own score with itself"
         if self.base in self.arms:
             return f"{'minus' if self.minus else 'relative_to'}: {self.base} would be compared with itself"
         if self.within is not None and not self.minus:

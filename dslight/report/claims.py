@@ -20,6 +20,7 @@ from dslight.report.benchmarks import compare, estimate_all
 from dslight.report.page import Outcome, Pages, link
 from dslight.report.rows import Row, Unit, rows
 from dslight.report.runs import Result
+from dslight.report.stack_claims import check_stacks
 
 NUMBER = Unit(1.0, "", ".4g")
 
@@ -30,7 +31,9 @@ def judged(claims: Sequence[Claim], results: Sequence[Result]) -> list[list[Row]
     Raises:
         RecipeError: a score that no run has.
     """
-    tables = [_rows(f"report.claims.{i}.score", claim, results) for i, claim in enumerate(claims)]
+    tables = [
+        [] if claim.without else _rows(f"report.claims.{i}.score", claim, results) for i, claim in enumerate(claims)
+    ]
     means = [
         (claim, table, k)
         for claim, table in zip(claims, tables, strict=True)
@@ -46,19 +49,25 @@ def judged(claims: Sequence[Claim], results: Sequence[Result]) -> list[list[Row]
     return tables
 
 
-def outcomes(claims: Sequence[Claim], tables: Sequence[Sequence[Row]], pages: Pages) -> list[Outcome]:
+def outcomes(
+    claims: Sequence[Claim], tables: Sequence[Sequence[Row]], pages: Pages, results: Sequence[Result] = ()
+) -> list[Outcome]:
     """What became of each claim.
 
     Args:
         claims: about arms that there are.
         tables: what :func:`judged` found.
         pages: to which a comparison leads.
+        results: of which claims about single stacks are checked.
     """
     found = []
     for claim, table in zip(claims, tables, strict=True):
         checks: list[tuple[bool | None, str]] = []
         for arm in claim.arms:
-            of_arm = [_check(claim, row, pages) for row in table if row.arm == arm]
+            if claim.without:
+                of_arm = check_stacks(claim, arm, results)
+            else:
+                of_arm = [_check(claim, row, pages) for row in table if row.arm == arm]
             checks += of_arm or [(None, f"there is no finished run of {arm}")]
         held = [one for one, _ in checks]
         whole = False if False in held else None if None in held else True

@@ -103,7 +103,7 @@ def report(
     out.mkdir(parents=True, exist_ok=True)
     pairs = [row.comparison for claim in claimed for row in claim if row.comparison is not None]
     pages = write_pages(made, pairs, out, asked.questions)
-    found = outcomes(asked.claims, claimed, pages)
+    found = outcomes(asked.claims, claimed, pages, results)
     headline = builtin.mode(row.headline for row in table)
     main = [row for row in table if row.headline == headline]  # what can stand in one picture
     known = references.read(asked.references)

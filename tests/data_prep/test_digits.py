@@ -41,8 +41,9 @@ def test_a_training_page_asks_for_its_cells_once_in_random_order(out):
     assert lengths[:16] == [1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16, 4, 16, 16, 16]
 
 
-def test_a_validation_page_has_eight_different_questions(out):
-    for sample in samples(out / "val"):
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_page_that_is_scored_has_eight_different_questions(out, split):
+    for sample in samples(out / split):
         names = [question.text for question in sample.questions]
         assert len(set(names)) == 8
         for question in sample.questions:
@@ -60,11 +61,11 @@ def test_pages_are_small_and_grey_and_hold_ink_in_every_cell(out):
         assert page[:, :, 0].mean() > 150
 
 
-def test_digits_of_the_two_splits_are_different_images():
-    (train, _), (val, _) = digit_split("train"), digit_split("val")
-    assert (len(train), len(val)) == (1297, 500)
-    hashes = [{hashlib.sha256(digit.tobytes()).hexdigest() for digit in part} for part in (train, val)]
-    assert not hashes[0] & hashes[1]
+def test_digits_of_the_three_splits_are_different_images():
+    parts = [digit_split(split)[0] for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [1197, 300, 300]
+    train, val, test = ({hashlib.sha256(digit.tobytes()).hexdigest() for digit in part} for part in parts)
+    assert not train & val | train & test | val & test
 
 
 def test_the_label_of_a_cell_is_the_digit_drawn_in_it():
@@ -101,7 +102,7 @@ def test_a_second_call_reuses_what_is_there_and_other_arguments_are_refused(out,
 
 def test_the_same_seed_draws_the_same_shards(out, tmp_path):
     main(["--out", str(tmp_path), "--train-pages", "60", "--val-pages", "12"])
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         texts = [json.loads((root / split / "manifest.json").read_text()) for root in (out, tmp_path)]
         assert texts[0] == texts[1]
         assert list(verify(tmp_path / split)) == []

@@ -82,6 +82,8 @@ def test_bounds_are_the_lowest_and_the_highest_number(keys, bounds):
         (claim(arm="low", minus="deepstack", within=-2), "report.claims.0.within: -2 is the largest difference"),
         (claim(arm="low", minus="deepstack", within=2, at_least=1), "report.claims.0.within: 2 is the largest"),
         (claim(arm="low", at_least=3, at_most=2), "report.claims.0.at_least: 3 is more than at_most: 2"),
+        (claim(arm="low", without="each_stack", minus="deepstack", at_most=-1), "report.claims.0.minus: deepstack, an"),
+        (claim(arm="low", without="stack_1", at_most=-1), "report.claims"),
         (claim(arm="low", at_least=float("nan")), "report.claims.0.at_least: nan bounds nothing"),
         (claim(arm="low", at_most=float("inf")), "report.claims.0.at_most: inf bounds nothing"),
     ],
@@ -95,4 +97,4 @@ def test_what_is_wrong_is_refused_by_its_path(values, start):
 def test_the_example_of_the_documentation_is_a_section():
     page = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
     (example,) = re.findall(r"```yaml\n(report:.*?)```", page, re.DOTALL)
-    assert len(report_section(yaml.safe_load(example)["report"], ARMS).claims) == 4
+    assert len(report_section(yaml.safe_load(example)["report"], ARMS).claims) == 5

@@ -7,6 +7,7 @@ import re
 import warnings
 from functools import cache
 from importlib.util import find_spec
+from typing import Any, cast
 
 from rapidfuzz.distance import Levenshtein
 
@@ -43,7 +44,7 @@ def text_similarity(prediction: str, reference: str) -> float:
     said, right = _words(prediction, reference)
     with warnings.catch_warnings():  # of texts that have no four words in common
         warnings.simplefilter("ignore")
-        bleu = float(sentence_bleu([right], said))
+        bleu = float(cast(Any, sentence_bleu([right], said)))
     both = len(set(said) & set(right))
     f1 = 2 * both / (len(set(said)) + len(set(right))) if both else 0.0
     longest = max(len(prediction), len(reference))

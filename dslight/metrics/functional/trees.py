@@ -104,14 +104,15 @@ def table_similarity(prediction: str, reference: str) -> float:
     Raises:
         ValueError: the HTML cannot be read, or neither table has an element.
     """
-    from lxml import etree, html
+    from lxml import html
+    from lxml.etree import LxmlError
 
     if not prediction or not reference:
         return 0.0
     parser = html.HTMLParser(remove_comments=True, encoding="utf-8")
     try:
         pages = [html.fromstring(text, parser=parser) for text in (prediction, reference)]
-    except etree.LxmlError as error:
+    except LxmlError as error:
         raise ValueError(str(error)) from error
     tables: list[Any] = [next(iter(page.xpath("body/table")), None) for page in pages]
     if tables[0] is None or tables[1] is None:
