@@ -43,9 +43,11 @@ def of_timm(name: str) -> Any:
 
 def of_transformers(kind: str) -> Any:
     """The encoder of a kind of transformers, at the sizes that its configuration begins with."""
-    from dslight.components.vision_encoders.hugging_face import HFVisionEncoder
+    from dslight.components import vision_encoders
+    from dslight.components.vision_encoders.hf_models import OF_ANY_SIZE
 
-    return HFVisionEncoder(config={"model_type": kind})
+    name = next((name for name, kinds in OF_ANY_SIZE.items() if kind in kinds), "HFVisionEncoder")
+    return getattr(vision_encoders, name)(config={"model_type": kind})
 
 
 def timm_names() -> list[str]:

@@ -176,10 +176,27 @@ OF_TIMM = {
 """Kinds that timm knows by another name."""
 
 
+OF_ANY_SIZE = {
+    "NativeVisionEncoder": (
+        "qwen2_vl_vision",
+        "qwen2_5_vl_vision",
+        "qwen3_vl_vision",
+        "qwen3_vl_moe_vision",
+        "qwen3_5_vision",
+        "qwen3_5_moe_vision",
+        "cohere_compass_vision",
+    ),
+    "NaFlexEncoder": ("siglip2_vision_model",),
+}
+"""Class of ours that takes images of any size -> model types whose features were compared with transformers'."""
+
+
 def instead(settings: Any) -> str:
-    """The end of a refusal: which models of timm are this kind, if there are any."""
+    """The end of a refusal: which class of ours takes this kind, or which models of timm are of it, if any."""
     import timm
 
+    if name := next((name for name, kinds in OF_ANY_SIZE.items() if settings.model_type in kinds), None):
+        return f"; {name} takes it, images of any size"
     if settings.model_type == "timm_wrapper":
         return (
             f"; it is timm's {getattr(settings, 'architecture', 'model')}: name that in TimmEncoder or TimmFeatureMaps"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dslight.components.transformers_config import check_attention, check_source
 from dslight.components.unread import weights_wait
 from dslight.components.vision_encoder import Tap, VisionEncoder
-from dslight.components.vision_encoders.hf_models import of_checkpoint, refuse_lacking, vision_settings
+from dslight.components.vision_encoders.hf_models import OF_ANY_SIZE, of_checkpoint, refuse_lacking, vision_settings
 from dslight.components.vision_encoders.statistics import statistics
 from dslight.components.vision_encoders.stream import first_layers, one_line, whole_layers
 from dslight.components.vision_encoders.views_attention import geometry, use
@@ -35,16 +35,7 @@ from dslight.types import Grid
 from dslight.upstream.torch import real_tensors
 from dslight.upstream.transformers import from_settings
 
-KINDS = (
-    "qwen2_vl_vision",
-    "qwen2_5_vl_vision",
-    "qwen3_vl_vision",
-    "qwen3_vl_moe_vision",
-    "qwen3_5_vision",
-    "qwen3_5_moe_vision",
-    "cohere_compass_vision",
-)
-"""Model types whose features were compared with transformers'."""
+KINDS = OF_ANY_SIZE["NativeVisionEncoder"]
 
 _LAYERS = "blocks"
 

@@ -68,6 +68,8 @@ def test_taps_are_the_inputs_of_its_layers_and_final_is_its_output(kind, tmp_pat
 REFUSED = {
     "convnextv2": "config.model_type: convnextv2 .*; timm has convnextv2",
     "pixtral": "config.model_type: pixtral has no transformer blocks",
+    "qwen3_vl_vision": "config.model_type: qwen3_vl_vision is called with .*; NativeVisionEncoder takes it",
+    "siglip2_vision_model": "config.model_type: siglip2_vision_model is called with .*; NaFlexEncoder takes it",
     "swin": "config.model_type: swin .*; timm has swin",
     "vit_mae": "config.model_type: vit_mae draws at random in evaluation mode .*; timm has vit_",
     "yolos": "config.model_type: yolos puts 100 tokens behind its",
@@ -75,7 +77,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", [k if k == "vit_mae" else pytest.param(k, marks=pytest.mark.slow) for k in REFUSED])
-def test_others_are_refused_and_the_model_of_timm_is_named(kind):
+def test_others_are_refused_and_the_class_or_the_model_of_timm_is_named(kind):
     with torch.device("meta"), pytest.raises(ValueError, match=REFUSED[kind]):
         HFVisionEncoder(config={"model_type": kind})
 
