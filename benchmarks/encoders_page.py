@@ -15,7 +15,7 @@ weight is read, and a refusal comes before one is. The command remakes this page
 - `TimmEncoder` and `HFVisionEncoder`: the layers take and give one stream, so every tap and DeepStack-V work. What a
   model is, is found out by a pass that computes nothing: the list of its layers, tokens before the patches, the grid.
 - `TimmFeatureMaps`: one stage's map of a network with stages; it can be read at `final` only.
-- `NativeVisionEncoder` and `NaFlexEncoder`: images of any size, each with its own grid; the smallest stands in the table.
+- `NativeVisionEncoder` and `NaFlexEncoder`: images of any size, each with its own grid; the table has the smallest.
 """
 
 

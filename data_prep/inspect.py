@@ -32,12 +32,14 @@ from dslight.data.records import read_sample
 from dslight.data.rows import RowMaker
 from dslight.data.sample import BadSample, Sample, decode_image
 from dslight.data.shards import ShardError, ShardReader
+from dslight.data.views.frames import AS_USUAL, Frames
 from dslight.files.atomic import write_atomically
 from dslight.layout import SlotLayout
 from dslight.recipe.build import check, ready
 from dslight.recipe.compose import compose
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.experiment import Experiment
+from dslight.recipe.schema import parse
 from dslight.texts import printable
 from dslight.types import IGNORE, Grid
 from dslight.vlm import VLM
@@ -90,6 +92,7 @@ class Lens:
     rows: RowMaker
     collate: Collate
     patches: int
+    frames: Frames = AS_USUAL
 
     @classmethod
     def of(cls, recipe: dict[str, Any]) -> Lens:
@@ -99,7 +102,8 @@ class Lens:
             RecipeError: naming the key that is wrong.
         """
         recipe = {**recipe, "weights": {}}  # not needed, so they need not be there yet
-        experiment, tokenizer = check(recipe), ready(recipe, None)
+        parsed = parse(recipe)
+        experiment, tokenizer = check(parsed), ready(parsed, None)
         data, model = experiment.data, experiment.model
         if not isinstance(model, VLM) or not isinstance(data, ShardData):
             raise RecipeError(
@@ -109,7 +113,7 @@ class Lens:
         data.connect(tokenizer, model.vision_encoder.image_size, slots)
         rows, columns = model.vision_encoder.grid
         collate = Collate(slots, 0, data.max_length, "error", data.views.fine)
-        return cls(data.rows, collate, rows * columns)
+        return cls(data.rows, collate, rows * columns, data.video)
 
     def card(self, card: dict[str, Any], sample: Sample) -> Card:
         """The card of a record: ``card`` holds the fields that no recipe is needed for."""
@@ -194,7 +198,7 @@ def card_of(reader: ShardReader, row: int, lens: Lens | None) -> Card:
     """The card of a record; what cannot be shown of it is its ``problem``."""
     shard, key = reader.locate(row)
     try:
-        sample = read_sample(reader, row)
+        sample = read_sample(reader, row, frames=AS_USUAL if lens is None else lens.frames)
         pictures = []
         for data in sample.images:
             image = Image.fromarray(decode_image(data) if lens is None else lens.rows.decode(data))

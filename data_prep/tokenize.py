@@ -23,6 +23,7 @@ from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardReader
 from dslight.recipe.build import check, connect, ready
 from dslight.recipe.compose import compose
 from dslight.recipe.errors import RecipeError
+from dslight.recipe.schema import parse
 
 RECORDS = 2048
 """Of one shard, that are tokenized as one piece of work."""
@@ -72,7 +73,8 @@ def main(argv: list[str] | None = None) -> None:
     engine = engine_of(args)
     try:
         recipe = {**compose(args.recipe, args.overrides), "weights": {}}  # not needed, so they need not be there yet
-        experiment = check(recipe)
+        parsed = parse(recipe)
+        experiment = check(parsed)
         data = experiment.data
         if not isinstance(data, ShardData) or not data.sources:
             raise RecipeError("data: has no shards of text to train on")
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
             raise RecipeError(
                 f"data.train: {remote[0]}: is pulled shard by shard while it is trained on; tokenize it where it lies"
             )
-        connect(experiment, ready(recipe, None))
+        connect(experiment, ready(parsed, None))
         for path in data.keep_text(partial(through, engine)):
             print(f"{path}: {path.stat().st_size:,} bytes")
     except ShardError as error:

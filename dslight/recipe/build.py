@@ -142,7 +142,7 @@ def _seeded(parsed: Parsed, waiting: Iterable[str]) -> Experiment:
     return _assemble(parsed, [KINDS[name] for name in waiting])
 
 
-def ready(recipe: Mapping[str, Any], opens: Literal["fit", "validate"] | None = "fit") -> Any:
+def ready(recipe: Mapping[str, Any] | Parsed, opens: Literal["fit", "validate"] | None = "fit") -> Any:
     """Check a recipe and look for every file that it needs; returns the tokenizer (``None`` for a component alone).
 
     Raises:

@@ -22,6 +22,7 @@ from dslight.recipe.errors import RecipeError
 from dslight.run.folder import RunFolder
 from dslight.run.processes import is_first
 from dslight.texts import readable
+from dslight.upstream.hub import stay_offline_without_network
 
 _REPOSITORY = re.compile(r"[\w][\w.-]{0,95}/[\w][\w.-]{0,95}", re.ASCII)
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
@@ -47,8 +48,10 @@ def check_hub(repository: str, key: str) -> None:
     from huggingface_hub import constants, get_token
 
     check_repository(repository, key)
-    if constants.is_offline_mode():
-        raise RecipeError(f"{key}: nothing can be uploaded to {repository} while HF_HUB_OFFLINE is set")
+    why = stay_offline_without_network()
+    if why is not None or constants.is_offline_mode():
+        why = why or "this environment is offline (HF_HUB_OFFLINE)"
+        raise RecipeError(f"{key}: nothing can be uploaded to {repository}: {why}")
     if get_token() is None:
         raise RecipeError(f"{key}: {repository} takes uploads of those who are known; `hf auth login`, or set HF_TOKEN")
 

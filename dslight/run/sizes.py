@@ -17,6 +17,7 @@ import numpy as np
 from dslight.data.caches.lengths import HEAD, image_size
 from dslight.data.datamodule import open_shards
 from dslight.data.sample import BadSample, parse_sample
+from dslight.data.views.frames import AS_USUAL
 from dslight.recipe.build import check
 from dslight.recipe.errors import RecipeError
 
@@ -67,6 +68,7 @@ def sizes(recipe: Mapping[str, Any], folder: Path) -> Sizes:
     if experiment.slots is None or not experiment.of_shards:
         raise RecipeError("--sizes: is of a model that answers, trained on shards")
     views, encoder, slots = experiment.data.views, experiment.encoder, experiment.slots
+    frames = getattr(experiment.data, "video", AS_USUAL).undecoded
     try:
         reader = open_shards("--sizes", str(folder), "size")
     except (ValueError, FileNotFoundError) as error:
@@ -75,10 +77,10 @@ def sizes(recipe: Mapping[str, Any], folder: Path) -> Sizes:
     for row in np.unique(np.linspace(0, len(reader) - 1, min(MOST, len(reader))).round().astype(int)).tolist():
         try:
             try:
-                sample = parse_sample(reader.locate(row)[1], reader.read(row, head=HEAD))
+                sample = parse_sample(reader.locate(row)[1], reader.read(row, head=HEAD), frames=frames)
                 own = [image_size(data) for data in sample.images]
             except BadSample:  # perhaps the head was too short
-                sample = parse_sample(reader.locate(row)[1], reader.read(row))
+                sample = parse_sample(reader.locate(row)[1], reader.read(row), frames=frames)
                 own = [image_size(data) for data in sample.images]
             for size in own:
                 grid, pieces = views.choose(size, encoder.image_size), views.pieces(size, encoder.image_size)

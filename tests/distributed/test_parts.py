@@ -40,7 +40,7 @@ def columns(done, prefix):
 
 def test_every_step_has_the_loss_of_one_process(pair):
     one, two = pair
-    assert list(one.losses()) == list(range(6))
+    assert list(one.losses()) == list(range(1, 7))
     assert two.losses() == pytest.approx(one.losses(), abs=1e-6)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from said import messages
 from stranger import kinds
 from stranger.encoder import Dinov2Encoder
 
@@ -21,6 +22,7 @@ HERE = Path(__file__).parent
 KINDS = "stranger.kinds"
 TEMPLATE = {f"{KINDS}.Dialogue": {"word": " Q :"}}
 EVERYTHING: dict[str, Any] = {
+    "diagnostics": {"heat_maps": 1},
     "model": {f"{KINDS}.ScaledVLM": {"scale": 3.0}},
     "data": {
         f"{KINDS}.ShortData": {
@@ -61,7 +63,7 @@ def refusal(folder, capsys) -> Callable[[dict[str, Any]], str]:
 
     def run(values: dict[str, Any]) -> str:
         assert main(["plan", written(folder, values), "--no-cost"]) == 1
-        return capsys.readouterr().err.removeprefix("dslight: ").strip()
+        return messages(capsys.readouterr().err).removeprefix("dslight: ").strip()
 
     return run
 

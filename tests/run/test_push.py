@@ -16,6 +16,7 @@ import dslight
 from dslight.cli import main
 from dslight.recipe.ablation import expand
 from dslight.recipe.errors import RecipeError
+from dslight.upstream.hub import stay_offline_without_network
 
 ABLATION = Path(__file__).parents[2] / "recipes" / "ablations" / "quickstart.yaml"
 
@@ -27,6 +28,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    stay_offline_without_network.cache_clear()  # what another test found out
     with serving() as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.address)
         monkeypatch.setattr(
@@ -34,6 +36,7 @@ def hub(monkeypatch, tmp_path):
         )
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", running.address)
         yield running
+        stay_offline_without_network.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def test_a_finished_run_is_uploaded_where_the_recipe_names_a_repository(whole, f
 
 
 REFUSED = {
-    "offline": "OWNER/NAME: nothing can be uploaded to me/mine while HF_HUB_OFFLINE is set",
+    "offline": "OWNER/NAME: nothing can be uploaded to me/mine: this environment is offline (HF_HUB_OFFLINE)",
     "unknown": "OWNER/NAME: me/mine takes uploads of those who are known; `hf auth login`, or set HF_TOKEN",
     "stranger": "OWNER/NAME: the Hub does not take it for me/mine (401: Invalid username or password.)",
     "no server": "OWNER/NAME: the Hub cannot be reached for me/mine (",
@@ -131,7 +134,7 @@ def test_what_goes_is_listed_without_asking_anybody(exported, monkeypatch, hub, 
     assert main(["push", str(exported.parent), "me/mine", "--list"]) == 1
     assert "is neither a run's folder (no recipe.yaml) nor an export" in capsys.readouterr().err
     assert main(["push", str(exported), "you/mine"]) == 1
-    assert "while HF_HUB_OFFLINE" in capsys.readouterr().err
+    assert "(HF_HUB_OFFLINE)" in capsys.readouterr().err
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert main(["push", str(exported), "you/mine"]) == 1
     assert "(403: You don't have the rights to create a model under this namespace)" in capsys.readouterr().err
@@ -140,7 +143,10 @@ def test_what_goes_is_listed_without_asking_anybody(exported, monkeypatch, hub, 
 def test_a_training_that_could_not_be_uploaded_does_not_begin(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert main(["fit", str(recipe), f"run_dir={tmp_path / 'run'}", "hub_push=me/mine"]) == 1
-    assert "hub_push: nothing can be uploaded to me/mine while HF_HUB_OFFLINE is set" in capsys.readouterr().err
+    assert (
+        "hub_push: nothing can be uploaded to me/mine: this environment is offline (HF_HUB_OFFLINE)"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_prep.eval.__main__ import main as evaluation
-from data_prep.img2dataset import index_folder
+from data_prep.img2dataset import main as index
 from data_prep.mix import Mix
 from dslight.cli import main
 from dslight.data.sample import BadSample, parse_sample
@@ -32,7 +32,7 @@ def test_text_tokens(value, recipe, capsys):
 @pytest.mark.parametrize(("workers", "share"), [(1, float("nan")), (1, float("inf")), (1, -0.5), (0, 0.1)])
 def test_shares_and_processes_of_tars(workers, share, tmp_path):
     with pytest.raises(SystemExit, match="--max-bad" if workers else "--workers"):
-        index_folder(tmp_path, workers, max_bad=share)
+        index([str(tmp_path), f"--workers={workers}", f"--max-bad={share}"])
 
 
 @pytest.mark.promise("a wrong type in a file is a sentence", "questions that are no texts")

@@ -66,9 +66,9 @@ class ScaledVLM(dslight.VLM):
         super().__init__(*args, **kwargs)
         self.scale = scale
 
-    def loss(self, batch: Any) -> Any:
+    def loss(self, batch: Any, visual: Any = None) -> Any:
         """See there."""
-        loss, count = super().loss(batch)
+        loss, count = super().loss(batch, visual)
         return loss * self.scale, count
 
 
