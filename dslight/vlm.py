@@ -103,7 +103,7 @@ class VLM(pl.LightningModule, Written):
         self.seconds: dict[str, float] = {}
         """By source, what this rank's share took, data included."""
         self._clock = 0.0
-        self._asked = ""  # the source whose questions are being asked
+        self._asked: tuple[str, dict[str, Any]] = ("", {})  # the source whose questions are being asked, and how
         self._waiting = Waiting()
         self._questions: list[Sequence[Question]] = []  # of the batches that wait
         self._sums: Tensor | None = None  # loss and tokens of the step so far
@@ -473,7 +473,7 @@ class VLM(pl.LightningModule, Written):
         self.seconds = dict.fromkeys(self.metrics, 0.0)
         self._losses = {source: torch.zeros(2, dtype=torch.float64) for source, loss in self.validated.items() if loss}
         self._clock = time.perf_counter()
-        self._asked, self._waiting, self._questions = "", Waiting(), []
+        self._asked, self._waiting, self._questions = ("", {}), Waiting(), []
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Generate answers, those of several batches together, and let the source's metric judge them; or sum the loss
@@ -485,15 +485,20 @@ class VLM(pl.LightningModule, Written):
         if self.validated[source]:
             self._losses[source] += torch.stack([part.detach().double().cpu() for part in self.loss(batch)])
             return
-        if source != self._asked:
-            self._write()  # the answers to the last questions of the source before
-        self._asked = source
         options, visual, prompts = self.padding(self.generation[source]), None, None
+        if (source, options) != self._asked:
+            self._write()  # the answers to the last questions of the source before
+        self._asked = source, options
+        own = (type(self).generate, type(self).answer_batch) != (VLM.generate, VLM.answer_batch)
+        if own:  # a subclass has its own way to answer
+            self._judge(batch.questions, self.answer_batch(batch, **self.generation[source]))
+            self._tick()
+            return
         if not isinstance(self, FSDPModule):  # whose ranks take equally many steps, batch by batch
             visual = self.see(batch.views)
             prompts = shared_pictures.read(self.language_model, batch, visual, options)
         if prompts is None:
-            self._judge(batch.questions, self.generate(batch, visual, **options))
+            self._judge(batch.questions, self.texts(self.generate(batch, visual, **options)))
         else:
             self._waiting.add(prompts)
             self._questions.append(batch.questions)
@@ -505,21 +510,20 @@ class VLM(pl.LightningModule, Written):
         """Answer, and judge, all questions that wait."""
         asked, self._questions = self._questions, []
         if asked:
-            options = self.padding(self.generation[self._asked])
-            written = self._waiting.write(cast(HFCausalLM, self.language_model), **options)
+            written = self._waiting.write(cast(HFCausalLM, self.language_model), **self._asked[1])
             for questions, ids in zip(asked, written, strict=True):
-                self._judge(questions, ids)
+                self._judge(questions, self.texts(ids))
             self._tick()
 
-    def _judge(self, questions: Sequence[Question], ids: Tensor) -> None:
-        replies = self.texts(ids)
-        verdicts = cast(TextMetric, self.metrics[self._asked]).update_questions(replies, questions)
+    def _judge(self, questions: Sequence[Question], replies: Sequence[str]) -> None:
+        source = self._asked[0]
+        verdicts = cast(TextMetric, self.metrics[source]).update_questions(replies, questions)
         answers = map(Answer, questions, replies, verdicts)
-        self.answers[self._asked] += [answer for answer in answers if answer.question.valid]
+        self.answers[source] += [answer for answer in answers if answer.question.valid]
 
     def _tick(self) -> None:
         now = time.perf_counter()
-        self.seconds[self._asked] += now - self._clock
+        self.seconds[self._asked[0]] += now - self._clock
         self._clock = now
 
     def answer_batch(self, batch: Batch, **options: Any) -> list[str]:

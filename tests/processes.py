@@ -90,7 +90,21 @@ def agent(options: list[str], arguments: list[str]) -> None:
 
     config, _, _ = config_from_args(parse_args([*options, "dslight"]))
     config.start_method = "fork"
-    elastic_launch(config, dslight)(arguments)
+    elastic_launch(config, _worker)(arguments)
+
+
+def _worker(arguments: list[str]) -> None:
+    _own_threads()
+    dslight(arguments)
+
+
+def _own_threads() -> None:
+    """Let a forked process have a pool of threads of its own. It makes one where it is first asked for the number of
+    threads, and where two threads ask at once, one may find none: "Invalid thread pool!", and the process is aborted.
+    """
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _alone(what: Callable[..., None], arguments: tuple[Any, ...], variables: dict[str, str], *outs: Path) -> None:
@@ -103,6 +117,7 @@ def _alone(what: Callable[..., None], arguments: tuple[Any, ...], variables: dic
         os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)  # pytest has put its own there
     os.chdir(outs[0].parent)
+    _own_threads()
     what(*arguments)
 
 
