@@ -27,7 +27,7 @@ def pair(recipe, fit, shards, tmp_path_factory):
             {"class_path": "probe.Probe"},
             {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": best},
         ]
-        overrides = [f"data.val={json.dumps(val)}", f"trainer.callbacks={json.dumps(callbacks)}"]
+        overrides = ["seed=3", f"data.val={json.dumps(val)}", f"trainer.callbacks={json.dumps(callbacks)}"]
         done = fit(file, root / name, *overrides, ranks=ranks)
         assert done.code == 0, done.output[-4000:]
         return done

@@ -160,6 +160,7 @@ def _quietly(**settings: Any) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)  # pytest has put its own there
+    torch.set_num_threads(1)  # a forked process makes its threads while it has but one
     fit(**settings)
 
 

@@ -21,7 +21,7 @@ from dslight.recipe.compose import compose
 @pytest.fixture(scope="module")
 def trained(fit, tmp_path_factory):
     """A run that has learnt enough to answer different questions differently."""
-    return fit(tmp_path_factory.mktemp("trained") / "run", "trainer.max_steps=31", "trainer.limit_val_batches=1")
+    return fit(tmp_path_factory.mktemp("trained") / "run", "trainer.max_steps=35", "trainer.limit_val_batches=1")
 
 
 def answers(run) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def test_validate_prints_and_writes_the_scores_of_the_fit(trained, capsys):
     scores = trained.json("result.json")["scores"]
     written = trained.json("scores.json")
     assert written["scores"] == scores
-    assert written["checkpoint"].endswith("step-00000031.ckpt")
+    assert written["checkpoint"].endswith("step-00000035.ckpt")
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("val/"))
     assert printed == {name: f"{value:.4f}" for name, value in scores.items()}
 
@@ -59,7 +59,7 @@ def test_a_slice_replaces_the_answers_to_fewer_questions_alone(trained, capsys):
 def test_validate_takes_another_checkpoint(trained, fit, tmp_path):
     """The run of two more steps would score itself; it is asked about the other run's weights."""
     other = fit(tmp_path / "run", "trainer.max_steps=2")
-    newest = trained.path / "checkpoints" / "step-00000031.ckpt"
+    newest = trained.path / "checkpoints" / "step-00000035.ckpt"
     assert main(call("validate", other, "--ckpt", str(newest))) == 0
     assert other.json("scores.json")["scores"] == trained.json("result.json")["scores"]
     assert other.json("scores.json")["checkpoint"] == str(newest)
@@ -157,7 +157,7 @@ def test_the_loss_on_conversations_stands_beside_the_scores(trained, pages, caps
     experiment = build(compose(trained.path / "recipe.yaml", [f"data.val={{talk: {json.dumps(talk)}}}"]))
     experiment.data.setup("validate")
     model, data = experiment.model, experiment.data
-    load_checkpoint(model, trained.path / "checkpoints" / "step-00000031.ckpt")
+    load_checkpoint(model, trained.path / "checkpoints" / "step-00000035.ckpt")
     sums = torch.zeros(2, dtype=torch.float64)
     for rank in (0, 1):
         data.trainer = SimpleNamespace(distributed_sampler_kwargs={"rank": rank, "num_replicas": 2})
@@ -198,7 +198,7 @@ def test_predict_answers_as_the_validation_loop_did(trained, pages, tmp_path, ca
 
 def test_predict_reads_no_shards(trained, pages, tmp_path, capsys):
     recipe = (trained.path / "recipe.yaml").read_text().replace(str(pages / "train"), "/no/pages")
-    shutil.copy(trained.path / "checkpoints" / "step-00000031.ckpt", tmp_path / "model.ckpt")
+    shutil.copy(trained.path / "checkpoints" / "step-00000035.ckpt", tmp_path / "model.ckpt")
     (tmp_path / "recipe.yaml").write_text(recipe)
     asked = ["--question", "B3", "--ckpt", str(tmp_path / "model.ckpt"), "--max-new-tokens", "2"]
     assert main(["predict", str(tmp_path / "recipe.yaml"), *asked]) == 0

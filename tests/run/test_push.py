@@ -136,6 +136,7 @@ def test_what_goes_is_listed_without_asking_anybody(exported, monkeypatch, hub, 
     assert main(["push", str(exported), "you/mine"]) == 1
     assert "(HF_HUB_OFFLINE)" in capsys.readouterr().err
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    stay_offline_without_network.cache_clear()
     assert main(["push", str(exported), "you/mine"]) == 1
     assert "(403: You don't have the rights to create a model under this namespace)" in capsys.readouterr().err
 
