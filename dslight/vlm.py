@@ -489,8 +489,7 @@ class VLM(pl.LightningModule, Written):
         if (source, options) != self._asked:
             self._write()  # the answers to the last questions of the source before
         self._asked = source, options
-        own = (type(self).generate, type(self).answer_batch) != (VLM.generate, VLM.answer_batch)
-        if own:  # a subclass has its own way to answer
+        if (type(self).generate, type(self).answer_batch) != (VLM.generate, VLM.answer_batch):  # a subclass's own way
             self._judge(batch.questions, self.answer_batch(batch, **self.generation[source]))
             self._tick()
             return

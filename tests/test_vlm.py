@@ -21,6 +21,7 @@ from dslight.components import (
     DeepStackTaps,
     DeepStackV,
     GatedAdd,
+    HFCausalLM,
     LowResolution,
     MLPProjector,
     SequenceConcat,
@@ -242,3 +243,44 @@ def test_validation_generates_answers_and_lets_the_metric_judge(make_vlm, make_v
     assert [answer.verdict.score for answer in vlm.answers["pages"]] == [1.0, 0.0, 0.0]
     assert scores["speed/pages/questions_per_second"] == pytest.approx(3 / vlm.seconds["pages"])
     assert scores[f"val/pages/{vlm.metrics['pages'].headline}"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("owner", ["model", "language model"])
+def test_validation_answers_as_a_subclass_does(make_vlm, make_views, owner):
+    class Lower(VLM):
+        def answer_batch(self, batch, **options):
+            return ["mine" for _ in super().answer_batch(batch, **options)]
+
+    class Silent(HFCausalLM):
+        def generate(self, *args, **options):
+            return torch.zeros_like(super().generate(*args, **options))
+
+    vlm = make_vlm("DeepStackL")
+    if owner == "model":
+        vlm.__class__ = Lower
+    else:
+        vlm.language_model.__class__ = Silent
+    batch = make_batch(vlm, make_views)
+    batch.labels = None
+    said = "mine" if owner == "model" else Letters().batch_decode(torch.zeros(1, 3, dtype=torch.int64), True)[0].strip()
+    batch.questions = [Question("1", "what?", (said,)), Question("2", "what?", (said,))]
+    vlm.judge(Letters(), {"pages": ExactMatch()}, {"pages": {"max_new_tokens": 3}})
+    trainer = pl.Trainer(accelerator="cpu", **QUIET)
+    trainer.validate(vlm, [DataLoader([batch], batch_size=None)], verbose=False)
+    assert [answer.prediction for answer in vlm.answers["pages"]] == [said, said]
+
+
+def test_batches_that_wait_are_answered_with_the_options_that_they_were_asked_with(make_vlm, make_views):
+    vlm = make_vlm("DeepStackL")
+    batch = make_batch(vlm, make_views)
+    batch.labels = None
+    batch.questions = [Question("1", "what?", ("no",)), Question("2", "what?", ("no",))]
+
+    class Longer(pl.Callback):
+        def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+            pl_module.generation["pages"]["max_new_tokens"] = batch_idx + 1
+
+    vlm.judge(Letters(), {"pages": ExactMatch()}, {"pages": {"max_new_tokens": 3}})
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[Longer()], **QUIET)
+    trainer.validate(vlm, [DataLoader([batch] * 3, batch_size=None)], verbose=False)
+    assert [len(answer.prediction) for answer in vlm.answers["pages"]] == [1, 1, 2, 2, 3, 3]

@@ -56,8 +56,8 @@ def read(
     # what stands beside the sequence is looked at behind the prompts too
     if not isinstance(language_model, HFCausalLM) or visual.memory is not None or not set(options) <= _GREEDY:
         return None
-    if not language_model.shares_beginnings:
-        return None
+    if type(language_model).generate is not HFCausalLM.generate or not language_model.shares_beginnings:
+        return None  # a subclass has its own way to answer
     ids = language_model.standing_for(batch.input_ids, batch.visual_mask)
     given = ids, batch.attention_mask, batch.visual_mask
     found = prefix.beginnings(*given, batch.pictures) if batch.pictures else None
