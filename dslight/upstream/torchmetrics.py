@@ -52,7 +52,7 @@ class _Finder:
 
 
 class _Leaves(Loader):
-    """Leaves a module's file unread for now."""
+    """Leaves a module's file unread until something of it is asked for."""
 
     def __init__(self, loader: Loader, kind: type[_Later]) -> None:
         self.loader, self.kind = loader, kind

@@ -144,20 +144,6 @@ class Read:
         return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in self.cache.layers)
 
 
-def answers(
-    model: Any,
-    ids: Tensor,
-    mask: Tensor,
-    visual_mask: Tensor,
-    found: Beginnings | None,
-    injecting: Callable[[Tensor], AbstractContextManager[Any]] = lambda mask: nullcontext(),
-    begins: int = 0,
-    **options: Any,
-) -> Tensor:
-    """The likeliest continuations ``[B, new]``: arguments of :func:`read`, options of :func:`write`."""
-    return write(model, [read(model, ids, mask, visual_mask, found, injecting, begins)], begins, **options)
-
-
 def read(
     model: Any,
     ids: Tensor,

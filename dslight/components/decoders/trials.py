@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dslight.components.decoders.facts import ONE_AT_A_TIME, Facts, alike, discover, passed, probe, quiet
 from dslight.components.decoders.packing import isolating_mask, positions_within
-from dslight.components.decoders.prefix import answers as behind_beginnings
-from dslight.components.decoders.prefix import beginnings
+from dslight.components.decoders.prefix import beginnings, read, write
 from dslight.nn.window import described
 
 ROWS = (14, 9, 3, 12, 6)
@@ -105,8 +104,8 @@ def _shares(facts: Facts) -> bool:
     found = beginnings(ids, mask, nothing, [0, 0, 1, 1])
     assert found is not None
     logits: list[Tensor] = []
-    options = {"begins": facts.offset, "max_new_tokens": 3, "logits": logits}
-    said = behind_beginnings(facts.copy, ids, mask, nothing, found, **options)
+    prompts = read(facts.copy, ids, mask, nothing, found, begins=facts.offset)
+    said = write(facts.copy, [prompts], facts.offset, max_new_tokens=3, logits=logits)
     passes = [passed(facts.copy, torch.cat([row, new])[None])[0, -4:-1] for row, new in zip(rows, said, strict=True)]
     return alike(torch.stack(logits, dim=1), torch.stack(passes))
 
