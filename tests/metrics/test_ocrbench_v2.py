@@ -7,6 +7,7 @@ from dslight.metrics import OCRBenchV2Score
 from dslight.metrics.benchmarks import row_of
 from dslight.metrics.functional import texts
 from dslight.metrics.functional.ocrbench_v2 import GROUPS, ocrbench_v2_score
+from dslight.metrics.functional.spotting import spotting_f1
 from dslight.metrics.functional.trees import Tree, tree_distance
 from dslight.types import Question
 
@@ -41,6 +42,22 @@ def test_every_kind_of_question_scores_as_by_its_own_program(kind, golden, monke
         facts = case["extra"]
         found = ocrbench_v2_score(case["prediction"], case["answers"], kind, facts, facts["question"])
         assert (found or 0.0) == pytest.approx(case["score"], abs=1e-9), case["id"]
+
+
+@pytest.mark.parametrize(("said", "score"), [("aaaa bbbx xxxx yyyy zzzz", 0.0), ("aaaa bbbb cccc yyyy zzzz", 16 / 24)])
+def test_a_long_answer_that_is_less_than_half_right_has_no_score(said, score):
+    assert ocrbench_v2_score(said, ["aaaa bbbb cccc dddd eeee"], "document classification en") == pytest.approx(score)
+
+
+def test_a_box_has_to_overlap_by_more_than_half():
+    right = [[0, 0, 10, 0, 10, 10, 0, 10]]
+    overlapping = {n: spotting_f1([(0, 0, n, 10, "stop")], right, ["STOP"]) for n in (5, 5.5, 6)}
+    assert overlapping == {5: 0.0, 5.5: 1.0, 6: 1.0}
+    unread = [*right, [20, 0, 30, 0, 30, 10, 20, 10]]
+    beside = {
+        n: spotting_f1([(0, 0, 10, 10, "stop"), (n, 0, n + 10, 10, "x")], unread, ["STOP", "###"]) for n in (14.5, 15.5)
+    }
+    assert beside == {14.5: pytest.approx(2 / 3), 15.5: 1.0}
 
 
 def test_a_language_is_the_mean_of_its_skills_not_of_its_questions():

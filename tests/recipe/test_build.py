@@ -17,6 +17,7 @@ from said import messages
 from torch import zeros
 
 from dslight.cli import main
+from dslight.components import Component
 from dslight.recipe import schema
 from dslight.recipe.build import build, check
 from dslight.recipe.compose import compose, to_yaml
@@ -631,6 +632,21 @@ def test_a_recipe_is_checked_against_its_classes_once(component_recipe, monkeypa
     monkeypatch.setattr(schema, "check_keys", lambda recipe: checked.append(recipe) or real(recipe))
     build({key: value for key, value in component_recipe.items() if key != "weights"})
     assert len(checked) == 1
+
+
+def test_what_a_section_makes_may_change_what_it_is_given(tmp_path, monkeypatch):
+    (tmp_path / "growing.py").write_text(
+        "from dslight.components import IdentityProjector\n"
+        "class Growing(IdentityProjector):\n"
+        "    def __init__(self, in_widths: list[int], out_width: int, sizes: list[int]):\n"
+        "        super().__init__(in_widths, out_width)\n"
+        "        sizes.append(1)\n"
+        "        self.sizes = sizes\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = {"in_widths": [4], "out_width": 4, "sizes": [3]}
+    section = Section("component", Component, {"class_path": "growing.Growing", "init_args": arguments})
+    assert [section.build().sizes, section.build().sizes] == [[3, 1], [3, 1]]
 
 
 def test_an_experiment_is_built_without_its_shards_where_none_is_read(component_recipe):

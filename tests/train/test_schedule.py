@@ -87,3 +87,11 @@ def test_a_function_of_ones_own_is_a_schedule_of_each_part(named):
 def test_what_makes_no_schedule_is_refused(named, why):
     with pytest.raises(ValueError, match=why):
         Stage({"first": PartTraining(lr=1.0)}, schedule=named)
+
+
+def test_a_function_of_ones_own_is_tried_also_where_it_has_the_name_of_a_known_one():
+    def cosine(optimizer, num_warmup_steps, num_training_steps):
+        return None
+
+    with pytest.raises(ValueError, match="schedule: cosine: "):
+        Schedule(cosine)
