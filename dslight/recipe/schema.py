@@ -85,16 +85,15 @@ class Section:
         Args:
             wait: classes whose objects are made without memory (:func:`dslight.components.unread.unread`).
         """
-        config = deepcopy(self.config)  # what is made may keep, and change, what it is given
         self._wait = tuple(wait)
         try:
             if _FORGETS:
                 waiting: Any = [(self._made, kind, True) for kind in wait]
-                made = self.parser.instantiate(config, instantiators=waiting or None)
+                made = self.parser.instantiate(self.config, instantiators=waiting or None)
             else:
                 for kind in wait:
                     self.parser.add_instantiator(self._made, kind)
-                made = self.parser.instantiate_classes(config)
+                made = self.parser.instantiate_classes(self.config)
             made = made[self.key]
         except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
             raise RecipeError(self._located(error)) from error
