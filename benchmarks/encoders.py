@@ -68,7 +68,10 @@ def transformers_kinds() -> list[str]:
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-    return sorted(k for k in MODEL_MAPPING_NAMES if k in IMAGE_PROCESSOR_MAPPING_NAMES or "vision" in k)
+    from dslight.components.vision_encoders.hf_models import OF_ANY_SIZE
+
+    known = {k for k in MODEL_MAPPING_NAMES if k in IMAGE_PROCESSOR_MAPPING_NAMES or "vision" in k}
+    return sorted(known.union(*OF_ANY_SIZE.values()))
 
 
 def tried(name: str, make: Callable[[str], Any]) -> dict[str, Any]:

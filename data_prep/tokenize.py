@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         connect(experiment, ready(parsed, None))
         for path in data.keep_text(partial(through, engine)):
             print(f"{path}: {path.stat().st_size:,} bytes")
-    except ShardError as error:
+    except (ShardError, FileNotFoundError) as error:  # which say what is missing
         raise SystemExit(str(error)) from error
 
 

@@ -57,16 +57,10 @@ def test_a_recipe_on_a_page_is_one(text, tmp_path, monkeypatch):
         check(recipe)
 
 
-IMPORTS = """import dslight
-from lightning.pytorch import LightningDataModule
-from torch.optim.lr_scheduler import LambdaLR
-"""
-
-
 def test_the_classes_of_the_page_on_ones_own_classes_are_taken(tmp_path, monkeypatch):
     page = (ROOT / "docs" / "own_parts.md").read_text()
     classes = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "test_mine" not in block]
-    (tmp_path / "on_the_page.py").write_text(IMPORTS + "\n\n".join(classes))
+    (tmp_path / "on_the_page.py").write_text("\n\n".join(classes))
     monkeypatch.syspath_prepend(str(tmp_path))
     whole = compose(ROOT / "recipes" / "quickstart" / "deepstack_l.yaml")
     recipe = {key: value for key, value in whole.items() if key != "weights"}

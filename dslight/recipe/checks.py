@@ -39,7 +39,9 @@ def check_experiment(experiment: Experiment, trains: bool = True) -> None:
         try:
             model.check_views(experiment.data.views)
         except ValueError as error:
-            raise RecipeError(in_recipe(f"model.{error}", recipe)) from None
+            text = str(error)
+            key = text if text.startswith("data.") else f"model.{text}"
+            raise RecipeError(in_recipe(key, recipe)) from None
         _check_packing(model, experiment.data)
     if isinstance(model, VLM) and trains:
         _check_newline(model, recipe)

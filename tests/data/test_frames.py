@@ -96,6 +96,7 @@ def test_settings_that_mean_nothing_are_refused():
         ({"count": 0}, "data.video.count: 0"),
         ({"fps": 0.0}, r"data.video.fps: 0\.0"),
         ({"most": 0}, "most"),
+        ({"count": 3, "fps": 1.0}, r"data.video.count: 3, beside fps: 1\.0; name one"),
     ):
         with pytest.raises(ValueError, match=said):
             Frames(**wrong)

@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 from sources import ROOT
 
 from data_prep import tokenize
@@ -33,3 +34,9 @@ def test_the_files_are_those_of_a_run(pages, tmp_path, monkeypatch, capsys):
     assert sorted(name.partition(".")[0] for name in made["run"]) == ["lengths", "tokens"]
     (tokens,) = [name for name in made["run"] if name.startswith("tokens")]
     assert f"{tmp_path / 'ahead' / tokens}: {len(made['run'][tokens]):,} bytes" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_not_there_is_a_sentence(pages, tmp_path):
+    options = [f"data.train=[{tmp_path / 'gone'}]", f"model.language_model.init_args.tokenizer={pages / 'tokenizer'}"]
+    with pytest.raises(SystemExit, match=r"^data\.train\[0\]\.root: '.*gone' is no folder"):
+        tokenize.main([str(RECIPE), *options])

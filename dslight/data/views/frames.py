@@ -30,7 +30,7 @@ class Frames:
     """Which frames of a video are looked at.
 
     Args:
-        count: as many, in the middle of equal parts of it.
+        count: as many, in the middle of equal parts of it; default: 8, where ``fps`` says nothing.
         fps: of each second as many, in place of ``count``.
         most: no more than these, whatever ``fps`` makes of a long video.
 
@@ -39,15 +39,18 @@ class Frames:
         6
     """
 
-    count: int = 8
+    count: int | None = None
     fps: float | None = None
     most: int = 64
     decoded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("count", "most"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.video.{name}: {getattr(self, name)}; 1 or more")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.video.{name}: {value}; 1 or more")
+        if self.count is not None and self.fps is not None:
+            raise ValueError(f"data.video.count: {self.count}, beside fps: {self.fps}; name one of them")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise ValueError(f"data.video.fps: {self.fps}; frames a second, above 0")
 
@@ -58,7 +61,7 @@ class Frames:
 
     def of(self, info: Mapping[str, Any]) -> int:
         """How many frames of a video are looked at, of which is known what a conversion writes."""
-        wanted = self.count if self.fps is None else round(float(info["seconds"]) * self.fps)
+        wanted = (self.count or 8) if self.fps is None else round(float(info["seconds"]) * self.fps)
         return max(1, min(wanted, self.most if self.fps is not None else wanted))
 
     def in_place_of_videos(
