@@ -45,17 +45,20 @@ def checkpoint(kind: str, folder: Path) -> None:
 
 def tried(kind: str) -> Verdict:
     """Try one kind in this process."""
-    warnings.filterwarnings("ignore")
+    verdict, start, before = Verdict(kind), time.process_time(), logging.root.manager.disable
     logging.disable(logging.WARNING)
-    verdict, start = Verdict(kind), time.process_time()
     try:
-        _try(kind, verdict)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _try(kind, verdict)
     except Exception as error:
         from dslight.matrix.trials import Wrong
 
         verdict.verdict = WRONG if isinstance(error, Wrong) else CRASHED
         verdict.said = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
         verdict.trace = traceback.format_exc()
+    finally:
+        logging.disable(before)
     verdict.seconds = round(time.process_time() - start, 1)
     return verdict
 

@@ -129,8 +129,7 @@ def report_section(values: Mapping[str, Any], arms: Sequence[str]) -> ReportSect
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ReportSection, "report")
     config = parser.parse_object({"report": deepcopy(dict(values))})
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # jsonargparse before 4.49
-    section: ReportSection = instantiate(config)["report"]
+    section: ReportSection = parser.instantiate(config)["report"]
     named = [("baseline", section.baseline)]
     for i, claim in enumerate(section.claims):
         if problem := claim.fault():

@@ -36,9 +36,6 @@ from dslight.written import importable, unwritten
 _TYPED = {"component": Component, "objective": Callable[[int], Objective]}
 """Sections that name a class themselves; the others hold the arguments of one."""
 
-_FORGETS = hasattr(ArgumentParser, "instantiate")
-"""Whether a parser is told with each call how to make objects; before jsonargparse 4.49 it keeps what it is told."""
-
 _BASES = {"model": VLM, "data": LightningDataModule}
 """Sections that may name a class of their own, which takes their arguments, and what it has to be."""
 
@@ -68,7 +65,7 @@ class Section:
         if problem:
             raise RecipeError(problem)
         try:
-            self.parser = (_parser if _FORGETS else _parser.__wrapped__)(key, kind)
+            self.parser = _parser(key, kind)
         except ValueError as error:  # a class whose arguments have no types
             raise RecipeError(f"{key}.class_path: {str(error).rpartition('supported type. ')[2]}") from error
         copy = deepcopy(dict(values))  # the parser writes into what it is given
@@ -87,14 +84,8 @@ class Section:
         """
         self._wait = tuple(wait)
         try:
-            if _FORGETS:
-                waiting: Any = [(self._made, kind, True) for kind in wait]
-                made = self.parser.instantiate(self.config, instantiators=waiting or None)
-            else:
-                for kind in wait:
-                    self.parser.add_instantiator(self._made, kind)
-                made = self.parser.instantiate_classes(self.config)
-            made = made[self.key]
+            waiting: Any = [(self._made, kind, True) for kind in wait]
+            made = self.parser.instantiate(self.config, instantiators=waiting or None)[self.key]
         except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
             raise RecipeError(self._located(error)) from error
         if self.key == "trainer":

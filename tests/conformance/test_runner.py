@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import transformers
 
 from dslight.cli import main
 from dslight.conformance import NotOffered, families, run
@@ -32,6 +33,9 @@ def test_dslight_passes_every_case_that_it_offers(name):
 
 @pytest.mark.parametrize("name", ["qwen3_vl", *(pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES)])
 def test_the_familys_own_class_agrees_with_itself(name):
+    made_with = FAMILIES[name].facts["made with"]["transformers"]
+    if transformers.__version__ != made_with:
+        pytest.skip(f"what transformers {made_with} misses is known, not what {transformers.__version__} does")
     failed = {one.case for one in run(Transformers(), among=[FAMILIES[name]]).failed}
     assert failed <= FAMILIES[name].facts["deviations"].keys()
 

@@ -1,6 +1,7 @@
 """The matrix of decoders: a sample, and all of them; how it is run and written down."""
 
 import json
+import logging
 import os
 import time
 
@@ -25,6 +26,7 @@ def test_a_sample_works_or_is_refused(kind):
     verdict = tried(kind)
     assert (verdict.verdict, verdict.trace) == (WORKS if kind in WORKING else REFUSED, "")
     assert verdict.checked == ("abcdef" if kind in WORKING else "")
+    assert logging.root.manager.disable == 0  # what comes after is heard again
 
 
 @pytest.mark.slow
