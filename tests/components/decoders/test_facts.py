@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BertConfig, BertLMHeadModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -21,6 +22,8 @@ def outline(kind: str, **changes: Any) -> Any:
     if kind not in CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {kind}")
     fields = tiny(kind) | changes
+    if kind == "gemma4_unified_assistant" and Version(transformers.__version__) < Version("5.24"):
+        pytest.skip("transformers 5.23 makes none of four layers")
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
 
