@@ -45,11 +45,15 @@ class Checked(NamedTuple):
     Attributes:
         members: of its record in a shard, by extension.
         images, questions: how many.
+        videos: how many are kept as they are, and are none of the images.
+        films: how many have become images.
         changes: what was set right.
     """
 
     members: dict[str, bytes]
     images: int
+    videos: int
+    films: int
     questions: int
     changes: list[str]
 
@@ -91,7 +95,10 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
             check_image(content)
     changes += ["turned by EXIF"] * any("orientation" in fact for fact in facts)
     changes += ["first frame of an animation"] * any("animated" in fact for fact in facts)
-    return Checked(members, len(data), len(record.get("questions", ())), changes)
+    films = [source.keep for source in entry.images if isinstance(source, Film)]
+    kept = sum(films)
+    questions = len(record.get("questions", ()))
+    return Checked(members, len(data) - kept, kept, len(films) - kept, questions, changes)
 
 
 def _read(sources: Sequence[str | bytes | Film], images: Images) -> Iterator[tuple[object, bytes, str]]:

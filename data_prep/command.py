@@ -1,21 +1,23 @@
-"""``dslight data``: convert what people have, and look at shards."""
+"""Convert data in any form to shards, and look at them."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_prep.processes import program
 from data_prep.report import REPORT, described, gigabytes
-from dslight.data.shards import Manifest, ShardError
+from dslight.data.shards import Manifest
 from dslight.files.typed import read_json_if_there
+from dslight.verbs import parse_verb
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser, and that of each verb."""
     from data_prep.convert import add_convert_arguments
 
     parser = argparse.ArgumentParser(prog="dslight data", description=__doc__, allow_abbrev=False)
@@ -28,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("tokenize", help="keep the tokens of a recipe's training text: data_prep.tokenize", add_help=False)
     verbs.add_parser("verify", help="read every byte and name what is damaged: data_prep.verify", add_help=False)
     verbs.add_parser("inspect", help="some records as a page: data_prep.inspect", add_help=False)
-    return parser
+    return parser, verbs.choices
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
         program(partial(inspect, arguments[1:]))
     else:
-        args = _parser().parse_args(arguments)
+        args = parse_verb(*_parser(), arguments)
         program(partial(_run, args))
 
 
@@ -71,8 +73,6 @@ def _info(root: Path) -> dict[str, Any]:
     Raises:
         ShardError: it holds no finished shards.
     """
-    if not root.is_dir():
-        raise ShardError(f"{root}: there is no such folder")
     manifest = Manifest.load(root)
     return {
         "root": str(root),

@@ -39,7 +39,7 @@ from data_prep.images import Images
 from data_prep.journal import Journal
 from data_prep.media import UNREAD
 from data_prep.processes import check_numbers
-from data_prep.report import QUARANTINE, REPORT, described, gigabytes, json_lines, listing, shortened
+from data_prep.report import QUARANTINE, REPORT, described, difference, gigabytes, json_lines, listing, shortened
 from dslight.data.sample import BadSample
 from dslight.data.shards import MANIFEST, Manifest, ShardError, ShardInfo
 from dslight.data.shards.elsewhere import AT, IN_PLACE, Place
@@ -156,12 +156,8 @@ def _finished(job: Job) -> Manifest:
         if problem := size_problem(job.out, shard):
             raise SystemExit(f"{job.out / shard.name}: {problem}; {again}")
     now = _asked(job) if job.entries.there else {}
-    for name, value in json.loads(json.dumps(now)).items():
-        if manifest.meta.get(name) != value:
-            raise SystemExit(
-                f"{job.out}: finished by another job: its {name} was {manifest.meta.get(name)!r}, now it is {value!r}; "
-                f"write to another folder, or {again}"
-            )
+    if other := difference(manifest.meta, json.loads(json.dumps(now))):
+        raise SystemExit(f"{job.out}: finished by another job: its {other}; write to another folder, or {again}")
     return manifest
 
 
@@ -327,6 +323,7 @@ def _finish(job: Job, journal: Journal, kept: int, seconds: float) -> dict[str, 
         "entries": len(job.entries),
         "records": sum(shard.records for shard in shards),
         **{name: counts.pop(name, 0) for name in ("text_only", "images", "left_out")},
+        **{name: count for name in ("videos", "videos_as_images") if (count := counts.pop(name, 0))},
         "bytes": sum(shard.bytes for shard in shards),
         "shards": len(shards),
         "bad": dict(sorted(Counter(line["reason"] for line in bad).items())),
@@ -399,6 +396,7 @@ def _make_shard(number: int, entries: Iterable[RawEntry | None]) -> dict[str, An
                 entry = check_entry(raw, job.convert, job.images)
             except BadSample as error:
                 named = {"id": raw.get("id"), "image": raw.get("image") or raw.get("images")}
+                named |= {"video": video} if (video := raw.get("video") or raw.get("videos")) else {}
                 bad.append(
                     {"row": row, **{name: _brief(value) for name, value in named.items()}, "reason": error.reason}
                     | {"message": shortened(str(error), _MESSAGE)}
@@ -407,8 +405,8 @@ def _make_shard(number: int, entries: Iterable[RawEntry | None]) -> dict[str, An
                     raise Stopped(bad) from None
             else:
                 counts.update(set(entry.changes))
-                counts["images"] += entry.images
-                counts["text_only"] += not entry.images
+                counts.update(images=entry.images, videos=entry.videos, videos_as_images=entry.films)
+                counts["text_only"] += not entry.images and not entry.videos
                 yield _key(job, row), _placed(entry.members, find, counts) if find else entry.members, entry.questions
             tally.entry_done()
 

@@ -226,14 +226,14 @@ def page(root: Path, cards: Sequence[Card], total: int, recipe: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """The program."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="dslight data inspect", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("root", type=Path, help="a folder of shards")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--n", type=int, default=20, help="how many records, drawn at random with --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keys", nargs="+", help="these records instead")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("inspect.html"), help="the page (default: inspect.html)")
     args = parser.parse_intermixed_args(argv)
     torch.set_num_threads(1)
     if args.n < 0:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.report import json_lines, shortened
+from data_prep.report import difference, json_lines
 from dslight.data.shards import ShardError, ShardInfo
 from dslight.data.shards.format import load_index, size_problem
 from dslight.data.shards.writer import shard_name
@@ -46,11 +46,10 @@ class Journal:
         head, *lines = [_parsed(line) for line in self.path.read_text(encoding="utf-8").splitlines()] or [None]
         if head is None:
             return
-        other = next((name for name in self.head if head.get(name) != self.head[name]), "")
-        if other:
+        if other := difference(head, self.head):
             raise SystemExit(
-                f"{out}: holds unfinished shards of another job: its {other} was {_short(head.get(other))}, now it "
-                f"is {_short(self.head[other])}; run it with the same arguments, or delete the folder"
+                f"{out}: holds unfinished shards of another job: its {other}; run it with the same arguments, or "
+                f"delete the folder"
             )
         for line in lines:  # the last one may have been cut
             if line is not None and _intact(out, line):
@@ -77,10 +76,6 @@ class Journal:
     def bad(self) -> list[dict[str, Any]]:
         """The quarantine."""
         return [entry for line in self.ordered for entry in line["bad"]]
-
-
-def _short(value: Any) -> str:
-    return shortened(repr(value), 100)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

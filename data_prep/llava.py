@@ -34,10 +34,10 @@ def llava_entry(raw: RawEntry) -> Entry:
     """An entry of LLaVA's files; see :data:`data_prep.check.Convert`."""
     images = [image_source(source) for source in given_images(raw)]
     if raw.get("video") or raw.get("videos"):
-        raise BadSample("has a video, which this format does not know; use data_prep.messages", "media")
+        raise BadSample("has a video, which --format llava does not know; --format messages does", "media")
     if raw.get("system"):
-        what = "has a system text beside its conversations, which this format does not know"
-        raise BadSample(f"{what}; use data_prep.messages (--system keep)", "system")
+        what = "has a system text beside its conversations, which --format llava does not know"
+        raise BadSample(f"{what}; --format messages does (--system keep)", "system")
     record = {key: raw[key] for key in _RECORD if raw.get(key) is not None}
     return Entry(record, images, read={*_RECORD, "image", "images", "system", "video", "videos"})
 

@@ -70,9 +70,10 @@ def given_videos(raw: RawEntry) -> list[Any]:
     return one or several
 
 
-def image_source(source: Any) -> str | bytes:
-    """An image as an entry gives it: a path, ``file:`` or ``data:`` URL, base64, bytes, or ``{"bytes", "path",
-    "url"}``; the name in the places of images (an absolute one as below ``--images /``), or the bytes.
+def image_source(source: Any, what: str = "image") -> str | bytes:
+    """An image, or another file (``what``), as an entry gives it: a path, ``file:`` or ``data:`` URL, base64, bytes, or
+    ``{"bytes", "path", "url"}``; the name in the places of images (an absolute one as below ``--images /``), or
+    the bytes.
 
     Raises:
         BadSample: it is none of these, or lies on the web.
@@ -88,8 +89,9 @@ def image_source(source: Any) -> str | bytes:
     if isinstance(source, bytes) and source:
         return source
     if not isinstance(source, str) or not source:
-        what = f"an image is given as {shortened(repr(given), 80)}"
-        raise BadSample(f"{what}; it must be a path, a data: URL or base64 text", "image-name")
+        said = f"{what} given as {shortened(repr(given), 80)}"
+        also = ", a data: URL or base64 text" if what == "image" else ""
+        raise BadSample(f"{said}; it must be a path{also}", f"{what}-name")
     if source.startswith("data:"):
         return _decoded(source.partition(",")[2])
     if _BASE64.fullmatch(source):
@@ -97,7 +99,7 @@ def image_source(source: Any) -> str | bytes:
     if source.startswith("file://"):
         source = unquote(source.removeprefix("file://"))
     if source.startswith(("http://", "https://")):
-        raise BadSample(f"image {shortened(source)!r} lies on the web; download it first", "image-remote")
+        raise BadSample(f"{what} {shortened(source)!r} lies on the web; download it first", f"{what}-remote")
     return str(PurePosixPath(source)).lstrip("/")
 
 
@@ -145,8 +147,9 @@ def check_media(raw: RawEntry, record: RawEntry, images: int, read: Collection[s
 
 
 def _lost(where: str, mark: str) -> BadSample:
-    what = f"{where} holds {shortened(mark, 60)!r}, for which no picture is taken along"
-    return BadSample(f"{what}: give the picture under images and mark it {IMAGE_TOKEN}, or edit the text", "marks")
+    what, key, token = ("video", "videos", "<video>") if "video" in mark.lower() else ("picture", "images", IMAGE_TOKEN)
+    said = f"{where} holds {shortened(mark, 60)!r}, for which no {what} is taken along"
+    return BadSample(f"{said}: give the {what} under {key} and mark it {token}, or edit the text", "marks")
 
 
 def unread_keys(raw: Mapping[str, Any], read: Collection[str], at: str, taken: Collection[str] = ()) -> list[str]:

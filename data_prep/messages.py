@@ -112,9 +112,9 @@ class MessagesEntry:
         if isinstance(source, list):
             count = min(self.sampling.frames, len(source))
             return [image_source(source[(2 * i + 1) * len(source) // (2 * count)]) for i in range(count)]
-        name = image_source(source)
+        name = image_source(source, "video")
         if not isinstance(name, str):
-            raise BadSample("a video is given as bytes; it must be a path", "video-name")
+            raise BadSample("video given as bytes; it must be a path", "video-name")
         return [Film(name, self.videos, self.sampling, segment, self.keep_videos)]
 
 
@@ -162,7 +162,7 @@ class _Chat:
 
         def taken(mark: re.Match[str]) -> str:
             if mark[0] == VIDEO_TOKEN or alone:
-                return self._shown(self.films.pop(0)) if self.films else _too_few()
+                return self._shown(self.films.pop(0)) if self.films else _too_few("videos")
             self.images.append(image_source(self.named.pop(0)) if self.named else _too_few())
             return IMAGE_TOKEN
 
@@ -199,7 +199,7 @@ class _Chat:
         source = part.get(kind) or part.get("path") or part.get("url")
         segment = None if start is None and end is None else (float(start or 0), float(1e9 if end is None else end))
         if source is None:
-            return f"{self._shown(self.films.pop(0) if self.films else _too_few())}\n"
+            return f"{self._shown(self.films.pop(0) if self.films else _too_few('videos'))}\n"
         return f"{self._shown(self.film(source, segment))}\n"
 
     def _next(self, index: Any) -> Any:
@@ -227,9 +227,9 @@ class _Chat:
             front += "".join(f"{self._shown(film)}\n" for film in self.films)
             self.changes.append("image marks added")
         elif self.films:
-            raise BadSample(f"{len(self.films)} videos have no {VIDEO_TOKEN} mark, others have", "marks")
+            raise _unmarked(len(self.films), "videos", VIDEO_TOKEN)
         elif self.named:
-            raise BadSample(f"{len(self.named)} images have no {IMAGE_TOKEN} mark, others have", "marks")
+            raise _unmarked(len(self.named), "images", IMAGE_TOKEN)
         text = "\n".join(text for text in self.systems if text.strip())
         if text and system == "prepend":
             front += f"{text}\n\n"
@@ -240,8 +240,14 @@ class _Chat:
             self.turns.insert(0, Turn("system", text))
 
 
-def _too_few() -> Any:
-    raise BadSample("has fewer images than places for them", "marks")
+def _too_few(what: str = "images") -> Any:
+    raise BadSample(f"has fewer {what} than places for them", "marks")
+
+
+def _unmarked(left: int, what: str, mark: str) -> BadSample:
+    """Of an entry in which others of its pictures have their places."""
+    said = f"{left} {what} have" if left > 1 else f"one of its {what} has"
+    return BadSample(f"{said} no {mark} mark; give each one its mark, or leave all marks out", "marks")
 
 
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ def preview(job: Job) -> tuple[list[str], int]:
         try:
             checked = check_entry(raw, job.convert, job.images)
             sample = parse_sample(str(raw.get("id", row)), checked.members)
-            lines.append(_line(row, sample, checked.changes))
+            lines.append(_line(row, sample, checked.changes, checked.videos))
             good += 1
         except BadSample as error:
             lines.append(f"  {row}: would be set aside, {error.reason}: {shortened(str(error), 160)}")
@@ -50,9 +50,11 @@ def preview_tar(path: Path, leave_out: Sequence[str] = (), take: Sequence[str] =
     return lines, good
 
 
-def _line(row: int, sample: Sample, changes: list[str]) -> str:
+def _line(row: int, sample: Sample, changes: list[str], videos: int = 0) -> str:
     sizes = ["x".join(map(str, decode_image(image).shape[1::-1])) for image in sample.images]
     shown = f"{len(sizes)} image{'s' * (len(sizes) != 1)}" + (f" ({', '.join(sizes[:4])})" if sizes else "")
+    if videos:
+        shown = f"{videos} video{'s' * (videos != 1)}, read as {shown} unless data.video says otherwise"
     texts = [turn.text for turn in sample.turns] or [f"{len(sample.questions)} questions"]
     said = " | ".join(
         repr(shortened(text, _TEXT)) if len(text) <= _TEXT else repr(text[:_TEXT]) + "..." for text in texts[:2]

@@ -17,8 +17,12 @@ _LISTED = 20
 
 def described(out: Path, report: dict[str, Any]) -> str:
     """A report in words."""
+    videos, films = report.get("videos", 0), report.get("videos_as_images", 0)
+    images = [f"{report['images']:,} images"] if report["images"] or not videos else []
+    shown = [*images, f"{videos:,} videos"] if videos else images
+    of = f", those of {films:,} videos among them" if films else ""
     text = (
-        f"{out}: {report['records']:,} records with {report['images']:,} images ({report['text_only']:,} of text "
+        f"{out}: {report['records']:,} records with {' and '.join(shown)}{of} ({report['text_only']:,} of text "
         f"only), {gigabytes(report['bytes'])} in {report['shards']} shards, {report['seconds']:,.0f} s"
     )
     if report["shards_of_earlier_runs"]:
@@ -32,6 +36,19 @@ def described(out: Path, report: dict[str, Any]) -> str:
     if report["bad"]:
         text += f"\n  {sum(report['bad'].values()):,} bad entries in {QUARANTINE}: {listing(report['bad'])}"
     return text
+
+
+def difference(was: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> str | None:
+    """The first value of ``now`` that was another one, as ``options.frames was 4, now it is 5``."""
+    for name in now:
+        old, new = was.get(name), now[name]
+        if isinstance(old or {}, Mapping) and isinstance(new or {}, Mapping):
+            if inner := difference(old or {}, {**dict.fromkeys(old or ()), **(new or {})}, f"{at}{name}."):
+                return inner
+        elif old != new:
+            before, after = ("not set" if one is None else shortened(json.dumps(one), 100) for one in (old, new))
+            return f"{at}{name} was {before}, now it is {after}"
+    return None
 
 
 def listing(counts: Mapping[str, int]) -> str:

@@ -72,7 +72,7 @@ def index(root: Path, engine: Engine) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The program."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="dslight data verify", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("roots", type=Path, nargs="+")
     parser.add_argument("--decode", action="store_true", help="also parse every record and decode every image")
     parser.add_argument("--index", action="store_true", help="first index plain WebDataset tars in place")

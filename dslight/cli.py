@@ -9,18 +9,18 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dslight.upstream.torchmetrics import wait_for_metrics
+from dslight.verbs import parse_verb
 
 RECIPE = "a YAML file, e.g. recipes/quickstart/deepstack_l.yaml"
 OVERRIDES = "key=value pairs that win over the file, e.g. trainer.max_steps=100 model.stacking.init_args.start=2"
@@ -42,8 +42,8 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         made[name] = verbs.add_parser(name, help=summary, description=about, allow_abbrev=False)
         return made[name]
 
-    def recipe(to: argparse.ArgumentParser) -> None:
-        to.add_argument("recipe", type=Path, help=RECIPE)
+    def recipe(to: argparse.ArgumentParser, also: str = ", or a run's folder") -> None:
+        to.add_argument("recipe", type=Path, help=RECIPE + also)
         to.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
 
     fit = verb("fit", "train what a recipe describes; the same command continues an interrupted run")
@@ -60,7 +60,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     validate.add_argument("--ckpt", default="latest", help=CHECKPOINT)
 
     predict = verb("predict", "answer a question about images or a video")
-    recipe(predict)
+    recipe(predict, ", a run's folder, or an export")
     predict.add_argument(
         "--image", type=Path, action="append", default=[], help="a picture; may be given several times"
     )
@@ -125,7 +125,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     plan.add_argument("--no-cost", action="store_true", help="leave out FLOPs and memory: parts, tokens and sites only")
 
     sweep = verb("sweep", "run an ablation: every variant times every point of the grid; finished runs are skipped")
-    recipe(sweep)
+    recipe(sweep, "")
     sweep.add_argument("--jobs", type=int, default=1, help="runs at a time")
     sweep.add_argument("--index", type=int, help="only this run (for job arrays); see --list")
     sweep.add_argument("--list", action="store_true", help="list the runs and stop")
@@ -203,15 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[:1] == ["data"]:
         return _data(given[1:])
     parser, verbs = _parser()
-    if given and not given[0].startswith("-") and given[0] not in verbs:
-        parser.error(f"VERB: there is no {given[0]!r}{_closest(given[0], list(verbs))}; dslight --help lists them")
-    args, rest = parser.parse_known_args(given)
-    if wrong := [text for text in rest if text.startswith("-") or "overrides" not in args]:
-        options = re.findall(r"--[\w-]+", verbs[args.verb].format_help())
-        hint = "".join(_closest(text.partition("=")[0], options) for text in wrong[:1] if text.startswith("--"))
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}{hint}")
-    if rest:  # argparse takes no key=value that stands behind an option
-        args.overrides = [*args.overrides, *rest]
+    args = parse_verb(parser, verbs, given)
     _say_untested()
     wait_for_metrics()
     try:
@@ -230,11 +222,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_below_bars()}dslight: {said}", file=sys.stderr)
         atexit.register(gc.freeze)  # what was imported goes with the process; to look through it takes seconds
         return 130 if isinstance(error, UnfinishedError) else 1
-
-
-def _closest(name: str, known: Sequence[str]) -> str:
-    found = get_close_matches(name, known, n=1)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 @contextmanager
@@ -281,12 +268,21 @@ def _data(arguments: list[str]) -> int:
     return 0
 
 
+def _is_run(path: Path) -> bool:
+    return os.path.isfile(path / "recipe.yaml")  # pathlib raises for a name that is too long
+
+
 def _recipe(args: argparse.Namespace) -> Mapping[str, Any]:
-    """The composed recipe, with its names looked at: before torch is imported, which takes seconds."""
+    """The composed recipe, of a file or a run's folder, with its names looked at: before torch is imported, which
+    takes seconds.
+    """
     from dslight.recipe.compose import compose
     from dslight.recipe.spelling import check_spelling
 
-    recipe = compose(args.recipe, args.overrides)
+    if _is_run(args.recipe):
+        recipe = compose(args.recipe / "recipe.yaml", [f"run_dir={json.dumps(str(args.recipe))}", *args.overrides])
+    else:
+        recipe = compose(args.recipe, args.overrides)
     check_spelling(recipe)
     return recipe
 
@@ -309,11 +305,19 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    recipe = _recipe(args)
-    from dslight.run.evaluate import predict
     from dslight.texts import printable
 
-    asked = (args.question, args.image, args.ckpt, args.max_new_tokens)
+    whole = os.path.isdir(args.recipe) and args.ckpt == "latest" and not args.overrides
+    if whole and not _is_run(args.recipe):  # an export, or a sharded checkpoint
+        from dslight.run.python import recipe_of
+
+        recipe, ckpt = recipe_of(args.recipe)
+        recipe["run_dir"], ckpt = str(args.recipe), str(ckpt)
+    else:
+        recipe, ckpt = _recipe(args), args.ckpt
+    from dslight.run.evaluate import predict
+
+    asked = (args.question, args.image, ckpt, args.max_new_tokens)
     print(printable(predict(recipe, *asked, videos=args.video, frames=args.frames, tile=args.tile)))
     return 0
 

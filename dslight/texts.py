@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 LONGEST = 400
 """Characters of a line. The middle of a longer one is left out: it begins with the key and ends with what to do."""
@@ -39,3 +41,12 @@ def inert(markdown: str) -> str:
 def one_line(text: object) -> str:
     """A text as it stands in a heading or in a cell of a markdown table, neither of which it can end."""
     return " ".join(str(text).replace("\\", r"\\").replace("|", r"\|").splitlines())
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean X?``, if an X is ``name`` but for capitals, is like it, or holds it."""
+    name = str(name)  # a key of YAML may be a number
+    small, known = name.casefold(), list(known)
+    close = [one for one in known if one.casefold() == small] or get_close_matches(name, known, n=1)
+    close = close or [one for one in known if len(small) > 2 and small in one.casefold()]
+    return f"; did you mean {close[0]}?" if close else ""

@@ -71,7 +71,7 @@ def test_every_verb_explains_itself(verb, capsys):
         (["tarin", RECIPE], "there is no 'tarin'"),
         (["plna", RECIPE], "there is no 'plna'; did you mean plan?; dslight --help lists them"),
         (["fit", RECIPE, "--frsh"], "unrecognized arguments: --frsh; did you mean --fresh?"),
-        ([], "VERB"),
+        ([], "sweep"),
         (["fit"], "recipe"),
         (["predict", RECIPE], "--question"),
         (["plan", RECIPE, "--jsn"], "--jsn"),
@@ -83,6 +83,19 @@ def test_a_wrong_command_line_is_a_usage_error(arguments, named, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "tokenize"),
+        (["tokenise"], "there is no 'tokenise'; did you mean tokenize?; dslight data --help lists them"),
+        (["info", "--jsn", "x"], "unrecognized arguments: --jsn; did you mean --json?"),
+    ],
+)
+def test_verbs_of_the_data_are_listed_and_guessed_as_well(arguments, named, capsys):
+    assert main(["data", *arguments]) == 2
     assert named in capsys.readouterr().err
 
 

@@ -33,6 +33,7 @@ from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
 from dslight.data.templates.habits import check_habits
+from dslight.data.templates.vocabulary import check_vocabulary
 from dslight.data.transport.workers import Start, Workers
 from dslight.data.views.frames import AS_USUAL, Frames
 from dslight.data.views.policy import ViewPolicy
@@ -299,6 +300,7 @@ class ShardData(LightningDataModule, Written):
             self._train_loader = self._continue = None
             self._train_readers = open_train(self.sources, self.check, self.cache)
             if self._processor is not None:
+                self.check_vocabulary(self.rows.tokenizer)
                 self._plan = self._make_plan()
             elif not self.order.measures:
                 make_plan(
@@ -314,6 +316,10 @@ class ShardData(LightningDataModule, Written):
                 raise ValueError(f"{root} holds questions, of which there is no loss; leave `loss` out")
             if not self.val_sources[name].loss and not asks.any():
                 raise ValueError(f"{root} holds no questions; its records are for training, or for their loss: `loss`")
+
+    def check_vocabulary(self, tokenizer: Any) -> None:
+        """See :func:`dslight.data.templates.vocabulary.check_vocabulary`."""
+        check_vocabulary(tokenizer, self._train_readers)
 
     def _asked(self, name: str, rows: RowMaker) -> RowMaker:
         """What makes the rows of a source's questions."""

@@ -21,6 +21,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from errno import EPERM
 from fractions import Fraction
 from itertools import chain, dropwhile
 from pathlib import Path
@@ -168,7 +169,12 @@ def video_frames(path: Video, count: int, segment: Sequence[float] | None = None
             for i in range(count):
                 yield _frame_at(path, container, first + start + (end - start) * (2 * i + 1) / (2 * count))
     except (FFmpegError, OSError) as error:
-        raise BadSample(f"video {path.name!r}: does not decode: {error}", "video-damaged") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Video, error: Any) -> BadSample:
+    why = "it is cut or damaged" if error.errno == EPERM else error.strerror  # FFmpeg's of a file without an index
+    return BadSample(f"video {path.name!r}: does not decode: {why}", "video-damaged")
 
 
 def video_facts(path: Video, segment: Sequence[float] | None = None) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from dslight.components import (
     NativeVisionEncoder,
     TimmEncoder,
 )
+from dslight.data.datamodule import ShardData
 from dslight.data.shards import ShardError
 from dslight.errors import WeightsError
 from dslight.limits import at_most, limit
@@ -168,6 +169,11 @@ def _ready(parsed: Parsed, opens: Literal["fit", "validate"] | None) -> tuple[Ex
     _weights(recipe, checked.model)
     if opens != "validate":
         chat_habits(checked, tokenizer)
+    if opens == "fit" and tokenizer is not None and isinstance(checked.data, ShardData):
+        try:
+            checked.data.check_vocabulary(tokenizer)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
     return checked, tokenizer
 
 

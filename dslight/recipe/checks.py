@@ -18,9 +18,9 @@ from dslight.metrics.benchmarks import BENCHMARKS, row_of
 from dslight.metrics.benchmarks import of as benchmark_of
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.experiment import Experiment
-from dslight.recipe.explain import closest
 from dslight.recipe.schema import in_recipe, located
 from dslight.recipe.training import check_training
+from dslight.texts import closest
 from dslight.train.strategy import copies_of
 from dslight.upstream.transformers import attention_of
 from dslight.vlm import VLM

@@ -9,20 +9,26 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from dslight.recipe.forms import HOMES
+from dslight.texts import closest
+
 
 class NoClassError(Exception):
-    """What a class path names is not there; ``names`` are those that are."""
+    """What a class path names is not there."""
 
-    def __init__(self, what: str, names: Iterator[str] | list[str] | None = None) -> None:
-        super().__init__(what)
-        self.names = list(names or ())
+
+def _absent(module_path: str, name: str, names: Iterable[str]) -> NoClassError:
+    hint = closest(name, names)
+    if not hint and module_path in {*HOMES.values(), "dslight", "dslight.metrics"}:
+        hint = f"; a class of your own is named with its package: my_package.{name}"
+    return NoClassError(f"{module_path} has no {name}{hint}")
 
 
 def named(class_path: str) -> Any:
@@ -40,7 +46,7 @@ def named(class_path: str) -> Any:
         raise NoClassError(f"cannot import {class_path}, {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if found is None:
-        raise NoClassError(f"{module_path} has no {name}", list(vars(module)))
+        raise _absent(module_path, name, vars(module))
     return found
 
 
@@ -73,7 +79,7 @@ def look(class_path: str) -> None:
         return
     names = set(_bound(tree.body))
     if name not in names and not names & {"*", "__getattr__"}:
-        raise NoClassError(f"{module_path} has no {name}", sorted(names))
+        raise _absent(module_path, name, sorted(names))
 
 
 def spec_of(module_path: str) -> ModuleSpec | None:

@@ -319,7 +319,8 @@ def _load(path: Path, asked_by: str, beside: Path | None = None) -> dict[str, An
     """The values of a file; ``beside``: the folder of the file that names it."""
     if not os.path.isfile(path):  # pathlib raises for a name that is too long
         what = "is a folder, not a recipe file" if os.path.isdir(path) else "no such recipe file"
-        what += f"; a run's is {path / 'recipe.yaml'}" if os.path.isfile(path / "recipe.yaml") else ""
+        for kind, name in (("a run", "recipe.yaml"), ("an export", "dslight.yaml")):
+            what += f"; {kind}'s is {path / name}" if os.path.isfile(path / name) else ""
         here = ""
         if beside is not None and os.path.isfile(asked := os.path.relpath(path, beside)):
             here = f"; files under bases are sought from the file that names them: {os.path.relpath(asked, beside)}"

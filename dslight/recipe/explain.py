@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -21,6 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from jsonargparse import ArgumentParser
 
 from dslight.recipe.classes import NoClassError, makes, named
+from dslight.texts import closest
 from dslight.written import importable
 
 _LONGEST_LIST = 15
@@ -52,9 +52,10 @@ def arguments_fault(path: str, owner: Callable[..., Any], values: Mapping[str, A
         )
     parameters = dict(taken[given:])
     named = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    takes = taken_by(owner) if len(named) < len(parameters) else list(named)
     for name in values:
-        if name not in named and len(named) == len(parameters):
-            return f"{path}.{name}: there is no such argument{closest(name, named)}{listing('it takes', named)}"
+        if takes is not None and name not in takes:
+            return f"{path}.{name}: there is no such argument{closest(name, takes)}{listing('it takes', takes)}"
     for name, parameter in named.items():
         if parameter.default is parameter.empty and values.get(name) is None:
             return f"{path}.{name}: missing; {getattr(owner, '__name__', owner)} needs it"
@@ -62,8 +63,21 @@ def arguments_fault(path: str, owner: Callable[..., Any], values: Mapping[str, A
     if len(named) < len(parameters):  # handed on by **kwargs
         above = reversed(getattr(owner, "__mro__", ()))
         types = {name: kind for one in above for name, kind in _types(one).items()} | types
-    faults = (fault(f"{path}.{name}", types[name], value) for name, value in values.items() if name in types)
-    return next(filter(None, faults), None)
+    for name, value in values.items():
+        if name in types and (problem := fault(f"{path}.{name}", types[name], value)):
+            default = named[name].default if name in named and value is None else None
+            return problem if default is None else f"{problem}; its default is {default!r}"
+    return None
+
+
+@cache
+def taken_by(owner: Any) -> list[str] | None:
+    """The arguments of a class, those too that it hands on by ``**kwargs``; ``None`` where that cannot be told."""
+    try:
+        found = ArgumentParser(exit_on_error=False).add_class_arguments(owner, "x")
+    except Exception:  # no types, or a source that cannot be read
+        return None
+    return [name.removeprefix("x.") for name in found]
 
 
 def fault(path: str, kind: Any, value: Any) -> str | None:
@@ -89,8 +103,12 @@ def fault(path: str, kind: Any, value: Any) -> str | None:
     return (
         None
         if _accepted(kind, value)
-        else f"{path}: expected {words(kind)}, got {value!r}{_closest_choice(kind, value)}"
+        else f"{path}: expected {words(kind)}, got {_said(value)}{_closest_choice(kind, value)}"
     )
+
+
+def _said(value: Any) -> str:
+    return "null" if value is None else repr(value)
 
 
 def _own_fault(kind: Callable[..., Any], values: Mapping[str, Any]) -> str | None:
@@ -118,22 +136,15 @@ def words(kind: Any) -> str:
         return "a list"
     if origin is dict:
         return "a mapping"
-    if origin is collections.abc.Callable and isinstance(inner[-1], type):
+    if origin is collections.abc.Callable and inner[-1] is not Any and isinstance(inner[-1], type):
         return words(inner[-1])
+    if origin is collections.abc.Callable:
+        return "a function"
     if dataclasses.is_dataclass(kind):
         return f"a mapping with {', '.join(field.name for field in dataclasses.fields(kind))}"
     if isinstance(kind, type):
         return _WORDS.get(kind) or f"the class_path and init_args of a {kind.__name__}"
     return str(kind)
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean X?``, if an X is ``name`` but for capitals, is like it, or holds it."""
-    name = str(name)  # a key of YAML may be a number
-    small, known = name.casefold(), list(known)
-    close = [one for one in known if one.casefold() == small] or difflib.get_close_matches(name, known, n=1)
-    close = close or [one for one in known if len(small) > 2 and small in one.casefold()]
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _union_fault(path: str, kind: Any, value: Any) -> str | None:
@@ -143,7 +154,7 @@ def _union_fault(path: str, kind: Any, value: Any) -> str | None:
         return (
             None
             if _accepted(kind, value)
-            else f"{path}: expected {words(kind)}, got {value!r}{_closest_choice(kind, value)}"
+            else f"{path}: expected {words(kind)}, got {_said(value)}{_closest_choice(kind, value)}"
         )
     faults = [fault(path, one, value) for one in members]
     return None if None in faults else max(filter(None, faults), key=lambda text: text.split(": ")[0].count("."))
@@ -172,7 +183,7 @@ def _class_fault(path: str, base: type, value: Mapping[str, Any], given: int = 0
     try:
         found = named(class_path)
     except NoClassError as error:
-        return f"{at}: {error}{closest(class_path.rpartition('.')[2], error.names)}"
+        return f"{at}: {error}"
     if makes(found, base) and (given or _accepted(base, value)):
         return None
     if not isinstance(found, type) or not issubclass(found, base):

@@ -45,7 +45,7 @@ RENAMED = {("DeepStackL", "num_stacks"): "crops", ("DeepStackV", "num_stacks"): 
 
 _LEARNING_RATE = re.compile(r"stage\.train\.[^.]+")
 _CLASS = re.compile(r"([A-Za-z_]\w*\.)*[A-Z]\w*")
-_FUNCTION = re.compile(r"([A-Za-z_]\w*\.)+[A-Za-z_]\w*")
+_SCHEDULE = re.compile(r"(?!name$)([A-Za-z_]\w*\.)*[A-Za-z_]\w*")
 _OF_OURS = {"lightning.pytorch.strategies.Sharded": "dslight.train.Sharded"}
 
 
@@ -112,9 +112,9 @@ def _written_out(value: Any, at: str, short: dict[str, str]) -> Any:
     home = next((home for key, home in HOMES.items() if f"{at}.".startswith(f"{key}.")), None)
     if re.fullmatch(r"data\.val\..+\.metric", at):
         home = "dslight.metrics"
-    if at in WHOLE and isinstance(value, Mapping):
+    if at in WHOLE:
         home, value = None, _flat(value, at, short)
-    if at == "stage.schedule" and (named := _short(value, at, _FUNCTION)) is not None:
+    if at == "stage.schedule" and (named := _short(value, at, _SCHEDULE)) is not None:
         value = {"name": named[0], **(named[1] or {})}
     if isinstance(value, list):
         return [_written_out(one, f"{at}.{i}", short) for i, one in enumerate(value)]
@@ -131,13 +131,13 @@ def _written_out(value: Any, at: str, short: dict[str, str]) -> Any:
     return {key: _written_out(one, f"{at}.{key}", short) for key, one in value.items()}
 
 
-def _flat(value: Mapping[str, Any], at: str, short: dict[str, str]) -> Mapping[str, Any]:
+def _flat(value: Any, at: str, short: dict[str, str]) -> Any:
     """A whole section with its class, if it names one, beside the arguments."""
     if (named := _short(value, at)) is not None:
         name, arguments = named
         short[at] = name
         return {"class_path": name if "." in name else f"dslight.{name}", **(arguments or {})}
-    if "init_args" in value and isinstance(arguments := value["init_args"] or {}, Mapping):
+    if isinstance(value, Mapping) and isinstance(arguments := value.get("init_args") or {}, Mapping):
         return {**{key: one for key, one in value.items() if key != "init_args"}, **arguments}
     return value
 
@@ -155,6 +155,6 @@ def _short(value: Any, at: str, names: re.Pattern[str] = _CLASS) -> tuple[str, A
 
 _NAMED_ALONE = {
     *(f"model.{part}" for part in ("vision_encoder", "projector", "stacking", "language_model")),
-    *("component", "objective", "data.views", "data.template", "stage.optimizer", "trainer.strategy"),
+    *("model", "data", "component", "objective", "data.views", "data.template", "stage.optimizer", "trainer.strategy"),
 }
 """Keys whose value may be a class's name alone."""

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.explain import arguments_fault, closest
+from dslight.recipe.explain import arguments_fault
+from dslight.texts import closest
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from dslight.diagnostics.settings import Diagnostics
 from dslight.limits import check_counts
 from dslight.recipe.classes import NoClassError, named
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.explain import arguments_fault, closest, fault
+from dslight.recipe.explain import arguments_fault, fault, listing, taken_by
 from dslight.recipe.forms import as_written
 from dslight.recipe.spelling import check_keys
 from dslight.train.optim import Stage
@@ -59,7 +59,13 @@ class Section:
     def __init__(self, key: str, kind: Any, values: Mapping[str, Any]) -> None:
         self.key, self.values = key, values
         if key in _BASES and "class_path" in values:
-            kind, values = _own_class(key, values["class_path"]), {k: v for k, v in values.items() if k != "class_path"}
+            class_path, values = values["class_path"], {k: v for k, v in values.items() if k != "class_path"}
+            library, kind = kind, _own_class(key, class_path)
+            for name in _left_over(values, kind, library):
+                raise RecipeError(
+                    f"{key}.{name}: {class_path} takes no such argument{listing('it takes', taken_by(kind) or ())}; "
+                    f"where it comes from a recipe under bases, put a file with `{key}: null` between the two"
+                )
         self._wait: tuple[type, ...] = ()
         problem = (fault if key in _TYPED else arguments_fault)(key, kind, values)
         if problem:
@@ -143,11 +149,16 @@ def _own_class(key: str, class_path: Any) -> type:
     try:
         found = named(str(class_path))
     except NoClassError as error:
-        meant = closest(str(class_path).rpartition(".")[2], error.names)
-        raise RecipeError(f"{key}.class_path: {error}{meant}") from error
+        raise RecipeError(f"{key}.class_path: {error}") from error
     if not isinstance(found, type) or not issubclass(found, base):
         raise RecipeError(f"{key}.class_path: {class_path} is no subclass of {importable(base)}")
     return found
+
+
+def _left_over(values: Mapping[str, Any], own: type, library: type) -> list[str]:
+    """Keys that the library's class has, and a class of one's own in its place has not."""
+    taken = taken_by(own)
+    return [name for name in values if taken is not None and name not in taken and name in (taken_by(library) or ())]
 
 
 @cache

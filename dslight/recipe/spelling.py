@@ -16,8 +16,9 @@ from typing import Any
 
 from dslight.recipe.classes import NoClassError, look, spec_of
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.explain import closest, listing, words
+from dslight.recipe.explain import listing, words
 from dslight.recipe.forms import WHOLE, as_written
+from dslight.texts import closest
 
 KEYS = {
     "name": str,
@@ -98,8 +99,8 @@ class _Constructor:
 def _section_fault(key: str, class_path: str, values: Any) -> str | None:
     if key in WHOLE and isinstance(values, Mapping) and "class_path" in values:
         class_path, values = str(values["class_path"]), {k: v for k, v in values.items() if k != "class_path"}
-        if wrong := _class_fault(key, class_path):
-            return wrong
+        if not class_path.startswith("dslight."):  # whether it belongs there is asked before what it takes
+            return _class_fault(key, class_path)
     return _arguments_fault(key, class_path, values, 0)
 
 
@@ -107,7 +108,7 @@ def _class_fault(path: str, class_path: str) -> str | None:
     try:
         look(class_path)
     except NoClassError as error:
-        return f"{path}.class_path: {error}{closest(class_path.rpartition('.')[2], error.names)}"
+        return f"{path}.class_path: {error}"
     return None
 
 

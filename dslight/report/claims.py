@@ -14,13 +14,13 @@ from dataclasses import replace
 from statistics import fmean
 
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.explain import closest
 from dslight.recipe.report_section import Claim
 from dslight.report.benchmarks import compare, estimate_all
 from dslight.report.page import Outcome, Pages, link
 from dslight.report.rows import Row, Unit, rows
 from dslight.report.runs import Result
 from dslight.report.stack_claims import check_stacks
+from dslight.texts import closest
 
 NUMBER = Unit(1.0, "", ".4g")
 

@@ -188,7 +188,7 @@ def load(
     """
     path = Path(path)
     with in_python():
-        made, checkpoint = _recipe_of(path, recipe)
+        made, checkpoint = recipe_of(path, recipe)
         missing = unwritten({key: value for key, value in made.items() if key in ("model", "component", "objective")})
         if model is None:
             for key, what in missing.items():
@@ -290,8 +290,12 @@ def _read(experiment: Experiment, folder: RunFolder) -> None:
             read_weights(experiment.model, file, [name])
 
 
-def _recipe_of(path: Path, named: str | Path | None) -> tuple[dict[str, Any], Path]:
-    """The recipe of what is at ``path``, and the checkpoint to read."""
+def recipe_of(path: Path, named: str | Path | None = None) -> tuple[dict[str, Any], Path]:
+    """The recipe of what :func:`load` takes, and the checkpoint to read.
+
+    Raises:
+        RecipeError: there is nothing of the kind at ``path``.
+    """
     run = RunFolder(path)
     if named is not None:
         return compose(named), path

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from dslight.texts import closest
+
 _BY_SCORE = ("reduce_lr_on_plateau", "greedy")
 _OURS = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
 _ABSOLUTE = ("min_lr", "lr_end")
 _RATE = "min_lr_rate"
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}
 _PLAIN = ("constant", "constant_with_warmup", "cosine", "linear")
 """Need no arguments, so by name alone they are known to be right, without an import that takes half a second."""
 
@@ -52,7 +57,8 @@ class Schedule:
                 tried.optimizer.step()
                 tried.step()
         except Exception as error:  # a function of one's own may raise anything
-            raise ValueError(f"schedule: {self.name}: {error}") from None
+            raised = "" if isinstance(error, ValueError) else f" raises {type(error).__name__}"
+            raise ValueError(f"schedule: {self.name}{raised}: {error}") from None
 
     def _check(self) -> None:
         from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
@@ -66,7 +72,8 @@ class Schedule:
                 f"choose one of {', '.join(sorted(made))}"
             )
         if self.own is None and self.name not in made:
-            raise ValueError(f"schedule: {self.name!r} is none of {', '.join(sorted(made))}")
+            meant = closest(self.name, made) or "; a function of your own is named with its package: my_package.mine"
+            raise ValueError(f"schedule: {self.name!r} is none of {', '.join(sorted(made))}{meant}")
         signature = inspect.signature(self.own or made[self.name])
         takes = {key: p for key, p in signature.parameters.items() if key not in _OURS}
         for key in self.arguments:
@@ -76,11 +83,16 @@ class Schedule:
             if key not in takes:
                 known = [name for name in takes if self.own is not None or name not in _ABSOLUTE]
                 takes_what = f"takes {', '.join(known)}" if known else "takes no arguments"
-                raise ValueError(f"schedule.{key}: there is no such argument; {self.name} {takes_what}")
+                meant = closest(key, known)
+                raise ValueError(f"schedule.{key}: there is no such argument{meant}; {self.name} {takes_what}")
         lacking = [key for key, p in takes.items() if p.default is p.empty or (key == _RATE and self.own is None)]
         for key in lacking:
             if self.arguments.get(key) is None:
                 raise ValueError(f"schedule.{key}: missing; {self.name} needs it: {{name: {self.name}, {key}: ...}}")
+        types = _types(self.own or made[self.name])
+        for key, value in self.arguments.items():
+            if (expected := _mistyped(value, types.get(key), takes[key].default)) is not None:
+                raise ValueError(f"schedule.{key}: expected {expected}, got {'null' if value is None else repr(value)}")
 
     def over(self, optimizer: Optimizer, warmup: int, total: int) -> Any:
         """The schedule of ``total`` steps.
@@ -131,12 +143,32 @@ class Schedule:
         return next((step for step in range(shorter) if first(step) != second(step)), shorter)
 
 
+def _types(make: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(make)
+    except Exception:  # annotations may name what only a type checker imports
+        return {}
+
+
+def _mistyped(value: Any, hint: Any, default: Any) -> str | None:
+    """What an argument has to be, in words, where its value is something else."""
+    if hint is None:  # as its default
+        hint = float if type(default) is int else type(default)
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    fits = (isinstance(value, (int, float) if one is float else one) for one in kinds if one in _WORDS)
+    if set(kinds) == {NoneType} or not _WORDS.keys() >= set(kinds) or any(fits):
+        return None
+    return " or ".join(_WORDS[one] for one in kinds)
+
+
 def _named(path: str) -> Callable[..., Any]:
     """The function, or the class, at ``package.module.name``."""
+    module, _, name = path.rpartition(".")
     try:
         found = resolve_name(path)
     except Exception as error:  # whatever a stranger's module raises while it is imported
-        raise ValueError(f"schedule: cannot import {path}, {type(error).__name__}: {error}") from error
+        meant = closest(name, vars(sys.modules[module])) if module in sys.modules else ""
+        raise ValueError(f"schedule: cannot import {path}, {type(error).__name__}: {error}{meant}") from error
     if not callable(found):
         raise ValueError(f"schedule: {path} is no function that makes a schedule, but {found!r}")
     return found

@@ -115,6 +115,20 @@ def test_a_benchmarks_suffix_stands_behind_each_of_its_questions(tmp_path, write
     assert [question.text for question in suffixed.questions] == [question.text for question in plain.questions]
 
 
+def test_a_tokenizer_that_knows_no_word_of_the_answers_is_refused(tmp_path, write_shards):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    good, words = str(write_shards(tmp_path, 20)), {"<unk>": 0, "<end>": 1, "elsewhere": 2}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    other = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<end>", pad_token="<end>")
+    with pytest.raises(ValueError, match=r"^data\.train\[0\]\.root: .* knows nothing of what is to be learnt \('"):
+        connected(other, good)
+    other.add_tokens(["7"])  # one word of them is enough
+    connected(other, good)
+
+
 def test_missing_folders_are_named_by_their_place_in_the_recipe(tmp_path, write_shards, tokenizer):
     good = str(write_shards(tmp_path / "good", 4))
     (tmp_path / "empty").mkdir()

@@ -50,9 +50,12 @@ def convert(source, name, *options):
     return ShardReader(source / name, check="full")
 
 
-def test_frames_of_kept_videos_are_those_of_a_conversion(source):
+def test_frames_of_kept_videos_are_those_of_a_conversion(source, capsys):
     made, kept = convert(source, "made", "--frames", "4", "--tile", "none"), convert(source, "kept", "--keep-videos")
     assert len(kept) == len(made) == 2
+    said = capsys.readouterr().out
+    assert "2 records with 12 images, those of 3 videos among them (0 of text only)" in said
+    assert "2 records with 3 videos (0 of text only)" in said
     assert {name for row in range(2) for name in kept.read(row)} == {"mp4", "0.mp4", "1.mp4", "json"}
     for row in range(2):
         ours, theirs = read_sample(kept, row, frames=Frames(4)), read_sample(made, row)

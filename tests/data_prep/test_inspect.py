@@ -16,7 +16,7 @@ from data_prep.inspect import Lens, card_of, main
 from data_prep.llava import main as ingest
 from dslight.data.conversation import IMAGE
 from dslight.data.records import read_sample
-from dslight.data.shards import ShardReader
+from dslight.data.shards import ShardError, ShardReader
 from dslight.recipe.compose import compose
 from dslight.types import IGNORE
 
@@ -159,6 +159,8 @@ def test_questions_are_shown_with_their_answers(pages, tmp_path):
 def test_what_cannot_be_shown_is_named(shards, tmp_path):
     with pytest.raises(SystemExit, match="has no 'x'; its first is 'out-000000000'"):
         main([str(shards), "--keys", "x", "--out", str(tmp_path / "page.html")])
+    with pytest.raises(ShardError, match="gone: there is no such folder"):
+        ShardReader(tmp_path / "gone")
     with pytest.raises(SystemExit, match="manifest"):
         main([str(tmp_path), "--out", str(tmp_path / "page.html")])
     with pytest.raises(SystemExit, match="nonsense"):

@@ -140,14 +140,14 @@ def test_bytes_under_a_key_that_is_not_read_are_a_medium(images):
 
 
 def test_llava_files_have_no_place_for_a_system_text_beside_the_conversation(images):
-    with pytest.raises(BadSample, match=r"system text.*data_prep\.messages"):
+    with pytest.raises(BadSample, match=r"system text.*--format messages"):
         check_entry(asked("Q", system="Answer in French."), llava_entry, images)
 
 
 def test_what_is_no_medium_and_not_read_is_counted_by_name(images, tmp_path, capsys):
     entry = asked("Q", "Use the <video> tag.", reasoning="...", score=3, label=True, empty="")
     entry["conversations"][1]["reasoning_content"] = "..."
-    notes = check_entry(entry, llava_entry, images)[3]
+    notes = check_entry(entry, llava_entry, images).changes
     names = ("reasoning", "score", "label", "conversations[].reasoning_content")
     assert notes == [*(UNREAD + name for name in names), "media tag kept as a word of an answer"]
     report, _ = converted(llava, tmp_path, [entry, entry, asked("Q")])

@@ -111,8 +111,12 @@ def test_a_video_that_is_missing_cut_or_damaged_costs_its_entry_alone(clips, tmp
     bad = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert {line["id"]: line["reason"] for line in bad} == {
         "cut.mp4": "video-damaged", "page.mp4": "video-damaged", "gone.mp4": "video-missing", "../a.mp4": "video-name",
-        "https://x/a.mp4": "image-remote", "more": "marks", "fewer": "marks",
+        "https://x/a.mp4": "video-remote", "more": "marks", "fewer": "marks",
     }  # fmt: skip
+    said = {line["id"]: line["message"] for line in bad}
+    assert said["more"] == "has fewer videos than places for them"
+    assert said["fewer"] == "one of its videos has no <video> mark; give each one its mark, or leave all marks out"
+    assert not [text for text in said.values() if "image" in text or "Errno" in text]
     assert len(ShardReader(tmp_path / "out")) == 1
 
 
@@ -131,7 +135,9 @@ def test_other_options_are_another_job(clips, tmp_path, capsys):
     assert main([*call, "--side", "60"]) == 0
     assert main([*call, "--side", "60"]) == 0
     assert main([*call, "--side", "80"]) == 1
-    assert "its options was" in capsys.readouterr().err
+    assert "its options.videos.side was 60, now it is 80;" in capsys.readouterr().err
+    assert main(call) == 1
+    assert "its options.videos.frames was 6, now it is not set;" in capsys.readouterr().err
     assert main([*call, "--frames", "0"]) == 1
     assert "--frames: 0; 1 or more" in capsys.readouterr().err
 

@@ -126,6 +126,15 @@ def test_a_data_module_of_lightning_trains_under_a_recipe(folder):
 
 
 WRONG = {
+    "model.scal": ({"model": {f"{KINDS}.ScaledVLM": {"scal": 2.0}}}, "did you mean scale?"),
+    "data.shortr": ({"data": {f"{KINDS}.ShortData": {"shortr": 2}}}, "did you mean shorter?"),
+    "data.train": ({"data": {f"{KINDS}.OwnData": {"root": "x"}}}, "it takes root; where it comes from a recipe under"),
+    f"model.{KINDS}.Dialogue": ({"model": {f"{KINDS}.Dialogue": {}}}, "no subclass of dslight.vlm.VLM"),
+    "data.template.Dialogue": ({"data": {"template": "Dialogue"}}, "named with its package: my_package.Dialogue"),
+    "model.stacking.init_args.position": (
+        {"model": {"stacking": {"init_args": {"position": None}}}},
+        "expected a number, got null; its default is 0.0",
+    ),
     "data.template": ({"data": {"template": {f"{KINDS}.PlainSGD": {}}}}, "is no Template"),
     f"data.template.{KINDS}.Dialogue.words": (
         {"data": {"template": {f"{KINDS}.Dialogue": {"words": ""}}}},

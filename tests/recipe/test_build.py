@@ -206,7 +206,8 @@ WRONG_TYPE = {
     "checkpoint_keep=0": "checkpoint_keep: must be at least 1 checkpoint, got 0",
     "data.val={a/b: {root: x}}": "data.val.a/b: names a file of the run's folder; use letters, digits, _, - and .",
     "validate_every=0": "validate_every: must be at least 1 step, got 0",
-    "model=MyModel": "model: expected a mapping, got 'MyModel'",
+    "model=MyModel": "model.MyModel: dslight has no MyModel; a class of your own is named with its package: "
+    "my_package.MyModel",
     "weights=x.safetensors": "weights: expected a mapping, got 'x.safetensors'",
     "weights.projector=3": "weights.projector: expected the path of a checkpoint, got 3",
     f"{STACKING}.crops=many": f"{STACKING}.crops: expected a whole number, got 'many'",
@@ -423,7 +424,8 @@ TRAINING = {
     "stage.schedule=warmup_stable_decay": "stage.schedule.num_decay_steps: missing; warmup_stable_decay needs it: ...",
     "stage.schedule={name: warmup_stable_decay, num_decay_steps: 200}": "stage.schedule.num_decay_steps: 200, after 50 "
     "steps of warm-up, is more than all 240 steps",
-    "stage.schedule={name: cosine, cycles: 2}": "stage.schedule.cycles: there is no such argument; cosine takes "
+    "stage.schedule={name: cosine, cycles: 2}": "stage.schedule.cycles: there is no such argument; did you "
+    "mean num_cycles?; cosine takes "
     "num_cycles",
     "stage.schedule={name: constant, by: 2}": "stage.schedule.by: there is no such argument; constant takes no "
     "arguments",

@@ -200,8 +200,11 @@ def test_predict_reads_no_shards(trained, pages, tmp_path, capsys):
     recipe = (trained.path / "recipe.yaml").read_text().replace(str(pages / "train"), "/no/pages")
     shutil.copy(trained.path / "checkpoints" / "step-00000035.ckpt", tmp_path / "model.ckpt")
     (tmp_path / "recipe.yaml").write_text(recipe)
-    asked = ["--question", "B3", "--ckpt", str(tmp_path / "model.ckpt"), "--max-new-tokens", "2"]
-    assert main(["predict", str(tmp_path / "recipe.yaml"), *asked]) == 0
+    asked = ["--question", "B3", "--max-new-tokens", "2"]
+    assert main(["predict", str(tmp_path / "recipe.yaml"), *asked, "--ckpt", str(tmp_path / "model.ckpt")]) == 0
+    said = capsys.readouterr().out
+    assert main(["predict", str(trained.path), *asked]) == 0  # the folder says all the same
+    assert capsys.readouterr().out == said
 
 
 def test_a_picture_that_is_not_there_or_is_none_is_refused(trained, tmp_path, capsys):

@@ -101,10 +101,10 @@ def test_an_exported_model_scores_and_answers_as_the_run_does(whole, page, tmp_p
     capsys.readouterr()
     ask = ["--image", str(page), "--question", "B2"]
     answers = []
-    for recipe, options in ((whole.path / "recipe.yaml", []), (out / "dslight.yaml", ["--ckpt", str(out)])):
+    for recipe, options in ((whole.path / "recipe.yaml", []), (out / "dslight.yaml", ["--ckpt", str(out)]), (out, [])):
         assert main(["predict", str(recipe), *options, *ask]) == 0
         answers.append(capsys.readouterr().out)
-    assert answers[0] == answers[1]
+    assert len(set(answers)) == 1
     scores = tmp_path / "scores"
     assert main(["validate", str(out / "dslight.yaml"), "--ckpt", str(out), f"run_dir={scores}"]) == 0
     assert json.loads((scores / "scores.json").read_text())["scores"] == whole.json("result.json")["scores"]

@@ -80,7 +80,16 @@ def test_a_function_of_ones_own_is_a_schedule_of_each_part(named):
         ({"name": "torch.optim.lr_scheduler.StepLR", "step_size": 2}, r"StepLR: makes a StepLR; make a .*LambdaLR"),
         (
             {"name": f"{__name__}.halving", "evry": 2},
-            r"^schedule\.evry: there is no such argument; .*halving takes every",
+            r"^schedule\.evry: there is no such argument; did you mean every\?; .*halving takes every",
+        ),
+        ({"name": f"{__name__}.halving", "every": "two"}, r"^schedule\.every: expected a number, got 'two'"),
+        ({"name": f"{__name__}.halvin"}, r"^schedule: cannot import .*halvin, .*; did you mean halving\?"),
+        (partial(halving, every=0), r"^schedule: .*raises ZeroDivisionError"),
+        ("cosin", r"^schedule: 'cosin' is none of .*; did you mean cosine\?"),
+        ("halving", r"^schedule: 'halving' is none of .*; a function of your own is named with its package"),
+        (
+            {"name": "cosine_with_min_lr", "min_lr_rate": "low"},
+            r"^schedule\.min_lr_rate: expected a number or null",
         ),
     ],
 )

@@ -104,14 +104,16 @@ def check_parts(it: DeepStack, encoder: VisionEncoder, depth: int) -> None:
 def _check_native(it: DeepStack, encoder: str) -> None:
     """What has no meaning for views that have a size for each image, or is not there for them yet."""
     asked = {
-        "position": bool(it.position),
-        "unpad": it.unpad,
-        "fill_to": bool(it.fill_to),
-        it.argument("order", "order"): it.order != "block",
+        "position: 0": bool(it.position),
+        "unpad: false": it.unpad,
+        "fill_to: 0": bool(it.fill_to),
+        f"{it.argument('order', 'order')}: block": it.order != "block",
         it.argument("stacks", "count"): bool(it.fine),
     }
-    for name in [name for name, wanted in asked.items() if wanted]:
-        raise ValueError(f"{name}: is of views of one size, and {encoder} takes each image at its own; leave it out")
+    for without in [without for without, wanted in asked.items() if wanted]:
+        name, _, value = without.partition(": ")
+        instead = f"write {without}" if value else "leave it out"
+        raise ValueError(f"{name}: is of views of one size, and {encoder} takes each image at its own; {instead}")
 
 
 def check_views(it: DeepStack, grids: Sequence[Grid], fine: int, padded: bool) -> None:

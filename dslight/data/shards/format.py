@@ -104,7 +104,9 @@ class Manifest:
             at_most("manifest_bytes", size, f"{path}: has {size:,} bytes", ShardError)
             body = json.loads(path.read_text())
         except FileNotFoundError:
-            hint = "plain WebDataset tars are first indexed with dslight.data.shards.index_tars"
+            if not Path(root).is_dir():
+                raise ShardError(f"{root}: there is no such folder") from None
+            hint = "plain WebDataset tars are first indexed: dslight data verify --index FOLDER"
             raise ShardError(f"{path}: missing. The folder holds no finished shards; {hint}") from None
         except (ValueError, RecursionError) as error:
             raise ShardError(f"{path}: not readable as JSON ({error})") from error

@@ -220,7 +220,7 @@ def test_a_merged_piece_keeps_its_place(factor):
 @pytest.mark.parametrize(
     ("stacking", "key"),
     [
-        (LowResolution(position=0.1), "position"),
+        (LowResolution(position=0.1), "position: .*; write position"),
         (SequenceConcat(newline=True, unpad=True), "unpad"),
         (SequenceConcat(fill_to=4), "fill_to"),
         (SequenceConcat(sampler="2d"), "sampler"),
