@@ -23,7 +23,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from dslight.data.shards.foreign import IMAGE_ENDING
-from dslight.data.views.frames import AS_USUAL, Clip, Frames, is_video, marked
+from dslight.data.views.frames import AS_USUAL, Clip, Frames, has_videos, marked
 from dslight.errors import UserError
 from dslight.limits import at_most, image_formats
 from dslight.question import Question
@@ -141,7 +141,7 @@ def parse_record(
     """
     marks: tuple[str, ...] = ()
     try:
-        if any(is_video(name) for name in record.get("images") or ()):
+        if has_videos(record, frames):
             members, record, marks = frames.in_place_of_videos(members, record)
         return _parse(key, members, record, text, marks)
     except BadSample as error:

@@ -5,6 +5,8 @@ is read, as many frames as :class:`Frames` says take its place, and as many mark
 
 Decided here, and why:
 
+* Frames may also be stored one by one, as pictures: ``image_info`` then says of each which ``video`` of the record it
+  is of (a number), and its ``time`` in seconds.
 * How many they are, and how large, is known from ``image_info``, which the conversion writes, so that lengths and
   tokens are counted without decoding.
 * A frame is what a conversion to frames makes of it (:mod:`dslight.data.video`), one after another: in memory is one
@@ -20,6 +22,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, ClassVar, Literal
 
 from dslight.data.shards.writer import VIDEO_ENDINGS
@@ -147,26 +150,54 @@ class Frames:
             LookupError, TypeError, ValueError: the record is none that a conversion wrote.
         """
         filled, names, marks = dict[str, Any](members), list[str](), list[str]()
-        for name, info in zip(record["images"], record["image_info"], strict=True):
-            if not is_video(name):
+        for own in self._apart(list(zip(record["images"], record["image_info"], strict=True))):
+            name, info = own[0]
+            if is_video(name):
+                found, mark = self._taken(filled.pop(name), info)
+            elif self.clips and info.get("video") is not None:
+                found, mark = self._kept([(filled[name], info) for name, info in own])
+            else:
                 names.append(name)
                 marks.append(_MARK)
                 continue
-            found: list[Any] = self._frames(filled.pop(name), info)
-            mark = _MARK * len(found)
-            if self.clips:
-                seconds = float(info["seconds"]) / len(found)
-                found, mark = self.together(found, [seconds * (i + 0.5) for i in range(len(found))], seconds)
             made = {f"{name.rpartition('.')[0] or 'v'}-{i}.jpg": one for i, one in enumerate(found)}
             filled |= made
             names += made
-            marks.append(mark)
+            marks += [mark, *[""] * (len(own) - 1)]  # the marks of frames that were stored one by one are one
         turns, rest = [], iter(marks)
         for turn in record.get("conversations", ()):
             asked = turn["from"] in ("human", "user")
             turns.append({**turn, "value": marked(turn["value"], rest)} if asked else turn)
         said = {"conversations": turns} if turns else {}
         return filled, {**record, "images": names, **said}, tuple(marks) if self.clips else ()
+
+    def _apart(self, shown: Sequence[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:
+        """Pictures and videos, each by itself, but for frames of one video that stand side by side."""
+
+        def key(each: tuple[int, tuple[str, Any]]) -> tuple[int, Any]:
+            at, (name, info) = each
+            apart = not self.clips or is_video(name) or info.get("video") is None
+            return (at, None) if apart else (-1, info["video"])
+
+        return [[one for _, one in run] for _, run in groupby(enumerate(shown), key)]
+
+    def _taken(self, data: bytes, info: Mapping[str, Any]) -> tuple[list[Any], str]:
+        """Frames of a video, or clips of these, and what stands in the text for them."""
+        found = self._frames(data, info)
+        if not self.clips:
+            return found, _MARK * len(found)
+        seconds = float(info["seconds"]) / len(found)
+        return self.together(found, [seconds * (i + 0.5) for i in range(len(found))], seconds)
+
+    def _kept(self, frames: Sequence[tuple[bytes, Mapping[str, Any]]]) -> tuple[list[Clip], str]:
+        """Clips of frames that are stored as pictures, and what stands in the text for them."""
+        times = [float(info["time"]) for _, info in frames]
+        count = len(frames)
+        seconds = (times[-1] - times[0]) / (count - 1) if count > 1 else 1.0
+        said = self.count is not None or self.fps is not None
+        wanted = min(count, self.of({"seconds": seconds * count})) if said else count
+        taken = [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
+        return self.together([frames[i][0] for i in taken], [times[i] for i in taken], seconds * count / wanted)
 
     def _frames(self, data: bytes, info: Mapping[str, Any]) -> list[bytes]:
         count = self.of(info)
@@ -216,6 +247,13 @@ def marked(text: str, marks: Iterable[str]) -> str:
 
 AS_USUAL = Frames()
 """Where nobody says."""
+
+
+def has_videos(record: Mapping[str, Any], frames: Frames) -> bool:
+    """Whether a record holds videos, whole or, where frames stay together, as pictures."""
+    if any(is_video(name) for name in record.get("images") or ()):
+        return True
+    return frames.clips and any(info.get("video") is not None for info in record.get("image_info") or ())
 
 
 def is_video(name: str) -> bool:
