@@ -255,7 +255,16 @@ HEAD = f"""# Parity
 Released families against what `dslight import` makes of them, as `python -m benchmarks.parity` measured it: a tiny
 random checkpoint of each is written by transformers, imported by the command, opened by `dslight.load`, and asked
 beside transformers' own model, in float32 on a CPU. The batch is left-padded: a row with one image, one with
-{max(ROWS)} of different shapes, one of text alone.
+{max(ROWS)} of different shapes, one of text alone. With "videos", its rows are a video, an image and a video, text
+alone, and two videos; their pixels, grids and seconds are given to transformers by the release's own video processor.
+"""
+
+
+BEHIND = """\
+Where a video of Qwen2-VL or Qwen2.5-VL lasts longer than it is wide, counted in positions, transformers since
+5.3 counts on from its height and width alone, so that the text behind it begins while it still lasts. Here, as in the
+versions before, it begins behind the last frame; the videos above are short enough for both. Qwen3-Omni's frames have
+positions between whole numbers where their rate asks for them; here they are rounded down.
 """
 
 
@@ -456,7 +465,7 @@ def page(found: dict[str, Compared]) -> str:
             f"| {name} | {one.difference:.1e} | {one.spread:.2f} | "
             f"{f'all {count} equal' if one.same else 'not equal'} |"
         )
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", BEHIND])
 
 
 @contextlib.contextmanager

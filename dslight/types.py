@@ -143,6 +143,11 @@ class Views:
         """Where the fine crops are among all views, ``[(I + K) * n * n]``, in the order of ``tile_index``."""
         return self._index(lambda tiles: (tiles, tiles * (1 + self.fine**2)))
 
+    @property
+    def stills(self) -> Tensor:
+        """What people are shown, ``[V, 3, H, W]``: of views that are frames deep, the first frame."""
+        return self.pixels[:, 0] if self.pixels.ndim == 5 else self.pixels
+
     def base(self) -> Tensor:
         """The base view of every image, ``[I, 3, H, W]``."""
         return self.pixels[self.base_index]

@@ -237,11 +237,13 @@ class Clip:
 
 def marked(text: str, marks: Iterable[str]) -> str:
     """A text with ``marks`` in place of its ``<image>``, in their order; behind one that ends otherwise, no new line
-    begins."""
+    begins. An empty mark is of a frame that the mark before stands for, too."""
     rest, (first, *others) = iter(marks), text.split(_MARK)
+    last = _MARK
     for other in others:
         mark = next(rest, _MARK)
-        first += mark + (other if mark.endswith(_MARK) else other.removeprefix("\n"))
+        first, last = (first, mark) if mark else (first.removesuffix("\n"), last)
+        first += mark + (other if last.endswith(_MARK) else other.removeprefix("\n"))
     return first
 
 
