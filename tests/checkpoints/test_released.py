@@ -81,6 +81,9 @@ def test_a_family_is_its_own_model(name, tmp_path):
         watched = parity.compare_clips(CASES[name], theirs, ours)
         assert watched.difference < 1e-5
         assert watched.same
+        theirs_say = parity.watcher(CASES[name]).size
+        video = yaml.safe_load((tmp_path / "imported" / "dslight.yaml").read_text())["data"]["video"]
+        assert (video["min_pixels"], video["max_pixels"]) == (theirs_say["shortest_edge"], theirs_say["longest_edge"])
     assert not [line for line in said if line.startswith("not in the recipe") and not line.endswith(")")]
 
 
