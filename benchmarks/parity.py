@@ -17,7 +17,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 import dslight
+from dslight.data.conversation import template
 from dslight.run.release import import_release
 from dslight.types import Batch, Views
 
@@ -99,6 +100,7 @@ class Case:
         inputs: what the model takes, out of our views.
         axes: whether positions have several axes, which the model then makes itself.
         attributes: of the configuration, which its class does not name and its model reads.
+        watcher: its video processor in transformers, and the argument of its model that seconds are given by.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Case:
     inputs: Inputs = by_view
     axes: bool = False
     attributes: dict[str, int] = field(default_factory=dict)
+    watcher: tuple[str, str] | None = None
 
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
@@ -122,12 +125,13 @@ NATIVE: dict[str, Any] = {
 }  # fmt: skip
 WINDOWS = {
     "depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2,
-    "out_hidden_size": 48, "window_size": 16, "fullatt_block_indexes": [1, 3],
+    "out_hidden_size": 48, "window_size": 16, "fullatt_block_indexes": [1, 3], "tokens_per_second": 2,
 }  # fmt: skip
 SOUND: dict[str, Any] = {
     "encoder_layers": 1, "d_model": 16, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "output_dim": 48,
     "downsample_hidden_size": 8,
 }  # fmt: skip
+STAMPED = ("Qwen3VLVideoProcessor", "")
 TOKENS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
 
 CASES: dict[str, Case] = {
@@ -213,14 +217,22 @@ CASES: dict[str, Case] = {
             },
             "text_config": AXES, **TOKENS,
         },
-        by_patch, axes=True,
+        by_patch, axes=True, watcher=("Qwen2VLVideoProcessor", ""),
     ),
-    "qwen2_5_vl": Case("Qwen2_5_VL", {"vision_config": WINDOWS, "text_config": AXES, **TOKENS}, by_patch, axes=True),
-    "qwen3_vl": Case("Qwen3VL", {"vision_config": NATIVE, "text_config": WIDE, **TOKENS}, by_patch, axes=True),
+    "qwen2_5_vl": Case(
+        "Qwen2_5_VL", {"vision_config": WINDOWS, "text_config": AXES, **TOKENS}, by_patch, axes=True,
+        watcher=("Qwen2VLVideoProcessor", "second_per_grid_ts"),
+    ),
+    "qwen3_vl": Case(
+        "Qwen3VL", {"vision_config": NATIVE, "text_config": WIDE, **TOKENS}, by_patch, axes=True, watcher=STAMPED
+    ),
     "qwen3_vl_moe": Case(
-        "Qwen3VLMoe", {"vision_config": NATIVE, "text_config": {**WIDE, **EXPERTS}, **TOKENS}, by_patch, axes=True
+        "Qwen3VLMoe", {"vision_config": NATIVE, "text_config": {**WIDE, **EXPERTS}, **TOKENS}, by_patch, axes=True,
+        watcher=STAMPED,
     ),
-    "cosmos3_omni": Case("Cosmos3Omni", {"vision_config": NATIVE, "text_config": WIDE, **TOKENS}, by_patch, axes=True),
+    "cosmos3_omni": Case(
+        "Cosmos3Omni", {"vision_config": NATIVE, "text_config": WIDE, **TOKENS}, by_patch, axes=True, watcher=STAMPED
+    ),
     "qwen3_omni_moe_thinker": Case(
         "Qwen3OmniMoeThinker",
         {
@@ -229,9 +241,11 @@ CASES: dict[str, Case] = {
         },
         by_patch, axes=True,
         attributes={"vision_start_token_id": START, "vision_end_token_id": END},
+        watcher=("Qwen2VLVideoProcessor", "video_second_per_grid"),
     ),
     "cohere_compass": Case(
-        "CohereCompass", {"vision_config": NATIVE, "text_config": COMPASS, **TOKENS}, by_patch, axes=True
+        "CohereCompass", {"vision_config": NATIVE, "text_config": COMPASS, **TOKENS}, by_patch, axes=True,
+        watcher=("CohereCompassVideoProcessor", ""),
     ),
 }  # fmt: skip
 
@@ -241,7 +255,16 @@ HEAD = f"""# Parity
 Released families against what `dslight import` makes of them, as `python -m benchmarks.parity` measured it: a tiny
 random checkpoint of each is written by transformers, imported by the command, opened by `dslight.load`, and asked
 beside transformers' own model, in float32 on a CPU. The batch is left-padded: a row with one image, one with
-{max(ROWS)} of different shapes, one of text alone.
+{max(ROWS)} of different shapes, one of text alone. With "videos", its rows are a video, an image and a video, text
+alone, and two videos; their pixels, grids and seconds are given to transformers by the release's own video processor.
+"""
+
+
+BEHIND = """\
+Where a video of Qwen2-VL or Qwen2.5-VL lasts longer than it is wide, counted in positions, transformers since
+5.3 counts on from its height and width alone, so that the text behind it begins while it still lasts. Here, as in the
+versions before, it begins behind the last frame; the videos above are short enough for both. Qwen3-Omni's frames have
+positions between whole numbers where their rate asks for them; here they are rounded down.
 """
 
 
@@ -287,7 +310,70 @@ def checkpoint(case: Case, folder: Path) -> Any:
         parameter.normal_(std=0.15) if parameter.ndim >= 2 else parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    if case.watcher:
+        watcher(case).save_pretrained(folder)
     return model
+
+
+def watcher(case: Case) -> Any:
+    """Its video processor, for patches of 4 pixels and a budget that changes the size of every clip."""
+    assert case.watcher
+    whole = case.watcher[0] != "Qwen2VLVideoProcessor"  # whether the budget is of all frames together
+    size = {"shortest_edge": 256, "longest_edge": 6000 if whole else 1500}
+    return getattr(transformers, case.watcher[0])(patch_size=4, size=size, cap_pixels_per_frame=False)
+
+
+CLIPS = [((5, 40, 64), 2.0), ((4, 60, 30), 1.25), ((2, 30, 30), 1.0)]
+"""(frames, height, width) of clips, and their frames a second."""
+
+WATCHED = [("What?", [], [0]), ("See <image> and <video> here", [0], [1]), ("Why?", [], []), ("A", [], [2, 0])]
+"""Questions, and which pictures and clips they are about."""
+
+
+def clips() -> list[np.ndarray]:
+    """Smooth ones, of several shapes and lengths."""
+    made, generator = [], np.random.default_rng(1)
+    for (count, height, width), _ in CLIPS:
+        small = [Image.fromarray(generator.integers(0, 256, (5, 5, 3), dtype=np.uint8)) for _ in range(count)]
+        made.append(np.stack([np.asarray(one.resize((width, height), Image.Resampling.BICUBIC)) for one in small]))
+    return made
+
+
+def watched(case: Case, model: Any) -> tuple[Batch, dict[str, Tensor]]:
+    """A left-padded batch of :data:`WATCHED`, and what transformers' model is given beside its mask: pixels and grids
+    of clips are its own processor's.
+    """
+    made, shown = clips(), pictures()
+    videos = [[dslight.Video(made[i], fps=CLIPS[i][1]) for i in which] for _, _, which in WATCHED]
+    rows = model.processor.rows
+    between = replace(rows, template=template("vicuna_v1", image_marks=(MARKS[START], MARKS[END])))
+    asked = replace(model.processor, rows=between).ask(
+        [text for text, _, _ in WATCHED], [[shown[i] for i in which] or None for _, which, _ in WATCHED], videos
+    )
+    views, encoder = asked.views, model.vision_encoder
+    assert views is not None
+    assert case.watcher
+    depth = encoder.depth_in_time
+    kinds = torch.tensor([kind for _, which, played in WATCHED for kind in _kinds(which, played, depth)])
+    stills = (kinds == IMAGE).nonzero().flatten().tolist()
+    tokens = torch.tensor([rows * columns for rows, columns in views.base_pieces])
+    ids = asked.input_ids.masked_scatter(asked.visual_mask, kinds.repeat_interleave(tokens))
+    first = [int(tokens[:i].sum()) for i in stills]
+    own = [views.pixels[start : start + int(tokens[i]), 0] for i, start in zip(stills, first, strict=True)]
+    images = Views(torch.cat(own), [(0, 0)] * len(stills), pieces=[views.pieces[i] for i in stills])
+    order = [i for _, _, which in WATCHED for i in which]
+    told = {"do_sample_frames": False, "image_mean": list(encoder.mean), "image_std": list(encoder.std)}
+    found = watcher(case)([torch.from_numpy(made[i]).permute(0, 3, 1, 2) for i in order], **told)
+    inputs = {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE).int() + 2 * (ids == VIDEO).int()}
+    inputs |= {name: torch.as_tensor(found[name]) for name in ("pixel_values_videos", "video_grid_thw")}
+    if case.watcher[1]:
+        inputs[case.watcher[1]] = torch.tensor([depth / CLIPS[i][1] for i in order])
+    return asked, {**inputs, **case.inputs(encoder, images)}
+
+
+def _kinds(images: list[int], videos: list[int], depth: int) -> list[int]:
+    """What a question shows, as it is in our views: its pictures, and every temporal patch of its clips."""
+    return [IMAGE] * len(images) + [VIDEO] * sum(-(-CLIPS[i][0][0] // depth) for i in videos)
 
 
 def pictures() -> list[Image.Image]:
@@ -327,10 +413,24 @@ def compare(case: Case, theirs: Any, ours: Any, new: int = 8) -> Compared:
     """Logits of a batch, and ``new`` generated ids of each row."""
     made = batch(ours)
     assert made.views is not None
-    inputs = {"input_ids": made.input_ids, "attention_mask": made.attention_mask}
-    inputs |= case.inputs(ours.vision_encoder, made.views)
+    inputs = {"input_ids": made.input_ids, **case.inputs(ours.vision_encoder, made.views)}
     if "mm_token_type_ids" in inspect.signature(theirs.forward).parameters:
         inputs["mm_token_type_ids"] = made.visual_mask.int()
+    return side_by_side(case, theirs, ours, made, inputs, new)
+
+
+@torch.no_grad()
+def compare_clips(case: Case, theirs: Any, ours: Any, new: int = 8) -> Compared:
+    """The same of a batch with videos."""
+    made, inputs = watched(case, ours)
+    if "mm_token_type_ids" not in inspect.signature(theirs.forward).parameters:
+        del inputs["mm_token_type_ids"]
+    return side_by_side(case, theirs, ours, made, inputs, new)
+
+
+def side_by_side(case: Case, theirs: Any, ours: Any, made: Batch, inputs: dict[str, Tensor], new: int) -> Compared:
+    """Both models, of the same batch."""
+    inputs = {**inputs, "attention_mask": made.attention_mask}
     placed = {} if case.axes else {"position_ids": (made.attention_mask.cumsum(-1) - 1).clamp(min=0)}
     real = made.attention_mask.bool()
     expected, found = theirs(**inputs, **placed).logits[real], ours(made)[real]
@@ -339,11 +439,14 @@ def compare(case: Case, theirs: Any, ours: Any, new: int = 8) -> Compared:
     return Compared(float((found - expected).abs().max()), float(expected.std()), (ids.tolist(), said.tolist()))
 
 
-def tried(name: str, folder: Path) -> Compared:
-    """One family, whole: written, imported, opened, compared."""
-    theirs = checkpoint(CASES[name], folder / "released")
+def tried(name: str, folder: Path) -> dict[str, Compared]:
+    """One family, whole: written, imported, opened, compared; with videos too, where it has them."""
+    case = CASES[name]
+    theirs = checkpoint(case, folder / "released")
     import_release(str(folder / "released"), folder / "imported")
-    return compare(CASES[name], theirs, dslight.load(folder / "imported", device="cpu").eval())
+    ours = dslight.load(folder / "imported", device="cpu").eval()
+    found = {name: compare(case, theirs, ours)}
+    return found | ({f"{name}, videos": compare_clips(case, theirs, ours)} if case.watcher else {})
 
 
 def page(found: dict[str, Compared]) -> str:
@@ -362,7 +465,7 @@ def page(found: dict[str, Compared]) -> str:
             f"| {name} | {one.difference:.1e} | {one.spread:.2f} | "
             f"{f'all {count} equal' if one.same else 'not equal'} |"
         )
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", BEHIND])
 
 
 @contextlib.contextmanager
@@ -383,7 +486,7 @@ def main() -> None:
     with _quiet():
         for name in args.names or CASES:
             with tempfile.TemporaryDirectory() as folder:
-                found[name] = tried(name, Path(folder))
+                found |= tried(name, Path(folder))
     if args.names:
         print(page(found))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_prep.entries import RawEntry
 from data_prep.images import Images
@@ -67,7 +67,7 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
     try:
         entry = convert(raw)
         data, facts, changes = [], [], list(entry.changes)
-        for i, (source, content, name) in enumerate(_read(entry.images, images)):
+        for i, (source, content, name, said) in enumerate(_read(entry.images, images)):
             name = name or f"inline-{i}"
             if isinstance(source, str) and name != source:
                 changes.append("another ending")
@@ -78,7 +78,7 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
             else:
                 found = image_facts(_format_checked(content, name))
             data.append(content)
-            facts.append({"name": shortened(name, 1000), **found})
+            facts.append({"name": shortened(name, 1000), **found, **said})
         record = {**entry.record, "image_info": facts}
         members = record_members(data, record)
         parse_record("entry", members, {**record, "images": [name for name in members if name != "json"]})
@@ -101,16 +101,18 @@ def check_entry(raw: RawEntry, convert: Convert, images: Images) -> Checked:
     return Checked(members, len(data) - kept, kept, len(films) - kept, questions, changes)
 
 
-def _read(sources: Sequence[str | bytes | Film], images: Images) -> Iterator[tuple[object, bytes, str]]:
-    """Of each picture what names it, its bytes, and its name if it has one."""
-    for source in sources:
+def _read(sources: Sequence[str | bytes | Film], images: Images) -> Iterator[tuple[object, bytes, str, dict[str, Any]]]:
+    """Of each picture what names it, its bytes, its name if it has one, and of which video it is a frame, and when."""
+    for at, source in enumerate(sources):
         if isinstance(source, Film):
-            for number, content in enumerate(source.images()):
-                yield source, content, source.name if source.keep else f"{source.name}-{number}"
+            shown, times = source.images(), source.times()
+            for number, content in enumerate(shown):
+                said = {"video": at, "time": times[number]} if times else {}
+                yield source, content, source.name if source.keep else f"{source.name}-{number}", said
         elif isinstance(source, str):
-            yield source, *images.read(source)
+            yield source, *images.read(source), {}
         else:
-            yield source, source, ""
+            yield source, source, "", {}
 
 
 def _format_checked(data: bytes, name: str) -> bytes:

@@ -102,6 +102,14 @@ class Film:
         except ImportError:
             raise SystemExit("reading videos needs PyAV; pip install 'dslight[video]'") from None
 
+    def times(self) -> list[float]:
+        """When each of its pictures is shown, in seconds; none of a mosaic, and of frames that lie in a folder."""
+        path = self.videos.find(self.name)
+        if self.keep or self.sampling.tile is not None or path.is_dir():
+            return []
+        length, count = float(video_facts(path, self.segment)["seconds"]), self.sampling.frames
+        return [length * (i + 0.5) / count for i in range(count)]
+
     def _whole(self) -> bytes:
         path = self.videos.find(self.name)
         if path.is_dir():

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from dslight.data.datamodule import ShardData as Data
     from dslight.data.datamodule import Source, ValSource
     from dslight.data.dense import DenseLabelData
+    from dslight.data.given import Video
     from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView
     from dslight.data.native import AnySizeViews, NaFlexViews, NativeViews, PixtralViews
     from dslight.data.plan import Order

@@ -56,6 +56,33 @@ def token_grids(
     return (*base, *(TokenGrid(1, rows, columns) for _ in range(len(behind) // area)))
 
 
+def clip_grids(
+    images: Sequence[Sequence[TokenGrid]], clips: Sequence[tuple[int, float]], per_second: float | None
+) -> tuple[TokenGrid, ...]:
+    """The grids of all images in their order; temporal patches of one clip, where each is one grid, are one together.
+
+    Args:
+        images: the grids of each.
+        clips: how many of the images, one behind the other, are temporal patches of one clip, and the seconds between
+            them; empty: each is alone.
+        per_second: positions of a second; ``None``: each temporal patch is one behind the other.
+
+    Example:
+        >>> clip_grids([[TokenGrid(1, 2, 2)]] * 3, [(1, 0.0), (2, 0.5)], per_second=4)[1]
+        TokenGrid(frames=2, rows=2, columns=2, step=2.0)
+    """
+    found: list[TokenGrid] = []
+    rest = iter(images)
+    for count, seconds in clips or [(1, 0.0)] * len(images):
+        own = [next(rest) for _ in range(count)]
+        if count > 1 and all(len(grids) == 1 for grids in own):
+            step = 1.0 if per_second is None else per_second * seconds
+            found.append(own[0][0]._replace(frames=count, step=step))
+        else:
+            found += [grid for grids in own for grid in grids]
+    return tuple(found)
+
+
 def axis_positions(
     attention_mask: Tensor,
     visual_mask: Tensor,

@@ -13,9 +13,11 @@ from typing import Any
 
 from dslight.data.collate import Collate, OnUnusable
 from dslight.data.conversation import TEMPLATES, Marked, default_template, template
+from dslight.data.given import ordered, videos_of, watched
 from dslight.data.images import views_for
 from dslight.data.rows import RowMaker
 from dslight.data.sample import BadSample, Sample
+from dslight.data.views.frames import AS_USUAL, Frames
 from dslight.layout import SlotLayout
 from dslight.types import Batch, Question, ViewNeeds
 from dslight.written import written
@@ -30,6 +32,7 @@ class Processor:
         slots: how many positions an image takes in the sequence.
         max_length: longest row, visual slots included.
         on_unusable: of conversations, see :class:`~dslight.data.collate.Collate`.
+        frames: how videos are looked at.
 
     Example:
         >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.DeepStackL(crops=4), lm)
@@ -42,6 +45,7 @@ class Processor:
     slots: SlotLayout
     max_length: int = 2048
     on_unusable: OnUnusable = "error"
+    frames: Frames = AS_USUAL
 
     @classmethod
     def of(
@@ -49,7 +53,8 @@ class Processor:
     ) -> Processor:
         """One that nobody has said anything else of: the views that are looked at, the tokenizer's template."""
         chosen = template(default_template(tokenizer))
-        return cls(RowMaker(chosen, tokenizer, views_for(needs), image_size), slots, max_length)
+        rows = RowMaker(chosen, tokenizer, views_for(needs), image_size)
+        return cls(rows, slots, max_length, frames=AS_USUAL.seen_by(needs.depth))
 
     def to_recipe(self) -> dict[str, Any]:
         """Its settings as the section ``data`` of a recipe."""
@@ -60,6 +65,7 @@ class Processor:
         made = {"views": written(rows.views), "template": name or written(plain)}
         made |= {} if thinking is None else {"thinking": thinking}
         made |= {} if marked is None else {"image_marks": [marked.before, marked.after]}
+        made |= {"video": video} if (video := self.frames.to_recipe()) else {}
         return made | {"max_length": self.max_length, "pixels": rows.pixels, "exif": rows.exif, "alpha": rows.alpha}
 
     @property
@@ -74,7 +80,7 @@ class Processor:
         pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         return Collate(self.slots, pad, self.max_length, self.on_unusable, self.rows.views.fine)
 
-    def ask(self, question: str | Sequence[str], images: Any = None) -> Batch:
+    def ask(self, question: str | Sequence[str], images: Any = None, videos: Any = None) -> Batch:
         """A left-padded batch, ready to generate from, a row per question.
 
         Args:
@@ -82,24 +88,20 @@ class Processor:
             images: what it is about: an image (a picture of PIL, a file, its bytes, or uint8 ``[H, W, 3]`` or
                 ``[3, H, W]``), several in a list, or ``None``. Of several questions, a list with such an entry for
                 each; an image that stands alone is shown to all.
+            videos: likewise: a file, frames (uint8 ``[F, H, W, 3]`` or a list of pictures), a
+                :class:`~dslight.data.given.Video`, or several in a list. They come behind the images, or where
+                ``<video>`` stands in the question.
 
         Raises:
-            ValueError: for what is no image, or more entries than questions.
+            ValueError: for what is no image or video, or more entries than questions.
             BadSample: an image that does not decode, or a question above ``max_length``.
         """
         one = isinstance(question, str)
         questions = [question] if one else list(question)
         if not questions or not all(isinstance(text, str) for text in questions):
             raise ValueError(f"question: expected a text, or a list of one or more texts, got {question!r}")
-        if one or not isinstance(images, list | tuple):
-            images = [images] * len(questions)
-        if len(images) not in (0, len(questions)):
-            raise ValueError(
-                f"images: {len(images)} entries for {len(questions)} questions; give one for each: an image, a list of "
-                f"images, or None"
-            )
-        shown = images or [None] * len(questions)
-        return self.collate([self._row(i, text, shown[i], one) for i, text in enumerate(questions)])
+        shown, played = (_entries(n, given, questions, one) for n, given in (("image", images), ("video", videos)))
+        return self.collate([self._row(i, text, shown[i], played[i], one) for i, text in enumerate(questions)])
 
     def teach(self, question: str, answer: str, images: Any = None) -> Batch:
         """A batch with labels, of a question and its answer; arguments as of :meth:`ask`, of one question.
@@ -110,7 +112,7 @@ class Processor:
         listed = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
         return self.collate([self.rows.taught(question, answer, [self.rows.read(image) for image in listed])])
 
-    def _row(self, number: int, text: str, images: Any, alone: bool) -> Any:
+    def _row(self, number: int, text: str, images: Any, videos: Any, alone: bool) -> Any:
         listed = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
         decoded = []
         for i, image in enumerate(listed):
@@ -119,6 +121,27 @@ class Processor:
             except ValueError as error:
                 where = f"images[{i}]" if alone else f"images[{number}][{i}]"
                 raise BadSample(f"{where}: {error}", getattr(error, "reason", "image")) from None
-        name = "question" if alone else f"question {number}"
+        played = []
+        for i, video in enumerate(videos_of(videos)):
+            try:
+                played.append(watched(video, self.frames, self.rows.read))
+            except ValueError as error:
+                where = f"videos[{i}]" if alone else f"videos[{number}][{i}]"
+                raise BadSample(f"{where}: {error}", getattr(error, "reason", "video")) from None
+        name, marks = "question" if alone else f"question {number}", ()
+        if played:
+            text, decoded, marks = ordered(text, decoded, played)
         question = Question(name, text, references=(), number=number)
-        return self.rows.ask(Sample(name, name, images=()), question, valid=True, images=decoded)
+        return self.rows.ask(Sample(name, name, images=(), marks=marks), question, valid=True, images=decoded)
+
+
+def _entries(what: str, given: Any, questions: Sequence[str], one: bool) -> Any:
+    """What is given for each question."""
+    if one or not isinstance(given, list | tuple):
+        return [given] * len(questions)
+    if len(given) not in (0, len(questions)):
+        raise ValueError(
+            f"{what}s: {len(given)} entries for {len(questions)} questions; give one for each: an {what}, a list of "
+            f"{what}s, or None".replace("an video", "a video")
+        )
+    return given or [None] * len(questions)

@@ -38,6 +38,7 @@ class ViewNeeds:
         fine: n, for n x n fine crops of every view; 0: none.
         padded: whether the image must keep its proportions.
         native: whether the encoder takes views of any size: then the crops are one enlarged view.
+        depth: frames that a patch of the encoder is deep.
     """
 
     crops: int = 0
@@ -45,6 +46,7 @@ class ViewNeeds:
     fine: int = 0
     padded: bool = False
     native: bool = False
+    depth: int = 1
 
 
 @dataclass
@@ -62,6 +64,9 @@ class Views:
         pieces: at native resolution, per image the (rows, columns) of pieces of its base view. ``pixels`` are these
             pieces, row by row; in place of crops stands one view of ``grids`` times as many rows and columns of them.
             Empty: every view is one piece.
+        clips: where there are videos for an encoder of temporal patches, ``pixels`` are ``[V, F, 3, H, W]``, F frames
+            deep, and each temporal patch counts as an image. Here is said how many of these, one behind the other, form
+            a clip, and how many seconds they are apart; empty: each is alone.
 
     Example:
         >>> views = dslight.Views(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), grids=[(0, 0), (1, 2)])
@@ -74,8 +79,11 @@ class Views:
     fine: int = 0
     sizes: list[Grid] = field(default_factory=list)
     pieces: list[Grid] = field(default_factory=list)
+    clips: list[tuple[int, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.clips and sum(count for count, _ in self.clips) != len(self.grids):
+            raise ValueError(f"views: clips of {self.clips} temporal patches for {len(self.grids)} images")
         for name, given in (("sizes", self.sizes), ("pieces", self.pieces)):
             if given and len(given) != len(self.grids):
                 raise ValueError(f"views: {len(given)} image {name} for {len(self.grids)} images")
@@ -134,6 +142,11 @@ class Views:
     def fine_index(self) -> Tensor:
         """Where the fine crops are among all views, ``[(I + K) * n * n]``, in the order of ``tile_index``."""
         return self._index(lambda tiles: (tiles, tiles * (1 + self.fine**2)))
+
+    @property
+    def stills(self) -> Tensor:
+        """What people are shown, ``[V, 3, H, W]``: of views that are frames deep, the first frame."""
+        return self.pixels[:, 0] if self.pixels.ndim == 5 else self.pixels
 
     def base(self) -> Tensor:
         """The base view of every image, ``[I, 3, H, W]``."""

@@ -34,7 +34,7 @@ from dslight.features.views import KnownViews
 from dslight.metrics import benchmarks
 from dslight.metrics.base import Answer, TextMetric
 from dslight.places import TokenGrid
-from dslight.positions import token_grids
+from dslight.positions import clip_grids, token_grids
 from dslight.processor import Processor
 from dslight.train.optim import Stage, under
 from dslight.train.parallel import materialise, shard, states_by_name, states_by_number
@@ -178,7 +178,8 @@ class VLM(pl.LightningModule, Written):
     @property
     def needs(self) -> ViewNeeds:
         """The views that are made where nobody names others: of the stacking and the encoder."""
-        return replace(self.stacking.needs, native=self.vision_encoder.native)
+        encoder = self.vision_encoder
+        return replace(self.stacking.needs, native=encoder.native, depth=encoder.depth_in_time)
 
     def connect(self, data: Any) -> None:
         """Tell ``data`` (a :class:`dslight.Data`) what its rows depend on; be asked and judged as it says.
@@ -279,7 +280,9 @@ class VLM(pl.LightningModule, Written):
     def _token_grids(self, views: Views) -> tuple[TokenGrid, ...]:
         layout = self.stacking.slot_layout(self.vision_encoder, self.projector)
         images = zip(views.grids, views.sizes or [None] * len(views), views.base_pieces, strict=True)
-        return tuple(grid for image in images for grid in token_grids(layout, *image))
+        return clip_grids(
+            [token_grids(layout, *each) for each in images], views.clips, self.vision_encoder.tokens_per_second
+        )
 
     def _known(self, views: Views, blank: bool) -> tuple[Any, Views]:
         """The views as the stacking hands them on, and who takes them, where features of the encoder are kept."""
@@ -290,22 +293,23 @@ class VLM(pl.LightningModule, Written):
             return self.vision_encoder, views
         return self.keeper.of(views, self.trainer), views.numbered()
 
-    def answer(self, question: str | Sequence[str], images: Any = None, **options: Any) -> Any:
+    def answer(self, question: str | Sequence[str], images: Any = None, videos: Any = None, **options: Any) -> Any:
         """What the model says: no Trainer is needed, and every module stays in the mode that it is in.
 
         Args:
             question: one, or a batch of several; asked as they are, in the model's template.
             images: what it is about: pictures of PIL, files, or uint8 arrays ``[H, W, 3]``; ``None``: nothing. Of
                 several questions, an entry for each (see :meth:`dslight.processor.Processor.ask`).
+            videos: files, frames in an array ``[F, H, W, 3]`` or a list, or a :class:`dslight.Video`; as ``images``.
             options: of transformers' ``generate``; greedy, at most 64 tokens.
 
         Returns:
             The answer, or a list of them.
 
         Raises:
-            ValueError: for what is no image, a question that is too long, or a model without a tokenizer.
+            ValueError: for what is no image or video, a question that is too long, or a model without a tokenizer.
         """
-        batch = self.processor.ask(question, images).to(self.device)
+        batch = self.processor.ask(question, images, videos).to(self.device)
         with self.evaluating():
             said = self.answer_batch(
                 batch, **{"max_new_tokens": 64, "eos_token_id": self.processor.stop_ids, **options}

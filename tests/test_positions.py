@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dslight.layout import SlotLayout
 from dslight.places import TokenGrid
-from dslight.positions import axis_positions, token_grids
+from dslight.positions import axis_positions, clip_grids, token_grids
 
 transformers = pytest.importorskip("transformers")
 
@@ -148,3 +148,19 @@ def test_the_grids_of_an_image_of_a_size_of_its_own_are_its_views(layout, up, ex
     grids = token_grids(layout, (up, up), None, (3, 5))
     assert [(grid.rows, grid.columns) for grid in grids] == expected
     assert sum(grid.tokens for grid in grids) == layout((up, up), None, (3, 5))
+
+
+def test_text_behind_a_long_video_begins_behind_its_last_frame():
+    """As in transformers up to 5.2; later versions count on from height and width alone."""
+    grids = clip_grids([[TokenGrid(1, 1, 2)]] * 5, [(1, 0.0), (4, 1.5)], per_second=2)
+    assert grids == (TokenGrid(1, 1, 2), TokenGrid(4, 1, 2, 3.0))
+    mask = torch.tensor([[False] + [True] * 10 + [False]])
+    found, following = axis_positions(torch.ones_like(mask).long(), mask, grids)
+    assert found[0, 0].tolist() == [0, 1, 1, 3, 3, 6, 6, 9, 9, 12, 12, 13]
+    assert following.tolist() == [14]
+
+
+def test_temporal_patches_of_several_grids_keep_their_own():
+    pair = [TokenGrid(1, 1, 2), TokenGrid(1, 2, 4)]
+    assert clip_grids([pair, pair], [(2, 1.0)], per_second=2) == (*pair, *pair)
+    assert clip_grids([pair[:1]] * 2, [(2, 1.0)], per_second=None) == (TokenGrid(2, 1, 2, 1.0),)

@@ -133,7 +133,7 @@ class Talker:
             for panel in each
             if panel.slot not in off
         ]
-        views = [] if seen.views is None else [_address(_image(pixels)) for pixels in seen.views.pixels]
+        views = [] if seen.views is None else [_address(_image(pixels)) for pixels in seen.views.stills]
         grids = [] if seen.views is None else [list(grid) for grid in seen.views.grids]
         tokens = [printable(token) if isinstance(token, str) else token for token in seen.tokens]
         return {

@@ -72,6 +72,10 @@ class VisionEncoder(Component, ABC):
             empty.
         native: whether it takes views of any size. Then ``image_size`` and ``grid`` are those of a *piece*, the least
             that it takes, ``pieces`` are given to :meth:`forward`, and it defines :meth:`read`.
+        depth_in_time: how many frames of a video its patches are deep; where more than 1, pixels may be ``[V, F, 3, H,
+            W]``.
+        tokens_per_second: positions from one second of a video to the next, for a language model whose positions have
+            several axes; ``None``: its temporal patches are counted.
 
     Example:
         >>> class Mine(dslight.VisionEncoder):  # `net` is any module from pixels [V, 3, 16, 16] to patches [V, 16, 8]
@@ -99,6 +103,8 @@ class VisionEncoder(Component, ABC):
     tappable: bool = True
     stackable: bool = True
     native: bool = False
+    depth_in_time: int = 1
+    tokens_per_second: float | None = None
 
     @property
     @abstractmethod
@@ -133,7 +139,7 @@ class VisionEncoder(Component, ABC):
         return list(self.layers)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """From uint8 ``[V, 3, H, W]`` to the encoder's own floats."""
+        """From uint8 ``[V, 3, H, W]``, or frames deep, to the encoder's own floats."""
         reference = next(self.parameters())
         # of a dtype by name: under Lightning's `bf16-true` torch.tensor makes bfloat16, 3 digits of a mean
         mean, std = (

@@ -35,13 +35,15 @@ class Asking:
         """
         if self.frames is not None and IMAGE_TOKEN in question.text:
             raise BadSample(f"frames: question {question.question_id} says where each of its images stands", "frames")
+        if self.frames is not None and sample.marks:
+            raise BadSample(f"frames: {self.frames}, of a video that is kept whole; data.video says how many", "frames")
         if self._last is None or self._last[0] is not sample:
             item = self.rows.ask(self._shown(sample), question, valid, self.suffix)
             self._last = sample, item
             return item
-        end = self.suffix if question.suffix is None else question.suffix
-        ids = self.rows.template.prompt(question.text + end, len(self._last[1].pixels), self.rows.tokenizer)
-        return replace(self._last[1], ids=ids, question=replace(question, valid=valid))
+        shown, item = self._shown(sample), self._last[1]
+        ids = self.rows.prompt(shown, question, self.suffix, len(shown.images))
+        return replace(item, ids=ids, question=replace(question, valid=valid)).opened()
 
     def _shown(self, sample: Sample) -> Sample:
         """The sample with as many of its images as are to be shown; one without any stays as it is."""

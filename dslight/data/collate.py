@@ -14,7 +14,7 @@ document carries no label: what is before it belongs to another. So loss and cou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -44,6 +44,8 @@ class Item:
         question: of an evaluation row.
         pieces: per image the (rows, columns) of pieces of its base view; empty: every view is one.
         weights: float32, how much the loss of each label counts; ``None``: all alike.
+        clips: how many of ``pixels``, one behind the other, are temporal patches of one clip, and how many seconds they
+            are apart; empty: each is alone.
     """
 
     key: str
@@ -55,6 +57,22 @@ class Item:
     question: Question | None = None
     pieces: list[Grid] = field(default_factory=list)
     weights: np.ndarray | None = None
+    clips: list[tuple[int, float]] = field(default_factory=list)
+
+    def opened(self) -> Item:
+        """The same with an ``IMAGE`` for each temporal patch, where there was one for each clip."""
+        if not self.clips:
+            return self
+        ids = np.asarray(self.ids)
+        marks = (ids == IMAGE).nonzero()[0]
+        if len(marks) != len(self.clips):
+            shown = len(self.clips)
+            raise BadSample(f"{self.key}: its text has places for {len(marks)} pictures and videos, it has {shown}")
+        counts = np.ones(len(ids), dtype=np.intp)
+        counts[marks] = [count for count, _ in self.clips]
+        labels = None if self.labels is None else np.asarray(self.labels).repeat(counts)
+        weights = None if self.weights is None else np.asarray(self.weights).repeat(counts)
+        return replace(self, ids=ids.repeat(counts), labels=labels, weights=weights)
 
 
 Row = Item | tuple[Item, ...]
@@ -170,7 +188,9 @@ class Collate:
         if isinstance(views[0], KnownImage):
             return self._known(views, grids, sizes)
         pieces = [item.pieces[i] for item, images in kept for i in images if item.pieces]
-        return Views(joined(views), grids, self.fine, sizes, pieces)
+        clips = [clip for item, images in kept for clip in _clips(item, len(images))]
+        clips = clips if any(count > 1 for count, _ in clips) else []
+        return Views(_together(views), grids, self.fine, sizes, pieces, clips)
 
     def _known(self, images: list[KnownImage], grids: list[Grid], sizes: list[Grid]) -> KnownViews:
         pixels = [image.pixels for image in images if image.pixels is not None]
@@ -218,6 +238,24 @@ class Collate:
             before += slots - 1
         weights = None if item.weights is None else np.asarray(item.weights).repeat(counts)
         return ids.repeat(counts), labels.repeat(counts), weights, spans
+
+
+def _clips(item: Item, images: int) -> list[tuple[int, float]]:
+    """Of the first ``images`` temporal patches of an item, how many belong to each clip."""
+    kept, left = [], images
+    for count, seconds in item.clips or [(1, 0.0)] * images:
+        if left > 0:
+            kept.append((min(count, left), seconds))
+        left -= count
+    return kept
+
+
+def _together(views: list[torch.Tensor]) -> torch.Tensor:
+    """All views behind one another; beside those of temporal patches, pictures are clips that stand still."""
+    depth = max((view.shape[1] for view in views if view.ndim == 5), default=0)
+    if not depth:
+        return joined(views)
+    return torch.cat([view if view.ndim == 5 else view[:, None].expand(-1, depth, -1, -1, -1) for view in views])
 
 
 def _last_answer(labels: np.ndarray, limit: int) -> int:

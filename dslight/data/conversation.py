@@ -8,7 +8,8 @@ Decided here, and why:
   or adds a prefix, and then masks the whole sample; positions cannot drift.
 * An answer is supervised from its first character through the token that ends it, so that the model learns to stop;
   one that is marked as not to be learnt is not. System text, user turns and role markers never are.
-* One image in a turn goes to the front of the turn (LLaVA's rule); several stay where the text has them.
+* One image in a turn goes to the front of the turn (LLaVA's rule); several stay where the text has them, and so does a
+  frame of a video behind its time.
 * The prompt of a question is written by the same code as training text, up to the place where the answer begins.
 
 The templates write what the training code of LLaVA (``plain``, ``vicuna_v1``, ``llama_2``, ``phi3``) and LLaVA-NeXT
@@ -17,6 +18,7 @@ The templates write what the training code of LLaVA (``plain``, ``vicuna_v1``, `
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -478,10 +480,13 @@ def _marks_first(text: str) -> str:
     return "".join(piece.text for piece in _with_images(text, True))
 
 
+_STAMPED = re.compile(rf"<\d+\.\d seconds>{IMAGE_TOKEN}")
+
+
 def _with_images(text: str, images: bool) -> list[Piece]:
     if not images or IMAGE_TOKEN not in text:
         return [Piece(text)]
-    if text.count(IMAGE_TOKEN) == 1:
+    if text.count(IMAGE_TOKEN) == 1 and not _STAMPED.search(text):
         rest = text.replace(IMAGE_TOKEN, "").strip()
         return [Piece(IMAGE_TOKEN, image=True), Piece(f"\n{rest}" if rest else "")]
     return _split_images(text)

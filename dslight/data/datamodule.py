@@ -166,7 +166,7 @@ class ShardData(LightningDataModule, Written):
             a token): for text that is read in many epochs or runs.
         keep_features: where the vision encoder does not train, keep the features of each view in this folder and read
             them instead of running it, in later epochs, arms and seeds.
-        video: frames of videos that the shards keep whole (``data convert --keep-videos``).
+        video: frames of videos that the shards keep whole (``data convert --keep-videos``), and how they are seen.
         cache: folder of this node into which shards of a URL are pulled, and where lengths and tokens are kept if the
             shards' folder is read-only.
         cache_bytes: the most bytes of shards in it.
@@ -239,7 +239,7 @@ class ShardData(LightningDataModule, Written):
         self.keep_tokens = keep_tokens
         self.keep_features = KeepFeatures(keep_features) if isinstance(keep_features, str) else keep_features
         self.keeper: Keeper | None = None
-        self.video = video
+        self.video = self.frames = video
         self.cache = _cache(cache, cache_bytes)
         self._plan: TrainPlan | None = None
         self._tokens: list[Tokens] = []
@@ -273,7 +273,8 @@ class ShardData(LightningDataModule, Written):
         self.template = self.template or default_template(tokenizer)
         decoding = (self.pixels, self.exif, self.alpha)
         rows = RowMaker(self.template_of(self.template, self.thinking), tokenizer, self.views, image_size, *decoding)
-        self._processor = Processor(rows, slots, self.max_length, self.on_unusable)
+        self.frames = self.video.seen_by((needs or ViewNeeds()).depth)
+        self._processor = Processor(rows, slots, self.max_length, self.on_unusable, self.frames)
         return self._processor
 
     def template_of(self, name: TemplateName | Template, thinking: bool | None) -> Template:
@@ -377,7 +378,7 @@ class ShardData(LightningDataModule, Written):
             self.rows.image_size,
             self.processor.slots,
             self.exif,
-            self.video,
+            self.frames,
         )
 
     def _kept_folder(self, reader: ShardReader) -> Path:
@@ -420,7 +421,7 @@ class ShardData(LightningDataModule, Written):
         """
         rows, collate = self._makers()
         self._plan = plan = self._plan or self._make_plan()  # the data was set up before it was connected
-        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, rows.text, self._tokens, self.video)
+        dataset = TrainRecords(self._train_readers, plan, rows.train, self.on_bad, rows.text, self._tokens, self.frames)
         loader = train_loader(dataset, plan, collate, self.micro_batch_size, self.workers, self.trainer)
         if self._continue is not None:
             loader.load_state_dict(self._continue)
@@ -456,10 +457,11 @@ class ShardData(LightningDataModule, Written):
             lengths = partial(question_lengths, reader, self._measure, suffix)
             by_length = lengths if reader.remote is None else None  # of remote shards, none is pulled for this alone
             collate = replace(plain, once=True)
-            dataset: Any = QuestionRecords(reader, Asking(self._asked(name, rows), suffix, source.frames))
+            asking = Asking(self._asked(name, rows), suffix, source.frames)
+            dataset: Any = QuestionRecords(reader, asking, self.frames)
             if source.loss:  # a row of padding is one that teaches nothing
                 collate, by_length = replace(collate, on_unusable="shrink"), None
-                dataset = ConversationRecords(reader, rows.train, self.video)
+                dataset = ConversationRecords(reader, rows.train, self.frames)
             items = len(dataset) if source.limit is None else min(source.limit, len(dataset))
             record = getattr(dataset, "record", int)
             loaders.append(EvalLoader(dataset, items, collate, *sizes, by_length, record))

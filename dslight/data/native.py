@@ -11,20 +11,53 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from dslight.data.sample import BadSample, Pixels
 from dslight.data.transport.batch_buffer import empty
-from dslight.data.views.pixels import Resample, cut, picture
+from dslight.data.views.frames import Clip
+from dslight.data.views.pixels import Picture, Resample, cut, moving, picture
 from dslight.data.views.policy import CropsFrom, ViewPolicy
 from dslight.limits import at_most
 from dslight.types import Grid
 
 MOST_STRETCHED = 200
 """Times that one side may be as long as the other (Qwen's limit, for all)."""
+
+
+def check_shape(image_size: tuple[int, int]) -> None:
+    """Refuse what is all length.
+
+    Raises:
+        BadSample: an image that is too long for its width.
+    """
+    if max(image_size) > MOST_STRETCHED * min(image_size):
+        raise BadSample(
+            f"image of {image_size[1]}x{image_size[0]} pixels: one side is more than {MOST_STRETCHED} times the other"
+        )
+
+
+def rounded(
+    image_size: tuple[int, int], size: tuple[int, int], least: int, most: int, frames: int = 1, depth: int = 1
+) -> Grid:
+    """(rows, columns) of pieces of ``size``: sides rounded to whole pieces, scaled first where ``frames`` of them,
+    rounded to whole temporal patches of ``depth``, have more or fewer pixels than the budget.
+    """
+    height, width = image_size
+    rows, cols = round(height / size[0]), round(width / size[1])
+    pixels = round(frames / depth) * depth * rows * size[0] * cols * size[1]
+    if pixels > most:
+        scale = math.sqrt(frames * height * width / most)
+        rows, cols = (max(1, math.floor(side / scale / of)) for side, of in zip(image_size, size, strict=True))
+    elif pixels < least:
+        scale = math.sqrt(least / (frames * height * width))
+        rows, cols = (math.ceil(side * scale / of) for side, of in zip(image_size, size, strict=True))
+    return rows, cols
 
 
 class AnySizeViews(ViewPolicy):
@@ -75,11 +108,7 @@ class AnySizeViews(ViewPolicy):
         Raises:
             BadSample: an image that is too long for its width.
         """
-        if max(image_size) > MOST_STRETCHED * min(image_size):
-            raise BadSample(
-                f"image of {image_size[1]}x{image_size[0]} pixels: one side is more than {MOST_STRETCHED} times the "
-                f"other"
-            )
+        check_shape(image_size)
         return self.fitted(image_size, size)
 
     def __call__(
@@ -90,16 +119,60 @@ class AnySizeViews(ViewPolicy):
         Raises:
             BadSample: as :meth:`pieces`.
         """
-        whole, grid = picture(image, pixels), (self.up, self.up)
-        pieces = self.pieces(whole.size, size)
+        whole = picture(image, pixels)
+        return self._cut(whole, self.pieces(whole.size, size), size), (self.up, self.up)
+
+    def clip(self, frames: Sequence[np.ndarray], clip: Clip, size: tuple[int, int]) -> tuple[list[Tensor], Grid, Grid]:
+        """Pieces of the frames of a clip.
+
+        Args:
+            frames: uint8 RGB ``[H, W, 3]``, all of one size.
+            clip: that they are of.
+            size: (height, width) of a piece.
+
+        Returns:
+            Of each temporal patch uint8 ``[V, F, 3, h, w]``, F frames deep; the grid; the pieces of the base view.
+
+        Raises:
+            BadSample: frames of several sizes; as :meth:`pieces`.
+        """
+        if len({frame.shape for frame in frames}) > 1:
+            raise BadSample(f"frames of a video of several sizes: {sorted({frame.shape[:2] for frame in frames})}")
+        pieces = self.clip_pieces(frames[0].shape[:2], size, clip)
+        views = [self._cut(moving(frame), pieces, size) for frame in frames]
+        depth = clip.asked.depth
+        views += [views[-1]] * (clip.patches * depth - len(views))
+        made = [torch.stack(views[first : first + depth], dim=1) for first in range(0, len(views), depth)]
+        return made, (self.up, self.up), pieces
+
+    def clip_pieces(self, image_size: tuple[int, int], size: tuple[int, int], clip: Clip) -> Grid:
+        """(rows, columns) of pieces of every frame of a clip, whose frames are (height, width) ``image_size``.
+
+        Raises:
+            BadSample: as :meth:`pieces`.
+        """
+        asked = clip.asked
+        if asked.min_pixels is None or asked.max_pixels is None:
+            return self.pieces(image_size, size)
+        check_shape(image_size)
+        if asked.budget == "frame":
+            return rounded(image_size, size, asked.min_pixels, asked.max_pixels)
+        # Qwen3-VL's: it rounds the number of frames as it does the sides, which is not how it fills them up
+        small = max(1.0, *(of / side for side, of in zip(image_size, size, strict=True)))
+        if small > 1:
+            image_size = (int(image_size[0] * small), int(image_size[1] * small))
+        count = max(clip.whole, asked.depth)
+        return rounded(image_size, size, asked.min_pixels, asked.max_pixels, count, asked.depth)
+
+    def _cut(self, whole: Picture, pieces: Grid, size: tuple[int, int]) -> Tensor:
         count, shape = pieces[0] * pieces[1], (pieces[0] * size[0], pieces[1] * size[1])
         views = empty(count * (1 + self.up**2), *size)
         base = self._base(whole, shape)
         cut(base, pieces, 1, views[:count])
         if self.up:
             enlarged = (pieces[0] * self.up, pieces[1] * self.up)
-            cut(self._wide(whole, base, grid, shape), enlarged, 1, views[count:])
-        return views, grid
+            cut(self._wide(whole, base, (self.up, self.up), shape), enlarged, 1, views[count:])
+        return views
 
 
 class NativeViews(AnySizeViews):
@@ -144,16 +217,7 @@ class NativeViews(AnySizeViews):
 
     def fitted(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
         """See :meth:`AnySizeViews.fitted`."""
-        height, width = image_size
-        rows, cols = round(height / size[0]), round(width / size[1])
-        pixels = rows * size[0] * cols * size[1]
-        if pixels > self.max_pixels:
-            scale = math.sqrt(height * width / self.max_pixels)
-            rows, cols = (max(1, math.floor(side / scale / of)) for side, of in zip(image_size, size, strict=True))
-        elif pixels < self.min_pixels:
-            scale = math.sqrt(self.min_pixels / (height * width))
-            rows, cols = (math.ceil(side * scale / of) for side, of in zip(image_size, size, strict=True))
-        return rows, cols
+        return rounded(image_size, size, self.min_pixels, self.max_pixels)
 
 
 class NaFlexViews(AnySizeViews):

@@ -172,8 +172,10 @@ class ConversationRecords(Dataset[Item]):
 class QuestionRecords(Dataset[T], Generic[T]):
     """One row per question of an evaluation source; an index is (number of the question, whether it is no padding)."""
 
-    def __init__(self, reader: ShardReader, make: Callable[[Sample, Question, bool], T]) -> None:
-        self.reader, self.make = reader, make
+    def __init__(
+        self, reader: ShardReader, make: Callable[[Sample, Question, bool], T], frames: Frames = AS_USUAL
+    ) -> None:
+        self.reader, self.make, self.frames = reader, make, frames
         self._rows = question_rows(reader.index.questions)
         self._first = np.cumsum(reader.index.questions) - reader.index.questions
         self._last: tuple[int, Sample] | None = None  # questions about a record are neighbours
@@ -189,7 +191,7 @@ class QuestionRecords(Dataset[T], Generic[T]):
         number, valid = index
         row = self.record(number)
         if self._last is None or self._last[0] != row:
-            self._last = row, read_sample(self.reader, row)
+            self._last = row, read_sample(self.reader, row, frames=self.frames)
         sample = self._last[1]
         question = sample.questions[number - int(self._first[row])]
         try:

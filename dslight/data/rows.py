@@ -17,9 +17,12 @@ from transformers import PreTrainedTokenizerBase
 
 from dslight.data.caches.features import FeatureReader
 from dslight.data.collate import Item
-from dslight.data.conversation import Encoded, Template
+from dslight.data.conversation import Encoded, Ids, Template
+from dslight.data.native import AnySizeViews
 from dslight.data.sample import IMAGE_TOKEN, Alpha, BadSample, Exif, Pixels, Sample, Turn, decode_image, to_rgb
+from dslight.data.views.frames import Clip
 from dslight.data.views.policy import ViewPolicy
+from dslight.errors import UserError
 from dslight.types import Grid, Question
 
 
@@ -48,7 +51,7 @@ class RowMaker:
         """A training row; ``text``: what its text becomes, where that is known."""
         encoded = text or self.text(sample)
         seen = self.seen(sample.images)
-        return Item(sample.key, encoded.ids, encoded.labels, **seen, weights=encoded.weights)
+        return Item(sample.key, encoded.ids, encoded.labels, **seen, weights=encoded.weights).opened()
 
     def ask(
         self,
@@ -56,7 +59,7 @@ class RowMaker:
         question: Question,
         valid: bool,
         suffix: str = "",
-        images: Sequence[np.ndarray] | None = None,
+        images: Sequence[np.ndarray | Clip] | None = None,
     ) -> Item:
         """A question's row.
 
@@ -65,12 +68,16 @@ class RowMaker:
             question: what is asked.
             valid: see :class:`~dslight.types.Question`.
             suffix: what its benchmark puts behind every question that has none of its own.
-            images: in place of the sample's, uint8 RGB ``[H, W, 3]``.
+            images: in place of the sample's, uint8 RGB ``[H, W, 3]``, or clips of these.
         """
-        end = suffix if question.suffix is None else question.suffix
         shown = sample.images if images is None else images
-        ids = self.template.prompt(question.text + end, len(shown), self.tokenizer)
-        return Item(sample.key, ids, None, **self.seen(shown), question=replace(question, valid=valid))
+        made = Item(sample.key, self.prompt(sample, question, suffix, len(shown)), None, **self.seen(shown))
+        return replace(made, question=replace(question, valid=valid)).opened()
+
+    def prompt(self, sample: Sample, question: Question, suffix: str, images: int) -> Ids:
+        """Ids of a question, with one ``IMAGE`` for each of ``images`` pictures and clips."""
+        end = suffix if question.suffix is None else question.suffix
+        return self.template.prompt(sample.about(question.text + end), images, self.tokenizer)
 
     def taught(self, text: str, answer: str, images: Sequence[np.ndarray]) -> Item:
         """A question's row with an answer to learn, the images (uint8 RGB ``[H, W, 3]``) put first."""
@@ -98,19 +105,43 @@ class RowMaker:
         except BadSample as error:
             raise BadSample(f"{image}: {error}", error.reason) from None
 
-    def seen(self, images: Iterable[bytes | np.ndarray]) -> dict[str, Any]:
+    def seen(self, images: Iterable[bytes | np.ndarray | Clip]) -> dict[str, Any]:
         """Of each image, encoded or not, its views or what is known of them, their grid, its own size, and at native
-        resolution the pieces of its base view.
+        resolution the pieces of its base view; of a clip, those of each of its temporal patches.
         """
-        seen = [self._looked_at(image) for image in images]
-        sizes = [size for _, _, size in seen]
-        pieces = [self.views.pieces(size, self.image_size) for size in sizes] if self.views.native else []
+        seen, pieces, clips = list[Any](), list[Grid](), list[tuple[int, float]]()
+        for image in images:
+            if isinstance(image, Clip):
+                found, shape = self._watched(image)
+                seen += found
+                pieces += [shape] * len(found)
+                clips.append((len(found), image.seconds))
+                continue
+            seen.append(self._looked_at(image))
+            clips.append((1, 0.0))
+            if self.views.native:
+                pieces.append(self.views.pieces(seen[-1][2], self.image_size))
         return {
             "pixels": [views for views, _, _ in seen],
             "grids": [grid for _, grid, _ in seen],
-            "sizes": sizes,
+            "sizes": [size for _, _, size in seen],
             "pieces": pieces,
+            "clips": clips if any(count > 1 for count, _ in clips) else [],
         }
+
+    def _watched(self, clip: Clip) -> tuple[list[tuple[Tensor, Grid, Grid]], Grid]:
+        """The temporal patches of a clip, as :meth:`_looked_at` has pictures, and their pieces."""
+        if self.known is not None:
+            raise UserError("data.keep_features: features of videos with temporal patches cannot be kept; leave it out")
+        if not isinstance(self.views, AnySizeViews):
+            raise UserError(
+                f"data.views: {type(self.views).__name__} makes no views of clips; choose NativeViews, or data.video: "
+                f"{{depth: 1}}, which makes pictures of frames"
+            )
+        frames = [self.decode(frame) if isinstance(frame, bytes) else frame for frame in clip.frames]
+        views, grid, pieces = self.views.clip(frames, clip, self.image_size)
+        size = (frames[0].shape[0], frames[0].shape[1])
+        return [(each, grid, size) for each in views], pieces
 
     def _looked_at(self, image: bytes | np.ndarray) -> tuple[Any, Grid, Grid]:
         def cut() -> tuple[Tensor, Grid, Grid]:

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from dslight.data.shards.foreign import IMAGE_ENDING
-from dslight.data.views.frames import AS_USUAL, Frames, is_video
+from dslight.data.views.frames import AS_USUAL, Clip, Frames, has_videos, marked
 from dslight.errors import UserError
 from dslight.limits import at_most, image_formats
 from dslight.question import Question
@@ -89,18 +89,28 @@ class Sample:
     Attributes:
         key: its key in the shard.
         id: the id of its source data set.
-        images: encoded bytes, in the order of the ``<image>`` marks.
+        images: encoded bytes, or clips of a video, in the order of the ``<image>`` marks.
         turns: human and gpt in turn, perhaps behind a system text; empty for an evaluation record.
         questions: of an evaluation record.
         labels_grid: int64 ``[rows, cols]``, a dense label map over the (only) image, or ``None``.
+        marks: what stands in the text for each picture and video of the record; empty: one ``<image>`` for each.
     """
 
     key: str
     id: str
-    images: tuple[bytes, ...]
+    images: tuple[bytes | Clip, ...]
     turns: tuple[Turn, ...] = ()
     questions: tuple[Question, ...] = ()
     labels_grid: np.ndarray | None = None
+    marks: tuple[str, ...] = ()
+
+    def about(self, text: str) -> str:
+        """A question with the marks of what it is about, where these are not one ``<image>`` each: put first, or where
+        the text has them."""
+        if not self.marks:
+            return text
+        first = "" if IMAGE_TOKEN in text else f"{IMAGE_TOKEN}\n" * len(self.marks)
+        return marked(first + text if text else first.strip(), self.marks)
 
 
 def parse_sample(key: str, members: Mapping[str, bytes], text: bool = True, frames: Frames = AS_USUAL) -> Sample:
@@ -129,10 +139,11 @@ def parse_record(
     Raises:
         BadSample: naming the key and what is wrong.
     """
+    marks: tuple[str, ...] = ()
     try:
-        if any(is_video(name) for name in record.get("images") or ()):
-            members, record = frames.in_place_of_videos(members, record)
-        return _parse(key, members, record, text)
+        if has_videos(record, frames):
+            members, record, marks = frames.in_place_of_videos(members, record)
+        return _parse(key, members, record, text, marks)
     except BadSample as error:
         raise BadSample(f"{key}: {error}", error.reason) from None
     except UnicodeDecodeError as error:
@@ -141,7 +152,9 @@ def parse_record(
         raise BadSample(f"{key}: its json is not a record: {type(error).__name__}: {error}") from error
 
 
-def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any], text: bool) -> Sample:
+def _parse(
+    key: str, members: Mapping[str, bytes], record: dict[str, Any], text: bool, marks: tuple[str, ...]
+) -> Sample:
     names = record.get("images")
     foreign = names is None  # not written by dslight: its images are known by their endings
     if foreign:
@@ -165,7 +178,7 @@ def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any], text:
             raise BadSample("has neither conversations, questions nor a caption", "no-text")
         if foreign and not images:
             raise BadSample(f"has a caption and no image, only {', '.join(sorted(members))}", "image-missing")
-        turns = (Turn("human", IMAGE_TOKEN * len(images)), Turn("gpt", caption))
+        turns = (Turn("human", "".join(marks) or IMAGE_TOKEN * len(images)), Turn("gpt", caption))
     grid = record.get("labels_grid")
     return Sample(
         key=key,
@@ -174,6 +187,7 @@ def _parse(key: str, members: Mapping[str, bytes], record: dict[str, Any], text:
         turns=turns,
         questions=questions,
         labels_grid=None if grid is None else np.array(grid, dtype=np.int64),
+        marks=marks,
     )
 
 

@@ -176,7 +176,7 @@ def panels(views: Views, patches: Tensor, image: int = 0) -> list[Panel]:
         for kind in kinds or ["base"]:
             span, tiling = of[kind]
             heat = mosaic(of_views[span][..., None].float(), tiling)[..., 0]
-            pixels = views.pixels[span].cpu().permute(0, 2, 3, 1)
+            pixels = views.stills[span].cpu().permute(0, 2, 3, 1)
             found.append(Panel(slot, kind, mosaic(pixels, tiling).permute(2, 0, 1), heat))
     if fine and tiles > 1:
         found += _fine_of_crops(views, patches, image)
@@ -192,7 +192,7 @@ def _fine_of_crops(views: Views, patches: Tensor, image: int) -> list[Panel]:
     def whole(tokens: Tensor) -> Tensor:
         return mosaic(mosaic(tokens.unflatten(0, (-1, n * n)), (n, n)), grid)
 
-    picture = whole(views.pixels[span].cpu().permute(0, 2, 3, 1)).permute(2, 0, 1)
+    picture = whole(views.stills[span].cpu().permute(0, 2, 3, 1)).permute(2, 0, 1)
     return [
         Panel(slot, "fine", picture, whole(of_views[span][..., None].float())[..., 0])
         for slot, of_views in enumerate(patches)

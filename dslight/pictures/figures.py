@@ -26,7 +26,7 @@ def shown(model: Any, image: Any) -> Any:
     height, width = views.pixels.shape[-2:]
     names = ["base view", *(f"crop {y + 1}, {x + 1}" for y in range(rows) for x in range(cols))]
     names += [f"fine crop {i + 1}" for i in range(len(views.pixels) - len(names))]
-    cells = [(_array(pixels), name) for pixels, name in zip(views.pixels, names, strict=True)]
+    cells = [(_array(pixels), name) for pixels, name in zip(views.stills, names, strict=True)]
     patches = model.vision_encoder.grid
     count = slots(views.grids[0], views.sizes[0] if views.sizes else None)
     title = (

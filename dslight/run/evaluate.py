@@ -117,7 +117,8 @@ def predict(
         ckpt: a checkpoint of a run, weights that ``dslight.checkpoints`` reads, or ``latest``: the newest of the run.
         max_new_tokens: limit of the answer.
         videos: files, or folders of frames; they come after the images.
-        frames, tile: what is made of each, see :meth:`dslight.data.video.Sampling.of`.
+        frames, tile: what is made of each, see :meth:`dslight.data.video.Sampling.of`; where neither is named, a model
+            whose encoder has temporal patches sees a file as ``data.video`` says.
 
     Raises:
         RecipeError: when a picture, a video or the checkpoint is not there.
@@ -136,10 +137,14 @@ def predict(
             decode_image(path.read_bytes())
         except BadSample as error:
             raise RecipeError(f"--image {path}: {error}") from error
-    shown = [path.read_bytes() for path in images] + _frames(videos, frames, tile)
+    shown = [path.read_bytes() for path in images]
+    pictures = _frames(videos, frames, tile)  # which also sees that they can be read
     model: Any = trained(recipe, ckpt).model
+    whole = (frames, tile) == (None, None) and model.processor.frames.clips and all(path.is_file() for path in videos)
     with users_errors():
-        return model.answer(question, shown, max_new_tokens=max_new_tokens)
+        if whole:
+            return model.answer(question, shown, list(videos), max_new_tokens=max_new_tokens)
+        return model.answer(question, shown + pictures, max_new_tokens=max_new_tokens)
 
 
 def check_length(max_new_tokens: int) -> None:

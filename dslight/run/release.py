@@ -97,8 +97,9 @@ def _recipe(family: Family, config: Any, folder: Path, out: Path) -> dict[str, A
         encoder.update(mean=pixels["image_mean"], std=pixels["image_std"])
     next(iter(model["language_model"].values()))["tokenizer"] = str(out)
     recipe: dict[str, Any] = {"name": out.name, "model": model, "weights": {"model": str(out)}}
-    views = family.views(config, pixels)
-    return {**recipe, "data": {"views": views}} if views else recipe
+    said = {"views": family.views(config, pixels), "video": family.video(config, _pixels(folder, "video_processor"))}
+    data = {key: value for key, value in said.items() if value}
+    return {**recipe, "data": data} if data else recipe
 
 
 def _folder(source: str) -> Path:
@@ -110,14 +111,19 @@ def _folder(source: str) -> Path:
     return Path(snapshot_download(source, allow_patterns=list(READ)))
 
 
-def _pixels(folder: Path) -> Section:
-    """What a checkpoint says of its image processor."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
+def _pixels(folder: Path, part: str = "image_processor") -> Section:
+    """What a checkpoint says of its image processor, or of its video processor."""
+    files = ["preprocessor_config.json", "processor_config.json"]
+    if part == "video_processor":  # transformers' order
+        files = ["processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json"]
+    for name in files:
         if (folder / name).is_file():
             said = read_json(folder / name, dict[str, Any])
-            inside = said.get("image_processor", said)
+            if part == "video_processor" and name == "processor_config.json" and part not in said:
+                continue  # of images alone
+            inside = said.get(part, said)
             if not isinstance(inside, dict):
-                raise RecipeError(f"{folder / name}: image_processor: {inside!r}; settings by name")
+                raise RecipeError(f"{folder / name}: {part}: {inside!r}; settings by name")
             return inside
     return {}
 
@@ -143,6 +149,8 @@ def _tokenizer(
     before, after = before + family.around[0], family.around[1] + after
     if before or after:
         recipe.setdefault("data", {})["image_marks"] = [before, after]
+    if (before or after) and recipe.get("data", {}).get("video", {}).get("stamps"):
+        recipe["data"]["video"]["around"] = [before, after]  # its processor leaves what stood around the video
     shown = f"around an image stand {before!r} and {after!r}"
     return [f"{shown} (data.image_marks)" + ("" if marks else "; its chat template does not say what should")]
 

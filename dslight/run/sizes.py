@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dslight.data.caches.lengths import HEAD, image_size
+from dslight.data.caches.lengths import HEAD, shapes
 from dslight.data.datamodule import open_shards
 from dslight.data.sample import BadSample, parse_sample
 from dslight.data.views.frames import AS_USUAL
@@ -68,7 +68,7 @@ def sizes(recipe: Mapping[str, Any], folder: Path) -> Sizes:
     if experiment.slots is None or not experiment.of_shards:
         raise RecipeError("--sizes: is of a model that answers, trained on shards")
     views, encoder, slots = experiment.data.views, experiment.encoder, experiment.slots
-    frames = getattr(experiment.data, "video", AS_USUAL).undecoded
+    frames = getattr(experiment.data, "video", AS_USUAL).seen_by(encoder.depth_in_time).undecoded
     try:
         reader = open_shards("--sizes", str(folder), "size")
     except (ValueError, FileNotFoundError) as error:
@@ -78,12 +78,11 @@ def sizes(recipe: Mapping[str, Any], folder: Path) -> Sizes:
         try:
             try:
                 sample = parse_sample(reader.locate(row)[1], reader.read(row, head=HEAD), frames=frames)
-                own = [image_size(data) for data in sample.images]
+                own = [each for image in sample.images for each in shapes(image, views, encoder.image_size)]
             except BadSample:  # perhaps the head was too short
                 sample = parse_sample(reader.locate(row)[1], reader.read(row), frames=frames)
-                own = [image_size(data) for data in sample.images]
-            for size in own:
-                grid, pieces = views.choose(size, encoder.image_size), views.pieces(size, encoder.image_size)
+                own = [each for image in sample.images for each in shapes(image, views, encoder.image_size)]
+            for grid, size, pieces in own:
                 read = (1 + grid[0] * grid[1]) * (1 + views.fine**2) * pieces[0] * pieces[1]
                 patches = read * encoder.grid[0] * encoder.grid[1]
                 found.append((*size, patches, slots(grid, size, pieces)))

@@ -63,7 +63,8 @@ SLOW = ("llava (SigLIP, Qwen 2, two layers)", "qwen2_vl", "cosmos3_omni", "qwen3
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])
 @torch.no_grad()
 def test_a_family_is_its_own_model(name, tmp_path):
-    """Logits and greedy ids, for a left-padded batch of one image, three and none."""
+    """Logits and greedy ids, for left-padded batches: one image, three and none; and, where it has them, a video, an
+    image and a video, none, two videos."""
     theirs, ours, said = imported(name, tmp_path)
     found = compare(CASES[name], theirs, ours)
     assert found.spread > 0.1
@@ -76,6 +77,13 @@ def test_a_family_is_its_own_model(name, tmp_path):
     moved = (ours(replace(made, views=mirrored)) - ours(made)).abs().amax((1, 2))
     assert moved[:2].min() > 1e-3  # it does look at the images, and only where there are some
     assert moved[2] == 0
+    if CASES[name].watcher:
+        watched = parity.compare_clips(CASES[name], theirs, ours)
+        assert watched.difference < 1e-5
+        assert watched.same
+        theirs_say = parity.watcher(CASES[name]).size
+        video = yaml.safe_load((tmp_path / "imported" / "dslight.yaml").read_text())["data"]["video"]
+        assert (video["min_pixels"], video["max_pixels"]) == (theirs_say["shortest_edge"], theirs_say["longest_edge"])
     assert not [line for line in said if line.startswith("not in the recipe") and not line.endswith(")")]
 
 

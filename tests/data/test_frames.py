@@ -61,6 +61,12 @@ def test_frames_of_kept_videos_are_those_of_a_conversion(source, capsys):
         ours, theirs = read_sample(kept, row, frames=Frames(4)), read_sample(made, row)
         assert ours.images == theirs.images
         assert ours.turns == theirs.turns
+        ours, theirs = (read_sample(folder, row, frames=Frames(4, depth=2)) for folder in (kept, made))
+        assert [(one.frames, round(one.seconds, 3)) for one in ours.images] == [
+            (one.frames, round(one.seconds, 3)) for one in theirs.images
+        ]
+        assert [len(one.frames) for one in ours.images] == [2, 2] * (row + 1)
+        assert ours.turns == theirs.turns
     lines = (source / "kept" / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["cut"]
 

@@ -32,9 +32,9 @@ def asked(monkeypatch):
     """What the model was shown, question by question."""
     seen, ask = [], Processor.ask
 
-    def noted(self, question, images=()):
+    def noted(self, question, images=(), videos=None):
         seen.append(list(images))
-        return ask(self, question, images)
+        return ask(self, question, images, videos)
 
     monkeypatch.setattr(Processor, "ask", noted)
     return seen

@@ -40,6 +40,7 @@ class Family:
         model: its configuration as the section ``model`` of a recipe, classes named in short.
         names: (what a name in transformers' memory begins with, what stands there in ours); the first that fits counts.
         views: its configuration and its image processor's as ``data.views``; ``None``: what the stacking asks for.
+        video: the same of its video processor's as ``data.video``.
         levels: names that depend on the configuration: of the nets of levels. They count before the others.
         left_out: (pattern of a name in transformers' memory, why the recipe has no place for it).
         changed: of a tensor (our name, the tensor, configuration), what is written instead.
@@ -53,6 +54,7 @@ class Family:
     model: Callable[[Any], Section]
     names: Names
     views: Callable[[Any, Section], Section | None] = lambda config, pixels: None
+    video: Callable[[Any, Section], Section | None] = lambda config, pixels: None
     levels: Callable[[Any], Names] = lambda config: ()
     left_out: Names = ()
     changed: Callable[[str, Tensor, Any], Tensor] = lambda name, tensor, config: tensor

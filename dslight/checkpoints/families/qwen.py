@@ -8,6 +8,7 @@ merged by the second merger, behind layer 0. Here taps are written in the order 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,6 @@ MERGERS = (
     "its mergers (visual.merger, visual.deepstack_merger_list) are the projector: stage.train.projector trains them, "
     "and they freeze with it, not with the tower"
 )
-IMAGES = "images alone: frames of a video are images here, without the release's temporal patches and timestamps"
 
 
 def _tower(config: Any) -> Section:
@@ -75,7 +75,8 @@ def _thinker(config: Any) -> Section:
     """The tower and the decoder are Qwen3-VL-MoE's, under other names."""
     needs(config.text_config, {"norm_topk_prob": True, "use_sliding_window": False}, "qwen3_omni_moe")
     made = _stacked(config)
-    encoder = {"config": written(config.vision_config, model_type="qwen3_vl_vision"), "dtype": dtype_of(config)}
+    encoder: Section = {"config": written(config.vision_config, model_type="qwen3_vl_vision")}
+    encoder |= {"dtype": dtype_of(config), "tokens_per_second": float(config.position_id_per_seconds)}
     lm = decoder(config, is_tied(config), model_type="qwen3_vl_moe_text")
     return {**made, "vision_encoder": {"NativeVisionEncoder": encoder}, "language_model": lm}
 
@@ -113,6 +114,23 @@ def _views(config: Any, pixels: Section) -> Section:
     return {"class_path": "dslight.NativeViews", "init_args": {k: int(value) for k, value in given.items() if value}}
 
 
+def _watched(stamps: bool) -> Callable[[Any, Section], Section]:
+    """How videos are looked at: with their times as text and a budget of pixels for all frames (Qwen3-VL), or with
+    positions and a budget for each.
+    """
+    side = 32 if stamps else 28  # of the tokens by which the processor's own budget counts
+
+    def video(config: Any, pixels: Section) -> Section:
+        size = pixels.get("size") or {}
+        least = pixels.get("min_pixels") or size.get("shortest_edge") or 128 * side**2
+        most = pixels.get("max_pixels") or size.get("longest_edge") or 768 * side**2
+        taken = {"least": int(pixels.get("min_frames") or 4), "most": int(pixels.get("max_frames") or 768)}
+        budget = {"min_pixels": int(least), "max_pixels": int(most), "budget": "video" if stamps else "frame"}
+        return {"fps": float(pixels.get("fps") or 2), **taken, **budget, "stamps": stamps}
+
+    return video
+
+
 VISUAL = (r"model\.visual\.(?!merger|deepstack_merger_list)", "vision_encoder.model.")
 UNCALLED = ((r"model\.visual\.deepstack_merger_list\.", "no block is merged by it"),)
 PLAIN: Names = (
@@ -125,14 +143,16 @@ QWEN2_VL = Family(
     model=lambda config: _plain(config, rms=False),
     names=(*PLAIN, VISUAL, TEXT_OF_ITS_OWN, HEAD),
     views=_views,
-    remarks=(MERGERS, IMAGES),
+    video=_watched(stamps=False),
+    remarks=(MERGERS,),
 )
 QWEN2_5_VL = Family(
     title="Qwen2.5-VL",
     model=lambda config: _plain(config, rms=True),
     names=(*PLAIN, VISUAL, TEXT_OF_ITS_OWN, HEAD),
     views=_views,
-    remarks=(MERGERS, IMAGES),
+    video=_watched(stamps=False),
+    remarks=(MERGERS,),
 )
 QWEN3_VL = Family(
     title="Qwen3-VL",
@@ -140,8 +160,9 @@ QWEN3_VL = Family(
     names=(VISUAL, TEXT_OF_ITS_OWN, HEAD),
     levels=_mergers,
     views=_views,
+    video=_watched(stamps=True),
     left_out=UNCALLED,
-    remarks=(MERGERS, IMAGES),
+    remarks=(MERGERS,),
 )
 THINKER = Family(
     title="Qwen3-Omni's thinker",
@@ -155,11 +176,16 @@ THINKER = Family(
     ),
     levels=_thinker_mergers,
     views=_views,
+    video=_watched(stamps=False),
     left_out=(
         (r"(?:model\.)?visual\.merger_list\.", "no block is merged by it"),
         (r"(?:model\.)?audio_tower\.", "it hears, and no part here does"),
     ),
-    remarks=(MERGERS.replace("deepstack_merger_list", "merger_list"), IMAGES, "it sees and writes: sound is left out"),
+    remarks=(
+        MERGERS.replace("deepstack_merger_list", "merger_list"),
+        "it sees and writes: sound is left out",
+        "times of video frames are whole positions; the release has fractions of one where the rate asks for them",
+    ),
 )
 OMNI = replace(THINKER, title="Qwen3-Omni", inside=("thinker_config", "thinker."))
 COMPASS = Family(
@@ -168,6 +194,7 @@ COMPASS = Family(
     names=(VISUAL, TEXT, HEAD),
     levels=_mergers,
     views=_views,
+    video=_watched(stamps=True),
     left_out=UNCALLED,
-    remarks=(MERGERS, IMAGES),
+    remarks=(MERGERS,),
 )

@@ -7,7 +7,8 @@ Decided here:
   (:class:`~dslight.components.PixelShuffleMLPProjector`).
 - A *piece* is what a merger makes one token of, ``spatial_merge_size`` patches each way. These towers read an image
   piece by piece, so the features need no reordering; where a tower sorts them into windows, that is undone.
-- A still image is a clip of one frame, repeated as often as the tower's patches are deep.
+- A still image is a clip of one frame, repeated as often as the tower's patches are deep. These towers look at each
+  temporal patch of a video by itself, as at an image, so that it passes as a view of its own, some frames deep.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class NativeVisionEncoder(VisionEncoder):
         mean: normalisation, per channel; default: the checkpoint's own, or what its kind is published with.
         std: normalisation, per channel.
         trust_remote_code: see :class:`HFVisionEncoder`.
+        tokens_per_second: see :class:`VisionEncoder`; default: what the configuration says.
 
     Raises:
         ValueError: starting with the argument to change.
@@ -81,6 +83,7 @@ class NativeVisionEncoder(VisionEncoder):
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
         trust_remote_code: bool = False,
+        tokens_per_second: float | None = None,
     ) -> None:
         super().__init__()
         kind = check_source(pretrained, config, dtype)
@@ -109,11 +112,13 @@ class NativeVisionEncoder(VisionEncoder):
         if implementation in (None, "sdpa"):
             use(self.model)
         self.model.patch_embed = PatchProjection(self.model.patch_embed)
-        merge, self._patch, self._frames = (
+        merge, self._patch, self.depth_in_time = (
             int(getattr(settings, name)) for name in ("spatial_merge_size", "patch_size", "temporal_patch_size")
         )
         self.width = int(self.model.patch_embed.embed_dim)
         self.grid, self.image_size = (merge, merge), (merge * self._patch, merge * self._patch)
+        own = getattr(settings, "tokens_per_second", None)
+        self.tokens_per_second = own if tokens_per_second is None else tokens_per_second
         window = getattr(settings, "window_size", None)
         self._window = window // self.image_size[0] if window else 0
         self.mean, self.std = statistics(pretrained, _processor_of(settings.model_type), mean, std, False)
@@ -146,9 +151,12 @@ class NativeVisionEncoder(VisionEncoder):
     def encode(self, pixels: Tensor, depth: int, pieces: Sequence[Grid] | None = None) -> Tensor | None:
         """The tower's own forward pass, or only its first layers; its features are read at its layers."""
         (high, wide), patch = self.grid, self._patch
-        patches = pixels.unflatten(-1, (wide, patch)).unflatten(-3, (high, patch))
-        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # [V * P, 3, patch, patch], piece by piece
-        frames = patches.unsqueeze(2).expand(-1, -1, self._frames, -1, -1).flatten(1)
+        deep = pixels if pixels.ndim == 5 else pixels.unsqueeze(1)
+        if deep.shape[1] not in (1, self.depth_in_time):
+            raise ValueError(f"views: {deep.shape[1]} frames deep; the patches of this tower are {self.depth_in_time}")
+        patches = deep.unflatten(-1, (wide, patch)).unflatten(-3, (high, patch))
+        patches = patches.permute(0, 3, 5, 2, 1, 4, 6).flatten(0, 2)  # [V * P, 3, F, patch, patch], piece by piece
+        frames = patches.expand(-1, -1, self.depth_in_time, -1, -1).flatten(1)
         views = [(rows * high, columns * wide) for rows, columns in pieces or [(1, 1)] * len(pixels)]
         with first_layers(self.model, _LAYERS, depth):
             self.model(frames, **geometry(self.model, views, pixels.device))

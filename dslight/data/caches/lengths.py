@@ -34,12 +34,13 @@ from transformers import PreTrainedTokenizerBase
 
 from dslight.data.caches.made_once import made_once
 from dslight.data.conversation import IMAGE, Template, made_of
+from dslight.data.native import AnySizeViews
 from dslight.data.plan import question_rows
 from dslight.data.records import OnBad
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
 from dslight.data.transport.workers import Workers, read_batches
-from dslight.data.views.frames import AS_USUAL, Frames
+from dslight.data.views.frames import AS_USUAL, Clip, Frames
 from dslight.data.views.policy import ViewPolicy
 from dslight.files.atomic import write_atomically
 from dslight.files.digest import sha256
@@ -154,18 +155,29 @@ class Measure:
     def prompt(self, sample: Sample, question: Question, suffix: str) -> int:
         """Positions of a question's prompt, which ends with ``suffix`` unless the question has its own."""
         end = suffix if question.suffix is None else question.suffix
-        ids = self.template.prompt(question.text + end, len(sample.images), self.tokenizer)
+        ids = self.template.prompt(sample.about(question.text + end), len(sample.images), self.tokenizer)
         return len(ids) - len(sample.images) + sum(self._slots(sample.key, data) for data in sample.images)
 
-    def _slots(self, key: str, data: bytes) -> int:
+    def _slots(self, key: str, image: bytes | Clip) -> int:
         if self.constant:
             return self.constant
         try:
-            size = image_size(data, self.exif)
+            return sum(self.slots(*each) for each in shapes(image, self.views, self.image_size, self.exif))
         except BadSample as error:
             raise BadSample(f"{key}: {error}") from error
-        grid, pieces = self.views.choose(size, self.image_size), self.views.pieces(size, self.image_size)
-        return self.slots(grid, size, pieces)
+
+
+def shapes(image: bytes | Clip, views: ViewPolicy, size: Grid, exif: Exif = "apply") -> list[tuple[Grid, Grid, Grid]]:
+    """Of an image, the grid of its crops, its own size, and the pieces of its base view; of a clip, those of each
+    temporal patch. Their heads are enough.
+
+    Raises:
+        BadSample: as :func:`image_size`.
+    """
+    own = image_size(image.frames[0] if isinstance(image, Clip) else image, exif)
+    if isinstance(image, Clip) and isinstance(views, AnySizeViews):
+        return [(views.choose(own, size), own, views.clip_pieces(own, size, image))] * image.patches
+    return [(views.choose(own, size), own, views.pieces(own, size))]
 
 
 def image_size(data: bytes, exif: Exif = "apply") -> Grid:
@@ -230,7 +242,7 @@ def question_lengths(reader: ShardReader, measure: Measure, suffix: str, numbers
             row = int(rows[number])
             if row != at or sample is None:  # the questions of a record are neighbours
                 members = reader.read(row, head=0 if measure.constant else HEAD)
-                at, sample = row, parse_sample(reader.locate(row)[1], members)
+                at, sample = row, measure.parsed(reader.locate(row)[1], members)
             lengths.append(measure.prompt(sample, sample.questions[number - int(first[row])], suffix))
         except (BadSample, ShardError):
             lengths.append(0)

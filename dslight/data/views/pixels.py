@@ -85,11 +85,12 @@ class TorchPicture(Picture):
     Args:
         pixels: uint8 RGB ``[1, 3, h, w]``, fastest with the strides by which torch knows that the colours of a pixel
             lie side by side.
+        as_pillow: resize the sides in the order of the Pillow that is installed.
     """
 
-    def __init__(self, pixels: Tensor) -> None:
+    def __init__(self, pixels: Tensor, as_pillow: bool = True) -> None:
         _, _, height, width = pixels.shape
-        self._pixels, self.size = pixels, (height, width)
+        self._pixels, self.size, self._as_pillow = pixels, (height, width), as_pillow
 
     def squash(self, size: tuple[int, int], resample: Resample, into: Tensor | None = None) -> TorchPicture:
         """See :meth:`Picture.squash`."""
@@ -97,14 +98,14 @@ class TorchPicture(Picture):
             image = Image.fromarray(self._pixels[0].permute(1, 2, 0).contiguous().numpy())
             return TorchPicture(PillowPicture(image).squash(size, resample, into).tensor()[None])
         pixels = self._pixels
-        if height_first(self.size, size):
+        if self._as_pillow and height_first(self.size, size):
             pixels = F.interpolate(pixels, size=(size[0], self.size[1]), mode=resample, antialias=True)
         if into is None:
             pixels = F.interpolate(pixels, size=size, mode=resample, antialias=True)
         else:
             # F.interpolate has no `out`, without which a view would be written twice
             pixels = INTERPOLATE[resample](pixels, size, False, out=into)
-        return TorchPicture(pixels)
+        return TorchPicture(pixels, self._as_pillow)
 
     def center(self, size: tuple[int, int], color: Color) -> TorchPicture:
         """See :meth:`Picture.center`."""
@@ -137,13 +138,19 @@ def picture(image: np.ndarray | Image.Image, pixels: Pixels) -> Picture:
     """An image, or uint8 RGB ``[H, W, 3]``, to be resized the way of ``pixels``."""
     if pixels == "pillow":
         return PillowPicture(Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB"))
-    array = image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))
+    return TorchPicture(_for_torch(image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))))
+
+
+def moving(frame: np.ndarray) -> Picture:
+    """A frame of a video, uint8 RGB ``[H, W, 3]``, to be resized by torch alone, as video processors do it."""
+    return TorchPicture(_for_torch(frame), as_pillow=False)
+
+
+def _for_torch(array: np.ndarray) -> Tensor:
     if not (array.flags.writeable and array.flags.c_contiguous):  # torch wants it writable
         array = array.copy()
     height, width, _ = array.shape
-    return TorchPicture(
-        torch.from_numpy(array).as_strided((1, 3, height, width), (height * width * 3, 1, width * 3, 3))
-    )
+    return torch.from_numpy(array).as_strided((1, 3, height, width), (height * width * 3, 1, width * 3, 3))
 
 
 def scale_and_pad(image: Picture, size: tuple[int, int], resample: Resample, color: Color) -> Picture:
