@@ -84,7 +84,7 @@ def partial_records(root: Path, manifest: Manifest) -> Iterator[str]:
     """Records without a ``json`` or ``txt`` that others of their tar have: img2dataset writes them for all or none."""
     for shard in manifest.shards:
         index = load_index(root, shard)
-        found = [{index.extensions[m].decode() for m in index.members(row)} for row in range(len(index))]
+        found = [{index.extension(m) for m in index.members(row)} for row in range(len(index))]
         everywhere = set().union(*found) & {"json", "txt"}
         for row, extensions in enumerate(found):
             for extension in sorted(everywhere - extensions):
@@ -102,7 +102,7 @@ def several_images(root: Path, manifest: Manifest) -> Counter[str]:
     counts: Counter[str] = Counter()
     for index in (load_index(root, shard) for shard in manifest.shards):
         for row in range(len(index)):
-            names = image_members(index.extensions[m].decode() for m in index.members(row))
+            names = image_members(index.extension(m) for m in index.members(row))
             counts.update([" + ".join(names)] if len(names) > 1 else [])
     return counts
 
@@ -141,9 +141,7 @@ def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]
         for row in range(len(index)):
             members = {}
             for m in index.members(row):
-                members[index.extensions[m].decode()] = os.pread(
-                    file.fileno(), int(index.sizes[m]), int(index.offsets[m])
-                )
+                members[index.extension(m)] = os.pread(file.fileno(), int(index.sizes[m]), int(index.offsets[m]))
             try:
                 sample = parse_sample(index.key(row), members)
                 if not sample.images:
@@ -161,9 +159,7 @@ def without(index: Index, rows: set[int]) -> Index:
         Record(
             index.key(row),
             tuple(
-                Member(
-                    index.extensions[m].decode(), int(index.offsets[m]), int(index.sizes[m]), index.hashes[m].tobytes()
-                )
+                Member(index.extension(m), int(index.offsets[m]), int(index.sizes[m]), index.hashes[m].tobytes())
                 for m in index.members(row)
             ),
             int(index.questions[row]),

@@ -245,7 +245,7 @@ def test_validation_generates_answers_and_lets_the_metric_judge(make_vlm, make_v
     assert scores[f"val/pages/{vlm.metrics['pages'].headline}"] == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("owner", ["model", "language model"])
+@pytest.mark.parametrize("owner", ["model", "language model", "its ids"])
 def test_validation_answers_as_a_subclass_does(make_vlm, make_views, owner):
     class Lower(VLM):
         def answer_batch(self, batch, **options):
@@ -255,11 +255,15 @@ def test_validation_answers_as_a_subclass_does(make_vlm, make_views, owner):
         def generate(self, *args, **options):
             return torch.zeros_like(super().generate(*args, **options))
 
+    class Ids(HFCausalLM):
+        def generate_ids(self, *args, **options):
+            return torch.zeros_like(super().generate_ids(*args, **options))
+
     vlm = make_vlm("DeepStackL")
     if owner == "model":
         vlm.__class__ = Lower
     else:
-        vlm.language_model.__class__ = Silent
+        vlm.language_model.__class__ = Silent if owner == "language model" else Ids
     batch = make_batch(vlm, make_views)
     batch.labels = None
     said = "mine" if owner == "model" else Letters().batch_decode(torch.zeros(1, 3, dtype=torch.int64), True)[0].strip()

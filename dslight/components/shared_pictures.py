@@ -21,6 +21,7 @@ from dslight.components.language_model import LanguageModel
 from dslight.types import Batch, VisualTokens
 
 T = TypeVar("T")
+_ANSWERS = ("generate", "generate_ids", "continued")
 _GREEDY = {"max_new_tokens", "eos_token_id", "pad_token_id"}
 
 
@@ -56,8 +57,9 @@ def read(
     # what stands beside the sequence is looked at behind the prompts too
     if not isinstance(language_model, HFCausalLM) or visual.memory is not None or not set(options) <= _GREEDY:
         return None
-    if type(language_model).generate is not HFCausalLM.generate or not language_model.shares_beginnings:
-        return None  # a subclass has its own way to answer
+    own = any(getattr(type(language_model), name) is not getattr(HFCausalLM, name) for name in _ANSWERS)
+    if own or not language_model.shares_beginnings:  # a subclass has its own way to answer
+        return None
     ids = language_model.standing_for(batch.input_ids, batch.visual_mask)
     given = ids, batch.attention_mask, batch.visual_mask
     found = prefix.beginnings(*given, batch.pictures) if batch.pictures else None

@@ -81,9 +81,20 @@ def compose(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def compose_with_sources(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """``compose``, and for every leaf the file that set it, or ``"command line"`` (look up with ``source_of``)."""
-    layers = [*read_layers(Path(path)), *map(parse_override, overrides)]
+    files = read_layers(Path(path))
+    layers = [*files, *map(parse_override, overrides)]
     recipe, sources = fold(layers)
-    return remembering(resolve(recipe, lambda: sources), layers), sources
+    made = remembering(resolve(recipe, lambda: sources), layers)
+    bases = {layer.source for layer in files[:-1]}
+    found = {name: source_of(sources, f"data.val.{name}.root") for name in _val_sources(made)}
+    made.inherited = {name: source for name, source in found.items() if source in bases}
+    return made, sources
+
+
+def _val_sources(recipe: Mapping[str, Any]) -> list[str]:
+    data = recipe.get("data")
+    val = data.get("val") if isinstance(data, Mapping) else None
+    return list(map(str, val)) if isinstance(val, Mapping) else []
 
 
 def remembering(recipe: Mapping[str, Any], layers: Sequence[Layer]) -> Recipe:

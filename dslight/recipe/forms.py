@@ -50,9 +50,12 @@ _OF_OURS = {"lightning.pytorch.strategies.Sharded": "dslight.train.Sharded"}
 
 
 class Recipe(dict[str, Any]):
-    """A composed recipe; ``short`` are the keys under which its files named a class in short, and how."""
+    """A composed recipe; ``short`` are the keys under which its files named a class in short, and how, ``inherited``
+    the sources of ``data.val`` that a base names, and that base.
+    """
 
     short: Mapping[str, str] = {}
+    inherited: Mapping[str, str] = {}
 
 
 def written_out(values: Mapping[str, Any], short: dict[str, str]) -> dict[str, Any]:

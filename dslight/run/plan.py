@@ -254,6 +254,7 @@ def plan(
             *_notes(model, context, text_tokens, counted),
             *_chat_notes(experiment),
             *_data_notes(experiment),
+            *_val_notes(recipe),
             *unseen(recipe),
         ],
         checkpointed=[name for name, how in [*trains.items(), *frozen.items()] if how.checkpointing],
@@ -289,6 +290,14 @@ def _data_notes(experiment: Experiment) -> list[str]:
         return []
     name = type(experiment.data).__name__
     return [f"note: {name} makes its own batches; counted for 1 sample a rank and the views that the model looks at"]
+
+
+def _val_notes(recipe: Mapping[str, Any]) -> list[str]:
+    """Which sources of questions the recipe's own file does not name."""
+    by_base: dict[str, list[str]] = {}
+    for name, base in getattr(recipe, "inherited", {}).items():
+        by_base.setdefault(base, []).append(name)
+    return [f"note: data.val: {', '.join(names)} inherited from {base}" for base, names in by_base.items()]
 
 
 def _notes(model: Any, context: int, text_tokens: int, counted: Costs) -> list[str]:

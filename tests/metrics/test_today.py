@@ -118,6 +118,8 @@ def test_mathvista_rounds_and_takes_the_nearest_option():
         ("['2019']", "[2019, Blue]", ("YES", "NO"), 0.5),
         ("0.001", "0", (), 0.0),
         ("blur", "blue", (), 0.75),
+        ("true", "blue", (), 0.0),  # half of it
+        ("sky  blue", "Sky blue", (), 1.0),
         ("Yes.", "yes", (), 1.0),
     ],
 )

@@ -193,3 +193,13 @@ def test_a_head_that_is_not_found_is_noted(recipe, capsys, monkeypatch):
     monkeypatch.setattr(HFCausalLM, "head", None)
     assert main(["plan", str(recipe)]) == 0
     assert "note: the language model's head was not found" in capsys.readouterr().out
+
+
+def test_the_sources_of_questions_that_a_base_names_are_told_with_its_file(recipe, tmp_path):
+    base, own = tmp_path / "base.yaml", tmp_path / "own.yaml"
+    base.write_text(f"bases: [{recipe}]\ndata: {{val: {{few: {{root: /x, benchmark: docvqa}}}}}}\n")
+    own.write_text(f"bases: [{base}]\ndata: {{val: {{mine: {{root: /y}}}}}}\n")
+    said = plan(compose(own, ["data.val.last.root=/z"]), cost=False).notes
+    assert f"note: data.val: pages inherited from {recipe}" in said
+    assert f"note: data.val: few inherited from {base}" in said
+    assert not [note for note in plan(compose(own, ["data.val=[mine]"]), cost=False).notes if "inherited" in note]

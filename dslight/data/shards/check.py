@@ -111,7 +111,7 @@ def tar_problems(path: Path, shard: ShardInfo, index: Index) -> Iterator[Problem
             what = _member_problem(file, int(index.offsets[m]), int(index.sizes[m]), index.hashes[m].tobytes())
             if what:
                 named = True
-                extension = index.extensions[m].decode()
+                extension = index.extension(m)
                 yield Problem(shard.name, index.key(index.row_of(m)), f"{extension} at byte {index.offsets[m]}: {what}")
     if not named:
         last = index.key(len(index) - 1) if len(index) else ""
@@ -123,7 +123,7 @@ def _elsewhere_problems(root: Path, shard: ShardInfo, elsewhere: Elsewhere) -> I
     index = load_index(root, shard)
     with place(root, shard.name).open("rb") as file:
         for m in range(len(index.offsets)):
-            extension = index.extensions[m].decode()
+            extension = index.extension(m)
             file.seek(int(index.offsets[m]))
             try:
                 if extension.endswith(f".{AT}"):

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from math import prod
@@ -149,10 +149,11 @@ class Index:
     Attributes:
         keys: bytes ``[R]``, UTF-8.
         first: int64 ``[R + 1]``; the members of record ``i`` are ``first[i] : first[i + 1]``.
-        extensions: bytes ``[M]``.
+        extensions: bytes ``[M]``, or uint8 ``[M]``, their numbers among ``names``: see :meth:`extension`.
         offsets, sizes: int64 ``[M]``, of the member's data within its tar.
         hashes: uint8 ``[M, 16]``, BLAKE2b-128 of the member's data.
         questions: int32 ``[R]``, questions of the record (0 for a training record).
+        names: of a joined index, the extensions that there are.
     """
 
     keys: np.ndarray
@@ -162,6 +163,7 @@ class Index:
     sizes: np.ndarray
     hashes: np.ndarray
     questions: np.ndarray
+    names: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -169,6 +171,11 @@ class Index:
     def key(self, row: int) -> str:
         """Key of a record."""
         return self.keys[row].decode()
+
+    def extension(self, member: int) -> str:
+        """What the name of a member ends in."""
+        found = self.extensions[member]
+        return (self.names[found] if self.names else found).decode()
 
     def members(self, row: int) -> range:
         """Positions of a record's members in the member arrays."""
@@ -182,7 +189,7 @@ class Index:
         """The ``.npz`` file, the same bytes for the same index (``numpy.savez`` stamps the time)."""
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w") as archive:
-            for name, value in vars(self).items():
+            for name, value in self._arrays():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
                     np.lib.format.write_array(member, value, allow_pickle=False)
         return out.getvalue()
@@ -196,16 +203,17 @@ class Index:
         """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                index = cls(**{name: _array(archive, name) for name in cls.__dataclass_fields__})
+                arrays: dict[str, Any] = {name: _array(archive, name) for name in _ARRAYS}
         except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, EOFError) as error:
             raise ShardError(f"is no index of a shard ({type(error).__name__}: {error})") from error
+        index = cls(**arrays)
         index._check()
         return index
 
     def _check(self) -> None:
         records, members = len(self.keys), len(self.offsets)
         shapes = {"keys": (records,), "first": (records + 1,), "questions": (records,), "hashes": (members, 16)}
-        for name, value in vars(self).items():
+        for name, value in self._arrays():
             kinds = "S" if name in ("keys", "extensions") else "u" if name == "hashes" else "i"
             if value.dtype.kind not in kinds or value.shape != shapes.get(name, (members,)):
                 raise ShardError(f"is no index of a shard: {name} is {value.dtype} {list(value.shape)}")
@@ -239,25 +247,28 @@ class Index:
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Shape and type of each of its arrays."""
-        return {name: (value.shape, value.dtype) for name, value in vars(self).items()}
+        return {name: (value.shape, value.dtype) for name, value in self._arrays()}
+
+    def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        return ((name, getattr(self, name)) for name in _ARRAYS)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Index]) -> tuple[Index, SharedMemory | None]:
         """One index over the records of all parts, in order, its numbers no wider than they need to be, and the memory
         that it lies in; ``None``: it lies in this process alone, as on systems that have no such memory."""
-        arrays = {}
-        for name in cls.__dataclass_fields__:
-            values = [getattr(part, name) for part in parts]
+        arrays, columns = {}, {name: [getattr(part, name) for part in parts] for name in _ARRAYS}
+        columns["extensions"], names = _numbered(columns["extensions"])
+        for name, values in columns.items():
             shape = (sum(map(len, values)) - (len(parts) - 1 if name == "first" else 0), *values[0].shape[1:])
             arrays[name] = shape, _narrow(name, parts) or np.result_type(*values)
         memory = None
         if hasattr(os, "memfd_create"):
             cold = sum(SharedMemory.room(*arrays[name]) for name in _COLD)
             memory = SharedMemory(sum(SharedMemory.room(*array) for array in arrays.values()) - cold, cold=cold)
-        joined = cls.within(memory, arrays)
-        for name in arrays:
+        joined = cls.within(memory, arrays, names)
+        for name, values in columns.items():
             if name != "first":
-                np.concatenate([getattr(part, name) for part in parts], out=getattr(joined, name), casting="unsafe")
+                np.concatenate(values, out=getattr(joined, name), casting="unsafe")
         members = 0
         for part, record in zip(parts, np.cumsum([0, *map(len, parts)]), strict=False):
             np.add(part.first, members, out=joined.first[record : record + len(part.first)], casting="unsafe")
@@ -267,15 +278,43 @@ class Index:
         return joined, memory
 
     @classmethod
-    def within(cls, memory: SharedMemory | None, arrays: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> Index:
-        """The index of such :attr:`arrays` that lies in ``memory``, or an empty one of this process alone."""
+    def within(
+        cls,
+        memory: SharedMemory | None,
+        arrays: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+        names: tuple[bytes, ...],
+    ) -> Index:
+        """The index of such :attr:`arrays` and names that lies in ``memory``, or an empty one of this process alone."""
         if memory is None:
-            return cls(**{name: np.empty(shape, dtype) for name, (shape, dtype) in arrays.items()})
-        return cls(**{name: memory.array(shape, dtype, name in _COLD) for name, (shape, dtype) in arrays.items()})
+            made = {name: np.empty(shape, dtype) for name, (shape, dtype) in arrays.items()}
+        else:
+            made = {name: memory.array(shape, dtype, name in _COLD) for name, (shape, dtype) in arrays.items()}
+        return cls(**made, names=names)
 
 
+_ARRAYS = tuple(name for name in Index.__dataclass_fields__ if name != "names")
 _COLD = ("keys", "hashes")
 """Of a joined index, what is asked for in messages and by ``check="full"`` only, or a record at a time."""
+
+
+def _numbered(parts: Sequence[np.ndarray]) -> tuple[list[np.ndarray], tuple[bytes, ...]]:
+    """The extensions of all parts by their numbers among those that there are, in a byte each; as they are, and
+    no names, where there are more than 256."""
+    names: dict[bytes, int] = {}
+    numbered = []
+    for part in parts:
+        words = part.astype("S8").view(np.uint64) if part.dtype.itemsize <= 8 else part  # numbers are compared faster
+        numbers, left = np.empty(len(part), np.uint8), np.ones(len(part), bool)
+        while left.any():
+            one = int(left.argmax())
+            number = names.setdefault(bytes(part[one]), len(names))
+            if number > np.iinfo(np.uint8).max:
+                return list(parts), ()
+            same = words == words[one]
+            numbers[same] = number
+            left &= ~same
+        numbered.append(numbers)
+    return numbered, tuple(names)
 
 
 def _narrow(name: str, parts: Sequence[Index]) -> np.dtype[Any] | None:
@@ -322,7 +361,7 @@ def load_index(root: Path, shard: ShardInfo) -> Index:
         if index.sizes.max() > shard.bytes or (index.offsets > shard.bytes - index.sizes).any():
             raise ShardError(f"{path}: has members behind the end of the shard")
         m = int(index.sizes.argmax())
-        name, size = f"{index.key(index.row_of(m))}.{index.extensions[m].decode()}", int(index.sizes[m])
+        name, size = f"{index.key(index.row_of(m))}.{index.extension(m)}", int(index.sizes[m])
         at_most("member_bytes", size, f"{root / shard.name}: {name} has {size:,} bytes", ShardError)
     return index
 

@@ -97,7 +97,7 @@ class ShardReader:
         with place(self.root, shard.name).open("rb") as file:
             file.seek(int(index.offsets[0]) - BLOCK)
             header = file.read(BLOCK)
-        expected = f"{index.key(0)}.{index.extensions[0].decode()}"
+        expected = f"{index.key(0)}.{index.extension(0)}"
         try:
             name = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
         except tarfile.HeaderError as error:
@@ -109,7 +109,15 @@ class ShardReader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._memory is not None and is_starting():
-            return _shared, (self.root, self.check, self.remote, self.manifest, self._memory, self.index.arrays)
+            return _shared, (
+                self.root,
+                self.check,
+                self.remote,
+                self.manifest,
+                self._memory,
+                self.index.arrays,
+                self.index.names,
+            )
         return ShardReader, (self.root, self.check, self.remote, self._given)
 
     def locate(self, row: int) -> tuple[ShardInfo, str]:
@@ -150,7 +158,7 @@ class ShardReader:
         shard, descriptor, members = self.manifest.shards[number], self._descriptor(number), {}
         begin, block = self._small_record(descriptor, row) if self._elsewhere is not None else (0, None)
         for m in self.index.members(row):
-            extension = self.index.extensions[m].decode()
+            extension = self.index.extension(m)
             offset, size = int(self.index.offsets[m]), int(self.index.sizes[m])
             whole = head is None or extension in _TEXT or (self._elsewhere and extension.endswith(_PLACED))
             size = size if head is None or whole else min(size, head)
@@ -194,10 +202,11 @@ def _shared(
     manifest: Manifest,
     memory: SharedMemory,
     arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    names: tuple[bytes, ...],
 ) -> ShardReader:
     """A reader as it was in the process that started this one."""
     reader = ShardReader.__new__(ShardReader)
     reader.root, reader.check, reader.remote, reader._given, reader.manifest = root, check, remote, None, manifest
-    reader._open_index(Index.within(memory, arrays), memory)
+    reader._open_index(Index.within(memory, arrays, names), memory)
     reader._elsewhere = reader._in_place(check=False)
     return reader
