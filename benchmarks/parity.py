@@ -99,6 +99,8 @@ class Case:
         inputs: what the model takes, out of our views.
         axes: whether positions have several axes, which the model then makes itself.
         attributes: of the configuration, which its class does not name and its model reads.
+        types: what it is told of each token of a prompt, beside its id: whether it is an image's (``images``), or that
+            none is of an answer (``prompt``).
     """
 
     name: str
@@ -106,6 +108,7 @@ class Case:
     inputs: Inputs = by_view
     axes: bool = False
     attributes: dict[str, int] = field(default_factory=dict)
+    types: str = ""
 
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
@@ -149,6 +152,34 @@ CASES: dict[str, Case] = {
             "image_grid_pinpoints": [[28 * rows, 28 * cols] for rows, cols in GRIDS],
         },
         by_image,
+    ),
+    "paligemma": Case(
+        "PaliGemma",
+        {
+            "vision_config": SIGLIP, "text_config": {"model_type": "gemma", **TEXT, "head_dim": 12},
+            "image_token_index": IMAGE, "projection_dim": 48,
+        },
+        types="prompt",
+    ),
+    "paligemma (2: Gemma 2, sliding windows)": Case(
+        "PaliGemma",
+        {
+            "vision_config": SIGLIP, "image_token_index": IMAGE, "projection_dim": 48,
+            "text_config": {"model_type": "gemma2", **TEXT, "head_dim": 12, "sliding_window": 11},
+        },
+        types="prompt",
+    ),
+    "gemma3": Case(
+        "Gemma3",
+        {
+            "vision_config": {**SIGLIP, "image_size": 56}, "mm_tokens_per_image": 16, "image_token_index": IMAGE,
+            "boi_token_index": START, "eoi_token_index": END,
+            "text_config": {
+                **TEXT, "head_dim": 12, "sliding_window": 11,
+                "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+            },
+        },
+        types="images",
     ),
     "granite4_vision": Case(
         "Granite4Vision",
@@ -331,6 +362,8 @@ def compare(case: Case, theirs: Any, ours: Any, new: int = 8) -> Compared:
     inputs |= case.inputs(ours.vision_encoder, made.views)
     if "mm_token_type_ids" in inspect.signature(theirs.forward).parameters:
         inputs["mm_token_type_ids"] = made.visual_mask.int()
+    if case.types:
+        inputs["token_type_ids"] = made.visual_mask.int() * (case.types == "images")
     placed = {} if case.axes else {"position_ids": (made.attention_mask.cumsum(-1) - 1).clamp(min=0)}
     real = made.attention_mask.bool()
     expected, found = theirs(**inputs, **placed).logits[real], ours(made)[real]

@@ -253,7 +253,10 @@ class VLM(pl.LightningModule, Written):
     def forward(self, batch: Batch) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``."""
         visual = self.see(batch.views)
-        return self.language_model(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, batch.segments)
+        given = batch.input_ids, batch.attention_mask, batch.visual_mask, visual, batch.segments
+        if self.language_model.bidirectional == "prompt":
+            return self.language_model(*given, asked=batch.asked)
+        return self.language_model(*given)
 
     def loss(self, batch: Batch, visual: VisualTokens | None = None) -> tuple[Tensor, Tensor]:
         """Next-token loss, summed over the supervised tokens of a batch with labels, and their number; where answers

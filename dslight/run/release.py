@@ -7,6 +7,7 @@ it. ``dslight chat``, ``predict`` and :func:`dslight.load` open it; a recipe or 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,15 +137,30 @@ def _tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise RecipeError(f"{source}: its tokenizer cannot be read: {error}") from error
+    if family.template and not tokenizer.chat_template:
+        tokenizer.add_bos_token = False
+        recipe.setdefault("data", {})["template"] = family.template
     tokenizer.save_pretrained(partial)
-    image = tokenizer.convert_ids_to_tokens(config.image_token_id)
+    image = tokenizer.convert_ids_to_tokens(getattr(config, family.written))
     marks = image_marks(tokenizer, image) if tokenizer.chat_template else None
     before, after = marks or ("", "")
-    before, after = before + family.around[0], family.around[1] + after
+    first, last = (_with_tokens(text, tokenizer, config) for text in family.around)
+    before, after = before + first, last + after
     if before or after:
         recipe.setdefault("data", {})["image_marks"] = [before, after]
     shown = f"around an image stand {before!r} and {after!r}"
     return [f"{shown} (data.image_marks)" + ("" if marks else "; its chat template does not say what should")]
+
+
+def _with_tokens(text: str, tokenizer: Any, config: Any) -> str:
+    """With the tokens that are named in braces."""
+
+    def token(name: re.Match[str]) -> str:
+        if name[1] == "bos":
+            return tokenizer.bos_token or ""
+        return str(tokenizer.convert_ids_to_tokens(getattr(config, name[1])))
+
+    return re.sub(r"\{(\w+)\}", token, text)
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dslight.checkpoints.families.docling import GRANITE_DOCLING
 from dslight.checkpoints.families.family import Family
+from dslight.checkpoints.families.gemma import GEMMA3, PALIGEMMA
 from dslight.checkpoints.families.granite import GRANITE4_VISION
 from dslight.checkpoints.families.llava import LLAVA, LLAVA_NEXT
 from dslight.checkpoints.families.qwen import COMPASS, OMNI, QWEN2_5_VL, QWEN2_VL, QWEN3_VL, THINKER
@@ -12,6 +13,8 @@ from dslight.checkpoints.families.shuffled import IDEFICS3, INTERNVL
 FAMILIES: dict[str, Family] = {
     "llava": LLAVA,
     "llava_next": LLAVA_NEXT,
+    "paligemma": PALIGEMMA,
+    "gemma3": GEMMA3,
     "granite4_vision": GRANITE4_VISION,
     "granite_docling": GRANITE_DOCLING,
     "internvl": INTERNVL,
@@ -28,8 +31,6 @@ FAMILIES: dict[str, Family] = {
 }
 
 REFUSED: dict[str, str] = {
-    "paligemma": "its prompt attends in both directions, which no decoder here does",
-    "gemma3": "the tokens of an image attend to each other in both directions, which no decoder here does",
     "llava_onevision": "its tiles are shrunk to a budget of tokens (anyres_max), which no layout here does",
 }
 """Those that would be another model, and why."""
