@@ -67,6 +67,11 @@ def by_image(encoder: Any, views: Views) -> dict[str, Tensor]:
     return {"pixel_values": torch.stack(padded), "image_sizes": torch.tensor(views.sizes)}
 
 
+def by_conversation(encoder: Any, views: Views) -> dict[str, Tensor]:
+    """LLaVA-OneVision's: as LLaVA-NeXT's, and how many images each conversation shows."""
+    return {**by_image(encoder, views), "batch_num_images": torch.tensor([count for count in ROWS if count])}
+
+
 def by_row(encoder: Any, views: Views) -> dict[str, Tensor]:
     """Idefics 3's: the images of a row of the batch, zeros behind."""
     pixels, most = encoder.normalise(views.pixels), max(ROWS)
@@ -152,6 +157,15 @@ CASES: dict[str, Case] = {
             "image_grid_pinpoints": [[28 * rows, 28 * cols] for rows, cols in GRIDS],
         },
         by_image,
+    ),
+    "llava_onevision": Case(
+        "LlavaOnevision",
+        {
+            "vision_config": SIGLIP, "text_config": {"model_type": "qwen2", **TEXT}, "image_token_index": IMAGE,
+            "image_grid_pinpoints": [[28 * rows, 28 * cols] for rows, cols in [*GRIDS, (2, 3), (4, 1), (3, 3)]],
+            "vision_aspect_ratio": "anyres_max_2",
+        },
+        by_conversation,
     ),
     "paligemma": Case(
         "PaliGemma",

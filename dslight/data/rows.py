@@ -102,7 +102,9 @@ class RowMaker:
         """Of each image, encoded or not, its views or what is known of them, their grid, its own size, and at native
         resolution the pieces of its base view.
         """
-        seen = [self._looked_at(image) for image in images]
+        shown = list(images)
+        views = self.views.among(len(shown))
+        seen = [self._looked_at(image, views) for image in shown]
         sizes = [size for _, _, size in seen]
         pieces = [self.views.pieces(size, self.image_size) for size in sizes] if self.views.native else []
         return {
@@ -112,9 +114,9 @@ class RowMaker:
             "pieces": pieces,
         }
 
-    def _looked_at(self, image: bytes | np.ndarray) -> tuple[Any, Grid, Grid]:
+    def _looked_at(self, image: bytes | np.ndarray, views: ViewPolicy) -> tuple[Any, Grid, Grid]:
         def cut() -> tuple[Tensor, Grid, Grid]:
             decoded = self.decode(image) if isinstance(image, bytes) else image
-            return *self.views(decoded, self.image_size, self.pixels), (decoded.shape[0], decoded.shape[1])
+            return *views(decoded, self.image_size, self.pixels), (decoded.shape[0], decoded.shape[1])
 
         return cut() if self.known is None else self.known.image(image if isinstance(image, bytes) else None, cut)

@@ -144,7 +144,6 @@ def test_pickled_weights_are_not_opened(tmp_path):
             "mllama",
             r"model type 'mllama' is not known; known: .*granite_docling, idefics3, internvl, .*",
         ),
-        ("llava_onevision", "a llava_onevision cannot be a recipe: its tiles are shrunk"),
     ],
 )
 def test_other_kinds_are_refused_by_name(kind, message, tmp_path, capsys):

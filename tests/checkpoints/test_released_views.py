@@ -81,3 +81,25 @@ def test_pali_gemma_is_asked_as_its_processor_asks(tmp_path):
     assert ids(made) == [[IMAGE] * 16 + [written.bos_token_id, *text]]
     expected = pixels(picture, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(ours.vision_encoder.normalise(made.views.pixels), expected, atol=2.01 / 127.5, rtol=0)
+
+
+def test_llava_onevision_is_asked_as_its_processor_asks(tmp_path):
+    """Tiles of a picture that stands alone, shrunk to a budget; of several, one padded view each."""
+    written = named("<image>", image_token="<image>", video_token="<video>")
+    grids = CASES["llava_onevision"].config["image_grid_pinpoints"]
+    pixels = transformers.LlavaOnevisionImageProcessor(size={"height": 28, "width": 28}, image_grid_pinpoints=grids)
+    processor = transformers.LlavaOnevisionProcessor(
+        pixels, written, transformers.LlavaOnevisionVideoProcessor(), 16, "full", written.chat_template,
+        vision_aspect_ratio="anyres_max_2",
+    )  # fmt: skip
+    ours = imported("llava_onevision", tmp_path, processor)
+    for images in ([picture] for picture in pictures()), [pictures()[:3]]:
+        for shown_together in images:
+            made, given = ours.processor.ask("What is it?", shown_together), shown(processor, shown_together, "What?")
+            assert (ids(made)[0].count(IMAGE), len(made.views.pixels)) == (
+                given["input_ids"].tolist()[0].count(IMAGE),
+                sum(len(views) for views in given["pixel_values"]),
+            )
+            theirs = given["pixel_values"].flatten(0, 1)
+            found = ours.vision_encoder.normalise(made.views.pixels)
+            torch.testing.assert_close(found, theirs, atol=4.01 / 127.5, rtol=0)

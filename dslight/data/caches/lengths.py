@@ -149,23 +149,26 @@ class Measure:
             raise BadSample(f"{sample.key}: its text has places for {marks} images, it has {len(sample.images)}")
         if not sample.images:
             return -len(ids)
-        return len(ids) - len(sample.images) + sum(self._slots(sample.key, data) for data in sample.images)
+        return len(ids) - len(sample.images) + self._slots(sample)
 
     def prompt(self, sample: Sample, question: Question, suffix: str) -> int:
         """Positions of a question's prompt, which ends with ``suffix`` unless the question has its own."""
         end = suffix if question.suffix is None else question.suffix
         ids = self.template.prompt(question.text + end, len(sample.images), self.tokenizer)
-        return len(ids) - len(sample.images) + sum(self._slots(sample.key, data) for data in sample.images)
+        return len(ids) - len(sample.images) + self._slots(sample)
 
-    def _slots(self, key: str, data: bytes) -> int:
+    def _slots(self, sample: Sample) -> int:
+        """Of all images of a sample."""
         if self.constant:
-            return self.constant
-        try:
-            size = image_size(data, self.exif)
-        except BadSample as error:
-            raise BadSample(f"{key}: {error}") from error
-        grid, pieces = self.views.choose(size, self.image_size), self.views.pieces(size, self.image_size)
-        return self.slots(grid, size, pieces)
+            return self.constant * len(sample.images)
+        views, count = self.views.among(len(sample.images)), 0
+        for data in sample.images:
+            try:
+                size = image_size(data, self.exif)
+            except BadSample as error:
+                raise BadSample(f"{sample.key}: {error}") from error
+            count += self.slots(views.choose(size, self.image_size), size, views.pieces(size, self.image_size))
+        return count
 
 
 def image_size(data: bytes, exif: Exif = "apply") -> Grid:

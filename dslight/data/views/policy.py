@@ -79,6 +79,10 @@ class ViewPolicy(ABC, Written):
     def choose(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
         """The grid for an image of (height, width) ``image_size`` and views of (height, width) ``size``."""
 
+    def among(self, count: int) -> ViewPolicy:
+        """The policy for an image that is one of ``count`` in its conversation: most make no difference."""
+        return self
+
     def pieces(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
         """(rows, columns) of the pieces of (height, width) ``size`` that the base view of an image of (height, width)
         ``image_size`` is made of: at one size for all, one.
