@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
+import json
 import logging
 import tempfile
 import warnings
@@ -57,6 +58,23 @@ Inputs = Callable[[Any, Views], dict[str, Tensor]]
 def by_view(encoder: Any, views: Views) -> dict[str, Tensor]:
     """A view per image."""
     return {"pixel_values": encoder.normalise(views.pixels)}
+
+
+def by_tile_last(encoder: Any, views: Views) -> dict[str, Tensor]:
+    """InternVL's with tiles: of each image its tiles, then the whole one."""
+    return {"pixel_values": torch.cat(_tiles(encoder, views))}
+
+
+def by_split(encoder: Any, views: Views) -> dict[str, Tensor]:
+    """Idefics 3's with tiles: those of a row of the batch, zeros behind."""
+    images = iter(_tiles(encoder, views))
+    rows = [torch.cat([encoder.normalise(views.pixels[:0]), *(next(images) for _ in range(count))]) for count in ROWS]
+    most = max(map(len, rows))
+    return {"pixel_values": torch.stack([torch.cat([r, r.new_zeros(most - len(r), *r.shape[1:])]) for r in rows])}
+
+
+def _tiles(encoder: Any, views: Views) -> list[Tensor]:
+    return [image.roll(-1, 0) for image in encoder.normalise(views.pixels).split(views.per_image)]
 
 
 def by_image(encoder: Any, views: Views) -> dict[str, Tensor]:
@@ -106,6 +124,7 @@ class Case:
         attributes: of the configuration, which its class does not name and its model reads.
         types: what it is told of each token of a prompt, beside its id: whether it is an image's (``images``), or that
             none is of an answer (``prompt``).
+        pixels: what its image processor is told.
     """
 
     name: str
@@ -114,6 +133,7 @@ class Case:
     axes: bool = False
     attributes: dict[str, int] = field(default_factory=dict)
     types: str = ""
+    pixels: dict[str, Any] = field(default_factory=dict)
 
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
@@ -235,6 +255,24 @@ CASES: dict[str, Case] = {
         },
         by_row,
     ),
+    "internvl (tiles)": Case(
+        "InternVL",
+        {
+            "vision_config": {**TOWER, "model_type": "internvl_vision", "use_mask_token": True},
+            "text_config": {"model_type": "qwen3", **TEXT, "head_dim": 12}, "image_token_id": IMAGE,
+        },
+        by_tile_last,
+        pixels={"max_patches": 4},
+    ),
+    "smolvlm (tiles)": Case(
+        "SmolVLM",
+        {
+            "vision_config": {**TOWER, "image_size": 56}, "image_token_id": IMAGE, "scale_factor": 4,
+            "text_config": {"model_type": "llama", **TEXT, "tie_word_embeddings": True}, "tie_word_embeddings": True,
+        },
+        by_split,
+        pixels={"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}},
+    ),
     "granite_docling": Case(
         "GraniteDocling",
         {
@@ -332,6 +370,8 @@ def checkpoint(case: Case, folder: Path) -> Any:
         parameter.normal_(std=0.15) if parameter.ndim >= 2 else parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    if case.pixels:
+        (folder / "preprocessor_config.json").write_text(json.dumps(case.pixels))
     return model
 
 

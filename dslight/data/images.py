@@ -19,6 +19,8 @@ from dslight.data.native import NativeViews
 from dslight.data.native import PixtralViews as PixtralViews
 from dslight.data.views.pixels import BLACK, Color, Picture, Resample, expand
 from dslight.data.views.policy import CropsFrom, Fit, ViewPolicy
+from dslight.data.views.tiles import DynamicTileViews as DynamicTileViews
+from dslight.data.views.tiles import SplitViews as SplitViews
 from dslight.types import Grid, ViewNeeds
 
 

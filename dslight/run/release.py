@@ -58,10 +58,16 @@ def import_release(source: str, out: Path) -> list[str]:
         said = str(error)
         raise RecipeError(said if source in said else f"{source}: {said}") from error
     folder = _folder(source)
-    recipe = _recipe(family, config, folder, out)
+    pixels = _pixels(folder)
+    try:
+        tiles = family.tiles(config, pixels)
+    except ValueError as error:
+        raise RecipeError(f"{folder}: preprocessor_config.json: {error}") from error
+    recipe = _recipe(family, config, pixels, tiles, out)
     partial = begin_folder(out)
     try:
-        lines = _tokenizer(family, config, source, folder, partial, out, recipe)
+        around = (tiles or {}).get("around", family.around)
+        lines = _tokenizer(family, around, config, source, folder, partial, out, recipe)
         (partial / RECIPE).write_text(to_yaml(recipe))
         made = {key: value for key, value in compose(partial / RECIPE).items() if key != "weights"}
         model = cast(VLM, check(made).model)
@@ -69,7 +75,7 @@ def import_release(source: str, out: Path) -> list[str]:
         found = account(family, config, file, model.parts())
         with room_for(out, sum(4 * _count(file.shapes[name]) for name in found.names)):
             write_shards(convert(family, config, file, found), partial, SHARD)
-        lines = [*([] if _pixels(folder) else [_UNSIZED]), *lines]
+        lines = [*([] if pixels else [_UNSIZED]), *lines]
         said = [*_said(family, source, model, len(found.names)), *found.lines(), *lines]
         write_atomically(partial / "README.md", inert(printable(_card(family, source, out, said))))
         end_folder(partial, out)
@@ -91,13 +97,16 @@ def _auto() -> Any:
     return AutoModelForImageTextToText
 
 
-def _recipe(family: Family, config: Any, folder: Path, out: Path) -> dict[str, Any]:
-    model, pixels = family.model(config), _pixels(folder)
+def _recipe(family: Family, config: Any, pixels: Section, tiles: Section | None, out: Path) -> dict[str, Any]:
+    model = family.model(config)
     if isinstance(pixels.get("image_mean"), list) and isinstance(pixels.get("image_std"), list):
         encoder = next(iter(model["vision_encoder"].values()))
         encoder.update(mean=pixels["image_mean"], std=pixels["image_std"])
     next(iter(model["language_model"].values()))["tokenizer"] = str(out)
     recipe: dict[str, Any] = {"name": out.name, "model": model, "weights": {"model": str(out)}}
+    if tiles is not None:
+        model["stacking"] = tiles["stacking"]
+        return {**recipe, "data": {key: tiles[key] for key in ("views", "tile_marks") if key in tiles}}
     views = family.views(config, pixels)
     return {**recipe, "data": {"views": views}} if views else recipe
 
@@ -124,7 +133,14 @@ def _pixels(folder: Path) -> Section:
 
 
 def _tokenizer(
-    family: Family, config: Any, source: str, folder: Path, partial: Path, out: Path, recipe: dict[str, Any]
+    family: Family,
+    around: tuple[str, str],
+    config: Any,
+    source: str,
+    folder: Path,
+    partial: Path,
+    out: Path,
+    recipe: dict[str, Any],
 ) -> list[str]:
     """Write the tokenizer beside the recipe, and what stands around images; returns what there is to say."""
     from transformers import AutoTokenizer
@@ -144,7 +160,7 @@ def _tokenizer(
     image = tokenizer.convert_ids_to_tokens(getattr(config, family.written))
     marks = image_marks(tokenizer, image) if tokenizer.chat_template else None
     before, after = marks or ("", "")
-    first, last = (_with_tokens(text, tokenizer, config) for text in family.around)
+    first, last = (_with_tokens(text, tokenizer, config) for text in around)
     before, after = before + first, last + after
     if before or after:
         recipe.setdefault("data", {})["image_marks"] = [before, after]

@@ -50,6 +50,8 @@ class Family:
         written: what its configuration calls the id of the token that its chat template writes for an image.
         template: how a question is written where no chat template says so; and whether the tokenizer puts its own
             beginning first.
+        tiles: its configuration and its image processor's as what differs where that cuts images into tiles:
+            ``stacking``, ``views``; ``tile_marks`` and ``around``, where texts stand between them; ``None``: it does not.
         turned: our names of tensors that the file holds with rows and columns exchanged.
         remarks: sentences about what is not as in the release, or easily taken for something else.
     """
@@ -65,6 +67,7 @@ class Family:
     around: tuple[str, str] = ("", "")
     written: str = "image_token_id"
     template: Section | None = None
+    tiles: Callable[[Any, Section], Section | None] = lambda config, pixels: None
     turned: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 

@@ -38,6 +38,7 @@ from dslight.data.plan import question_rows
 from dslight.data.records import OnBad
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
+from dslight.data.templates.tile_marks import Between
 from dslight.data.transport.workers import Workers, read_batches
 from dslight.data.views.frames import AS_USUAL, Frames
 from dslight.data.views.policy import ViewPolicy
@@ -71,6 +72,7 @@ class Measure:
         slots: how many positions an image takes.
         exif: whether an image is turned as its EXIF orientation says, which exchanges its sides.
         frames: that videos become.
+        between: what stands between the tiles of an image.
     """
 
     template: Template
@@ -81,6 +83,7 @@ class Measure:
     slots: SlotLayout
     exif: Exif = "apply"
     frames: Frames = AS_USUAL
+    between: Between | None = None
 
     @cached_property
     def parts(self) -> dict[str, str]:
@@ -120,7 +123,7 @@ class Measure:
         """The slots of an image where all have equally many, whatever their shape; otherwise 0."""
         if self.slots.unpad or self.slots.native:
             return 0
-        counts = {self.slots(grid) for grid in self.views.grids()}
+        counts = {self.slots(grid) + self._texts(grid) for grid in self.views.grids()}
         return counts.pop() if len(counts) == 1 else 0
 
     def __call__(self, reader: ShardReader, row: int) -> int:
@@ -167,8 +170,12 @@ class Measure:
                 size = image_size(data, self.exif)
             except BadSample as error:
                 raise BadSample(f"{sample.key}: {error}") from error
-            count += self.slots(views.choose(size, self.image_size), size, views.pieces(size, self.image_size))
+            grid = views.choose(size, self.image_size)
+            count += self.slots(grid, size, views.pieces(size, self.image_size)) + self._texts(grid)
         return count
+
+    def _texts(self, grid: Grid) -> int:
+        return 0 if self.between is None else sum(map(len, self.between(grid)))
 
 
 def image_size(data: bytes, exif: Exif = "apply") -> Grid:

@@ -89,6 +89,10 @@ class ViewPolicy(ABC, Written):
         """
         return (1, 1)
 
+    def prepared(self, whole: Picture, size: tuple[int, int]) -> Picture:
+        """What views of (height, width) ``size`` are made of: mostly the image as it is."""
+        return whole
+
     def __call__(
         self, image: np.ndarray | Image.Image, size: tuple[int, int], pixels: Pixels = "pillow"
     ) -> tuple[Tensor, Grid]:
@@ -99,6 +103,7 @@ class ViewPolicy(ABC, Written):
         """
         whole = picture(image, pixels)
         grid = self.choose(whole.size, size)
+        whole = self.prepared(whole, size)
         count, fine = 1 + grid[0] * grid[1], self.fine
         views = empty(count * (1 + fine**2), *size)
         base = self._base(whole, size, views[:1] if count > 1 or fine else views)
