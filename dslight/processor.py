@@ -73,7 +73,7 @@ class Processor:
         """Rows to a padded batch."""
         tokenizer: Any = self.rows.tokenizer
         pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-        between = self.rows.template.between(tokenizer, self.slots)
+        between = self.rows.template.tile_texts(tokenizer, self.slots)
         return Collate(self.slots, pad, self.max_length, self.on_unusable, self.rows.views.fine, between=between)
 
     def ask(self, question: str | Sequence[str], images: Any = None) -> Batch:

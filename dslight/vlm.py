@@ -26,6 +26,7 @@ from dslight.components.decoders.causal_lm import HFCausalLM
 from dslight.components.kept_features import Keeper
 from dslight.components.language_model import LanguageModel
 from dslight.components.projector import Projector
+from dslight.components.schedulers.presets import LowResolution
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
 from dslight.components.waiting import Waiting
@@ -48,7 +49,7 @@ class VLM(pl.LightningModule, Written):
     Args:
         vision_encoder: views to features.
         projector: made once the widths are known: called with (C of each level, D).
-        stacking: features to slots.
+        stacking: features to slots; ``None``: no stack, :class:`~dslight.components.LowResolution`.
         language_model: slots and text to logits.
 
     Raises:
@@ -66,10 +67,11 @@ class VLM(pl.LightningModule, Written):
         self,
         vision_encoder: VisionEncoder,
         projector: Callable[[list[int], int], Projector],
-        stacking: StackingScheduler,
+        stacking: StackingScheduler | None,
         language_model: LanguageModel,
     ) -> None:
         super().__init__()
+        stacking = LowResolution() if stacking is None else stacking
         with under("stacking"):
             stacking.check(vision_encoder, language_model.depth)
             language_model.check_sites(stacking.sites)

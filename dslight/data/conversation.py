@@ -151,7 +151,7 @@ class Template(ABC, Written):
         """Ids and labels of what is written already."""
         return _tokenize(pieces, tokenizer, self.adds_bos)
 
-    def between(self, tokenizer: PreTrainedTokenizerBase, slots: SlotLayout) -> Between | None:
+    def tile_texts(self, tokenizer: PreTrainedTokenizerBase, slots: SlotLayout) -> Between | None:
         """What stands between the tiles of an image; ``None``: nothing.
 
         Args:
@@ -380,8 +380,8 @@ class Marked(Template):
                 out.append(piece)
         return out
 
-    def between(self, tokenizer: PreTrainedTokenizerBase, slots: SlotLayout) -> Between | None:
-        """See :meth:`Template.between`."""
+    def tile_texts(self, tokenizer: PreTrainedTokenizerBase, slots: SlotLayout) -> Between | None:
+        """See :meth:`Template.tile_texts`."""
         if self.tiles is None:
             return None
         if slots.native or slots.newline or slots.fill_to or (slots.crops and slots.thumbnail == "first"):

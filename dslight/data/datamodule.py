@@ -275,7 +275,7 @@ class ShardData(LightningDataModule, Written):
         self.template = self.template or default_template(tokenizer)
         decoding = (self.pixels, self.exif, self.alpha)
         rows = RowMaker(self.template_of(self.template, self.thinking), tokenizer, self.views, image_size, *decoding)
-        rows.template.between(tokenizer, slots)
+        rows.template.tile_texts(tokenizer, slots)
         self._processor = Processor(rows, slots, self.max_length, self.on_unusable)
         return self._processor
 
@@ -377,7 +377,7 @@ class ShardData(LightningDataModule, Written):
             self.processor.slots,
             self.exif,
             self.video,
-            self.rows.template.between(self.rows.tokenizer, self.processor.slots),
+            self.rows.template.tile_texts(self.rows.tokenizer, self.processor.slots),
         )
 
     def _kept_folder(self, reader: ShardReader) -> Path:

@@ -197,7 +197,7 @@ def _card(family: Family, source: str, out: Path, said: list[str]) -> str:
         *(f"- {line}" for line in said),
         "",
         "```yaml",
-        "# another stack, from here on",
+        "# without a stack, or with another, from here on",
         f"bases: [{out / RECIPE}]",
     ]
-    return "\n".join([*lines, "model: {stacking: {LowResolution: {}}}", "```", ""])
+    return "\n".join([*lines, "model: {stacking: null}", "```", ""])

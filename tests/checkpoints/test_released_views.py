@@ -167,7 +167,7 @@ def test_idefics_3_is_asked_as_its_processor_asks(tmp_path):
         taught = pickle.loads(pickle.dumps(ours.processor.collate))([rows.train(sample)])
         assert ids(taught)[0][: asked.input_ids.shape[1]] == ids(asked)[0]
         assert (taught.labels != -100).sum() < 12
-        between = rows.template.between(ours.tokenizer, ours.processor.slots)
+        between = rows.template.tile_texts(ours.tokenizer, ours.processor.slots)
         count = Measure(
             rows.template, "", ours.tokenizer, rows.views, rows.image_size, ours.processor.slots, between=between
         )
@@ -179,7 +179,7 @@ def test_a_base_view_in_front_of_its_tiles_is_refused_with_texts_between_them(tm
     with pytest.raises(
         ValueError, match=r"^data\.tile_marks: stand between tiles of one size with the base view behind"
     ):
-        template.between(tokenizer(), SlotLayout((2, 2), crops=True))
-    alone = template.between(tokenizer(), SlotLayout((2, 2)))
+        template.tile_texts(tokenizer(), SlotLayout((2, 2), crops=True))
+    alone = template.tile_texts(tokenizer(), SlotLayout((2, 2)))
     assert alone is not None
     assert alone((2, 2)) == [[]]  # crops are stacked, and none stands in the sequence

@@ -51,7 +51,7 @@ class Family:
         template: how a question is written where no chat template says so; and whether the tokenizer puts its own
             beginning first.
         tiles: its configuration and its image processor's as what differs where that cuts images into tiles:
-            ``stacking``, ``views``; ``tile_marks`` and ``around``, where texts stand between them; ``None``: it does not.
+            ``stacking``, ``views``, and ``tile_marks`` and ``around`` for texts between them; ``None``: it does not.
         turned: our names of tensors that the file holds with rows and columns exchanged.
         remarks: sentences about what is not as in the release, or easily taken for something else.
     """
