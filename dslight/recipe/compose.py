@@ -35,7 +35,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.expansion import check_aliases, check_expansion, read
 from dslight.recipe.forms import Recipe, renamed, written_out
-from dslight.recipe.no_stack import KEY, without_stacks
+from dslight.recipe.no_stack import KEY, with_null, without_stacks
 
 COMMAND_LINE = "command line"
 HOW_IT_RUNS = re.compile(
@@ -90,7 +90,7 @@ def compose_with_sources(path: str | Path, overrides: Sequence[str] = ()) -> tup
 
 def remembering(recipe: Mapping[str, Any], layers: Sequence[Layer]) -> Recipe:
     """A composed recipe that knows which of its classes the layers named in short."""
-    made = Recipe(recipe)
+    made = Recipe(with_null(recipe))
     if short := {key: name for layer in layers for key, name in layer.short.items()}:
         leaves = flatten(made)
         made.short = {key: name for key, name in short.items() if str(leaves.get(f"{key}.class_path")).endswith(name)}

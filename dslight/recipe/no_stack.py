@@ -49,3 +49,11 @@ def without_stacks(section: Mapping[str, Any]) -> dict[str, Any]:
         "class_path": f"{HOME}.{remains}",
         "init_args": {**said, **{key: arguments[key] for key in keys if key in arguments}},
     }
+
+
+def with_null(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A composed recipe whose stacking, if it is null because nothing lies below, is the one without a stack."""
+    model = recipe.get("model")
+    if not isinstance(model, Mapping) or model.get("stacking", ...) is not None:
+        return recipe
+    return {**recipe, "model": {**model, "stacking": {"class_path": f"{HOME}.LowResolution"}}}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import dslight
-from dslight.recipe.compose import merge
+from dslight.recipe.compose import compose, merge
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.no_stack import without_stacks
 
@@ -51,5 +51,13 @@ def test_a_class_of_somebody_else_is_not_guessed_at():
         without_stacks({"class_path": "my_package.Mine"})
 
 
-def test_where_nothing_is_stacked_below_null_is_low_resolution():
-    assert merge({}, {"model": {"stacking": None}}) == {"model": {"stacking": None}}
+def test_where_nothing_is_stacked_below_null_is_low_resolution(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: {projector: {MLPProjector: {}}, stacking: null}")
+    assert compose(tmp_path / "recipe.yaml")["model"]["stacking"] == {"class_path": "dslight.components.LowResolution"}
+    (tmp_path / "recipe.yaml").write_text("model: {projector: {MLPProjector: {}}}")
+    assert "stacking" not in compose(tmp_path / "recipe.yaml")["model"]
+    encoder = dslight.TimmEncoder("vit_tiny_patch16_224", model_args={"depth": 1})
+    config = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    lm = dslight.HFCausalLM(config={**config, "intermediate_size": 16, "vocab_size": 20})
+    model = dslight.VLM(encoder, dslight.MLPProjector, None, lm)
+    assert model.to_recipe()["stacking"] == {"class_path": "dslight.components.LowResolution"}
