@@ -119,4 +119,7 @@ class RowMaker:
             decoded = self.decode(image) if isinstance(image, bytes) else image
             return *views(decoded, self.image_size, self.pixels), (decoded.shape[0], decoded.shape[1])
 
-        return cut() if self.known is None else self.known.image(image if isinstance(image, bytes) else None, cut)
+        if self.known is None:
+            return cut()
+        data = image if isinstance(image, bytes) else None
+        return self.known.image(data, cut, "" if views is self.views else "one of several")

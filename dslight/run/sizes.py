@@ -82,8 +82,9 @@ def sizes(recipe: Mapping[str, Any], folder: Path) -> Sizes:
             except BadSample:  # perhaps the head was too short
                 sample = parse_sample(reader.locate(row)[1], reader.read(row), frames=frames)
                 own = [image_size(data) for data in sample.images]
+            cutting = views.among(len(own))
             for size in own:
-                grid, pieces = views.choose(size, encoder.image_size), views.pieces(size, encoder.image_size)
+                grid, pieces = cutting.choose(size, encoder.image_size), cutting.pieces(size, encoder.image_size)
                 read = (1 + grid[0] * grid[1]) * (1 + views.fine**2) * pieces[0] * pieces[1]
                 patches = read * encoder.grid[0] * encoder.grid[1]
                 found.append((*size, patches, slots(grid, size, pieces)))
