@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
+import json
 import logging
 import tempfile
 import warnings
@@ -60,12 +61,34 @@ def by_view(encoder: Any, views: Views) -> dict[str, Tensor]:
     return {"pixel_values": encoder.normalise(views.pixels)}
 
 
+def by_tile_last(encoder: Any, views: Views) -> dict[str, Tensor]:
+    """InternVL's with tiles: of each image its tiles, then the whole one."""
+    return {"pixel_values": torch.cat(_tiles(encoder, views))}
+
+
+def by_split(encoder: Any, views: Views) -> dict[str, Tensor]:
+    """Idefics 3's with tiles: those of a row of the batch, zeros behind."""
+    images = iter(_tiles(encoder, views))
+    rows = [torch.cat([encoder.normalise(views.pixels[:0]), *(next(images) for _ in range(count))]) for count in ROWS]
+    most = max(map(len, rows))
+    return {"pixel_values": torch.stack([torch.cat([r, r.new_zeros(most - len(r), *r.shape[1:])]) for r in rows])}
+
+
+def _tiles(encoder: Any, views: Views) -> list[Tensor]:
+    return [image.roll(-1, 0) for image in encoder.normalise(views.pixels).split(views.per_image)]
+
+
 def by_image(encoder: Any, views: Views) -> dict[str, Tensor]:
     """LLaVA-NeXT's: the views of an image in a row, zeros behind."""
     images = encoder.normalise(views.pixels).split(views.per_image)
     most = max(len(image) for image in images)
     padded = [torch.cat([image, image.new_zeros(most - len(image), *image.shape[1:])]) for image in images]
     return {"pixel_values": torch.stack(padded), "image_sizes": torch.tensor(views.sizes)}
+
+
+def by_conversation(encoder: Any, views: Views) -> dict[str, Tensor]:
+    """LLaVA-OneVision's: as LLaVA-NeXT's, and how many images each conversation shows."""
+    return {**by_image(encoder, views), "batch_num_images": torch.tensor([count for count in ROWS if count])}
 
 
 def by_row(encoder: Any, views: Views) -> dict[str, Tensor]:
@@ -101,6 +124,9 @@ class Case:
         axes: whether positions have several axes, which the model then makes itself.
         attributes: of the configuration, which its class does not name and its model reads.
         watcher: its video processor in transformers, and the argument of its model that seconds are given by.
+        types: what it is told of each token of a prompt, beside its id: whether it is an image's (``images``), or that
+            none is of an answer (``prompt``).
+        pixels: what its image processor is told.
     """
 
     name: str
@@ -109,6 +135,8 @@ class Case:
     axes: bool = False
     attributes: dict[str, int] = field(default_factory=dict)
     watcher: tuple[str, str] | None = None
+    types: str = ""
+    pixels: dict[str, Any] = field(default_factory=dict)
 
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
@@ -154,6 +182,43 @@ CASES: dict[str, Case] = {
         },
         by_image,
     ),
+    "llava_onevision": Case(
+        "LlavaOnevision",
+        {
+            "vision_config": SIGLIP, "text_config": {"model_type": "qwen2", **TEXT}, "image_token_index": IMAGE,
+            "image_grid_pinpoints": [[28 * rows, 28 * cols] for rows, cols in [*GRIDS, (2, 3), (4, 1), (3, 3)]],
+            "vision_aspect_ratio": "anyres_max_2",
+        },
+        by_conversation,
+    ),
+    "paligemma": Case(
+        "PaliGemma",
+        {
+            "vision_config": SIGLIP, "text_config": {"model_type": "gemma", **TEXT, "head_dim": 12},
+            "image_token_index": IMAGE, "projection_dim": 48,
+        },
+        types="prompt",
+    ),
+    "paligemma (2: Gemma 2, sliding windows)": Case(
+        "PaliGemma",
+        {
+            "vision_config": SIGLIP, "image_token_index": IMAGE, "projection_dim": 48,
+            "text_config": {"model_type": "gemma2", **TEXT, "head_dim": 12, "sliding_window": 11},
+        },
+        types="prompt",
+    ),
+    "gemma3": Case(
+        "Gemma3",
+        {
+            "vision_config": {**SIGLIP, "image_size": 56}, "mm_tokens_per_image": 16, "image_token_index": IMAGE,
+            "boi_token_index": START, "eoi_token_index": END,
+            "text_config": {
+                **TEXT, "head_dim": 12, "sliding_window": 11,
+                "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+            },
+        },
+        types="images",
+    ),
     "granite4_vision": Case(
         "Granite4Vision",
         {
@@ -193,6 +258,24 @@ CASES: dict[str, Case] = {
             "text_config": {"model_type": "llama", **TEXT, "tie_word_embeddings": True}, "tie_word_embeddings": True,
         },
         by_row,
+    ),
+    "internvl (tiles)": Case(
+        "InternVL",
+        {
+            "vision_config": {**TOWER, "model_type": "internvl_vision", "use_mask_token": True},
+            "text_config": {"model_type": "qwen3", **TEXT, "head_dim": 12}, "image_token_id": IMAGE,
+        },
+        by_tile_last,
+        pixels={"max_patches": 4},
+    ),
+    "smolvlm (tiles)": Case(
+        "SmolVLM",
+        {
+            "vision_config": {**TOWER, "image_size": 56}, "image_token_id": IMAGE, "scale_factor": 4,
+            "text_config": {"model_type": "llama", **TEXT, "tie_word_embeddings": True}, "tie_word_embeddings": True,
+        },
+        by_split,
+        pixels={"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}},
     ),
     "granite_docling": Case(
         "GraniteDocling",
@@ -312,6 +395,8 @@ def checkpoint(case: Case, folder: Path) -> Any:
     tokenizer().save_pretrained(folder)
     if case.watcher:
         watcher(case).save_pretrained(folder)
+    if case.pixels:
+        (folder / "preprocessor_config.json").write_text(json.dumps(case.pixels))
     return model
 
 
@@ -416,6 +501,8 @@ def compare(case: Case, theirs: Any, ours: Any, new: int = 8) -> Compared:
     inputs = {"input_ids": made.input_ids, **case.inputs(ours.vision_encoder, made.views)}
     if "mm_token_type_ids" in inspect.signature(theirs.forward).parameters:
         inputs["mm_token_type_ids"] = made.visual_mask.int()
+    if case.types:
+        inputs["token_type_ids"] = made.visual_mask.int() * (case.types == "images")
     return side_by_side(case, theirs, ours, made, inputs, new)
 
 

@@ -70,7 +70,9 @@ if TYPE_CHECKING:
     from dslight.data.images import AnyResViews, AspectGridViews, GridViews, HDViews, SingleView
     from dslight.data.native import AnySizeViews, NaFlexViews, NativeViews, PixtralViews
     from dslight.data.plan import Order
+    from dslight.data.templates.tile_marks import TileMarks
     from dslight.data.views.policy import ViewPolicy
+    from dslight.data.views.tiles import DynamicTileViews, SplitViews
     from dslight.run.finished import Run
     from dslight.run.python import fit, load, validate
     from dslight.train.lora import LoRA

@@ -8,6 +8,9 @@ codes of LLaVA and LLaVA-NeXT:
   of the crops, read row by row with a newline token at the end of every row ("anyres"; DeepStack-L-HD); behind an image
   without crops stands one newline token;
 - ``unpad`` leaves out the rows or columns of the mosaic that show only padding (LLaVA-NeXT's ``spatial_unpad``);
+- ``most`` shrinks a mosaic of clearly more maps than that to about as many tokens as so many maps have
+  (LLaVA-OneVision's ``anyres_max``);
+- ``thumbnail: last`` lets the base map stand behind the crops (InternVL, Idefics 3);
 - ``fill_to`` lays maps of zeros behind the crops of images that have fewer (the released DeepStack code's strings).
 
 At native resolution an image's map has as many tokens as its size gives: a mosaic of those of its pieces
@@ -16,9 +19,11 @@ At native resolution an image's map has as many tokens as its size gives: a mosa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from dslight.types import Grid
 
@@ -40,6 +45,8 @@ class SlotLayout:
         unpad: see the module's docstring.
         fill_to: the least number of crop maps.
         native: whether images have sizes of their own.
+        most: see the module's docstring; 0: nothing is shrunk.
+        thumbnail: where the base map stands, beside crops.
     """
 
     tokens: Grid
@@ -49,6 +56,8 @@ class SlotLayout:
     unpad: bool = False
     fill_to: int = 0
     native: bool = False
+    most: int = 0
+    thumbnail: Literal["first", "last"] = "first"
 
     def __call__(self, grid: Grid, size: Grid | None = None, pieces: Grid = (1, 1)) -> int:
         """The number of slots of an image.
@@ -70,9 +79,25 @@ class SlotLayout:
         """The number of maps (pieces) of an image that stand in the sequence."""
         return (self.base + (grid[0] * grid[1] if self.crops else 0)) * pieces[0] * pieces[1]
 
+    def mosaic(self, grid: Grid, size: Grid | None = None) -> Grid:
+        """(rows, columns) of the tokens of the crops' mosaic, without the padding that is left out."""
+        rows, cols = range(grid[0] * self.tokens[0]), range(grid[1] * self.tokens[1])
+        if self.unpad and size is not None and rows and cols:
+            rows, cols = _unpadded(rows, cols, size)
+        return len(rows), len(cols)
+
+    def shrunk(self, grid: Grid, size: Grid | None = None) -> Grid | None:
+        """(rows, columns) that the mosaic is shrunk to; ``None``: it is not. Rounded as LLaVA-OneVision's code."""
+        rows, cols = self.mosaic(grid, size)
+        if not self.most or not self.crops or not rows * cols:
+            return None
+        ratio = math.sqrt(rows * cols / (self.most * self.tokens[0] * self.tokens[1]))
+        return (int(rows // ratio), int(cols // ratio)) if ratio > 1.1 else None
+
     def order(self, grid: Grid, size: Grid | None = None, pieces: Grid = (1, 1)) -> tuple[int, ...]:
         """Which token fills each slot: an index into the tokens of the image's maps in the sequence (base, then crops,
-        map by map, each row by row), or ``NEWLINE``, or ``ZERO``.
+        map by map, each row by row), or ``NEWLINE``, or ``ZERO``. In a mosaic that is shrunk it is the token that lies
+        in the middle of what a slot shows.
 
         Raises:
             ValueError: with ``unpad`` and no size.
@@ -85,8 +110,8 @@ def _order(layout: SlotLayout, grid: Grid, size: Grid | None, pieces: Grid) -> t
     if layout.unpad and size is None:
         raise ValueError("layout: unpad needs the size of every image, and these views have none")
     area = layout.tokens[0] * layout.tokens[1]
-    order = list(_mosaic(layout, pieces)) if layout.base else []
-    first, count = len(order), grid[0] * grid[1]  # where the crops' tokens begin, how many crops
+    base, order = list(_mosaic(layout, pieces)) if layout.base else [], list[int]()
+    first, count = len(base), grid[0] * grid[1]  # where the crops' tokens begin, how many crops
     crops = (grid[0] * pieces[0], grid[1] * pieces[1])
     if layout.crops and layout.newline:
         order += _mosaic(layout, crops, size, first, NEWLINE) if count else [NEWLINE]
@@ -95,7 +120,7 @@ def _order(layout: SlotLayout, grid: Grid, size: Grid | None, pieces: Grid) -> t
     elif layout.crops:
         order += range(first, first + count * area)
         order += [ZERO] * (max(layout.fill_to - count, 0) * area)
-    return tuple(order)
+    return tuple(order + base if layout.thumbnail == "last" else base + order)
 
 
 def _mosaic(
@@ -106,6 +131,10 @@ def _mosaic(
     rows, cols = range(grid[0] * height), range(grid[1] * width)
     if size is not None and rows and cols:
         rows, cols = _unpadded(rows, cols, size)
+    if end is not None and (less := layout.shrunk(grid, size)):
+        rows, cols = (
+            [side[int((i + 0.5) * len(side) / n)] for i in range(n)] for side, n in zip((rows, cols), less, strict=True)
+        )
     for y in rows:
         for x in cols:
             tile = (y // height) * grid[1] + x // width

@@ -16,6 +16,7 @@ mosaic with its newlines is one with a column more; a token alone is a grid of o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -46,9 +47,11 @@ def token_grids(
         (TokenGrid(frames=1, rows=2, columns=3, step=1.0), TokenGrid(frames=1, rows=2, columns=7, step=1.0))
     """
     rows, columns = layout.grid(pieces)
+    base = (TokenGrid(1, rows, columns),) if layout.base else ()
+    if base and layout.thumbnail == "last":
+        return (*token_grids(replace(layout, base=False), grid, size, pieces), *base)
     area, order = rows * columns, layout.order(grid, size, pieces)
     behind = order[area:] if layout.base else order  # the crops'
-    base = (TokenGrid(1, rows, columns),) if layout.base else ()
     if newlines := behind.count(NEWLINE):
         return (*base, TokenGrid(1, newlines, len(behind) // newlines))
     if behind and layout.native:  # the enlarged view is one grid

@@ -8,7 +8,7 @@ no data were shown to makes its own (:attr:`dslight.vlm.VLM.processor`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dslight.data.collate import Collate, OnUnusable
@@ -66,6 +66,7 @@ class Processor:
         made |= {} if thinking is None else {"thinking": thinking}
         made |= {} if marked is None else {"image_marks": [marked.before, marked.after]}
         made |= {"video": video} if (video := self.frames.to_recipe()) else {}
+        made |= {} if marked is None or marked.tiles is None else {"tile_marks": asdict(marked.tiles)}
         return made | {"max_length": self.max_length, "pixels": rows.pixels, "exif": rows.exif, "alpha": rows.alpha}
 
     @property
@@ -78,7 +79,8 @@ class Processor:
         """Rows to a padded batch."""
         tokenizer: Any = self.rows.tokenizer
         pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-        return Collate(self.slots, pad, self.max_length, self.on_unusable, self.rows.views.fine)
+        between = self.rows.template.tile_texts(tokenizer, self.slots)
+        return Collate(self.slots, pad, self.max_length, self.on_unusable, self.rows.views.fine, between=between)
 
     def ask(self, question: str | Sequence[str], images: Any = None, videos: Any = None) -> Batch:
         """A left-padded batch, ready to generate from, a row per question.

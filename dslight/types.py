@@ -236,6 +236,18 @@ class Batch:
         """Where its visual slots and supervised positions stand."""
         return Places.of(self) if self._places is None else self._places
 
+    @property
+    def asked(self) -> Tensor | None:
+        """What stands in front of the first label of its document, bool ``[B, T]``; ``None`` for questions alone."""
+        if self.labels is None:
+            return None
+        answered = (self.labels != IGNORE).cumsum(1)
+        if self.segments is None:
+            return answered == 0
+        begins = torch.zeros_like(self.segments, dtype=torch.bool)
+        begins[:, 1:] = self.segments[:, 1:] != self.segments[:, :-1]
+        return answered == torch.where(begins, answered, 0).cummax(1).values
+
     def located(self) -> Batch:
         """The batch itself, which knows its :attr:`places` from now on."""
         self._places = self.places

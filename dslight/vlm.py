@@ -26,6 +26,7 @@ from dslight.components.decoders.causal_lm import HFCausalLM
 from dslight.components.kept_features import Keeper
 from dslight.components.language_model import LanguageModel
 from dslight.components.projector import Projector
+from dslight.components.schedulers.presets import LowResolution
 from dslight.components.stacking import StackingScheduler
 from dslight.components.vision_encoder import VisionEncoder
 from dslight.components.waiting import Waiting
@@ -48,7 +49,7 @@ class VLM(pl.LightningModule, Written):
     Args:
         vision_encoder: views to features.
         projector: made once the widths are known: called with (C of each level, D).
-        stacking: features to slots.
+        stacking: features to slots; ``None``: no stack, :class:`~dslight.components.LowResolution`.
         language_model: slots and text to logits.
 
     Raises:
@@ -66,10 +67,11 @@ class VLM(pl.LightningModule, Written):
         self,
         vision_encoder: VisionEncoder,
         projector: Callable[[list[int], int], Projector],
-        stacking: StackingScheduler,
+        stacking: StackingScheduler | None,
         language_model: LanguageModel,
     ) -> None:
         super().__init__()
+        stacking = LowResolution() if stacking is None else stacking
         with under("stacking"):
             stacking.check(vision_encoder, language_model.depth)
             language_model.check_sites(stacking.sites)
@@ -254,7 +256,10 @@ class VLM(pl.LightningModule, Written):
     def forward(self, batch: Batch) -> Tensor:
         """Next-token logits ``[B, T, vocabulary]``."""
         visual = self.see(batch.views)
-        return self.language_model(batch.input_ids, batch.attention_mask, batch.visual_mask, visual, batch.segments)
+        given = batch.input_ids, batch.attention_mask, batch.visual_mask, visual, batch.segments
+        if self.language_model.bidirectional == "prompt":
+            return self.language_model(*given, asked=batch.asked)
+        return self.language_model(*given)
 
     def loss(self, batch: Batch, visual: VisualTokens | None = None) -> tuple[Tensor, Tensor]:
         """Next-token loss, summed over the supervised tokens of a batch with labels, and their number; where answers

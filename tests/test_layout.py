@@ -2,6 +2,9 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from transformers.models.llava_next.processing_llava_next import LlavaNextProces
 
 from dslight.data.images import AnyResViews
 from dslight.layout import NEWLINE, ZERO, SlotLayout
+from dslight.positions import token_grids
 
 SIZES = [(40, 90), (90, 40), (64, 64), (5, 7), (13, 13), (37, 41), (10, 300), (299, 17), (1, 500), (500, 1), (336, 335)]
 ANYRES = SlotLayout((3, 3), crops=True, newline=True, unpad=True)
@@ -91,3 +95,23 @@ def test_the_size_counts_only_where_padding_is_left_out():
 
 def test_layouts_travel_to_workers():
     assert pickle.loads(pickle.dumps(ANYRES)) == ANYRES
+
+
+def test_a_shrunk_mosaic_has_as_many_slots_as_llava_onevision_s_processor_counts():
+    """``LlavaOnevisionProcessor._get_unpadded_features`` of transformers, over many shapes."""
+    from transformers import LlavaOnevisionProcessor
+
+    layout = SlotLayout((6, 6), crops=True, newline=True, unpad=True, most=3)
+    said: Any = SimpleNamespace(vision_aspect_ratio="anyres_max_3")
+    shrunk = 0
+    for grid in [(1, 1), (1, 2), (2, 2), (3, 3), (5, 2), (1, 6)]:
+        for size in [(40, 40), (37, 91), (200, 33), (500, 499)]:
+            counted = LlavaOnevisionProcessor._get_unpadded_features(said, *size, 6, 6, *grid)
+            assert layout(grid, size) == 36 + sum(counted)
+            shrunk += layout.shrunk(grid, size) is not None
+            order = layout.order(grid, size)
+            assert max(order) < layout.maps(grid) * 36
+    assert 0 < shrunk < 24
+    last = replace(layout, thumbnail="last")
+    assert last.order((2, 2), (40, 40)) == layout.order((2, 2), (40, 40))[36:] + tuple(range(36))
+    assert [grid.rows for grid in token_grids(last, (1, 2), (40, 80))] == [6, 6]

@@ -86,6 +86,8 @@ def account(family: Family, config: Any, file: Converted, parts: Mapping[str, An
         if new is None or new not in own:
             found.left[name] = family.reason(name) or harmless(new or name) or ""
             continue
+        if new in family.turned:
+            shape = shape[::-1]
         if shape != tuple(own[new].shape):
             problems.append(f"{name} is {shape} in the file, {new} {tuple(own[new].shape)} in the recipe")
         found.names[name] = new
@@ -104,7 +106,7 @@ def convert(family: Family, config: Any, file: Converted, found: Account) -> Ite
     """The tensors under our names, one after the other."""
     for name, tensor in file.tensors(dict.fromkeys(found.names)):
         new = found.names[name]
-        yield new, family.changed(new, tensor, config)
+        yield new, family.changed(new, tensor.T if new in family.turned else tensor, config)
 
 
 def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path, most: int) -> None:

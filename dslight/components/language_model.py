@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dslight.components.component import Component
+from dslight.components.decoders.both_ways import Bidirectional
 from dslight.components.decoders.packing import positions_within
 from dslight.components.decoders.padding import behind, grouped
 from dslight.components.decoders.trials import positions
@@ -47,6 +48,8 @@ class LanguageModel(Component, ABC):
         tokenizer: Hugging Face's, a fast one; or :meth:`load_tokenizer` reads it.
         axes: of its positions: 3 for time, height and width (M-RoPE). :attr:`decoder` then takes ``position_ids``
             ``[3, B, T]``, and gets them wherever it is told the grids of visual tokens.
+        bidirectional: what is seen in both directions: ``images``, the tokens of each; ``prompt``, all that is asked;
+            or ``none``. A subclass that sets it defines :meth:`seeing`.
 
     Example:
         >>> class Mine(dslight.LanguageModel):  # `net` is any decoder that gives logits [B, T, vocabulary]
@@ -68,6 +71,7 @@ class LanguageModel(Component, ABC):
     max_positions: int | None = None
     tokenizer: Any = None
     axes: int = 1
+    bidirectional: Bidirectional = "none"
 
     @property
     @abstractmethod
@@ -195,6 +199,7 @@ class LanguageModel(Component, ABC):
         visual_mask: Tensor,
         visual: VisualTokens | None,
         segments: Tensor | None = None,
+        asked: Tensor | None = None,
     ) -> Tensor:
         """Next-token logits of sequences that hold visual tokens.
 
@@ -204,6 +209,8 @@ class LanguageModel(Component, ABC):
             visual_mask: bool ``[B, T]``.
             visual: the slots, or ``None`` for plain text.
             segments: int64 ``[B, T]`` where rows are packed: the document of each position, 0 for padding.
+            asked: bool ``[B, T]``, what is no answer, for a decoder that sees it in both directions; ``None``:
+                everything.
 
         Returns:
             ``[B, T, vocabulary]``.
@@ -214,14 +221,14 @@ class LanguageModel(Component, ABC):
         input_ids = self.standing_for(input_ids, visual_mask)
         if segments is None:
 
-            def rows(ids: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
-                with self._injecting(mask, visual, attention):
+            def rows(ids: Tensor, attention: Tensor, mask: Tensor, *asked: Tensor) -> Tensor:
+                with self._injecting(mask, visual, attention, None, None, *asked):
                     return self.logits(ids, attention)
 
-            given = input_ids, attention_mask, visual_mask
+            given = input_ids, attention_mask, visual_mask, *(() if asked is None else (asked,))
             return rows(*given) if self.pads else behind(attention_mask, rows, *given)
         packing = self._packing(segments, visual)
-        with self._injecting(visual_mask, visual, attention_mask, segments):
+        with self._injecting(visual_mask, visual, attention_mask, segments, asked=asked):
             return self.logits(input_ids, attention_mask, **packing)
 
     def loss(self, batch: Batch, visual: VisualTokens | None) -> tuple[Tensor, Tensor]:
@@ -236,8 +243,9 @@ class LanguageModel(Component, ABC):
         assert places.supervised is not None
         assert places.targets is not None
         packing = self._packing(batch.segments, visual)
+        asked = batch.asked if self.bidirectional == "prompt" else None
         with (
-            self._injecting(batch.visual_mask, visual, batch.attention_mask, batch.segments, places),
+            self._injecting(batch.visual_mask, visual, batch.attention_mask, batch.segments, places, asked),
             narrowed(self.head, rows, places.supervised),
         ):
             ids = self.standing_for(batch.input_ids, batch.visual_mask)
@@ -286,6 +294,25 @@ class LanguageModel(Component, ABC):
         """
         return self._injecting(visual_mask, visual, attention_mask)
 
+    def seeing(
+        self,
+        window: Window,
+        visual_mask: Tensor,
+        attention_mask: Tensor | None,
+        asked: Tensor | None,
+        segments: Tensor | None,
+    ) -> AbstractContextManager[None]:
+        """While the block runs, passes see in both directions what :attr:`bidirectional` says.
+
+        Args:
+            window: of the pass that runs.
+            visual_mask: bool ``[B, T]``.
+            attention_mask: int64 ``[B, T]``; ``None``: nothing is padding.
+            asked: see :meth:`forward`; as ``segments``.
+            segments: see there.
+        """
+        return nullcontext()
+
     @contextmanager
     def _injecting(
         self,
@@ -294,11 +321,18 @@ class LanguageModel(Component, ABC):
         attention_mask: Tensor | None = None,
         segments: Tensor | None = None,
         places: Places | None = None,
+        asked: Tensor | None = None,
     ) -> Iterator[None]:
-        if visual is None:
+        if visual is None and self.bidirectional == "none":
             yield
             return
-        with follow(self.outermost, visual_mask.shape[1]) as window:
+        with (
+            follow(self.outermost, visual_mask.shape[1]) as window,
+            self.seeing(window, visual_mask, attention_mask, asked, segments),
+        ):
+            if visual is None:
+                yield
+                return
             stacking = inject(
                 self.layers,
                 visual_mask,

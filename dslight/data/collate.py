@@ -22,6 +22,7 @@ import torch
 
 from dslight.data.conversation import IMAGE, Ids
 from dslight.data.sample import BadSample
+from dslight.data.templates.tile_marks import Between
 from dslight.data.transport.batch_buffer import joined
 from dslight.features.views import KnownImage, KnownViews
 from dslight.layout import SlotLayout
@@ -102,6 +103,7 @@ class Collate:
             question is never cut: one that is too long is an error.
         fine: the view policy's: n x n fine crops of each view, or 0.
         encoder: the digest of the encoder whose features are kept.
+        between: ids of texts between the tiles of an image; ``None``: there are none.
         once: keep the views of questions about the same images (the same tensors) once; see ``Batch.pictures``.
     """
 
@@ -112,6 +114,7 @@ class Collate:
     fine: int = 0
     encoder: str = ""
     once: bool = False
+    between: Between | None = None
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         """Pad and pack ``rows``.
@@ -231,13 +234,24 @@ class Collate:
         if len(marks) != len(item.pixels):
             raise BadSample(f"{item.key}: its text has places for {len(marks)} images, it has {len(item.pixels)}")
         counts, spans, before = np.ones(len(ids), dtype=np.intp), [], 0
-        pieces = item.pieces or [(1, 1)] * len(marks)
+        pieces, texts = item.pieces or [(1, 1)] * len(marks), []
         for mark, *shape in zip(marks, item.grids, item.sizes, pieces, strict=True):
             counts[mark] = slots = self.slots(*shape)
+            if self.between is not None:
+                texts.append(_with_texts(self.between(shape[0]), slots))
+                counts[mark] = slots = len(texts[-1])
             spans.append((mark + before, mark + before + slots))
             before += slots - 1
         weights = None if item.weights is None else np.asarray(item.weights).repeat(counts)
-        return ids.repeat(counts), labels.repeat(counts), weights, spans
+        ids = ids.repeat(counts)
+        for (begin, end), text in zip(spans, texts, strict=False):
+            ids[begin:end] = text
+        return ids, labels.repeat(counts), weights, spans
+
+
+def _with_texts(texts: list[list[int]], slots: int) -> list[int]:
+    """An image's slots in as many runs as there are texts, each behind its text."""
+    return [one for text in texts for one in (*text, *[IMAGE] * (slots // len(texts)))]
 
 
 def _clips(item: Item, images: int) -> list[tuple[int, float]]:

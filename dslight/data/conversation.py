@@ -22,7 +22,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -31,7 +31,9 @@ from transformers import PreTrainedTokenizerBase
 from dslight.data.sample import IMAGE_TOKEN, BadSample, Turn, weight_of
 from dslight.data.templates.chat_template import render
 from dslight.data.templates.habits import Habits, check_habits, habits
+from dslight.data.templates.tile_marks import Between, TileMarks
 from dslight.data.templates.words import words_of
+from dslight.layout import SlotLayout
 from dslight.types import IGNORE
 from dslight.written import Written
 
@@ -150,6 +152,18 @@ class Template(ABC, Written):
     def read(self, pieces: Iterable[Piece], tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Ids and labels of what is written already."""
         return _tokenize(pieces, tokenizer, self.adds_bos)
+
+    def tile_texts(self, tokenizer: PreTrainedTokenizerBase, slots: SlotLayout) -> Between | None:
+        """What stands between the tiles of an image; ``None``: nothing.
+
+        Args:
+            tokenizer: the language model's.
+            slots: of an image.
+
+        Raises:
+            ValueError: for slots that are no runs of tiles.
+        """
+        return None
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Token ids at which generation ends: the last token of :meth:`stop`, and the tokenizer's own end token."""
@@ -338,11 +352,13 @@ class Marked(Template):
         inner: the template.
         before: in front of each image.
         after: behind it.
+        tiles: between its tiles.
     """
 
     inner: Template
     before: str
     after: str
+    tiles: TileMarks | None = None
 
     @property
     def adds_bos(self) -> bool:  # type: ignore[override]
@@ -365,6 +381,17 @@ class Marked(Template):
             else:
                 out.append(piece)
         return out
+
+    def tile_texts(self, tokenizer: PreTrainedTokenizerBase, slots: SlotLayout) -> Between | None:
+        """See :meth:`Template.tile_texts`."""
+        if self.tiles is None:
+            return None
+        if slots.native or slots.newline or slots.fill_to or (slots.crops and slots.thumbnail == "first"):
+            raise ValueError(
+                "data.tile_marks: stand between tiles of one size with the base view behind them; set "
+                "model.stacking to SequenceConcat with thumbnail: last, and neither newline nor fill_to"
+            )
+        return Between(self.tiles, partial(_ids, tokenizer), slots.crops)
 
     def stop(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """See :meth:`Template.stop`."""
@@ -415,10 +442,14 @@ TEMPLATES: dict[TemplateName, Template] = {
 
 
 def template(
-    name: TemplateName | Template, thinking: bool | None = None, image_marks: tuple[str, str] | None = None
+    name: TemplateName | Template,
+    thinking: bool | None = None,
+    image_marks: tuple[str, str] | None = None,
+    tile_marks: TileMarks | None = None,
 ) -> Template:
     """The template called ``name``, or one that is made already; ``thinking``: whether the answers of the tokenizer's
-    own begin with thoughts; ``image_marks``: texts before and behind every image.
+    own begin with thoughts; ``image_marks``: texts before and behind every image;
+    ``tile_marks``: between its tiles.
 
     Raises:
         ValueError: listing the names there are; or another template is to think.
@@ -428,10 +459,11 @@ def template(
         raise ValueError(
             f"data.template: {name!r} is none of {', '.join(TEMPLATES)}, and no dslight.Template of your own"
         )
-    if image_marks is not None:
+    if image_marks is not None or tile_marks is not None:
+        image_marks = image_marks or ("", "")
         if any(IMAGE_TOKEN in mark for mark in image_marks):
             raise ValueError(f"data.image_marks: {list(image_marks)}; {IMAGE_TOKEN} stands for an image itself")
-        return Marked(template(name, thinking), *image_marks)
+        return Marked(template(name, thinking), *image_marks, tile_marks)
     if thinking is None:
         return name if own else TEMPLATES[name]
     if name != "tokenizer":
@@ -532,6 +564,10 @@ def _stretches(pieces: Iterable[Piece]) -> Iterator[tuple[str | None, list[float
         elif piece.text:
             texts.append(piece.text)
             weights += [float(piece.weight) if piece.supervised else 0.0] * len(piece.text)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return _facts(tokenizer).encode(text)[0] if text else []
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from dslight.data.rows import RowMaker
 from dslight.data.sample import Alpha, Exif, Pixels
 from dslight.data.shards import Cache, Check, ShardError, ShardReader, is_remote
 from dslight.data.templates.habits import check_habits
+from dslight.data.templates.tile_marks import TileMarks
 from dslight.data.templates.vocabulary import check_vocabulary
 from dslight.data.transport.workers import Start, Workers
 from dslight.data.views.frames import AS_USUAL, Frames
@@ -151,6 +152,7 @@ class ShardData(LightningDataModule, Written):
             it does where nobody says, if answers can be learnt so.
         image_marks: texts before and behind every image, as a released model was trained with:
             ``["<|vision_start|>", "<|vision_end|>"]``.
+        tile_marks: texts between the tiles of an image, see :class:`dslight.TileMarks`.
         global_batch_size: samples per optimizer step, over all ranks.
         micro_batch_size: samples that a rank takes at once; default: all of its share of a step.
         val_batch_size: questions that a rank generates for at once.
@@ -209,12 +211,13 @@ class ShardData(LightningDataModule, Written):
         worker_start: Start | None = None,
         thinking: bool | None = None,
         image_marks: tuple[str, str] | None = None,
+        tile_marks: TileMarks | None = None,
         keep_features: KeepFeatures | str | None = None,
         video: Frames = AS_USUAL,
     ) -> None:
         super().__init__()
-        if template is not None or image_marks is not None:
-            template_named(template or "tokenizer", thinking, image_marks)
+        if template is not None or image_marks is not None or tile_marks is not None:
+            template_named(template or "tokenizer", thinking, image_marks, tile_marks)
         self.sources = [source_of(Source, source, f"data.train[{i}]") for i, source in enumerate(train or ())]
         self.val_sources = {
             name: source_of(ValSource, source, f"data.val.{name}") for name, source in (val or {}).items()
@@ -224,7 +227,7 @@ class ShardData(LightningDataModule, Written):
         self.exif: Exif = exif
         self.alpha: Alpha = alpha
         self.template: TemplateName | Template | None = template
-        self.thinking, self.image_marks = thinking, image_marks
+        self.thinking, self.image_marks, self.tile_marks = thinking, image_marks, tile_marks
         self.global_batch_size, self.micro_batch_size, self.val_batch_size = (
             global_batch_size,
             micro_batch_size,
@@ -274,13 +277,15 @@ class ShardData(LightningDataModule, Written):
         decoding = (self.pixels, self.exif, self.alpha)
         rows = RowMaker(self.template_of(self.template, self.thinking), tokenizer, self.views, image_size, *decoding)
         self.frames = self.video.seen_by((needs or ViewNeeds()).depth)
+        rows.template.tile_texts(tokenizer, slots)
         self._processor = Processor(rows, slots, self.max_length, self.on_unusable, self.frames)
         return self._processor
 
     def template_of(self, name: TemplateName | Template, thinking: bool | None) -> Template:
         """The template called ``name``, with this data's marks around images, whose answers begin with thoughts or
         not."""
-        return template_named(name, thinking, self.image_marks and (self.image_marks[0], self.image_marks[1]))
+        around = self.image_marks and (self.image_marks[0], self.image_marks[1])
+        return template_named(name, thinking, around, self.tile_marks)
 
     @property
     def processor(self) -> Processor:
@@ -379,6 +384,7 @@ class ShardData(LightningDataModule, Written):
             self.processor.slots,
             self.exif,
             self.frames,
+            self.rows.template.tile_texts(self.rows.tokenizer, self.processor.slots),
         )
 
     def _kept_folder(self, reader: ShardReader) -> Path:

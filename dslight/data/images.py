@@ -19,6 +19,8 @@ from dslight.data.native import NativeViews
 from dslight.data.native import PixtralViews as PixtralViews
 from dslight.data.views.pixels import BLACK, Color, Picture, Resample, expand
 from dslight.data.views.policy import CropsFrom, Fit, ViewPolicy
+from dslight.data.views.tiles import DynamicTileViews as DynamicTileViews
+from dslight.data.views.tiles import SplitViews as SplitViews
 from dslight.types import Grid, ViewNeeds
 
 
@@ -92,6 +94,8 @@ class AnyResViews(ViewPolicy):
         resample: see :class:`ViewPolicy`, as of ``fit`` and ``pad_color``.
         fit: see there.
         pad_color: see there.
+        several_color: the images of a conversation that shows several are not cut: each is one view, padded with this
+            colour (LLaVA-OneVision); ``None``: all are cut.
 
     Example:
         >>> dslight.AnyResViews(grids=[(1, 2), (2, 1)]).choose(image_size=(300, 500), size=(336, 336))
@@ -104,15 +108,21 @@ class AnyResViews(ViewPolicy):
         resample: Resample = "bicubic",
         fit: Fit = "pad",
         pad_color: Color = BLACK,
+        several_color: Color | None = None,
     ) -> None:
         super().__init__(resample, fit=fit, pad_color=pad_color)
+        self._alone = None if several_color is None else SingleView(resample, "pad", several_color)
         self._grids: list[Grid] = [(rows, cols) for rows, cols in grids]
         if not self._grids or any(rows < 1 or cols < 1 for rows, cols in self._grids):
             raise ValueError(f"data.views.grids: {self._grids}; one grid or more, each of 1 row and 1 column or more")
 
     def grids(self) -> list[Grid]:
         """See :meth:`ViewPolicy.grids`."""
-        return list(self._grids)
+        return [*self._grids, *([] if self._alone is None else [(0, 0)])]
+
+    def among(self, count: int) -> ViewPolicy:
+        """See :meth:`ViewPolicy.among`."""
+        return self if self._alone is None or count < 2 else self._alone
 
     def choose(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
         """See :meth:`ViewPolicy.choose`."""

@@ -109,15 +109,17 @@ class RowMaker:
         """Of each image, encoded or not, its views or what is known of them, their grid, its own size, and at native
         resolution the pieces of its base view; of a clip, those of each of its temporal patches.
         """
+        shown = list(images)
+        views = self.views.among(len(shown))
         seen, pieces, clips = list[Any](), list[Grid](), list[tuple[int, float]]()
-        for image in images:
+        for image in shown:
             if isinstance(image, Clip):
-                found, shape = self._watched(image)
+                found, shape = self._watched(image, views)
                 seen += found
                 pieces += [shape] * len(found)
                 clips.append((len(found), image.seconds))
                 continue
-            seen.append(self._looked_at(image))
+            seen.append(self._looked_at(image, views))
             clips.append((1, 0.0))
             if self.views.native:
                 pieces.append(self.views.pieces(seen[-1][2], self.image_size))
@@ -129,23 +131,26 @@ class RowMaker:
             "clips": clips if any(count > 1 for count, _ in clips) else [],
         }
 
-    def _watched(self, clip: Clip) -> tuple[list[tuple[Tensor, Grid, Grid]], Grid]:
+    def _watched(self, clip: Clip, views: ViewPolicy) -> tuple[list[tuple[Tensor, Grid, Grid]], Grid]:
         """The temporal patches of a clip, as :meth:`_looked_at` has pictures, and their pieces."""
         if self.known is not None:
             raise UserError("data.keep_features: features of videos with temporal patches cannot be kept; leave it out")
-        if not isinstance(self.views, AnySizeViews):
+        if not isinstance(views, AnySizeViews):
             raise UserError(
-                f"data.views: {type(self.views).__name__} makes no views of clips; choose NativeViews, or data.video: "
+                f"data.views: {type(views).__name__} makes no views of clips; choose NativeViews, or data.video: "
                 f"{{depth: 1}}, which makes pictures of frames"
             )
         frames = [self.decode(frame) if isinstance(frame, bytes) else frame for frame in clip.frames]
-        views, grid, pieces = self.views.clip(frames, clip, self.image_size)
+        cuts, grid, pieces = views.clip(frames, clip, self.image_size)
         size = (frames[0].shape[0], frames[0].shape[1])
-        return [(each, grid, size) for each in views], pieces
+        return [(each, grid, size) for each in cuts], pieces
 
-    def _looked_at(self, image: bytes | np.ndarray) -> tuple[Any, Grid, Grid]:
+    def _looked_at(self, image: bytes | np.ndarray, views: ViewPolicy) -> tuple[Any, Grid, Grid]:
         def cut() -> tuple[Tensor, Grid, Grid]:
             decoded = self.decode(image) if isinstance(image, bytes) else image
-            return *self.views(decoded, self.image_size, self.pixels), (decoded.shape[0], decoded.shape[1])
+            return *views(decoded, self.image_size, self.pixels), (decoded.shape[0], decoded.shape[1])
 
-        return cut() if self.known is None else self.known.image(image if isinstance(image, bytes) else None, cut)
+        if self.known is None:
+            return cut()
+        data = image if isinstance(image, bytes) else None
+        return self.known.image(data, cut, "" if views is self.views else "one of several")

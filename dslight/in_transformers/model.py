@@ -7,7 +7,6 @@ family's, and no state is kept between calls.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -148,7 +147,7 @@ class DslightForConditionalGeneration(Composed):
             out: Any = CausalLMOutputWithPast(logits=lm(ids, mask, visual_mask, visual))
         else:
             whole = torch.nn.functional.pad(visual_mask, (past, 0))  # what the cache holds is in there already
-            with nullcontext() if visual is None else lm.injecting(whole, visual, mask):
+            with lm.injecting(whole, visual, mask):
                 options |= {"use_cache": bool(use_cache)}
                 options |= {} if past_key_values is None else {"past_key_values": past_key_values}
                 options |= self._positions(mask, ids, position_ids)
@@ -189,7 +188,7 @@ class DslightForConditionalGeneration(Composed):
         options = self._said(config, options)
         said = options.get("generation_config")
         if said is not None and said.return_dict_in_generate:
-            with nullcontext() if visual is None else lm.injecting(visual_mask, visual, mask):
+            with lm.injecting(visual_mask, visual, mask):
                 out = lm.continued(lm.standing_for(given, visual_mask), mask, **options)
             out.sequences[:, : ids.shape[1]] = ids.repeat_interleave(len(out.sequences) // len(ids), 0)
             return out

@@ -11,6 +11,7 @@ does otherwise:
 - A node that names another ``class_path`` than the node it lands on replaces it: no argument of the old class stays.
 - A mapping whose keys are all numbers, landing on a list, changes those items; so does ``data.sources.0.weight=2``.
 - A list of names landing on ``data.val`` keeps those of its sources, in that order: ``data.val=[textvqa,pope]``.
+- ``model.stacking: null`` leaves out what a base stacks, and keeps what it lays into the sequence.
 - A file that is reached twice through ``bases`` counts once, where it is first reached: in ``[a, b]``, both based on
   ``common``, what ``a`` changes is not undone by ``b``'s copy of ``common``.
 - Every value remembers the file that set it (``compose_with_sources``), for the messages of whoever checks the recipe.
@@ -34,6 +35,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from dslight.recipe.errors import RecipeError
 from dslight.recipe.expansion import check_aliases, check_expansion, read
 from dslight.recipe.forms import Recipe, renamed, written_out
+from dslight.recipe.no_stack import KEY, with_null, without_stacks
 
 COMMAND_LINE = "command line"
 HOW_IT_RUNS = re.compile(
@@ -99,7 +101,7 @@ def _val_sources(recipe: Mapping[str, Any]) -> list[str]:
 
 def remembering(recipe: Mapping[str, Any], layers: Sequence[Layer]) -> Recipe:
     """A composed recipe that knows which of its classes the layers named in short."""
-    made = Recipe(recipe)
+    made = Recipe(with_null(recipe))
     if short := {key: name for layer in layers for key, name in layer.short.items()}:
         leaves = flatten(made)
         made.short = {key: name for key, name in short.items() if str(leaves.get(f"{key}.class_path")).endswith(name)}
@@ -193,6 +195,8 @@ def merge(old: Any, new: Any, at: str = "") -> Any:
         return items
     if at == _SELECTABLE and isinstance(old, Mapping) and isinstance(new, list):
         return _selected(old, new, at)
+    if at == KEY and new is None and isinstance(old, Mapping) and "class_path" in old:
+        return without_stacks(old)
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return new
     was, named = old.get("class_path"), new.get("class_path")

@@ -7,6 +7,7 @@ it. ``dslight chat``, ``predict`` and :func:`dslight.load` open it; a recipe or 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,10 +58,16 @@ def import_release(source: str, out: Path) -> list[str]:
         said = str(error)
         raise RecipeError(said if source in said else f"{source}: {said}") from error
     folder = _folder(source)
-    recipe = _recipe(family, config, folder, out)
+    pixels = _pixels(folder)
+    try:
+        tiles = family.tiles(config, pixels)
+    except ValueError as error:
+        raise RecipeError(f"{folder}: preprocessor_config.json: {error}") from error
+    recipe = _recipe(family, config, folder, tiles, out)
     partial = begin_folder(out)
     try:
-        lines = _tokenizer(family, config, source, folder, partial, out, recipe)
+        around = (tiles or {}).get("around", family.around)
+        lines = _tokenizer(family, around, config, source, folder, partial, out, recipe)
         (partial / RECIPE).write_text(to_yaml(recipe))
         made = {key: value for key, value in compose(partial / RECIPE).items() if key != "weights"}
         model = cast(VLM, check(made).model)
@@ -68,7 +75,7 @@ def import_release(source: str, out: Path) -> list[str]:
         found = account(family, config, file, model.parts())
         with room_for(out, sum(4 * _count(file.shapes[name]) for name in found.names)):
             write_shards(convert(family, config, file, found), partial, SHARD)
-        lines = [*([] if _pixels(folder) else [_UNSIZED]), *lines]
+        lines = [*([] if pixels else [_UNSIZED]), *lines]
         said = [*_said(family, source, model, len(found.names)), *found.lines(), *lines]
         write_atomically(partial / "README.md", inert(printable(_card(family, source, out, said))))
         end_folder(partial, out)
@@ -90,7 +97,7 @@ def _auto() -> Any:
     return AutoModelForImageTextToText
 
 
-def _recipe(family: Family, config: Any, folder: Path, out: Path) -> dict[str, Any]:
+def _recipe(family: Family, config: Any, folder: Path, tiles: Section | None, out: Path) -> dict[str, Any]:
     model, pixels = family.model(config), _pixels(folder)
     if isinstance(pixels.get("image_mean"), list) and isinstance(pixels.get("image_std"), list):
         encoder = next(iter(model["vision_encoder"].values()))
@@ -98,6 +105,9 @@ def _recipe(family: Family, config: Any, folder: Path, out: Path) -> dict[str, A
     next(iter(model["language_model"].values()))["tokenizer"] = str(out)
     recipe: dict[str, Any] = {"name": out.name, "model": model, "weights": {"model": str(out)}}
     said = {"views": family.views(config, pixels), "video": family.video(config, _pixels(folder, "video_processor"))}
+    if tiles is not None:
+        model["stacking"] = tiles["stacking"]
+        said = {key: tiles[key] for key in ("views", "tile_marks") if key in tiles}
     data = {key: value for key, value in said.items() if value}
     return {**recipe, "data": data} if data else recipe
 
@@ -129,7 +139,14 @@ def _pixels(folder: Path, part: str = "image_processor") -> Section:
 
 
 def _tokenizer(
-    family: Family, config: Any, source: str, folder: Path, partial: Path, out: Path, recipe: dict[str, Any]
+    family: Family,
+    around: tuple[str, str],
+    config: Any,
+    source: str,
+    folder: Path,
+    partial: Path,
+    out: Path,
+    recipe: dict[str, Any],
 ) -> list[str]:
     """Write the tokenizer beside the recipe, and what stands around images; returns what there is to say."""
     from transformers import AutoTokenizer
@@ -142,17 +159,32 @@ def _tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise RecipeError(f"{source}: its tokenizer cannot be read: {error}") from error
+    if family.template and not tokenizer.chat_template:
+        tokenizer.add_bos_token = False
+        recipe.setdefault("data", {})["template"] = family.template
     tokenizer.save_pretrained(partial)
-    image = tokenizer.convert_ids_to_tokens(config.image_token_id)
+    image = tokenizer.convert_ids_to_tokens(getattr(config, family.written))
     marks = image_marks(tokenizer, image) if tokenizer.chat_template else None
     before, after = marks or ("", "")
-    before, after = before + family.around[0], family.around[1] + after
+    first, last = (_with_tokens(text, tokenizer, config) for text in around)
+    before, after = before + first, last + after
     if before or after:
         recipe.setdefault("data", {})["image_marks"] = [before, after]
     if (before or after) and recipe.get("data", {}).get("video", {}).get("stamps"):
         recipe["data"]["video"]["around"] = [before, after]  # its processor leaves what stood around the video
     shown = f"around an image stand {before!r} and {after!r}"
     return [f"{shown} (data.image_marks)" + ("" if marks else "; its chat template does not say what should")]
+
+
+def _with_tokens(text: str, tokenizer: Any, config: Any) -> str:
+    """With the tokens that are named in braces."""
+
+    def token(name: re.Match[str]) -> str:
+        if name[1] == "bos":
+            return tokenizer.bos_token or ""
+        return str(tokenizer.convert_ids_to_tokens(getattr(config, name[1])))
+
+    return re.sub(r"\{(\w+)\}", token, text)
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -173,7 +205,7 @@ def _card(family: Family, source: str, out: Path, said: list[str]) -> str:
         *(f"- {line}" for line in said),
         "",
         "```yaml",
-        "# another stack, from here on",
+        "# without a stack, or with another, from here on",
         f"bases: [{out / RECIPE}]",
     ]
-    return "\n".join([*lines, "model: {stacking: {LowResolution: {}}}", "```", ""])
+    return "\n".join([*lines, "model: {stacking: null}", "```", ""])

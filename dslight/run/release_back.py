@@ -259,4 +259,5 @@ def _facts(model: VLM) -> dict[str, Any]:
         "in the encoder": [str(stack) for stack in stacking.encoder_stacks],
         "operation": None if stacking.operation is None else type(stacking.operation).__name__,
         **{key: getattr(stacking, key) for key in ("base", "sequence", "has_newline", "unpad", "fill_to", "position")},
+        **{key: getattr(stacking, key) for key in ("most", "thumbnail")},
     }

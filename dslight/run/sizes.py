@@ -16,7 +16,7 @@ import numpy as np
 
 from dslight.data.caches.lengths import HEAD, shapes
 from dslight.data.datamodule import open_shards
-from dslight.data.sample import BadSample, parse_sample
+from dslight.data.sample import BadSample, Sample, parse_sample
 from dslight.data.views.frames import AS_USUAL
 from dslight.recipe.build import check
 from dslight.recipe.errors import RecipeError
@@ -73,15 +73,20 @@ def sizes(recipe: Mapping[str, Any], folder: Path) -> Sizes:
         reader = open_shards("--sizes", str(folder), "size")
     except (ValueError, FileNotFoundError) as error:
         raise RecipeError(str(error)) from None
+
+    def seen(sample: Sample) -> list[tuple[Any, Any, Any]]:
+        cutting = views.among(len(sample.images))
+        return [each for image in sample.images for each in shapes(image, cutting, encoder.image_size)]
+
     found, unread = [], 0
     for row in np.unique(np.linspace(0, len(reader) - 1, min(MOST, len(reader))).round().astype(int)).tolist():
         try:
             try:
                 sample = parse_sample(reader.locate(row)[1], reader.read(row, head=HEAD), frames=frames)
-                own = [each for image in sample.images for each in shapes(image, views, encoder.image_size)]
+                own = seen(sample)
             except BadSample:  # perhaps the head was too short
                 sample = parse_sample(reader.locate(row)[1], reader.read(row), frames=frames)
-                own = [each for image in sample.images for each in shapes(image, views, encoder.image_size)]
+                own = seen(sample)
             for grid, size, pieces in own:
                 read = (1 + grid[0] * grid[1]) * (1 + views.fine**2) * pieces[0] * pieces[1]
                 patches = read * encoder.grid[0] * encoder.grid[1]

@@ -1,11 +1,15 @@
 """A picture of which all features are kept is not decoded; one that is not becomes the same views as ever."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from data_prep.digits import png
 from dslight.data.caches.features import FeatureReader, KeepFeatures, settings_of
-from dslight.data.images import AspectGridViews, SingleView, ViewPolicy
+from dslight.data.images import AnyResViews, AspectGridViews, SingleView, ViewPolicy
+from dslight.data.rows import RowMaker
 from dslight.features.store import FeatureStore
 from dslight.features.views import view_key
 
@@ -109,3 +113,19 @@ def test_a_view_is_known_by_its_pixels_wherever_they_lie_in_memory():
 def test_no_bytes_are_no_limit():
     with pytest.raises(ValueError, match=r"data\.keep_features\.bytes: 0; 1 or more"):
         KeepFeatures("features", 0)
+
+
+def test_a_picture_that_is_cut_otherwise_beside_others_is_kept_apart(tmp_path):
+    policy = AnyResViews([(1, 2)], several_color=(1, 2, 3))
+    tokens: Any = None
+    data = png(PICTURE)
+    for _ in range(2):  # the second time, what is kept is read
+        rows = RowMaker(tokens, tokens, policy, (16, 16), known=reader(tmp_path, policy))
+        for images, grids in (([data], [(1, 2)]), ([data, data], [(0, 0)] * 2)):
+            seen = rows.seen(images)
+            assert seen["grids"] == grids
+            assert [len(image) for image in seen["pixels"]] == [1 + rows * columns for rows, columns in grids]
+            for image in seen["pixels"]:
+                if image.pixels is not None:
+                    keep_all(reader(tmp_path, policy), image)
+    assert all(image.pixels is None for image in seen["pixels"])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dslight.checkpoints.families.docling import GRANITE_DOCLING
 from dslight.checkpoints.families.family import Family
+from dslight.checkpoints.families.gemma import GEMMA3, PALIGEMMA
 from dslight.checkpoints.families.granite import GRANITE4_VISION
-from dslight.checkpoints.families.llava import LLAVA, LLAVA_NEXT
+from dslight.checkpoints.families.llava import LLAVA, LLAVA_NEXT, LLAVA_ONEVISION
 from dslight.checkpoints.families.qwen import COMPASS, OMNI, QWEN2_5_VL, QWEN2_VL, QWEN3_VL, THINKER
 from dslight.checkpoints.families.shuffled import IDEFICS3, INTERNVL
 
 FAMILIES: dict[str, Family] = {
     "llava": LLAVA,
     "llava_next": LLAVA_NEXT,
+    "llava_onevision": LLAVA_ONEVISION,
+    "paligemma": PALIGEMMA,
+    "gemma3": GEMMA3,
     "granite4_vision": GRANITE4_VISION,
     "granite_docling": GRANITE_DOCLING,
     "internvl": INTERNVL,
@@ -27,22 +31,13 @@ FAMILIES: dict[str, Family] = {
     "qwen3_omni_moe": OMNI,
 }
 
-REFUSED: dict[str, str] = {
-    "paligemma": "its prompt attends in both directions, which no decoder here does",
-    "gemma3": "the tokens of an image attend to each other in both directions, which no decoder here does",
-    "llava_onevision": "its tiles are shrunk to a budget of tokens (anyres_max), which no layout here does",
-}
-"""Those that would be another model, and why."""
-
 
 def family_of(kind: str) -> Family:
     """The family of a ``model_type``.
 
     Raises:
-        ValueError: it is not known, or cannot be said by a recipe.
+        ValueError: it is not known.
     """
     if kind in FAMILIES:
         return FAMILIES[kind]
-    if kind in REFUSED:
-        raise ValueError(f"a {kind} cannot be a recipe: {REFUSED[kind]}")
     raise ValueError(f"model type {kind!r} is not known; known: {', '.join(sorted(FAMILIES))}")

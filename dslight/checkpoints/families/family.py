@@ -46,7 +46,14 @@ class Family:
         changed: of a tensor (our name, the tensor, configuration), what is written instead.
         inside: of a release of several models, which one it is: the attribute of its configuration, and what the names
             of its tensors begin with in the file.
-        around: what its processor, and not its chat template, puts before and behind the tokens of an image.
+        around: what its processor, and not its chat template, puts before and behind the tokens of an image; ``{name}``
+            is the token whose id its configuration calls so, ``{bos}`` the tokenizer's beginning.
+        written: what its configuration calls the id of the token that its chat template writes for an image.
+        template: how a question is written where no chat template says so; and whether the tokenizer puts its own
+            beginning first.
+        tiles: its configuration and its image processor's as what differs where that cuts images into tiles:
+            ``stacking``, ``views``, and ``tile_marks`` and ``around`` for texts between them; ``None``: it does not.
+        turned: our names of tensors that the file holds with rows and columns exchanged.
         remarks: sentences about what is not as in the release, or easily taken for something else.
     """
 
@@ -60,6 +67,10 @@ class Family:
     changed: Callable[[str, Tensor, Any], Tensor] = lambda name, tensor, config: tensor
     inside: tuple[str, str] | None = None
     around: tuple[str, str] = ("", "")
+    written: str = "image_token_id"
+    template: Section | None = None
+    tiles: Callable[[Any, Section], Section | None] = lambda config, pixels: None
+    turned: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def ours(self, name: str, config: Any) -> str | None:
@@ -102,6 +113,12 @@ def decoder(config: Any, tied: bool, **changes: Any) -> Section:
     """
     text = written(config.get_text_config(), tie_word_embeddings=tied, **changes)
     return {"HFCausalLM": {"config": text, "dtype": dtype_of(config)}}
+
+
+def resample(pixels: Section) -> Section:
+    """The filter of a checkpoint's image processor, as views say it."""
+    names = dict(enumerate(("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")))
+    return {"resample": names[pixels["resample"]]} if pixels.get("resample") in names else {}
 
 
 def tower(config: Any, **changes: Any) -> Section:

@@ -1,7 +1,8 @@
-"""LLaVA-1.5 and LLaVA-NeXT (1.6), in transformers' form."""
+"""LLaVA-1.5, LLaVA-NeXT (1.6) and LLaVA-OneVision, in transformers' form."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from dslight.checkpoints.families.family import (
@@ -14,6 +15,7 @@ from dslight.checkpoints.families.family import (
     grids,
     is_tied,
     needs,
+    resample,
     tower,
 )
 
@@ -69,4 +71,29 @@ LLAVA_NEXT = Family(
     names=NAMES,
     views=lambda config, pixels: {"AnyResViews": {"grids": grids(config), "fit": "pad"}},
     left_out=BEHIND,
+)
+
+
+def _onevision(config: Any) -> Section:
+    said = config.vision_aspect_ratio
+    if not (budget := re.fullmatch(r"anyres_max_(\d+)", said)):
+        raise ValueError(f"llava_onevision: vision_aspect_ratio: {said!r}; anyres_max_N has a recipe here")
+    laid = {"newline": True, "unpad": True, "most": int(budget[1]), "tap": config.vision_feature_layer}
+    return _parts(config, {"SequenceConcat": laid}, "llava_onevision")
+
+
+def _onevision_views(config: Any, pixels: Section) -> Section:
+    """Of several images none is cut; they are padded with the mean of the pixels."""
+    mean = pixels.get("image_mean") or [0.48145466, 0.4578275, 0.40821073]
+    said = {"fit": "pad", "several_color": [int(value * 255) for value in mean], **resample(pixels)}
+    return {"AnyResViews": {"grids": grids(config), **said}}
+
+
+LLAVA_ONEVISION = Family(
+    title="LLaVA-OneVision",
+    model=_onevision,
+    names=NAMES,
+    views=_onevision_views,
+    left_out=BEHIND,
+    remarks=("images alone: frames of a video are images here, and the release pools their tokens 2 x 2",),
 )

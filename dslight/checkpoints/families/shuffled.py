@@ -17,6 +17,7 @@ from dslight.checkpoints.families.family import (
     dtype_of,
     is_tied,
     needs,
+    resample,
     tower,
 )
 from dslight.checkpoints.families.llava import BEHIND
@@ -35,6 +36,21 @@ def _internvl(config: Any) -> Section:
     }
 
 
+def _internvl_tiles(config: Any, pixels: Section) -> Section | None:
+    """Its processor cuts whatever the file of the image processor says of it."""
+    if not pixels:
+        return None
+    tap = _internvl(config)["stacking"]["LowResolution"]["tap"]
+    return {
+        "stacking": {"SequenceConcat": {"thumbnail": "last", "tap": tap}},
+        "views": {
+            "DynamicTileViews": {
+                "most": pixels.get("max_patches", 12), "least": pixels.get("min_patches", 1), **resample(pixels),
+            }
+        },
+    }  # fmt: skip
+
+
 INTERNVL = Family(
     title="InternVL 3",
     model=_internvl,
@@ -48,10 +64,13 @@ INTERNVL = Family(
     ),
     views=lambda config, pixels: {"SingleView": {"fit": "squash"}},
     left_out=((r"model\.vision_tower\.embeddings\.mask_token", "it stands for hidden patches in training"), *BEHIND),
+    tiles=_internvl_tiles,
     around=("<img>", "</img>"),
-    remarks=("one view per image; the release also cuts large images into tiles, which stand in front of that view",),
+    remarks=("with a file of its image processor, images are cut into tiles, which stand in front of the whole one",),
 )
 
+LARGEST = 4096
+"""Pixels of the longer side of an image that Idefics 3's processor goes up to."""
 SIGLIP = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels",
            "image_size", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout")  # fmt: skip
 """Fields that a vision tower has, which is SigLIP's under another name."""
@@ -67,6 +86,27 @@ def _idefics3(config: Any) -> Section:
         "stacking": {"LowResolution": {"tap": "final"}},
         "language_model": decoder(config, is_tied(config)),
     }
+
+
+def _idefics3_tiles(config: Any, pixels: Section) -> Section | None:
+    """Where its processor splits images, and brings their longer side to whole views."""
+    if not pixels or not pixels.get("do_image_splitting", True):
+        return None
+    view = (pixels.get("max_image_size") or {}).get("longest_edge", 364)
+    longest, side = (pixels.get("size") or {}).get("longest_edge", 4 * 364), config.vision_config.image_size
+    if view != side:
+        raise ValueError(f"max_image_size.longest_edge: {view}; the tower takes views of {side}")
+    if longest % side or longest > LARGEST:
+        raise ValueError(f"size.longest_edge: {longest}; only whole views of {side} have a recipe here, to {LARGEST}")
+    return {
+        "stacking": {"SequenceConcat": {"thumbnail": "last"}},
+        "views": {"SplitViews": {"side": longest // side, **resample(pixels)}},
+        "tile_marks": {
+            "crop": "<fake_token_around_image><row_{row}_col_{column}>", "row_end": "\n", "crops_end": "\n",
+            "base": "<fake_token_around_image><global-img>",
+        },
+        "around": ("", "<fake_token_around_image>"),
+    }  # fmt: skip
 
 
 def buckets(side: int) -> Tensor:
@@ -96,10 +136,11 @@ IDEFICS3 = Family(
         HEAD,
     ),
     views=lambda config, pixels: {"SingleView": {"fit": "squash"}},
+    tiles=_idefics3_tiles,
     changed=_table,
     around=("<fake_token_around_image><global-img>", "<fake_token_around_image>"),
     remarks=(
-        "one view per image; the release also cuts large images into tiles between markers of text, which stand in "
-        "front of that view",
+        "with a file of its image processor that says so, images are cut into tiles between texts, which stand in "
+        "front of the whole one",
     ),
 )

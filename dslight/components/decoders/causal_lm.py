@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from dslight.components import documents
 from dslight.components.checkpoint_names import check_folder
 from dslight.components.component import on_meta
-from dslight.components.decoders import prefix
+from dslight.components.decoders import both_ways, prefix
+from dslight.components.decoders.both_ways import Bidirectional
 from dslight.components.decoders.classes import leave_out, outline, read
 from dslight.components.decoders.facts import Facts
 from dslight.components.decoders.packing import by_window, isolating_mask, mixes, positions_within
@@ -36,7 +37,7 @@ from dslight.components.transformers_config import (
     settings_of,
 )
 from dslight.components.unread import weights_wait
-from dslight.nn.window import described
+from dslight.nn.window import Window, described
 from dslight.places import Places, document_starts
 from dslight.types import Batch, VisualTokens
 
@@ -55,6 +56,11 @@ class HFCausalLM(LanguageModel):
             nearly always.
         trust_remote_code: run code that the checkpoint or the tokenizer brings along, or that ``attention`` fetches
             from the hub. It can do all that you can; without it, such a checkpoint is refused.
+        bidirectional: what is seen in both directions: the tokens of each image (``images``, Gemma 3), all in front of
+            the first answer (``prompt``, PaliGemma), or ``none``. It takes a mask of all pairs of positions.
+
+    Raises:
+        ValueError: for a decoder whose masks cannot be exchanged, and as of its configuration.
 
     Example:
         >>> lm = dslight.HFCausalLM("HuggingFaceTB/SmolLM2-135M-Instruct")
@@ -70,6 +76,7 @@ class HFCausalLM(LanguageModel):
         dtype: str = "float32",
         attention: str | None = None,
         trust_remote_code: bool = False,
+        bidirectional: Bidirectional = "none",
     ) -> None:
         super().__init__()
         from transformers import GenerationConfig
@@ -96,6 +103,9 @@ class HFCausalLM(LanguageModel):
                 with suppress(OSError):  # a checkpoint need not have one
                     self.model.generation_config = GenerationConfig.from_pretrained(pretrained)
         self._describe(found)
+        self.bidirectional = bidirectional
+        if bidirectional != "none" and (why := mixes(self.model)):
+            raise ValueError(f"bidirectional: {bidirectional}: {self.model.config.model_type}: {why}")
         leave_out(self.model, self.facts.idle)
 
     @classmethod
@@ -201,19 +211,40 @@ class HFCausalLM(LanguageModel):
         """Next-token logits ``[B, T, vocabulary]``; documents of a row see only themselves where ``segments`` are."""
         if segments is None:
             return self._run(input_ids, attention_mask, positions(attention_mask, 0))
-        if documents.supported(self.model):
+        if self._takes_documents:
             starts = document_starts(segments)
             return self._run_documents(input_ids, starts, int(starts.diff().max()), segments)
         return self._run(input_ids, isolating_mask(self.model, segments), positions_within(segments))
 
     def _located_logits(self, ids: Tensor, batch: Batch, places: Places, packing: dict[str, Tensor]) -> Tensor:
         """Without a mask, and without asking a GPU for what the batch knows."""
-        if not places.aligned or not documents.supported(self.model) or (not packing and mixes(self.model)):
+        if not places.aligned or not self._takes_documents or (not packing and mixes(self.model)):
             return self.logits(ids, batch.attention_mask, **packing)
         if places.documents is not None:
             return self._run_documents(ids, places.documents, places.longest, packing["segments"])
         rows, length = ids.shape
         return self._run_documents(ids, torch.arange(0, (rows + 1) * length, length, device=ids.device), length)
+
+    @property
+    def _takes_documents(self) -> bool:
+        """Whether it attends without a mask of all pairs."""
+        return self.bidirectional == "none" and documents.supported(self.model)
+
+    def seeing(
+        self,
+        window: Window,
+        visual_mask: Tensor,
+        attention_mask: Tensor | None,
+        asked: Tensor | None,
+        segments: Tensor | None,
+    ) -> AbstractContextManager[None]:
+        """See :meth:`LanguageModel.seeing`."""
+        if self.bidirectional == "none":
+            return nullcontext()
+        blocks = both_ways.blocks_of(self.bidirectional, visual_mask, asked, segments)
+        if attention_mask is not None:
+            blocks = blocks.masked_fill(attention_mask == 0, -1)
+        return both_ways.seeing(self.model, blocks, window, bounded=self.bidirectional == "images")
 
     def _run_documents(self, input_ids: Tensor, starts: Tensor, longest: int, segments: Tensor | None = None) -> Tensor:
         documents.use(self.model)
@@ -275,6 +306,7 @@ class HFCausalLM(LanguageModel):
         ``generate`` that leave the likeliest token alone."""
         return (
             self.facts.copy is not None
+            and self.bidirectional != "prompt"  # a beginning would see the question behind it
             and self.axes == 1  # positions are counted along the sequence
             and self.facts.begins(self.model) is not None
             and prefix.neutral(self.model)

@@ -38,7 +38,7 @@ def isolating_mask(model: Any, segments: Tensor) -> Any:
     seen = (segments[:, :, None] == segments[:, None]) & (distance >= 0)
     return by_window(
         model,
-        lambda window: _as_mask(model, seen if window is None else seen & (distance < window)),
+        lambda window: as_mask(model, seen if window is None else seen & (distance < window)),
         segments.shape[1],
     )
 
@@ -55,7 +55,8 @@ def by_window(model: Any, mask: Callable[[int | None], Tensor], length: int) -> 
     return {"full_attention": mask(None), "sliding_attention": mask(window)}
 
 
-def _as_mask(model: Any, seen: Tensor) -> Tensor:
+def as_mask(model: Any, seen: Tensor) -> Tensor:
+    """Which position sees which, bool ``[B, T, T]``, as the decoder's attention takes it: ``[B, 1, T, T]``."""
     if attention_of(model.config.get_text_config()) in ("sdpa", documents.NAME):
         return seen[:, None]
     least = torch.finfo(model.dtype).min  # eager attention adds its mask

@@ -136,6 +136,10 @@ class AveragePoolProjector(MapProjector):
         layers: the number of linear layers.
         pool_first: the mean before the MLP, which then runs on factor^2 fewer tokens.
         per_level: see :class:`MapProjector`.
+        norm: an RMS norm over C in front of the MLP (``pre``), or ``none``. Gemma 3's: ``factor: 4, layers: 1,
+            pool_first: true, norm: pre, bias: false``.
+        eps: of the norm.
+        bias: of the linear layers.
 
     Example:
         >>> dslight.AveragePoolProjector([16], 32, factor=2).out_grid((24, 24))
@@ -152,14 +156,21 @@ class AveragePoolProjector(MapProjector):
         layers: int = 2,
         pool_first: bool = False,
         per_level: bool = False,
+        norm: Literal["none", "pre"] = "none",
+        eps: float = 1e-6,
+        bias: bool = True,
     ) -> None:
         self.factor, self.layers, self.pool_first = _at_least_one(factor), layers, pool_first
+        self.norm, self.eps, self.bias = norm, eps, bias
         super().__init__(in_widths, out_width, per_level)
 
     def make(self, level: int) -> nn.Module:
         """See :meth:`MapProjector.make`."""
-        net = mlp(self.in_widths[level], self.out_width, self.layers)
+        net = mlp(self.in_widths[level], self.out_width, self.layers, bias=self.bias)
         parts = OrderedDict([*net.named_children(), ("pool", AveragePool(self.factor))])
+        if self.norm == "pre":
+            parts["norm"] = nn.RMSNorm(self.in_widths[level], self.eps)
+            parts.move_to_end("norm", last=False)
         parts.move_to_end("pool", last=not self.pool_first)
         return nn.Sequential(parts)
 

@@ -53,6 +53,10 @@ def check_arguments(it: DeepStack) -> None:
         raise ValueError(f"{name}: belongs to crops in the sequence; set sequence: tiles")
     if it.unpad and not it.has_newline:
         raise ValueError("unpad: leaves out parts of the mosaic, which only newline: true lays; set it too")
+    if it.most < 0 or (it.most and not it.has_newline):
+        raise ValueError(f"most: {it.most}; it shrinks the mosaic, which only newline: true lays, to 1 map or more")
+    if it.thumbnail == "last" and it.sequence != "tiles":
+        raise ValueError("thumbnail: last needs crops for the base view to stand behind; set sequence: tiles")
     if it.fill_to and it.has_newline:
         raise ValueError("fill_to: lays maps behind maps, but newline: true lays one mosaic; set one of the two")
     if it.has_newline and it.sequence != "tiles":
@@ -107,6 +111,8 @@ def _check_native(it: DeepStack, encoder: str) -> None:
         "position: 0": bool(it.position),
         "unpad: false": it.unpad,
         "fill_to: 0": bool(it.fill_to),
+        "most: 0": bool(it.most),
+        "thumbnail: first": it.thumbnail == "last",
         f"{it.argument('order', 'order')}: block": it.order != "block",
         it.argument("stacks", "count"): bool(it.fine),
     }

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dslight.components.operation import Operation
@@ -49,6 +50,10 @@ class DeepStack(StackingScheduler):
         newline_in_stacks: each stack adds the newline token at the newline slots again (DeepStack-L-HD's code).
         unpad: leave out rows or columns of the mosaic that only show padding (LLaVA-NeXT).
         fill_to: maps of zeros behind the crops of images that have fewer (the released code's strings).
+        most: shrink a mosaic of clearly more tokens than that many maps have to about as many, bilinearly and behind
+            the projector (LLaVA-OneVision's ``anyres_max_9``); 0: none.
+        thumbnail: whether the base view's tokens stand before the crops' (``first``) or behind them (``last``:
+            InternVL, Idefics 3).
         operation: what a stack does to the residual stream, called with (D, S); default: it is added.
         position: amplitude of a 2-D sine-cosine code that is added to the features, on the base view's grid and on the
             mosaic's. 0 (the paper): the encoder's own positions are all there is, and these start anew in every crop.
@@ -78,6 +83,8 @@ class DeepStack(StackingScheduler):
         fill_to: int = 0,
         operation: Callable[[int, int], Operation] | None = None,
         position: float = 0.0,
+        most: int = 0,
+        thumbnail: Literal["first", "last"] = "first",
     ) -> None:
         super().__init__()
         self.stacks, self.encoder_stacks = list(stacks or []), list(encoder_stacks or [])
@@ -89,6 +96,8 @@ class DeepStack(StackingScheduler):
         self.has_newline, self.newline_in_stacks, self.unpad, self.fill_to = newline, newline_in_stacks, unpad, fill_to
         self.make_operation = operation
         self.position = position
+        self.most = most
+        self.thumbnail: Literal["first", "last"] = thumbnail
         check_arguments(self)
         self._asked = [replace(s, tap=self.base_taps[0] if s.tap is None else counted(s.tap)) for s in self.stacks]
         self._asked_inside = [s if s.tap is None else replace(s, tap=counted(s.tap)) for s in self.encoder_stacks]
@@ -176,6 +185,8 @@ class DeepStack(StackingScheduler):
             newline=self.has_newline,
             unpad=self.unpad,
             fill_to=self.fill_to,
+            most=self.most,
+            thumbnail=self.thumbnail,
         )
 
     def passes(self, grid: Grid) -> list[EncoderPass]:
@@ -236,9 +247,11 @@ class DeepStack(StackingScheduler):
     def read(self, tokens: Tensor, views: Views) -> Tensor:
         """Maps ``[levels, M, height, width, D]`` as they are read into the sequence: ``[levels, N, D]``."""
         layout = self.layout((tokens.shape[2], tokens.shape[3]), bool(views.pieces))
-        slots = tokens.flatten(1, 3)
-        if self.has_newline or self.unpad or self.fill_to or (views.pieces and layout.tokens != (1, 1)):
-            slots = torch.cat([slots, self._extra(slots)], dim=1)[:, moved(self._order(layout, views), slots.device)]
+        slots, laid = tokens.flatten(1, 3), self.has_newline or self.unpad or self.fill_to
+        if laid or self.thumbnail == "last" or (views.pieces and layout.tokens != (1, 1)):
+            shrunk = self._shrunk(layout, slots, views)
+            order = moved(self._order(layout, views), slots.device)
+            slots = torch.cat([slots, self._extra(slots), *shrunk], dim=1)[:, order]
         return slots
 
     # --- steps of the two
@@ -323,17 +336,35 @@ class DeepStack(StackingScheduler):
         newline = moved(torch.tensor(laid), slots.device).to(slots.dtype)[:, None] * self.newline.to(slots.dtype)
         return torch.stack([newline, extra[:, 0]], dim=1)
 
+    def _shrunk(self, layout: SlotLayout, slots: Tensor, views: Views) -> Iterator[Tensor]:
+        """The mosaics of images whose mosaic is shrunk, ``[S+1, n, D]`` each."""
+        area, whole, start = layout.tokens[0] * layout.tokens[1], replace(layout, base=False, most=0), 0
+        for grid, size in zip(views.grids, views.sizes or [None] * len(views), strict=True):
+            first, start = start + layout.base * area, start + layout.maps(grid) * area
+            if less := layout.shrunk(grid, size):
+                order = torch.tensor([first + one for one in whole.order(grid, size) if one != NEWLINE])
+                mosaic = slots[:, moved(order, slots.device)].unflatten(1, layout.mosaic(grid, size))
+                small = F.interpolate(mosaic.permute(0, 3, 1, 2), less, mode="bilinear")
+                yield small.permute(0, 2, 3, 1).flatten(1, 2)
+
     def _order(self, layout: SlotLayout, views: Views) -> Tensor:
-        """Which token fills each slot of the batch: an index into all maps' tokens, with two more behind them."""
+        """Which token fills each slot of the batch: an index into all maps' tokens, with two more behind them, and then
+        those of shrunk mosaics.
+        """
         area = layout.tokens[0] * layout.tokens[1]
         maps = [layout.maps(*both) for both in zip(views.grids, views.base_pieces, strict=True)]
         total = sum(maps) * area
-        orders, start = [], 0
+        orders, start, behind = [], 0, total + 2
         for i, grid in enumerate(views.grids):
             shape = (grid, views.sizes[i] if views.sizes else None, views.base_pieces[i])
             order = torch.tensor(layout.order(*shape), dtype=torch.int64)
             extra = torch.where(order == NEWLINE, total, total + 1)
-            orders.append(torch.where(order < 0, extra, order + start))
+            found = torch.where(order < 0, extra, order + start)
+            if less := layout.shrunk(*shape[:2]):
+                count = less[0] * less[1]
+                found[order >= layout.base * area] = torch.arange(behind, behind + count)
+                behind += count
+            orders.append(found)
             start += maps[i] * area
         return torch.cat(orders)
 

@@ -201,7 +201,9 @@ class SequenceConcat(DeepStack):
         base: whether the base view stands in front of them (without it: "Hi-Res String").
         newline: see :class:`DeepStack`.
         unpad: see :class:`DeepStack`.
-        fill_to: see :class:`DeepStack`.
+        fill_to: see :class:`DeepStack`; as ``most`` and ``thumbnail``.
+        most: see there.
+        thumbnail: see there.
 
     Example:
         >>> model = dslight.VLM(encoder, dslight.MLPProjector, dslight.SequenceConcat(), lm)
@@ -220,6 +222,8 @@ class SequenceConcat(DeepStack):
         newline: bool = False,
         unpad: bool = False,
         fill_to: int = 0,
+        most: int = 0,
+        thumbnail: Literal["first", "last"] = "first",
     ) -> None:
         if newline and not base:
             raise ValueError("newline: the mosaic stands behind the base view; set base: true")
@@ -231,6 +235,8 @@ class SequenceConcat(DeepStack):
             unpad=unpad,
             fill_to=fill_to,
             position=position,
+            most=most,
+            thumbnail=thumbnail,
         )
 
 

@@ -75,17 +75,18 @@ class FeatureReader:
     settings: str
     _tried: bool = field(default=False, init=False)
 
-    def image(self, data: bytes | None, cut: Cut) -> tuple[KnownImage, Grid, Grid]:
+    def image(self, data: bytes | None, cut: Cut, otherwise: str = "") -> tuple[KnownImage, Grid, Grid]:
         """The views of a picture, their grid, and its size.
 
         Args:
             data: the picture as it is in the shard; ``None``: it is none of a shard.
             cut: decodes it and makes its views.
+            otherwise: how it is cut, if not as the settings say.
 
         Raises:
             UserError: for views that are not the same each time.
         """
-        key = None if data is None else digest(self.settings.encode(), data)
+        key = None if data is None else digest((self.settings + otherwise).encode(), data)
         said = None if key is None else self.store.picture(key)
         if said is not None:
             grid, size = tuple(said["grid"]), tuple(said["size"])

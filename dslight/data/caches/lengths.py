@@ -39,6 +39,7 @@ from dslight.data.plan import question_rows
 from dslight.data.records import OnBad
 from dslight.data.sample import MAX_PIXELS, BadSample, Exif, Sample, parse_sample
 from dslight.data.shards import ShardError, ShardReader
+from dslight.data.templates.tile_marks import Between
 from dslight.data.transport.workers import Workers, read_batches
 from dslight.data.views.frames import AS_USUAL, Clip, Frames
 from dslight.data.views.policy import ViewPolicy
@@ -72,6 +73,7 @@ class Measure:
         slots: how many positions an image takes.
         exif: whether an image is turned as its EXIF orientation says, which exchanges its sides.
         frames: that videos become.
+        between: what stands between the tiles of an image.
     """
 
     template: Template
@@ -82,6 +84,7 @@ class Measure:
     slots: SlotLayout
     exif: Exif = "apply"
     frames: Frames = AS_USUAL
+    between: Between | None = None
 
     @cached_property
     def parts(self) -> dict[str, str]:
@@ -121,7 +124,7 @@ class Measure:
         """The slots of an image where all have equally many, whatever their shape; otherwise 0."""
         if self.slots.unpad or self.slots.native:
             return 0
-        counts = {self.slots(grid) for grid in self.views.grids()}
+        counts = {self.slots(grid) + self._texts(grid) for grid in self.views.grids()}
         return counts.pop() if len(counts) == 1 else 0
 
     def __call__(self, reader: ShardReader, row: int) -> int:
@@ -150,21 +153,29 @@ class Measure:
             raise BadSample(f"{sample.key}: its text has places for {marks} images, it has {len(sample.images)}")
         if not sample.images:
             return -len(ids)
-        return len(ids) - len(sample.images) + sum(self._slots(sample.key, data) for data in sample.images)
+        return len(ids) - len(sample.images) + self._slots(sample)
 
     def prompt(self, sample: Sample, question: Question, suffix: str) -> int:
         """Positions of a question's prompt, which ends with ``suffix`` unless the question has its own."""
         end = suffix if question.suffix is None else question.suffix
         ids = self.template.prompt(sample.about(question.text + end), len(sample.images), self.tokenizer)
-        return len(ids) - len(sample.images) + sum(self._slots(sample.key, data) for data in sample.images)
+        return len(ids) - len(sample.images) + self._slots(sample)
 
-    def _slots(self, key: str, image: bytes | Clip) -> int:
+    def _slots(self, sample: Sample) -> int:
+        """Of all images of a sample."""
         if self.constant:
-            return self.constant
-        try:
-            return sum(self.slots(*each) for each in shapes(image, self.views, self.image_size, self.exif))
-        except BadSample as error:
-            raise BadSample(f"{key}: {error}") from error
+            return self.constant * len(sample.images)
+        views, count = self.views.among(len(sample.images)), 0
+        for image in sample.images:
+            try:
+                seen = shapes(image, views, self.image_size, self.exif)
+            except BadSample as error:
+                raise BadSample(f"{sample.key}: {error}") from error
+            count += sum(self.slots(*each) + self._texts(each[0]) for each in seen)
+        return count
+
+    def _texts(self, grid: Grid) -> int:
+        return 0 if self.between is None else sum(map(len, self.between(grid)))
 
 
 def shapes(image: bytes | Clip, views: ViewPolicy, size: Grid, exif: Exif = "apply") -> list[tuple[Grid, Grid, Grid]]:

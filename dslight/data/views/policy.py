@@ -79,11 +79,19 @@ class ViewPolicy(ABC, Written):
     def choose(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
         """The grid for an image of (height, width) ``image_size`` and views of (height, width) ``size``."""
 
+    def among(self, count: int) -> ViewPolicy:
+        """The policy for an image that is one of ``count`` in its conversation: most make no difference."""
+        return self
+
     def pieces(self, image_size: tuple[int, int], size: tuple[int, int]) -> Grid:
         """(rows, columns) of the pieces of (height, width) ``size`` that the base view of an image of (height, width)
         ``image_size`` is made of: at one size for all, one.
         """
         return (1, 1)
+
+    def prepared(self, whole: Picture, size: tuple[int, int]) -> Picture:
+        """What views of (height, width) ``size`` are made of: mostly the image as it is."""
+        return whole
 
     def __call__(
         self, image: np.ndarray | Image.Image, size: tuple[int, int], pixels: Pixels = "pillow"
@@ -95,6 +103,7 @@ class ViewPolicy(ABC, Written):
         """
         whole = picture(image, pixels)
         grid = self.choose(whole.size, size)
+        whole = self.prepared(whole, size)
         count, fine = 1 + grid[0] * grid[1], self.fine
         views = empty(count * (1 + fine**2), *size)
         base = self._base(whole, size, views[:1] if count > 1 or fine else views)
