@@ -9,21 +9,30 @@ it. A part is judged from outside, so that any way to write one may pass; pytest
 more than the library does.
 """
 
+from dslight.testing.data import DataContract
 from dslight.testing.language_model import LanguageModelContract
 from dslight.testing.metric import MetricContract
+from dslight.testing.model import ModelContract
 from dslight.testing.operation import OperationContract
 from dslight.testing.projector import ProjectorContract
+from dslight.testing.schedule import ScheduleContract
 from dslight.testing.template import TemplateContract
+from dslight.testing.tiny import byte_tokenizer, tiny_model
 from dslight.testing.views import ViewPolicyContract
 from dslight.testing.vision_encoder import VisionEncoderContract, pixels
 
 __all__ = [
+    "DataContract",
     "LanguageModelContract",
     "MetricContract",
+    "ModelContract",
     "OperationContract",
     "ProjectorContract",
+    "ScheduleContract",
     "TemplateContract",
     "ViewPolicyContract",
     "VisionEncoderContract",
+    "byte_tokenizer",
     "pixels",
+    "tiny_model",
 ]

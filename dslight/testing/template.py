@@ -8,6 +8,7 @@ from typing import Any
 
 from dslight.data.conversation import Piece, Template
 from dslight.data.sample import IMAGE_TOKEN, Turn
+from dslight.testing.tiny import byte_tokenizer
 from dslight.types import IGNORE
 
 
@@ -31,13 +32,7 @@ class TemplateContract:
 
     def tokenizer(self) -> Any:
         """A fast tokenizer; define it where a template needs tokens of its own. Here: bytes, and an end token."""
-        from tokenizers import Tokenizer, models, pre_tokenizers
-        from transformers import PreTrainedTokenizerFast
-
-        tokens = ["<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-        backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-        return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+        return byte_tokenizer()
 
     def test_it_is_a_template(self) -> None:
         template = self.make()
