@@ -20,7 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dslight.upstream.torchmetrics import wait_for_metrics
+from dslight.upstream import compiler, peft, scipy, torchmetrics
+from dslight.upstream.later import wait_for
 
 RECIPE = "a YAML file, e.g. recipes/quickstart/deepstack_l.yaml"
 OVERRIDES = "key=value pairs that win over the file, e.g. trainer.max_steps=100 model.stacking.init_args.start=2"
@@ -213,7 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:  # argparse takes no key=value that stands behind an option
         args.overrides = [*args.overrides, *rest]
     _say_untested()
-    wait_for_metrics()
+    wait_for(torchmetrics.KINDS | scipy.KINDS | (compiler.KINDS | peft.KINDS if args.verb == "plan" else {}))
+    frozen = gc.get_freeze_count()
     try:
         return _VERBS[args.verb](args)
     except KeyboardInterrupt:
@@ -230,6 +232,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_below_bars()}dslight: {said}", file=sys.stderr)
         atexit.register(gc.freeze)  # what was imported goes with the process; to look through it takes seconds
         return 130 if isinstance(error, UnfinishedError) else 1
+    finally:
+        if not frozen:  # by the caller
+            gc.unfreeze()
 
 
 def _closest(name: str, known: Sequence[str]) -> str:
@@ -245,6 +250,7 @@ def _uncollected() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # nor later, of what is there now
         if collects:
             gc.enable()
 
