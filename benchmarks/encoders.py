@@ -17,15 +17,17 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.encoders_page import page
+from benchmarks.encoders_page import pages
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "runs" / "encoders"
-PAGE = ROOT / "docs" / "encoders.md"
+PAGES = ROOT / "docs"
+SIDE = 224
 
 
 def of_timm(name: str) -> Any:
@@ -42,12 +44,19 @@ def of_timm(name: str) -> Any:
 
 
 def of_transformers(kind: str) -> Any:
-    """The encoder of a kind of transformers, at the sizes that its configuration begins with."""
+    """The encoder of a kind of transformers, at the sizes that its configuration begins with; images of ``SIDE`` pixels
+    where it says nothing of them."""
     from dslight.components import vision_encoders
     from dslight.components.vision_encoders.hf_models import OF_ANY_SIZE
 
     name = next((name for name, kinds in OF_ANY_SIZE.items() if kind in kinds), "HFVisionEncoder")
-    return getattr(vision_encoders, name)(config={"model_type": kind})
+    make = partial(getattr(vision_encoders, name), config={"model_type": kind})
+    try:
+        return make()
+    except ValueError as refusal:
+        if "says no image_size" not in str(refusal) or "vision part" in str(refusal):
+            raise
+    return make(image_size=SIDE)
 
 
 def timm_names() -> list[str]:
@@ -143,7 +152,9 @@ def main(wanted: list[str]) -> int:
             found[library].append(row)
     if wanted in ([], ["--page"]):
         counts = {library: len(names) for library, (names, _) in libraries.items()}
-        PAGE.write_text(page(found, counts, {name: version(name) for name in (*libraries, "torch")}))
+        made = pages(found, counts, {name: version(name) for name in (*libraries, "torch")})
+        for file, text in made.items():
+            (PAGES / file).write_text(text)
     return 1 if any("crashed" in row for rows in found.values() for row in rows) else 0
 
 

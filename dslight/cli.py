@@ -19,7 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dslight.upstream.torchmetrics import wait_for_metrics
+from dslight.upstream import compiler, peft, scipy, torchmetrics
+from dslight.upstream.later import wait_for
 from dslight.verbs import parse_verb
 
 RECIPE = "a YAML file, e.g. recipes/quickstart/deepstack_l.yaml"
@@ -205,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, verbs = _parser()
     args = parse_verb(parser, verbs, given)
     _say_untested()
-    wait_for_metrics()
+    wait_for(torchmetrics.KINDS | scipy.KINDS | (compiler.KINDS | peft.KINDS if args.verb == "plan" else {}))
+    frozen = gc.get_freeze_count()
     try:
         return _VERBS[args.verb](args)
     except KeyboardInterrupt:
@@ -222,6 +224,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_below_bars()}dslight: {said}", file=sys.stderr)
         atexit.register(gc.freeze)  # what was imported goes with the process; to look through it takes seconds
         return 130 if isinstance(error, UnfinishedError) else 1
+    finally:
+        if not frozen:  # by the caller
+            gc.unfreeze()
 
 
 @contextmanager
@@ -232,6 +237,7 @@ def _uncollected() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # nor later, of what is there now
         if collects:
             gc.enable()
 

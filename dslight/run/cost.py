@@ -20,6 +20,7 @@ from dslight.nn.head import narrowed
 from dslight.nn.hooks import before, first_input
 from dslight.recipe.experiment import Experiment
 from dslight.types import Grid
+from dslight.upstream.compiler import uncompiled
 from dslight.upstream.torch import count_flops, fake_tensors, storage
 from dslight.vlm import VLM
 
@@ -116,7 +117,7 @@ def costs(experiment: Experiment, grid: Grid, text_tokens: int, rates: bool = Fa
     kept: dict[int, Tensor] = {}
 
     # layers run as the stage says, but compiled ones as they are written
-    with fake_tensors(), torch.compiler.set_stance("force_eager"):
+    with fake_tensors(), uncompiled():
         _leave_meta(model)
         weights = {storage(p) for p in [*model.parameters(), *model.buffers()]}
 

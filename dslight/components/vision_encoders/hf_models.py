@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,11 +25,22 @@ IN_A_WHOLE_MODEL = {
 """Where multimodal models keep their vision part, for transformers' ``key_mapping``."""
 
 
-def vision_settings(pretrained: str | None, config: Mapping[str, Any] | None, trust: bool) -> tuple[Any, str]:
+def vision_settings(
+    pretrained: str | None,
+    config: Mapping[str, Any] | None,
+    trust: bool,
+    refusal: Callable[[Any], str | None] = lambda part: None,
+) -> tuple[Any, str]:
     """The configuration of the vision part, and the argument that it comes from.
 
+    Args:
+        pretrained: hub name or folder.
+        config: fields of a configuration.
+        trust: code that the checkpoint brings along.
+        refusal: why a vision part could not be read either, if so.
+
     Raises:
-        ValueError: for a configuration that has none.
+        ValueError: for a configuration that has none, and for the fields of a whole model.
     """
     if config is not None and "model_type" not in config:
         raise ValueError(
@@ -40,10 +51,11 @@ def vision_settings(pretrained: str | None, config: Mapping[str, Any] | None, tr
         settings = configuration(config or {})
         part = getattr(settings, "vision_config", None)
         if part is not None:
-            kind = getattr(part, "model_type", None)
-            raise ValueError(
-                f"{key}: {settings.model_type!r} has text and vision; describe the vision part alone, {kind}"
+            why = refusal(part)
+            rest = (
+                f"; describe its vision part alone, {part.model_type}" if why is None else f"; its vision part: {why}"
             )
+            raise ValueError(f"{key}: {settings.model_type!r} is more than a vision encoder{rest}")
         return settings, key
     whole = settings_of(pretrained, trust)
     settings = getattr(whole, "vision_config", None) or whole

@@ -98,7 +98,7 @@ class HFVisionEncoder(VisionEncoder):
         options |= {"trust_remote_code": trust_remote_code}
         if extra_layers < 0:
             raise ValueError(f"extra_layers: must be at least 0, got {extra_layers}")
-        settings, key = vision_settings(pretrained, config, trust_remote_code)
+        settings, key = vision_settings(pretrained, config, trust_remote_code, partial(_refusal, options))
         layers: Any = getattr(settings, "num_hidden_layers", None)
         if extra_layers and not isinstance(layers, int):
             raise ValueError(f"extra_layers: {type(settings).__name__} has no num_hidden_layers that could be more")
@@ -154,6 +154,15 @@ class HFVisionEncoder(VisionEncoder):
         if self._stream.norm is not None:
             output = self.model.get_submodule(self._stream.norm)(output)
         return self._stream.patches(output)
+
+
+def _refusal(options: dict[str, Any], settings: Any) -> str | None:
+    """Why a configuration is refused, if it is."""
+    try:
+        _discover(settings, _image_size(None, settings, "vision_config"), options, "", False)
+    except ValueError as error:
+        return str(error).removeprefix(": ")
+    return None
 
 
 def _image_size(given: int | None, settings: Any, key: str) -> tuple[int, int] | None:

@@ -273,7 +273,12 @@ def test_a_plan_on_fake_tensors_leaves_nothing_behind():
         ({"config": CONFIGS["CLIP"] | {"hiden_size": 3}}, "config.hiden_size: CLIPVisionConfig has no such field"),
         (
             {"config": {"model_type": "siglip"}},
-            "config.model_type: 'siglip' has text and vision; describe the vision part alone, siglip_vision_model",
+            "config.model_type: 'siglip' is more than a vision encoder; describe its vision part alone, siglip_vis",
+        ),
+        (
+            {"config": {"model_type": "qwen3_vl"}},
+            "'qwen3_vl' is more than a vision encoder; its vision part: qwen3_vl_vision is called with hidden_states, "
+            "grid_thw, and not with the pixels of a view alone; NativeVisionEncoder takes it",
         ),
         ({"config": {"model_type": "llama"}}, "config.model_type: llama is called with no pixel_values"),
         (
