@@ -71,21 +71,21 @@ class VLM(pl.LightningModule, Written):
         language_model: LanguageModel,
     ) -> None:
         super().__init__()
-        stacking = LowResolution() if stacking is None else stacking
+        chosen = LowResolution() if stacking is None else stacking
         with under("stacking"):
-            stacking.check(vision_encoder, language_model.depth)
-            language_model.check_sites(stacking.sites)
+            chosen.check(vision_encoder, language_model.depth)
+            language_model.check_sites(chosen.sites)
         self.vision_encoder = vision_encoder
-        self.stacking = stacking
+        self.stacking: StackingScheduler = chosen
         with under("projector"):
-            self.projector = projector(stacking.widths(vision_encoder), language_model.width)
-            self.projector.out_grid(stacking.map_grid(vision_encoder))
+            self.projector = projector(chosen.widths(vision_encoder), language_model.width)
+            self.projector.out_grid(chosen.map_grid(vision_encoder))
             if vision_encoder.native and not self.projector.local:
                 raise ValueError(
                     f"{type(self.projector).__name__} looks at whole maps, and {type(vision_encoder).__name__} gives "
                     f"maps of any size piece by piece; choose a projector that is local, such as MLPProjector"
                 )
-        stacking.connect(language_model.width)  # after all others, which then start alike whatever the stacking
+        chosen.connect(language_model.width)  # after all others, which then start alike whatever the stacking
         self.language_model = language_model
         for part in self.parts().values():
             warn_of_idle_hooks(part)
