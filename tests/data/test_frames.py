@@ -124,7 +124,7 @@ def test_a_resumed_run_sees_the_frames_that_it_would_have_seen(source):
     for stopped in (1, 2, 3):
         first = module()
         begun = batches(first, stopped)
-        assert begun + batches(module(first.state_dict(), workers=stopped == 3), 5 - stopped) == whole
+        assert begun + batches(module(first.state_dict(), workers=int(stopped == 3)), 5 - stopped) == whole
 
 
 def test_settings_that_mean_nothing_are_refused():
