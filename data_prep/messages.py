@@ -142,7 +142,10 @@ class _Chat:
         role = _ROLES.get(name)
         if role is None:
             raise BadSample(f"role {shortened(repr(name), 60)} is none of {', '.join(_ROLES)}", "roles")
-        parts = [content] if isinstance(content, str) else content or ()
+        if content is not None and not isinstance(content, (str, list, dict)):
+            what = shortened(repr(content), 60)
+            raise BadSample(f"content of a {name} message: {what}; must be text, or a list of parts", "record")
+        parts = [content] if isinstance(content, (str, dict)) else content or ()
         text = "".join(self._part(part, role != "gpt") for part in parts)
         if role == "system":
             self.systems.append(text)

@@ -25,7 +25,7 @@ from data_prep.engines import engine_of
 from data_prep.eval.asked import Asked, Converter, Questions, grouped
 from data_prep.eval.files import Files, find, find_beside, find_parquet
 from data_prep.eval.general import rotated
-from data_prep.eval.sets import SETS
+from data_prep.eval.sets import BLIND, SETS
 from data_prep.images import Images
 from data_prep.ingest import Job, add_arguments, ingest, key_name
 from data_prep.processes import program
@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         Images.open(args.images),
         Videos([Path(spec) for spec in args.images if Path(spec).is_dir()]),
         sampling,
+        blind=args.set in BLIND,
     )
     if any(convert.decodes_video(raw) for raw in rows):
         try:

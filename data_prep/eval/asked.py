@@ -160,11 +160,13 @@ class Converter:
         images: where images lie. A file is also found without the first folders of its path.
         videos: where videos and folders of frames lie.
         sampling: what is made of a video.
+        blind: whether a question without a picture is one, and not one that has lost it.
     """
 
     images: Images
     videos: Videos
     sampling: Sampling
+    blind: bool = True
 
     def __call__(self, raw: RawEntry) -> Entry:
         """See :data:`data_prep.check.Convert`."""
@@ -174,6 +176,9 @@ class Converter:
         images += [self.found(name) for name in raw["image"]] if self.takes_images(raw) else []
         if "video" in raw and not self.takes_images(raw):
             images += self.sampling.images(self.videos.find(raw["video"]), raw["segment"])
+        if not (images or self.blind):
+            name = raw["questions"][0]["question_id"]
+            raise BadSample(f"question {name}: has no picture, as all questions of this set have", "image-missing")
         changes = set()
         for question in raw["questions"]:
             changes |= {"answers hidden"} if not question["answers"] else set()

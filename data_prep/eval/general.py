@@ -16,7 +16,6 @@ Columns, each under the names that are in use:
 
 from __future__ import annotations
 
-import base64
 import re
 import string
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from typing import Any
 
 from data_prep.eval.asked import Asked, letter
 from data_prep.eval.files import Files
-from data_prep.eval.tables import Cell, Row, listed, pictures, rows, said
+from data_prep.eval.tables import LONGEST_NAME, Cell, Row, listed, pictures, rows, said
 from dslight.data.sample import IMAGE_TOKEN
 from dslight.metrics.benchmarks import SHORT
 from dslight.metrics.functional.multiple_choice import parse_options
@@ -35,7 +34,6 @@ _IDS = ("index", "question_id", "id", "idx", "pid", "qid")
 _QUESTIONS = ("question", "query", "text", "instruction", "Question")
 _ANSWERS = ("answer", "gt_answer", "label", "number", "Answer")
 _KINDS = ("category", "l2-category", "sub_task", "task_type", "task", "type", "Question Type")
-_LONGEST_NAME = 1000
 _MARK = re.compile(r"<image (\d+)>")
 _ON_ONE_LINE = re.compile(r"\n?Options:\s*(A:.*)$", re.DOTALL)
 _INSTRUCTION = re.compile(r"\n?Please answer directly with [^.]*\.\s*$")
@@ -147,8 +145,8 @@ def _shown(item: Row) -> dict[str, Any]:
             return {"inline": inside}
     if said(item.get("video")):
         return {"video": said(item["video"])}
-    if isinstance(item.get("image"), str) and len(item["image"]) > _LONGEST_NAME:  # HRBench's parquet
-        return {"inline": [base64.b64decode(item["image"])]}
+    if isinstance(item.get("image"), str) and len(item["image"]) > LONGEST_NAME:  # HRBench's parquet
+        return pictures(item["image"])
     names = _first(item, ("image_path", "image", "file_name", "filename"))
     return pictures(listed(names) if isinstance(names, str) else names)
 

@@ -185,3 +185,7 @@ SETS |= {
         splits=("train",),
     ),
 }
+
+BLIND = {"choice", "yes_no", "short", "mmmu", "mmmu_pro", "scienceqa", "hallusionbench"}
+BLIND |= {"mmlongbench_doc", "mmlongbench_doc_evidence"}
+"""Sets that ask some of their questions without a picture."""

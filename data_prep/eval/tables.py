@@ -48,6 +48,10 @@ class Cell(NamedTuple):
         return _encoded(value if self.place < 0 else value[self.place])
 
 
+LONGEST_NAME = 255
+"""Characters of a file's name; a longer text in a column of pictures is one."""
+
+
 @lru_cache(16)
 def _opened(path: str) -> Table:
     return Table.open(path)
@@ -60,11 +64,27 @@ def _encoded(value: Any) -> bytes:
 
 
 def pictures(value: Any) -> dict[str, Any]:
-    """What an image column gives to an :class:`Asked`: cells and bytes inside, or names below ``--images``."""
-    found = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
+    """What an image column gives to an :class:`Asked`: cells, bytes and base64 inside, or names below ``--images``.
+
+    Raises:
+        ValueError: for a list of both.
+    """
+    found = [_inside(one) for one in (value if isinstance(value, list) else [value]) if one is not None]
     inside = [one for one in found if isinstance(one, Cell | bytes)]
     names = [one["path"] if isinstance(one, dict) else one for one in found if not isinstance(one, Cell | bytes)]
+    if inside and any(names):
+        raise ValueError(f"a list of pictures inside the file and of names, {', '.join(map(str, names))[:80]}")
     return {"inline": inside} if inside else {"images": [name for name in names if name]}
+
+
+def _inside(one: Any) -> Any:
+    """A picture that is written as base64, as its bytes; else the same."""
+    if not isinstance(one, str) or len(one) <= LONGEST_NAME:
+        return one
+    try:
+        return base64.b64decode(one, validate=True)
+    except ValueError:
+        return one
 
 
 def rows(files: Files) -> Iterator[tuple[Row, str]]:

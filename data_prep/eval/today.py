@@ -136,6 +136,7 @@ def screenspot(files: Files) -> Iterator[Asked]:
 
 def _size(image: Any) -> tuple[int, int]:
     """(width, height) of a picture inside the file."""
+    image = next(iter(pictures(image).get("inline", ())), None)
     if not isinstance(image, Cell | bytes):
         raise ValueError("image: boxes in pixels need the picture inside the file, to know its size")
     with Image.open(io.BytesIO(image.read() if isinstance(image, Cell) else image)) as found:

@@ -4,13 +4,18 @@ import json
 
 import pytest
 from clips import number, write_clip
+from transformers import AutoTokenizer
 
+from data_prep.digits import write_tokenizer
 from dslight.cli import main
 from dslight.data.caches.lengths import image_size
+from dslight.data.datamodule import ShardData
+from dslight.data.images import SingleView
 from dslight.data.records import read_sample
 from dslight.data.sample import BadSample, decode_image, parse_sample
 from dslight.data.shards import ShardReader
 from dslight.data.views.frames import Frames
+from dslight.layout import SlotLayout
 
 
 @pytest.fixture
@@ -98,6 +103,37 @@ def test_a_kept_video_that_is_damaged_later_is_a_bad_sample(source):
         record["image_info"] = [{**json.loads(members["json"])["image_info"][0], **wrong}]
         with pytest.raises(BadSample):
             parse_sample("k", {**members, "json": json.dumps(record).encode()}, frames=Frames(fps=1).undecoded)
+
+
+def test_a_resumed_run_sees_the_frames_that_it_would_have_seen(source):
+    """Over the end of an epoch too, in other processes for reading than before."""
+    convert(source, "kept", "--keep-videos")
+    write_tokenizer(source / "tokenizer")
+
+    def module(state=None, workers=0):
+        made = ShardData(
+            [str(source / "kept")], SingleView(), 1, template="bare", video=Frames(fps=2), num_workers=workers
+        )
+        made.connect(AutoTokenizer.from_pretrained(source / "tokenizer"), (8, 8), SlotLayout((2, 2)))
+        made.setup("fit")
+        made.load_state_dict(state or {})
+        return made
+
+    def batches(made, count):
+        loader, found = made.train_dataloader(), []
+        while len(found) < count:
+            for batch in loader:
+                found.append((batch.keys, batch.input_ids.tolist(), batch.views.base().tolist()))
+                if len(found) == count:
+                    break
+        return found
+
+    whole = batches(module(), 5)
+    assert len({str(pixels) for _, _, pixels in whole}) == 2
+    for stopped in (1, 2, 3):
+        first = module()
+        begun = batches(first, stopped)
+        assert begun + batches(module(first.state_dict(), workers=int(stopped == 3)), 5 - stopped) == whole
 
 
 def test_settings_that_mean_nothing_are_refused():

@@ -98,6 +98,7 @@ REFUSED = {
     "less than nothing": ({"messages": [*said("Q"), {**said("Q", "A")[1], "weight": -0.5}]}, "weights"),
     "no messages": ({"text": "Q"}, "no-text"),
     "image null": ({"messages": said("<image>", "A"), "images": [None]}, "image-name"),
+    "content as number": ({"messages": said(5, "A")}, "record"),
     "image as number": ({"messages": parts({"type": "image", "image": 5}, TEXT)}, "image-name"),
 }  # fmt: skip
 
@@ -108,6 +109,11 @@ def test_it_is_refused_with_its_reason(name):
     with pytest.raises(BadSample) as error:
         MessagesEntry()(raw)
     assert error.value.reason == reason
+
+
+def test_a_single_part_is_a_list_of_one():
+    messages = [{"role": "user", "content": {"type": "text", "text": "Q"}}, *said("Q", "A")[1:]]
+    assert MessagesEntry()({"messages": messages}).record["conversations"] == chat("Q", "A")
 
 
 def test_the_program_writes_all_that_is_understood(tmp_path, program):

@@ -1,6 +1,8 @@
 """Parquet files as the Hub has them: the questions of every set, and what right answers and silence score."""
 
+import base64
 import io
+import json
 import math
 
 import numpy as np
@@ -208,3 +210,40 @@ def test_a_parquet_file_that_is_none_is_refused_by_name(put, convert):
     put("data/test-00000-of-00001.parquet", "no parquet")
     with pytest.raises(SystemExit, match=r"test-00000-of-00001\.parquet: cannot be read"):
         convert("pope")
+
+
+@pytest.mark.parametrize("empty", [None, {"bytes": None, "path": None}, {"bytes": b"", "path": ""}])
+def test_a_picture_that_is_empty_is_not_a_question_about_nothing(parquet, convert, empty):
+    good, lost = HUB["docvqa"][0], HUB["docvqa"][0] | {"questionId": "2", "image": empty}
+    parquet([good, lost])
+    shards = convert("docvqa", "--max-bad", 0.9)
+    assert list(shards.questions) == ["49153"]
+    (bad,) = shards.quarantine
+    assert bad["reason"] in ("image-missing", "image-empty")
+
+
+@pytest.mark.parametrize("name", ["docvqa", "refcoco", "ocrbench"])
+def test_a_picture_stands_in_a_list_of_one_or_as_base64(parquet, convert, name):
+    noise = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 18, 3), dtype=np.uint8)).save(noise, "PNG")
+    plain, *others = (
+        {"bytes": noise.getvalue()},
+        [{"bytes": noise.getvalue()}],
+        base64.b64encode(noise.getvalue()).decode(),
+    )
+    found = []
+    for n, picture in enumerate([plain, *others]):
+        file = parquet([HUB[name][0] | {"image": picture}], f"data/test{n}-00000-of-00001.parquet")
+        shards = convert(name, annotations=[file])
+        found.append((shards.images, [question.references for question in shards.questions.values()]))
+        file.unlink()
+    assert set(next(iter(found[0][0].values()))) == {noise.getvalue()}
+    assert [list(images.values()) for images, _ in found] == [list(found[0][0].values())] * 3
+    assert [references for _, references in found] == [found[0][1]] * 3
+
+
+def test_a_list_of_pictures_and_names_is_refused(put, convert):
+    row = {"id": "q", "question": "What?", "answer": "dog", "images": ["a.jpg", base64.b64encode(b"0" * 300).decode()]}
+    put("questions.jsonl", json.dumps(row))
+    with pytest.raises(SystemExit, match=r"a list of pictures inside the file and of names, a\.jpg"):
+        convert("short")
