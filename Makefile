@@ -1,4 +1,4 @@
-# make install | test | test-all | lint | docs | quickstart | demo | clean; make test ARGS="-x tests/data". A fresh machine needs only
+# make install | test | test-all | lint | docs | quickstart | twice | demo | clean; make test ARGS="-x tests/data". A fresh machine needs only
 # python3 (3.11 or newer), pip and make. make lock | test-oldest | test-locked | test-newest: docs/versions.md
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,7 @@ WORKERS ?= logical
 SPREAD = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 PYTEST = $(ONE) $(COMPILED) $(BIN)/python -m pytest $(SPREAD)
 
-.PHONY: install lock test test-all test-oldest test-locked test-newest safety docs notebook matrix lint quickstart quickstart-data demo clean
+.PHONY: install lock test test-all test-oldest test-locked test-newest safety docs notebook matrix lint quickstart quickstart-data twice demo clean
 
 install: $(VENV)/.installed
 
@@ -77,9 +77,17 @@ quickstart: quickstart-data
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(SWEEP) recipes/ablations/quickstart.yaml
 	$(BIN)/dslight report recipes/ablations/quickstart.yaml --out runs/quickstart
 
+# the quickstart's second task, in which no stack can be spared
+twice: install
+	$(BIN)/python -m data_prep.twice --out runs/twice/data
+	$(BIN)/python -m data_prep.twice_ceiling --out runs/twice/data/ceiling.json
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(SWEEP) recipes/ablations/twice_encoders.yaml
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(SWEEP) recipes/ablations/twice.yaml
+	$(BIN)/dslight report recipes/ablations/twice.yaml --out runs/twice
+
 # two of the quickstart's models in a browser, side by side
 demo: install
 	$(BIN)/dslight chat runs/quickstart/arms/deepstack_l/seed=0 runs/quickstart/arms/low/seed=0
 
 clean:
-	rm -rf runs/quickstart build *.egg-info .pytest_cache .ruff_cache
+	rm -rf runs/quickstart runs/twice build *.egg-info .pytest_cache .ruff_cache

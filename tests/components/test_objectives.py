@@ -45,6 +45,54 @@ def test_without_crops_the_loss_is_that_of_the_base_views_and_every_head_has_a_g
     assert not objective.crop_head.weight.grad.any()
 
 
+def test_a_base_patch_may_also_name_the_classes_of_the_crops_patches_at_its_place(tiny_encoder, make_views):
+    encoder, objective = tiny_encoder(), PatchClassification(16, 4, parts=(2, 2))
+    batch = bright_patches(make_views, [(2, 2)] * 2, 0)
+    scores = objective(encoder, batch)
+    features = encoder(batch.views.pixels)[0][[0, 5]]
+    logits = objective.part_heads(features).view(2, 4, 4, 4, 4)  # image, row, column, part, class
+    expected = torch.zeros(())
+    for image in range(2):
+        crops = batch.targets.view(2, 5, 4, 4)[image, 1:]
+        for row in range(4):
+            for column in range(4):
+                for part in range(4):
+                    y, x = 2 * row + part // 2, 2 * column + part % 2
+                    target = crops[y // 4 * 2 + x // 4, y % 4, x % 4]
+                    expected = expected + F.cross_entropy(logits[image, row, column, part], target) / 128
+    without = PatchClassification(16, 4)
+    without.load_state_dict(objective.state_dict(), strict=False)
+    torch.testing.assert_close(scores["loss"], without(encoder, batch)["loss"] + expected / 2)
+    assert 0 < scores["part_accuracy"] < 1
+
+
+def test_one_head_may_read_both_kinds_of_view(tiny_encoder, make_views):
+    encoder, objective = tiny_encoder(), PatchClassification(16, 4, one_head=True)
+    batch = bright_patches(make_views, [(2, 2)], 0)
+    same = PatchClassification(16, 4)
+    same.base_head = same.crop_head = objective.base_head
+    torch.testing.assert_close(objective(encoder, batch), same(encoder, batch))
+    assert len(list(objective.parameters())) == 2
+
+
+def test_without_crops_no_crop_passes_the_encoder_and_their_classes_still_serve(tiny_encoder, make_views):
+    encoder, objective = tiny_encoder(), PatchClassification(16, 4, crops=False, parts=(2, 2))
+    batch = bright_patches(make_views, [(2, 2)] * 2, 0)
+    seen = []
+    encoder.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    scores = objective(encoder, batch)
+    assert seen == [2]
+    assert set(scores) == {"loss", "base_accuracy", "part_accuracy"}
+
+
+def test_an_image_with_another_grid_than_that_of_parts_is_refused(tiny_encoder, make_views):
+    batch = bright_patches(make_views, [(2, 2), (1, 2)], 0)
+    with pytest.raises(ValueError, match=r"objective.parts: \(2, 2\), but page has a grid of \(1, 2\) crops"):
+        PatchClassification(16, 4, parts=(2, 2))(tiny_encoder(), batch)
+    with pytest.raises(ValueError, match="parts: "):
+        PatchClassification(16, 4, parts=(0, 2))
+
+
 QUIET = {
     "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
     "enable_checkpointing": False,
