@@ -38,7 +38,7 @@ from transformers import AttentionInterface
 
 from benchmarks.train_step import Bench as Toy
 from dslight.components import HFCausalLM, documents
-from dslight.places import documents as document_starts
+from dslight.places import document_starts
 from dslight.types import IGNORE, Batch, VisualTokens
 
 ARMS = ("ours", "today", "transformers")

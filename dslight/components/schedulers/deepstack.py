@@ -219,7 +219,7 @@ class DeepStack(StackingScheduler):
             entering = names[0] == self.sequence and bool(self.encoder_stacks)
             stacks = self._encoder_groups(seen, encoder, views) if entering else None
             features = encoder(
-                views.pixels[torch.cat([index[name] for name in names])],
+                views.pixels.index_select(0, torch.cat([index[name] for name in names])),
                 taps=taps,
                 stacks=stacks,
                 sites=self.encoder_sites if entering else (),
