@@ -146,7 +146,7 @@ def bad_records(root: Path, shard: ShardInfo) -> list[tuple[int, str, str, str]]
                 sample = parse_sample(index.key(row), members)
                 if not sample.images:
                     raise BadSample("has no image", "image-missing")
-                for image in sample.images:
+                for image in sample.pictures:
                     check_image(image)
             except BadSample as error:
                 bad.append((row, index.key(row), error.reason, shortened(str(error), 400)))

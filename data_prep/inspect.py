@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -200,8 +201,9 @@ def card_of(reader: ShardReader, row: int, lens: Lens | None) -> Card:
     try:
         sample = read_sample(reader, row, frames=AS_USUAL if lens is None else lens.frames)
         pictures = []
-        for data in sample.images:
-            image = Image.fromarray(decode_image(data) if lens is None else lens.rows.decode(data))
+        for data in sample.pictures:
+            decode = decode_image if lens is None else lens.rows.decode
+            image = Image.fromarray(data if isinstance(data, np.ndarray) else decode(data))
             pictures.append(Picture(_url(image, _PICTURE), (image.height, image.width), tiny=max(image.size) <= 64))
         turns = [(turn.role, turn.text) for turn in sample.turns]
         for question in sample.questions:

@@ -41,7 +41,7 @@ def preview_tar(path: Path, leave_out: Sequence[str] = (), take: Sequence[str] =
             sample = parse_sample(key, members)
             if not sample.images:
                 raise BadSample("has no image", "image-missing")
-            for image in sample.images:
+            for image in sample.pictures:
                 decode_image(image)
             lines.append(_line(row, sample, []))
             good += 1
@@ -51,7 +51,7 @@ def preview_tar(path: Path, leave_out: Sequence[str] = (), take: Sequence[str] =
 
 
 def _line(row: int, sample: Sample, changes: list[str], videos: int = 0) -> str:
-    sizes = ["x".join(map(str, decode_image(image).shape[1::-1])) for image in sample.images]
+    sizes = ["x".join(map(str, decode_image(image).shape[1::-1])) for image in sample.pictures]
     shown = f"{len(sizes)} image{'s' * (len(sizes) != 1)}" + (f" ({', '.join(sizes[:4])})" if sizes else "")
     if videos:
         shown = f"{videos} video{'s' * (videos != 1)}, read as {shown} unless data.video says otherwise"

@@ -39,7 +39,7 @@ def decode_problems(root: Path, meta: dict[str, Any], shard: ShardInfo) -> list[
     problems, reader = [], ShardReader(root, manifest=Manifest((shard,), meta))
     for row in range(len(reader)):
         try:
-            for image in read_sample(reader, row).images:
+            for image in read_sample(reader, row).pictures:
                 decode_image(image)
         except BadSample as error:
             problems.append(str(error))

@@ -42,5 +42,5 @@ class Examples:
         if not sample.questions:
             raise ValueError(f"{sample.key}: has no question")
         question = sample.questions[number // len(self) % len(sample.questions)]
-        pictures = [f"data:image;base64,{base64.b64encode(image).decode()}" for image in sample.images]
+        pictures = [f"data:image;base64,{base64.b64encode(image).decode()}" for image in sample.pictures]
         return {"pictures": pictures, "question": question.text, "references": list(question.references)}

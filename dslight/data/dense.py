@@ -82,7 +82,7 @@ class DenseRowMaker:
             raise BadSample(
                 f"{len(sample.images)} images and labels_grid {sample.labels_grid}; dense labels need one of each"
             )
-        image = decode_image(sample.images[0], pixels=self.pixels)
+        image = decode_image(sample.pictures[0], pixels=self.pixels)
         pixels, grid = self.views(image, self.image_size, self.pixels)
         targets = torch.from_numpy(patch_labels(sample.labels_grid, self.patches, grid))
         return DenseRow(sample.key, pixels, grid, targets, valid)

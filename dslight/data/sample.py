@@ -104,6 +104,11 @@ class Sample:
     labels_grid: np.ndarray | None = None
     marks: tuple[str, ...] = ()
 
+    @property
+    def pictures(self) -> list[Any]:
+        """Every image, and every frame of its clips, as :attr:`images` and :class:`Clip` hold them."""
+        return [one for image in self.images for one in (image.frames if isinstance(image, Clip) else (image,))]
+
     def about(self, text: str) -> str:
         """A question with the marks of what it is about, where these are not one ``<image>`` each: put first, or where
         the text has them."""

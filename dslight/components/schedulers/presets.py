@@ -134,7 +134,7 @@ class DeepStackHD(DeepStack):
     Example:
         >>> stacking = dslight.DeepStackHD(up=2)
         >>> stacking.sites, stacking.needs
-        ((1, 2, 3, 4), ViewNeeds(crops=4, grid=None, fine=2, padded=False, native=False))
+        ((1, 2, 3, 4), ViewNeeds(crops=4, grid=None, fine=2, padded=False, native=False, depth=1))
     """
 
     arguments: Mapping[str, str] | None = {"sites": "start", "count": "up", "merge": "up"}
