@@ -14,14 +14,7 @@ from dslight.data.sample import decode_image, parse_sample
 from dslight.data.shards import ShardReader
 
 SEED = 3
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evidence")
-    few = ["--train-pages", "12", "--val-pages", "6", "--align-pages", "8", "--letter-sheets", "6"]
-    main(["--out", str(folder), *few, "--seed", str(SEED)])
-    return folder
+FEW = ["--train-pages", "12", "--val-pages", "6", "--align-pages", "8", "--letter-sheets", "6", "--seed"]
 
 
 def samples(root):
@@ -77,9 +70,9 @@ def test_no_word_is_in_two_splits():
     assert not set(FIELDS) & set().union(*of.values())
 
 
-def test_answers_and_goods_of_a_split_are_its_own_words(root):
+def test_answers_and_goods_of_a_split_are_its_own_words(evidence):
     for split in SPLITS[1:]:
-        for sample in samples(root / split):
+        for sample in samples(evidence / split):
             assert len(sample.questions) == QUESTIONS
             for question in sample.questions:
                 (answer,) = question.references
@@ -88,27 +81,26 @@ def test_answers_and_goods_of_a_split_are_its_own_words(root):
                 assert question.type in {*KINDS, "title"}
 
 
-def test_shards_of_every_stage_are_read_as_what_they_are_for(root):
-    for sample in samples(root / "train"):
+def test_shards_of_every_stage_are_read_as_what_they_are_for(evidence):
+    for sample in samples(evidence / "train"):
         assert decode_image(sample.images[0]).shape == (224, 224, 3)
         assert len(sample.turns) >= 8
-    sizes = [decode_image(sample.images[0]).shape[0] for sample in samples(root / "align/train")]
+    sizes = [decode_image(sample.images[0]).shape[0] for sample in samples(evidence / "align/train")]
     assert sizes == [224, 112, 112, 112] * 2
-    for sample in samples(root / "letters/train"):
+    for sample in samples(evidence / "letters/train"):
         assert sample.labels_grid.shape == (CELLS, CELLS)
         assert 0 <= sample.labels_grid.min() <= sample.labels_grid.max() < CLASSES
-    assert all(not sample.images for sample in samples(root / "text"))
-    assert json.loads((root / "val/manifest.json").read_text())["meta"]["photographs"] == [
+    assert all(not sample.images for sample in samples(evidence / "text"))
+    assert json.loads((evidence / "val/manifest.json").read_text())["meta"]["photographs"] == [
         p.name for p in photographs()
     ]
 
 
-def test_what_is_there_is_left_and_what_was_made_otherwise_is_not_written_over(root, capsys):
-    few = ["--train-pages", "12", "--val-pages", "6", "--align-pages", "8", "--letter-sheets", "6"]
-    main(["--out", str(root), *few, "--seed", str(SEED)])
+def test_what_is_there_is_left_and_what_was_made_otherwise_is_not_written_over(evidence, capsys):
+    main(["--out", str(evidence), *FEW, str(SEED)])
     assert capsys.readouterr().out.count("there already") == 7
     with pytest.raises(SystemExit, match="letters/train: holds records made with other arguments"):
-        main(["--out", str(root), *few, "--seed", str(SEED + 1)])
+        main(["--out", str(evidence), *FEW, str(SEED + 1)])
 
 
 def test_a_caption_names_what_stands_wholly_within_and_small_print_if_it_is_asked_for():
