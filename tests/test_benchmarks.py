@@ -80,3 +80,33 @@ def test_the_benchmark_of_native_images_has_the_loss_of_transformers_in_every_ar
     assert packed == pytest.approx(theirs, abs=1e-4)
     for arm in ("ours", "packed", "theirs", "padded"):
         assert len(re.findall(rf"^\| {arm} \| {NUMBER} \| {NUMBER} \|", done.stdout, re.M)) == 1, arm
+
+
+def test_the_page_of_the_evidence_takes_what_the_runs_found_and_keeps_what_was_written(tmp_path):
+    from benchmarks.evidence import BEGIN, END, main
+
+    versions = {"torch": "2.14.1"}
+    found = {
+        "encoder": {"scores": {"val/base_accuracy": 0.5, "val/crop_accuracy": 0.925, "val/loss": 1.0}},
+        "align": {"scores": {"val/text/loss": 1.5548}},
+        "arms/low/seed=1": {"scores": {"val/text/loss": 1.75}},
+    }
+    page = tmp_path / "page.md"
+    page.write_text(f"# Evidence\n\n{BEGIN}\nold\n{END}\n\n## By hand\n")
+    with pytest.raises(SystemExit, match=r"encoder/result\.json, .*align/result\.json, .*table\.md"):
+        main(["--runs", str(tmp_path), "--page", str(page)])
+    for name, result in found.items():
+        (tmp_path / name).mkdir(parents=True)
+        text = json.dumps({**result, "train_seconds": 1800.0, "versions": versions})
+        (tmp_path / name / "result.json").write_text(text)
+    (tmp_path / "table.md").write_text("# Title\n\n## Scores\n")
+    for _ in range(2):  # again: the same
+        main(["--runs", str(tmp_path), "--page", str(page)])
+        text = page.read_text()
+        assert text.startswith(f"# Evidence\n\n{BEGIN}\n\n## The run\n\n1 runs of the arms")
+        assert text.endswith(f"{END}\n\n## By hand\n")
+        assert "1.5 hours of training" in text
+        assert "50.0 % (base_accuracy), 92.5 % (crop_accuracy). With torch 2.14.1." in text
+        assert "| the language model as it came | 1.555 |\n| `low/seed=1` | 1.750 |" in text
+        assert "### Title\n\n#### Scores" in text
+        assert "old" not in text

@@ -1,0 +1,1 @@
+"""What ``make evidence`` trains on and with: drawn pages with small print, real photographs, a real language model."""
