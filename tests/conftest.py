@@ -41,6 +41,9 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+    # autograd begins here, where there is no device but the CPU: with another it starts a thread for each, and then no
+    # process that is forked later can compute a gradient
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)

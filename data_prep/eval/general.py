@@ -142,12 +142,12 @@ def _shown(item: Row) -> dict[str, Any]:
     for value in (item.get("decoded_image"), item.get("image"), item.get("images"), numbered or None):
         inside = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, Cell | bytes)]
         if inside:
-            return {"inline": inside}
+            return pictures(value)
     if said(item.get("video")):
         return {"video": said(item["video"])}
     if isinstance(item.get("image"), str) and len(item["image"]) > LONGEST_NAME:  # HRBench's parquet
         return pictures(item["image"])
-    names = _first(item, ("image_path", "image", "file_name", "filename"))
+    names = _first(item, ("image_path", "image", "images", "file_name", "filename"))
     return pictures(listed(names) if isinstance(names, str) else names)
 
 

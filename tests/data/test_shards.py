@@ -156,7 +156,7 @@ def test_a_killed_writer_leaves_only_whole_shards_and_a_second_run_makes_the_sam
             unfinished += 1
             for path in root.glob("*.tar"):  # what is visible is whole
                 assert path.read_bytes() == expected[path.name]
-            with pytest.raises(ShardError, match="no finished shards"):
+            with pytest.raises(ShardError, match=r"no finished shards|there is no such folder"):
                 ShardReader(root)
             write_slowly(root)
         assert folder_bytes(root) == expected

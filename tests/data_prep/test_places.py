@@ -155,9 +155,9 @@ def test_a_process_that_is_started_reads_there_without_looking_at_the_tables_aga
     monkeypatch.setattr("dslight.data.shards.reader.is_starting", lambda: True)
     remake, given = reader.__reduce__()
     monkeypatch.setattr("dslight.data.shards.elsewhere.end_sha256", None)
-    *others, memory, arrays = given
+    *others, memory, arrays, names = given
     received = SharedMemory(memory.size, os.dup(memory.file), memory.cold, os.dup(memory.cold_file))
-    assert read_all(remake(*others, received, arrays)) == read_all(reader)
+    assert read_all(remake(*others, received, arrays, names)) == read_all(reader)
 
 
 def test_tables_below_the_folder_may_be_moved_with_it(tmp_path):

@@ -278,7 +278,7 @@ REFUSED = {
     "base: zeros": "base: expected fill or zero, got 'zeros'; did you mean zero?",
     "sequence: tile": "sequence: expected base, crops or tiles, got 'tile'; did you mean tiles?",
     "newlines: true": "newlines: there is no such argument; did you mean newline?; it takes stacks, encoder_stacks, "
-    "sequence, base, tap, order, newline, newline_in_stacks, unpad, fill_to, operation, position",
+    "sequence, base, tap, order, newline, newline_in_stacks, unpad, fill_to, operation, position, most, thumbnail",
     "unpad: sometimes": "unpad: expected true or false, got 'sometimes'",
     "fill_to: all": "fill_to: expected a whole number, got 'all'",
     GATE % ("GatedAdd", "inti: 0.0"): "operation.init_args.inti: there is no such argument; did you mean init?; "

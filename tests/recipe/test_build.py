@@ -40,12 +40,7 @@ STACKINGS = paths(
 )
 PROJECTORS = paths("AttentionPoolProjector AveragePoolProjector CAbstractorProjector") + "..."  # there are more
 ENCODERS = paths("FusedEncoder HFVisionEncoder NaFlexEncoder NativeVisionEncoder TimmEncoder TimmFeatureMaps")
-POLICIES = ", ".join(
-    [
-        paths("AnyResViews AspectGridViews GridViews HDViews SingleView", "dslight.data.images"),
-        paths("NaFlexViews NativeViews PixtralViews", "dslight.data.native"),
-    ]
-)
+POLICIES = paths("AnyResViews AspectGridViews GridViews HDViews", "dslight.data.images") + "..."  # there are more
 KEYS = (
     "name, seed, run_dir, model, component, objective, weights, stage, data, trainer, checkpoint_every, "
     "checkpoint_keep, checkpoint_holds, validate_every, diagnostics, hub_push"
@@ -137,7 +132,7 @@ MISSPELT = {
     f"{STACKING}.num_stack=4": f"{STACKING}.num_stack: there is no such argument; did you mean num_stacks?; it takes "
     "crops, start, interval, sampler, source, tap, position, sites, operation, num_stacks",
     f"{LM}.confg={{}}": f"{LM}.confg: there is no such argument; did you mean config?; it takes pretrained, config, "
-    "tokenizer, dtype, attention, trust_remote_code",
+    "tokenizer, dtype, attention, trust_remote_code, bidirectional",
     f"{LM}.config.hiden_size=64": f"{LM}.config.hiden_size: LlamaConfig has no such field...",
     "weights.projecter=x": "weights.projecter: there is no such part; did you mean projector?; the parts are "
     "vision_encoder, projector, stacking, language_model",
@@ -179,8 +174,9 @@ COMPONENT_FAULTS = {
     "component.class_path=dslight.components.TimEncoder": "component.class_path: dslight.components has no TimEncoder; "
     "did you mean TimmEncoder?",
     "objective.init_args.num_clases=3": "objective.init_args.num_clases: there is no such argument; "
-    "did you mean num_classes?; it takes num_classes, crops",
-    "objective.init_args.width=3": "objective.init_args.width: there is no such argument; it takes num_classes, crops",
+    "did you mean num_classes?; it takes num_classes, crops, one_head, parts",
+    "objective.init_args.width=3": "objective.init_args.width: there is no such argument; it takes num_classes, crops, "
+    "one_head, parts",
     "-objective.init_args.num_classes": "objective.init_args.num_classes: missing; PatchClassification needs it",
     "objective=null": "objective: missing; a `component` is fitted alone with an objective",
     "-objective": "objective: missing; a `component` is fitted alone with an objective",

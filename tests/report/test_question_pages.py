@@ -198,7 +198,7 @@ def test_without_shards_the_page_says_that_pictures_are_missing(compared, tmp_pa
     write_pages(NOTHING, [one], tmp_path / "out", 9)
     assert "no picture: " in (tmp_path / "out/diffs/deepstack-low-textvqa.html").read_text()
     run = one.ours[0].path.parent.parent
-    assert "moved/manifest.json" in str(Pictures().of(run, "textvqa", "page-0"))
+    assert "moved: there is no such folder" in str(Pictures().of(run, "textvqa", "page-0"))
     assert Pictures().of(run, "docvqa", "page-0") == "the run's recipe names no shards of docvqa"
     (run / "recipe.yaml").unlink()
     assert Pictures().of(run, "textvqa", "page-0") == "the run's recipe names no shards of textvqa"

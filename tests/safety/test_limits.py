@@ -163,10 +163,14 @@ def index_of(**arrays: Any) -> bytes:
     """An index with other arrays."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        for name, value in {**vars(Index.build([])), **arrays}.items():
+        for name, value in {**arrays_of(Index.build([])), **arrays}.items():
             data = value if isinstance(value, bytes) else npy(value)
             archive.writestr(f"{name}.npy", data)
     return out.getvalue()
+
+
+def arrays_of(index: Index) -> dict[str, Any]:
+    return {name: getattr(index, name) for name in index.arrays}
 
 
 def npy(value: np.ndarray) -> bytes:
@@ -185,7 +189,7 @@ def claims(shape: str) -> bytes:
 def deflated() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, value in vars(Index.build([])).items():
+        for name, value in arrays_of(Index.build([])).items():
             archive.writestr(f"{name}.npy", npy(value))
     return out.getvalue()
 
