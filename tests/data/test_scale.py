@@ -68,7 +68,7 @@ def million(tmp_path_factory) -> Path:
             keys=np.array([f"llava-{i * PER_SHARD + k:09d}".encode() for k in range(PER_SHARD)]),
             first=np.arange(0, members + 1, 2),
             extensions=np.array([b"jpg", b"json"] * PER_SHARD),
-            offsets=np.cumsum(sizes),
+            offsets=512 + np.cumsum(sizes) - sizes,
             sizes=sizes,
             hashes=rng.integers(0, 256, (members, 16), dtype=np.uint8),
             questions=np.zeros(PER_SHARD, np.int32),
