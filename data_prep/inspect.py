@@ -33,13 +33,11 @@ from dslight.data.records import read_sample
 from dslight.data.rows import RowMaker
 from dslight.data.sample import BadSample, Sample, decode_image
 from dslight.data.shards import ShardError, ShardReader
-from dslight.data.views.frames import AS_USUAL, Frames
+from dslight.data.views.frames import AS_USUAL, Clip, Frames
 from dslight.files.atomic import write_atomically
-from dslight.layout import SlotLayout
-from dslight.recipe.build import check, ready
+from dslight.recipe.build import check, connect, ready
 from dslight.recipe.compose import compose
 from dslight.recipe.errors import RecipeError
-from dslight.recipe.experiment import Experiment
 from dslight.recipe.schema import parse
 from dslight.texts import printable
 from dslight.types import IGNORE, Grid
@@ -110,17 +108,21 @@ class Lens:
             raise RecipeError(
                 "component: this recipe fits a component alone; inspect shows what a whole model trains on"
             )
-        slots = _slots(experiment)
-        data.connect(tokenizer, model.vision_encoder.image_size, slots)
+        data.on_unusable = "error"
+        connect(experiment, tokenizer)
         rows, columns = model.vision_encoder.grid
-        collate = Collate(slots, 0, data.max_length, "error", data.views.fine)
-        return cls(data.rows, collate, rows * columns, data.video)
+        return cls(data.rows, data.processor.collate, rows * columns, data.frames)
 
     def card(self, card: dict[str, Any], sample: Sample) -> Card:
         """The card of a record: ``card`` holds the fields that no recipe is needed for."""
         item = self.rows.train(sample) if sample.turns else self.rows.ask(sample, sample.questions[0], True)
-        each = [self.collate.slots(grid, size) for grid, size in zip(item.grids, item.sizes, strict=True)]
+        item, between = item.opened(), self.collate.between
+        shapes = zip(item.grids, item.sizes, item.pieces or [(1, 1)] * len(item.grids), strict=True)
+        each = [self.collate.slots(*shape) for shape in shapes]
         text = len(item.ids) - len(each)
+        text += 0 if between is None else sum(len(ids) for grid in item.grids for ids in between(grid))
+        height, width = self.rows.image_size
+        pieces = sum(view.shape[-2] * view.shape[-1] for pixels in item.pixels for view in pixels) // (height * width)
         total, longest = text + sum(each), self.collate.max_length
         supervised = sum(label != IGNORE for label in item.labels or ())
         counts = {
@@ -128,7 +130,7 @@ class Lens:
             "of images": f"{sum(each):,}",
             "of text": f"{text:,}",
             "supervised": f"{supervised:,}",
-            "tokens of all views": f"{sum(len(pixels) for pixels in item.pixels) * self.patches:,}",
+            "tokens of all views": f"{pieces * self.patches:,}",
         }
         problem = ""
         try:
@@ -141,11 +143,6 @@ class Lens:
         ]
         runs = tuple(_runs(item, each, self.rows.tokenizer))
         return Card(**{**card, "pictures": tuple(pictures)}, runs=runs, counts=counts, problem=problem)
-
-
-def _slots(experiment: Experiment) -> SlotLayout:
-    assert experiment.slots is not None
-    return experiment.slots
 
 
 def _runs(item: Item, slots: Sequence[int], tokenizer: Any) -> Iterator[Run]:
@@ -182,7 +179,8 @@ def _with_views(picture: Picture, pixels: Tensor, grid: Grid, slots: int) -> Pic
 
 
 def _image(view: Tensor) -> Image.Image:
-    return Image.fromarray(view.permute(1, 2, 0).contiguous().numpy())
+    first = view if view.ndim == 3 else view[0]  # of the frames of a temporal patch
+    return Image.fromarray(first.permute(1, 2, 0).contiguous().numpy())
 
 
 def _url(image: Image.Image, side: int) -> str:
@@ -201,7 +199,7 @@ def card_of(reader: ShardReader, row: int, lens: Lens | None) -> Card:
     try:
         sample = read_sample(reader, row, frames=AS_USUAL if lens is None else lens.frames)
         pictures = []
-        for data in sample.pictures:
+        for data in _shown(sample):
             decode = decode_image if lens is None else lens.rows.decode
             image = Image.fromarray(data if isinstance(data, np.ndarray) else decode(data))
             pictures.append(Picture(_url(image, _PICTURE), (image.height, image.width), tiny=max(image.size) <= 64))
@@ -217,6 +215,12 @@ def card_of(reader: ShardReader, row: int, lens: Lens | None) -> Card:
         return lens.card(plain, sample)
     except BadSample as error:
         return Card(**plain, problem=str(error))
+
+
+def _shown(sample: Sample) -> Iterator[Any]:
+    """Every image, and of every clip a frame for each temporal patch."""
+    for image in sample.images:
+        yield from image.frames[:: image.asked.depth] if isinstance(image, Clip) else (image,)
 
 
 def page(root: Path, cards: Sequence[Card], total: int, recipe: str) -> str:

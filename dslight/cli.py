@@ -68,7 +68,9 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     predict.add_argument(
         "--video", type=Path, action="append", default=[], help="a video, or a folder of its frames; as --image"
     )
-    predict.add_argument("--frames", type=int, help="taken of a video, evenly (default: 6)")
+    predict.add_argument(
+        "--frames", type=int, help="taken of a video, evenly (default: 6; with temporal patches, as data.video says)"
+    )
     predict.add_argument(
         "--tile",
         metavar="ROWSxCOLUMNS",

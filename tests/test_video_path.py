@@ -13,6 +13,7 @@ from PIL import Image
 
 import dslight
 from benchmarks import parity
+from data_prep.inspect import main as inspect
 from dslight.cli import main
 from dslight.data.shards import ShardWriter
 from dslight.recipe.compose import to_yaml
@@ -111,6 +112,11 @@ def test_a_video_at_the_command_line_is_seen_as_the_recipe_says(root, tmp_path, 
     assert main([*ask, "--max-new-tokens", "4"]) == 0
     assert main([*ask, "--max-new-tokens", "4", "--frames", "3", "--tile", "none"]) == 0
     assert [(batch.views.pixels.ndim, len(batch.views)) for batch in seen] == [(5, 2), (4, 3)]
+    inspect(["--recipe", str(file), str(root / "train"), "--out", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    assert "a.mp4" not in page
+    assert page.count("supervised") >= 8
+    assert 'class="problem"' not in page
     capsys.readouterr()
     assert main(["plan", str(file), "--no-cost", "--sizes", str(root / "train"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sizes"]["images"] == 2 * (1 + 2 + 2 + 2)

@@ -287,12 +287,16 @@ class LanguageModel(Component, ABC):
         return answer(*given, **options) if self.answers_padded else grouped(answer, *given, **options)
 
     def injecting(
-        self, visual_mask: Tensor, visual: VisualTokens | None, attention_mask: Tensor | None = None
+        self,
+        visual_mask: Tensor,
+        visual: VisualTokens | None,
+        attention_mask: Tensor | None = None,
+        asked: Tensor | None = None,
     ) -> AbstractContextManager[None]:
         """While the block runs, passes of :attr:`outermost` over a sequence with these masks ``[B, T]`` take the visual
-        tokens in: whole, in chunks or behind a cache.
+        tokens in: whole, in chunks or behind a cache. ``asked``: see :meth:`forward`.
         """
-        return self._injecting(visual_mask, visual, attention_mask)
+        return self._injecting(visual_mask, visual, attention_mask, asked=asked)
 
     def seeing(
         self,

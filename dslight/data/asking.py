@@ -36,7 +36,9 @@ class Asking:
         if self.frames is not None and IMAGE_TOKEN in question.text:
             raise BadSample(f"frames: question {question.question_id} says where each of its images stands", "frames")
         if self.frames is not None and sample.marks:
-            raise BadSample(f"frames: {self.frames}, of a video that is kept whole; data.video says how many", "frames")
+            raise BadSample(
+                f"frames: {self.frames}, of a video that is seen as a clip; data.video says how many", "frames"
+            )
         if self._last is None or self._last[0] is not sample:
             item = self.rows.ask(self._shown(sample), question, valid, self.suffix)
             self._last = sample, item

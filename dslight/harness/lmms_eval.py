@@ -10,9 +10,9 @@ Decided here: the "simple" interface (a context string and a function that gives
 versions offer it. Questions are asked as the recipe's own validation asks them, with its template and views, but with
 the task's prompt: no suffix of ours is added. ``until`` of exactly two line breaks is what the harness puts into every
 task that names none (a paragraph is not where an answer ends), so it is not applied. A video, which tasks give as a
-path, is shown as frames, by the rule of ``dslight predict --video``. A log-likelihood is the sum over the tokens of the
-continuation, in nats, without the token that ends the turn. Importing this module does not need lmms-eval; making a
-``DSLight`` does.
+path, is shown as frames in one picture or several, to encoders with temporal patches, too. A log-likelihood is the sum
+over the tokens of the continuation, in nats, without the token that ends the turn. Importing this module
+does not need lmms-eval; making a ``DSLight`` does.
 """
 
 from __future__ import annotations

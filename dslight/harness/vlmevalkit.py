@@ -6,8 +6,8 @@ In a script of one's own, beside VLMEvalKit's ``run.py``::
     register("my_arm", recipe="runs/my_arm")          # then --model my_arm is known to run.main()
 
 Decided here: the kit's own prompts are asked (no suffix of ours), with the template and the views of the recipe; a
-picture stands where the message has it; a video is shown as frames, by the rule of ``dslight predict --video``; answers
-are greedy. Importing this module does not need the kit; making a model does.
+picture stands where the message has it; a video is shown as frames in one picture or several, to encoders with temporal
+patches, too; answers are greedy. Importing this module does not need the kit; making a model does.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 
 from dslight.in_transformers.config import DslightConfig
+from dslight.places import IGNORE
 from dslight.upstream.pretrained import Composed
 from dslight.upstream.transformers import attention_of
 
@@ -143,11 +144,13 @@ class DslightForConditionalGeneration(Composed):
             )
         options = {name: value for name, value in options.items() if value is not None and name != "return_dict"}
         keep = options.pop("logits_to_keep", 0)
+        prompts = labels is not None and lm.bidirectional == "prompt"
+        asked = torch.nn.functional.pad((labels != IGNORE).cumsum(1) == 0, (past, 0), value=True) if prompts else None
         if not past and past_key_values is None and not use_cache and not options and position_ids is None:
-            out: Any = CausalLMOutputWithPast(logits=lm(ids, mask, visual_mask, visual))
+            out: Any = CausalLMOutputWithPast(logits=lm(ids, mask, visual_mask, visual, asked=asked))
         else:
             whole = torch.nn.functional.pad(visual_mask, (past, 0))  # what the cache holds is in there already
-            with lm.injecting(whole, visual, mask):
+            with lm.injecting(whole, visual, mask, asked):
                 options |= {"use_cache": bool(use_cache)}
                 options |= {} if past_key_values is None else {"past_key_values": past_key_values}
                 options |= self._positions(mask, ids, position_ids)

@@ -107,7 +107,7 @@ def _recipe(family: Family, config: Any, folder: Path, tiles: Section | None, ou
     said = {"views": family.views(config, pixels), "video": family.video(config, _pixels(folder, "video_processor"))}
     if tiles is not None:
         model["stacking"] = tiles["stacking"]
-        said = {key: tiles[key] for key in ("views", "tile_marks") if key in tiles}
+        said |= {key: tiles[key] for key in ("views", "tile_marks") if key in tiles}
     data = {key: value for key, value in said.items() if value}
     return {**recipe, "data": data} if data else recipe
 

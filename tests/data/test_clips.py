@@ -19,7 +19,7 @@ from dslight.data.given import Video, ordered, watched
 from dslight.data.native import NativeViews
 from dslight.data.rows import RowMaker
 from dslight.data.sample import BadSample, parse_sample
-from dslight.data.views.frames import Frames
+from dslight.data.views.frames import AS_USUAL, Frames
 from dslight.errors import UserError
 from dslight.layout import SlotLayout
 from dslight.processor import Processor
@@ -191,6 +191,7 @@ def test_settings_of_clips_that_mean_nothing_are_refused():
             Frames(**wrong)
     with pytest.raises(ValueError, match=r"data.video.depth: 3; the patches of this encoder are 2 frames deep"):
         Frames(depth=3).seen_by(2)
+    assert Frames().seen_by(1) == AS_USUAL  # so that what was kept for it, and what it writes, stay as they were
     assert Frames(fps=1.0, least=4).of({"seconds": 1.0}) == 4
     known = replace(processor(Frames(depth=2)).rows, known=cast(Any, "features"))
     clips = watched(CLIPS[0], Frames(depth=2), np.asarray)[0]

@@ -96,3 +96,14 @@ def test_the_loss_is_divided_by_what_the_trainer_says(opened, batch):
         loss, count = opened.ours.loss(batch)
         torch.testing.assert_close(opened.model(**given).loss, loss / count)
         torch.testing.assert_close(opened.model(**given, num_items_in_batch=7).loss, loss / 7)
+
+
+@torch.no_grad()
+def test_the_loss_of_a_prompt_that_is_seen_in_both_directions_is_ours(opened, batch):
+    """Which does not see the answer before it has to give it."""
+    ours, theirs = copy.deepcopy(opened.ours), copy.deepcopy(opened.model)
+    ours.language_model.bidirectional = theirs.vlm.language_model.bidirectional = "prompt"
+    loss, count = ours.loss(batch)
+    given = opened.processor.of_batch(batch)
+    for options in ({}, {"use_cache": True}):
+        assert theirs(**given, **options).loss.item() == pytest.approx(float(loss / count), rel=1e-5)

@@ -6,7 +6,7 @@ They are tokens of the sequence like any other, so an image becomes several runs
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dslight.types import Grid
 
@@ -57,6 +57,10 @@ class Between:
     encode: Callable[[str], list[int]]
     crops: bool
 
+    known: dict[Grid, list[list[int]]] = field(default_factory=dict, compare=False, repr=False)
+
     def __call__(self, grid: Grid) -> list[list[int]]:
         """In front of each of an image's maps in the sequence."""
-        return [self.encode(text) for text in self.marks.texts(grid if self.crops else (0, 0))]
+        if grid not in self.known:
+            self.known[grid] = [self.encode(text) for text in self.marks.texts(grid if self.crops else (0, 0))]
+        return self.known[grid]

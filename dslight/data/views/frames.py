@@ -96,7 +96,7 @@ class Frames:
         """
         if self.depth > 1 and self.depth != depth:
             raise ValueError(f"data.video.depth: {self.depth}; the patches of this encoder are {depth} frames deep")
-        return self if self.depth else replace(self, depth=depth)
+        return self if self.depth or depth == 1 else replace(self, depth=depth)
 
     def to_recipe(self) -> dict[str, Any]:
         """As the section ``data.video`` of a recipe: what is not as usual."""
