@@ -1,7 +1,6 @@
 """Small shards and a tokenizer for the data tests."""
 
 import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from data_prep.digits import write_tokenizer
 from dslight.data.shards import ShardWriter
 
 torch.set_num_threads(1)
-sys.path.insert(0, str(Path(__file__).parent))  # for clips
 
 
 def encode(array: np.ndarray, kind: str = "PNG", **options: object) -> bytes:

@@ -16,7 +16,6 @@ from dslight.data.sample import Sample, parse_sample
 from dslight.data.shards import ShardReader
 from dslight.types import Question
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "data"))  # for clips
 sys.path.insert(0, str(Path(__file__).parent))  # for hub_rows
 
 
