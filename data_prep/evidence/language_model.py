@@ -38,8 +38,8 @@ def write_folder(root: Path) -> None:
     assert spec is not None
     assert spec.origin is not None
     folder = Path(spec.origin).parent  # not imported: it is a plug-in of a program that need not be there
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
-    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE, trust_remote_code=False)
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32, trust_remote_code=False)
     settings = read.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         settings.pop(key, None)

@@ -3,15 +3,15 @@
 import json
 from pathlib import Path
 
-from data_prep.digits import write_tokenizer
 from data_prep.evidence.kinds import KINDS
 from data_prep.evidence.native_encoder import main as to_native
 from dslight.cli import main
+from dslight.testing import byte_tokenizer
 
 RECIPES = Path(__file__).parents[3] / "recipes" / "evidence"
 LM = "model.language_model.init_args"
 CONFIG = (
-    "{model_type: llama, vocab_size: 32, hidden_size: 24, intermediate_size: 32, num_hidden_layers: 6, "
+    "{model_type: llama, vocab_size: 300, hidden_size: 24, intermediate_size: 32, num_hidden_layers: 6, "
     "num_attention_heads: 3, num_key_value_heads: 3}"
 )
 ENCODER = (
@@ -25,7 +25,7 @@ NAFLEX = (
 
 
 def test_encoder_stage_1_and_an_arm_of_either_kind_of_encoder_are_trained_and_scored(evidence, tmp_path):
-    write_tokenizer(tmp_path / "tokenizer")
+    byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
 
     def fit(name: str, *more: str) -> dict[str, float]:
         run = tmp_path / name
