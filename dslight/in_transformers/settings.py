@@ -67,4 +67,4 @@ def processor_of(settings: Mapping[str, Any], tokenizer: Any) -> Processor:
     )  # fmt: skip
     slots = settings["slots"]
     layout = SlotLayout(**{**slots, "tokens": (slots["tokens"][0], slots["tokens"][1])})
-    return Processor(rows, layout, int(said["max_length"]))
+    return Processor(rows, layout, int(said["max_length"]), frames=data.video)
