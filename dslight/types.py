@@ -216,7 +216,7 @@ class Batch:
     shrunk: Sequence[str] = ()
     weights: Tensor | None = None
     pictures: Sequence[int] = ()
-    _places: Places | None = field(default=None, init=False, repr=False, compare=False)
+    _places = None  # no field: a batch that is made of another by its fields, as FSDP does, finds its own
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dslight.types import Views
+from dslight.types import Batch, Views
 
 GRIDS = [(1, 2), (0, 0), (2, 1)]
 
@@ -53,3 +53,14 @@ def test_views_that_are_too_few_or_sizes_that_do_not_match_are_refused():
         Views(pixels, [(1, 2)], fine=2)
     with pytest.raises(ValueError, match="2 image sizes for 1 images"):
         Views(pixels[:3], [(1, 2)], sizes=[(1, 1), (2, 2)])
+
+
+def test_what_goes_through_a_batch_by_its_fields_can_make_it_again():
+    """As FSDP does, which gives computing its type."""
+    from torch.distributed.utils import _apply_to_tensors
+
+    ids = torch.tensor([[3, 4, 5]])
+    made = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids, dtype=torch.bool), ids).located()
+    again = _apply_to_tensors(lambda x: x, made)
+    assert again.places.supervised.tolist() == made.places.supervised.tolist()
+    assert again.input_ids.tolist() == ids.tolist()

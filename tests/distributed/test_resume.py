@@ -107,8 +107,8 @@ def test_a_copy_per_node_continues_as_one_copy_and_is_exported_whole(whole, fit,
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     written = load_file(tmp_path / "out" / "model.safetensors")
     trained = load_file(tmp_path / "run" / "weights" / "projector.safetensors")
-    torch.testing.assert_close({f"projector.{name}": t for name, t in trained.items()}, {
-        name: written[name] for name in written if name.startswith("projector.")
+    torch.testing.assert_close({f"vlm.projector.{name}": t for name, t in trained.items()}, {
+        name: written[name] for name in written if name.startswith("vlm.projector.")
     }, rtol=0, atol=0)  # fmt: skip
 
 
