@@ -16,8 +16,8 @@ fitting the vision encoder alone.
 
 from __future__ import annotations
 
-import argparse
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from data_prep.drawn import Record, conversation, question, write_splits
 from data_prep.processes import program
 from dslight.data.sample import IMAGE_TOKEN
-from dslight.data.shards import MANIFEST, Manifest, ShardWriter
 
 CELLS = 4
 """Cells per side of a page."""
@@ -96,46 +95,27 @@ def draw_pages(count: int, split: str, rng: np.random.Generator) -> tuple[np.nda
     return pages, classes[chosen].reshape(count, CELLS, CELLS)
 
 
-def write_split(root: Path, split: str, count: int, seed: int, meta: dict[str, object]) -> None:
-    """Draw ``count`` pages and write them as shards."""
+def records(split: str, count: int, seed: int) -> Iterator[Record]:
+    """``count`` pages of a split."""
     rng = np.random.default_rng([seed, list(SPLITS).index(split)])
-    with ShardWriter(root, shard_records=1000, meta=meta) as writer, tqdm(total=count, desc=split, unit="page") as bar:
-        for start in range(0, count, _CHUNK):
-            pages, digits = draw_pages(min(_CHUNK, count - start), split, rng)
-            for i, (page, labels) in enumerate(zip(pages, digits, strict=True)):
-                key = f"{split}-{start + i:06d}"
-                record = {"id": key, "labels_grid": labels.tolist()}
-                order = rng.permutation(len(NAMES))
-                if split == "train":
-                    # some conversations are short: the end of an answer has to be seen after the first question too
-                    asked = len(order) if (start + i) % 4 else 1 + (start + i) // 4 % 4
-                    record["conversations"] = conversation(order[:asked], labels)
-                else:
-                    record["questions"] = questions(key, order[:QUESTIONS], labels)
-                writer.write(key, [png(page)], record)
-                bar.update()
+    for start in range(0, count, _CHUNK):
+        pages, digits = draw_pages(min(_CHUNK, count - start), split, rng)
+        for i, (page, labels) in enumerate(zip(pages, digits, strict=True), start):
+            record = {"id": f"{split}-{i:06d}", "labels_grid": labels.tolist()}
+            order = rng.permutation(len(NAMES))
+            yield [png(page)], record | asked_about(record["id"], i, split, NAMES, order, labels, QUESTIONS)
 
 
-def conversation(order: np.ndarray, labels: np.ndarray) -> list[dict[str, str]]:
-    """One question and answer per cell, LLaVA's format; the image stands before the first."""
-    turns = []
-    for i, cell in enumerate(order):
-        turns.append({"from": "human", "value": f"{IMAGE_TOKEN}\n{NAMES[cell]}" if i == 0 else NAMES[cell]})
-        turns.append({"from": "gpt", "value": str(labels.flat[cell])})
-    return turns
-
-
-def questions(key: str, cells: np.ndarray, labels: np.ndarray) -> list[dict[str, object]]:
-    """The questions of a record of val or test."""
-    return [
-        {
-            "question_id": f"{key}-{NAMES[cell]}",
-            "question": NAMES[cell],
-            "answers": [str(labels.flat[cell])],
-            "type": "",
-        }
-        for cell in cells
-    ]
+def asked_about(
+    key: str, number: int, split: str, names: Sequence[str], order: np.ndarray, answers: np.ndarray, scored: int
+) -> dict[str, Any]:
+    """What a page is asked, a question for each of its cells in ``order``: a conversation, or ``scored`` questions of
+    val and test. Every fourth conversation is short: the end of an answer has to be seen after few questions, too.
+    """
+    asked = [(names[int(cell)], str(answers.flat[cell])) for cell in order]
+    if split == "train":
+        return {"conversations": conversation(asked[: len(asked) if number % 4 else 1 + number // 4 % 4])}
+    return {"questions": [question(key, name, name, answer) for name, answer in asked[:scored]]}
 
 
 def png(page: np.ndarray) -> bytes:
@@ -169,25 +149,14 @@ def write_tokenizer(root: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The program."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--train-pages", type=int, default=8000)
-    parser.add_argument("--val-pages", type=int, default=256, help="pages of val, and of test")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    for split, count in (("train", args.train_pages), ("val", args.val_pages), ("test", args.val_pages)):
-        meta: dict[str, object] = {"program": "data_prep.digits", "version": 2, "pages": count, "seed": args.seed}
-        root = args.out / split
-        if (root / MANIFEST).exists():
-            if Manifest.load(root).meta == meta:
-                print(f"{root}: {count} pages of seed {args.seed} are there already")
-                continue
-            raise SystemExit(
-                f"{root}: holds pages made with other arguments; delete the folder or choose another --out"
-            )
-        write_split(root, split, count, args.seed, meta)
-    if not (args.out / "tokenizer" / "tokenizer_config.json").exists():
-        write_tokenizer(args.out / "tokenizer")
+    about, meta = (__doc__ or "").split("\n")[0], {"program": "data_prep.digits", "version": 2}
+    finish(write_splits(argv, about, meta, (8000, 256), records))
+
+
+def finish(out: Path) -> None:
+    """Write the tokenizer beside the splits, where there is none."""
+    if not (out / "tokenizer" / "tokenizer_config.json").exists():
+        write_tokenizer(out / "tokenizer")
 
 
 if __name__ == "__main__":

@@ -16,16 +16,13 @@ where the four digits of a cell meet stands the one that occurs twice.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
-from tqdm import tqdm
 
-from data_prep.digits import CELL, SPLITS, digit_split, draw_tiles, png, to_grey, write_tokenizer
+from data_prep.digits import CELL, SPLITS, asked_about, digit_split, draw_tiles, finish, png, to_grey
+from data_prep.drawn import Record, write_splits
 from data_prep.processes import program
-from dslight.data.sample import IMAGE_TOKEN
-from dslight.data.shards import MANIFEST, Manifest, ShardWriter
 
 CELLS = 2
 """Cells per side of a page, and digits per side of a cell."""
@@ -68,67 +65,21 @@ def labels_grid(digits: np.ndarray, twice: np.ndarray) -> np.ndarray:
     return labels
 
 
-def write_split(root: Path, split: str, count: int, seed: int, meta: dict[str, object]) -> None:
-    """Draw ``count`` pages and write them as shards."""
+def records(split: str, count: int, seed: int) -> Iterator[Record]:
+    """``count`` pages of a split."""
     rng = np.random.default_rng([seed, list(SPLITS).index(split)])
-    with ShardWriter(root, shard_records=2000, meta=meta) as writer, tqdm(total=count, desc=split, unit="page") as bar:
-        for start in range(0, count, _CHUNK):
-            drawn = draw_pages(min(_CHUNK, count - start), split, rng)
-            for i, (page, digits, twice) in enumerate(zip(*drawn, strict=True), start):
-                key = f"{split}-{i:06d}"
-                record = {"id": key, "labels_grid": labels_grid(digits, twice).tolist()}
-                order = rng.permutation(len(NAMES))
-                if split == "train":  # some conversations are short: an answer's end has to be seen after each question
-                    record["conversations"] = conversation(order[: len(order) if i % 4 else 1 + i // 4 % 4], twice)
-                else:
-                    record["questions"] = questions(key, order, twice)
-                writer.write(key, [png(page)], record)
-                bar.update()
-
-
-def conversation(order: np.ndarray, twice: np.ndarray) -> list[dict[str, str]]:
-    """One question and answer per cell, LLaVA's format; the image stands before the first."""
-    turns = []
-    for i, cell in enumerate(order):
-        turns.append({"from": "human", "value": f"{IMAGE_TOKEN}\n{NAMES[cell]}" if i == 0 else NAMES[cell]})
-        turns.append({"from": "gpt", "value": str(twice.flat[cell])})
-    return turns
-
-
-def questions(key: str, order: np.ndarray, twice: np.ndarray) -> list[dict[str, object]]:
-    """The questions of a record of val or test: one per cell."""
-    return [
-        {
-            "question_id": f"{key}-{NAMES[cell]}",
-            "question": NAMES[cell],
-            "answers": [str(twice.flat[cell])],
-            "type": "",
-        }
-        for cell in order
-    ]
+    for start in range(0, count, _CHUNK):
+        drawn = draw_pages(min(_CHUNK, count - start), split, rng)
+        for i, (page, digits, twice) in enumerate(zip(*drawn, strict=True), start):
+            record = {"id": f"{split}-{i:06d}", "labels_grid": labels_grid(digits, twice).tolist()}
+            order = rng.permutation(len(NAMES))
+            yield [png(page)], record | asked_about(record["id"], i, split, NAMES, order, twice, len(NAMES))
 
 
 def main(argv: list[str] | None = None) -> None:
     """The program."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0].replace("\n", " "))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--train-pages", type=int, default=16000)
-    parser.add_argument("--val-pages", type=int, default=512, help="pages of val, and of test")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    for split, count in (("train", args.train_pages), ("val", args.val_pages), ("test", args.val_pages)):
-        meta: dict[str, object] = {"program": "data_prep.twice", "version": 1, "pages": count, "seed": args.seed}
-        root = args.out / split
-        if (root / MANIFEST).exists():
-            if Manifest.load(root).meta == meta:
-                print(f"{root}: {count} pages of seed {args.seed} are there already")
-                continue
-            raise SystemExit(
-                f"{root}: holds pages made with other arguments; delete the folder or choose another --out"
-            )
-        write_split(root, split, count, args.seed, meta)
-    if not (args.out / "tokenizer" / "tokenizer_config.json").exists():
-        write_tokenizer(args.out / "tokenizer")
+    about = (__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    finish(write_splits(argv, about, {"program": "data_prep.twice", "version": 1}, (16000, 512), records, 2000))
 
 
 if __name__ == "__main__":

@@ -8,21 +8,12 @@ as that is.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 
 from data_prep.digits import CELL
-from data_prep.digits_ceiling import TRAIN_TILES, half, tiles
+from data_prep.digits_ceiling import TRAIN_TILES, half, svm_on, tiles, write_ceiling
 from data_prep.processes import program
 from data_prep.twice import CELLS, draw_pages
-from dslight.files.typed import read_json_if_there, understood
 
 TEST_PAGES = 400
 SHARPNESS = 4.0
@@ -51,8 +42,7 @@ def measure(seed: int) -> dict[str, float]:
     single = digits.reshape(-1, CELLS, CELLS, CELLS, CELLS).swapaxes(2, 3).reshape(-1, 4)
     scores = {}
     for name, view in (("high", np.asarray), ("low", half)):
-        model = make_pipeline(StandardScaler(), SVC(C=10.0))
-        model.fit(view(train).reshape(TRAIN_TILES, -1), classes)
+        model = svm_on(view, train, classes)
         seen = view(cut(pages))
         votes = model.decision_function(seen.reshape(len(seen), -1)).reshape(len(single), 4, -1)
         scores[name] = float((most_shared(votes) == answers.ravel()).mean())
@@ -62,26 +52,13 @@ def measure(seed: int) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     """The program."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0].replace("\n", " "))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
     settings = {
-        "seed": args.seed,
         "train_tiles": TRAIN_TILES,
         "test_pages": TEST_PAGES,
         "model": "SVC, RBF, C=10",
         "sharpness": SHARPNESS,
     }
-    known = read_json_if_there(args.out, dict[str, Any]) or {}
-    if known.items() >= settings.items():
-        with understood(args.out):
-            print(f"{args.out}: there already: {known['high']:.3f} high, {known['low']:.3f} low")
-        return
-    scores = measure(args.seed)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({**scores, **settings}, indent=1) + "\n")
-    print(f"{args.out}: {scores['high']:.3f} at full resolution, {scores['low']:.3f} at half")
+    write_ceiling(argv, (__doc__ or "").split("\n\n")[0].replace("\n", " "), settings, measure)
 
 
 if __name__ == "__main__":

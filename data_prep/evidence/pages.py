@@ -22,23 +22,20 @@ from typing import Any, Final
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from data_prep.drawn import Record, conversation, question, write_drawn
 from data_prep.evidence.kinds import KINDS, Asked, crowded
 from data_prep.evidence.photographs import photographs
 from data_prep.evidence.sheet import CELL, CELLS, SIDE, Drawn, Sheet
 from data_prep.evidence.texts import PLAIN
 from data_prep.evidence.words import SPLITS, Split
 from data_prep.processes import program
-from dslight.data.sample import IMAGE_TOKEN
-from dslight.data.shards import MANIFEST, Manifest, ShardWriter
 
 QUESTIONS: Final = 3
 """Of a page of val and test; all of a training page's are asked."""
 READ: Final = "What is written here?"
 """Stage 1 asks nothing else."""
 
-Record = tuple[list[bytes], dict[str, Any]]
 _KINDS = list(KINDS.values())
 
 
@@ -69,15 +66,10 @@ def pages(split: Split, seed: int, count: int) -> Iterator[Record]:
         _, picture, asked, _ = page(split, seed, number)
         record: dict[str, Any] = {"id": f"{split}-{number:06d}"}
         if split == "train":
-            record["conversations"] = conversation([(one.question, one.answer) for one in asked], picture=True)
+            record["conversations"] = conversation([(one.question, one.answer) for one in asked])
         else:
             record["questions"] = [
-                {
-                    "question_id": f"{record['id']}-{i}",
-                    "question": one.question,
-                    "answers": [one.answer],
-                    "type": one.kind,
-                }
+                question(record["id"], str(i), one.question, one.answer, one.kind)
                 for i, one in enumerate(asked[:QUESTIONS])
             ]
         yield [_jpeg(picture)], record
@@ -95,7 +87,7 @@ def readings(seed: int, count: int) -> Iterator[Record]:
             text = caption(sheet.drawn, row, col, half, small=True)
             left, top = col * CELL, row * CELL
             picture = picture.crop((left, top, left + SIDE // 2, top + SIDE // 2))
-        turns = conversation([(READ, text)], picture=True)
+        turns = conversation([(READ, text)])
         yield [_jpeg(picture)], {"id": f"align-{number:06d}", "conversations": turns}
 
 
@@ -107,7 +99,7 @@ def letters(split: Split, seed: int, count: int) -> Iterator[Record]:
         else:
             sheet = crowded(np.random.default_rng([seed, 10 + SPLITS.index(split), number]))
             picture = sheet.finished()
-        turns = conversation([(READ, caption(sheet.drawn, 0, 0, CELLS, small=False))], picture=True)
+        turns = conversation([(READ, caption(sheet.drawn, 0, 0, CELLS, small=False))])
         labels = sheet.labels.tolist()
         yield [_jpeg(picture)], {"id": f"letters-{split}-{number:06d}", "labels_grid": labels, "conversations": turns}
 
@@ -116,31 +108,6 @@ def plain() -> Iterator[Record]:
     """Records without a picture."""
     for number, asked in enumerate(PLAIN):
         yield [], {"id": f"text-{number:03d}", "conversations": conversation([asked], picture=False)}
-
-
-def conversation(asked: Sequence[tuple[str, str]], picture: bool) -> list[dict[str, str]]:
-    """LLaVA's turns; a picture stands before the first question."""
-    turns = []
-    for i, (question, answer) in enumerate(asked):
-        first = f"{IMAGE_TOKEN}\n" if picture and i == 0 else ""
-        turns += [{"from": "human", "value": first + question}, {"from": "gpt", "value": answer}]
-    return turns
-
-
-def write(root: Path, records: Iterator[Record], count: int, meta: dict[str, object]) -> None:
-    """Write a folder of shards, or see that it is there.
-
-    Raises:
-        SystemExit: it holds something else.
-    """
-    if (root / MANIFEST).exists():
-        if Manifest.load(root).meta == meta:
-            print(f"{root}: {count} records are there already")
-            return
-        raise SystemExit(f"{root}: holds records made with other arguments; delete the folder or choose another --out")
-    with ShardWriter(root, shard_records=1000, meta=meta) as writer:
-        for images, record in tqdm(records, total=count, desc=root.name):
-            writer.write(record["id"], images, record)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -166,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     names = [path.name for path in photographs()]
     for name, (records, count) in folders.items():
         meta: dict[str, object] = {"program": "data_prep.evidence.pages", "version": 1, "records": count, "seed": seed}
-        write(args.out / name, records, count, meta | {"photographs": names})
+        write_drawn(args.out / name, records, count, meta | {"photographs": names})
 
 
 def _jpeg(picture: Image.Image) -> bytes:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data_prep.digits import write_split
+from data_prep.digits import records
+from data_prep.drawn import write_drawn
 from dslight.data.datamodule import ValSource
 from dslight.data.dense import DenseLabelData, patch_labels
 from dslight.data.images import AnyResViews, GridViews, HDViews, SingleView
@@ -36,8 +37,8 @@ def test_labels_lie_where_the_pixels_lie():
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     root = tmp_path_factory.mktemp("pages")
-    write_split(root / "train", "train", 40, 0, {})
-    write_split(root / "val", "val", 6, 0, {})
+    for split, count in (("train", 40), ("val", 6)):
+        write_drawn(root / split, records(split, count, 0), count, {})
     return root
 
 

@@ -94,7 +94,7 @@ def test_the_tokenizer_knows_every_word_as_one_token(out):
 def test_a_second_call_reuses_what_is_there_and_other_arguments_are_refused(out, capsys):
     before = (out / "train" / "manifest.json").stat().st_mtime_ns
     main(["--out", str(out), "--train-pages", "60", "--val-pages", "12"])
-    assert "60 pages of seed 0 are there already" in capsys.readouterr().out
+    assert "60 records of seed 0 are there already" in capsys.readouterr().out
     assert (out / "train" / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(SystemExit, match="other arguments"):
         main(["--out", str(out), "--train-pages", "61", "--val-pages", "12"])

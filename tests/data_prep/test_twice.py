@@ -79,6 +79,6 @@ def test_pages_are_cut_into_the_places_of_their_digits_cell_by_cell():
 
 def test_a_second_call_reuses_what_is_there_and_other_arguments_are_refused(out, capsys):
     main(["--out", str(out), "--train-pages", "32", "--val-pages", "4"])
-    assert "32 pages of seed 0 are there already" in capsys.readouterr().out
+    assert "32 records of seed 0 are there already" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="other arguments"):
         main(["--out", str(out), "--train-pages", "33", "--val-pages", "4"])
