@@ -3,14 +3,11 @@
 import json
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from dslight.data.shards import Index, Manifest, ShardInfo, index_name
-from dslight.files.digest import sha256
+from benchmarks.index import generate
 
 SHARDS, PER_SHARD = 260, 5000
 
@@ -57,30 +54,8 @@ print(json.dumps({"seconds": seconds, "before": before, "after": after, "workers
 
 @pytest.fixture(scope="module")
 def million(tmp_path_factory) -> Path:
-    """Shards whose tars are holes: of the right size, with no content but the header that they begin with."""
     root = tmp_path_factory.mktemp("million")
-    rng = np.random.default_rng(0)
-    shards = []
-    for i in range(SHARDS):
-        members = 2 * PER_SHARD
-        sizes = rng.integers(1000, 200_000, members)
-        index = Index(
-            keys=np.array([f"llava-{i * PER_SHARD + k:09d}".encode() for k in range(PER_SHARD)]),
-            first=np.arange(0, members + 1, 2),
-            extensions=np.array([b"jpg", b"json"] * PER_SHARD),
-            offsets=512 + np.cumsum(sizes) - sizes,
-            sizes=sizes,
-            hashes=rng.integers(0, 256, (members, 16), dtype=np.uint8),
-            questions=np.zeros(PER_SHARD, np.int32),
-        )
-        name, data = f"shard-{i:06d}.tar", index.to_bytes()
-        (root / index_name(name)).write_bytes(data)
-        with (root / name).open("wb") as file:
-            file.seek(int(index.offsets[0]) - 512)
-            file.write(tarfile.TarInfo(f"{index.key(0)}.jpg").tobuf())
-            file.truncate(int(sizes.sum()) + 10_000)
-        shards.append(ShardInfo(name, int(sizes.sum()) + 10_000, f"{i:064d}", PER_SHARD, 0, sha256(data)))
-    Manifest(tuple(shards)).save(root)
+    generate(root, SHARDS, PER_SHARD)
     return root
 
 
