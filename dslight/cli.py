@@ -389,8 +389,7 @@ def _sweep(args: argparse.Namespace) -> int:
     if args.list:
         print(show(ablation))
         return 0
-    if args.index is None:
-        check_all(ablation)
+    check_all(ablation.runs if args.index is None else ablation.runs[max(args.index, 0) :][:1])
     return sweep(ablation, jobs=args.jobs, index=args.index, fresh=args.fresh)
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from dslight.data.collate import Collate, OnUnusable
 from dslight.data.conversation import TEMPLATES, Marked, default_template, template
-from dslight.data.given import ordered, videos_of, watched
+from dslight.data.given import VIDEO_TOKEN, ordered, videos_of, watched
 from dslight.data.images import views_for
 from dslight.data.rows import RowMaker
-from dslight.data.sample import BadSample, Sample
+from dslight.data.sample import IMAGE_TOKEN, BadSample, Sample
 from dslight.data.views.frames import AS_USUAL, Frames
 from dslight.layout import SlotLayout
 from dslight.types import Batch, Question, ViewNeeds
@@ -131,7 +131,7 @@ class Processor:
                 where = f"videos[{i}]" if alone else f"videos[{number}][{i}]"
                 raise BadSample(f"{where}: {error}", getattr(error, "reason", "video")) from None
         name, marks = "question" if alone else f"question {number}", ()
-        if played:
+        if played or VIDEO_TOKEN in text or (IMAGE_TOKEN in text and not decoded):
             text, decoded, marks = ordered(text, decoded, played)
         question = Question(name, text, references=(), number=number)
         return self.rows.ask(Sample(name, name, images=(), marks=marks), question, valid=True, images=decoded)

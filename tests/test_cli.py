@@ -109,6 +109,19 @@ def test_every_recipe_verb_takes_key_value_before_and_behind_its_options(verb, c
         assert message.endswith("it comes from command line")
 
 
+def test_a_run_of_an_array_job_is_checked_before_a_process_starts(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(
+        f"bases: [{Path(ABLATION).resolve().parents[1] / 'quickstart/deepstack_l.yaml'}]\nname: wrong\n"
+        "variants: {right: {}, closed: {model: {stacking: {init_args: {operation: GatedAdd}}}}}\n"
+    )
+    monkeypatch.setattr("dslight.run.sweep.sweep", lambda *_, **__: pytest.fail("began"))
+    assert main(["sweep", str(file), "--index", "1"]) == 1
+    said = messages(capsys.readouterr().err)
+    assert said.startswith("dslight: stage.train: the stacking's gates start closed")
+    assert said.strip().endswith("(closed)")
+
+
 def test_options_may_stand_before_the_recipe_and_are_not_abbreviated(capsys):
     assert main(["sweep", "--list", ABLATION, "seed=7"]) == 1  # seed is a key of the grid
     assert "seed: set on the command line" in capsys.readouterr().err

@@ -85,6 +85,12 @@ def test_every_form_of_an_image_shows_the_same():
     assert torch.equal(model.processor.ask("?", array[:, :, 0]).views.pixels[:, 0], seen[0][:, 0])  # grey
 
 
+@pytest.mark.parametrize("question", ["Is <image> red?", "Does <video> move?", "<image> or <video>?"])
+def test_a_question_that_names_a_picture_which_is_not_there_is_refused(question):
+    with pytest.raises(ValueError, match=r"the question has 1 <(image|video)>, and there are 0"):
+        make().processor.ask(question)
+
+
 def test_a_batch_of_unequal_questions_has_the_answers_of_each_alone(trained):
     model = trained[1]
     questions = [

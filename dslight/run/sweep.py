@@ -98,13 +98,13 @@ def show(ablation: Ablation) -> str:
     return "\n".join(lines)
 
 
-def check_all(ablation: Ablation) -> None:
-    """Check every run that is not done, and look for the files that it needs, before any of them starts.
+def check_all(runs: Sequence[Run]) -> None:
+    """Check every one of these runs that is not done, and look for the files that it needs, before any of them starts.
 
     Raises:
         RecipeError: for the first wrong recipe, with its arm.
     """
-    runs = [run for run in ablation.runs if not is_done(run)]
+    runs = [run for run in runs if not is_done(run)]
     _each(check_spelling, runs)
     from dslight.recipe.build import ready  # torch, and all that builds models
 
